@@ -1,0 +1,1 @@
+"""Words and wires: the vocabulary, settings, queues, task state and money that every other floor stands on."""

@@ -1,0 +1,153 @@
+"""Every error that Laneway raises on purpose.
+
+    LanewayError
+    ├── ConfigError                 the configuration is wrong; names the key path
+    ├── BadTask                     a submission is wrong; nothing was stored
+    │   ├── TaskConflict            the task id exists with another payload
+    │   └── TaskTooLarge            the payload is above the limit of the wire
+    ├── UnknownTask                 no task of that id is known here
+    ├── ResultTimeout               the task did not end within the caller's time-out; it goes on
+    ├── RedisUnavailable            no Redis answers
+    ├── RedisFull                   Redis is at its admission limit; nothing was stored
+    ├── LedgerError                 the ledger's folder cannot be read or written
+    └── EngineError                 a model call did not end well
+        ├── EngineUnavailable       the engine of this node cannot work at all (missing package, model file, key)
+        ├── TransientEngineError    the same call may succeed later on the same lane
+        │   ├── RateLimited
+        │   ├── EngineOverloaded
+        │   ├── EngineTimeout
+        │   └── EngineConnectionLost
+        └── PermanentEngineError    the same call will fail again on this lane
+            ├── CallRejected        the engine refuses the request as it is
+            ├── ContextOverflow     the prompt does not fit the lane's context
+            ├── AuthenticationFailed
+            ├── OutOfCredit
+            ├── ModelNotFound
+            └── MalformedReply      the engine answered something that is not an answer
+
+Each message says what is wrong and with which value; ``mend`` says what to do about it.
+"""
+
+from __future__ import annotations
+
+
+class LanewayError(Exception):
+    """Base of all of ours. ``mend`` is one sentence that tells the reader what to do, or "" where nothing helps."""
+
+    def __init__(self, message: str, *, mend: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.mend = mend
+
+    def __str__(self) -> str:
+        return f"{self.message}\n  mend: {self.mend}" if self.mend else self.message
+
+
+class ConfigError(LanewayError):
+    pass
+
+
+class BadTask(LanewayError):
+    pass
+
+
+class TaskConflict(BadTask):
+    pass
+
+
+class TaskTooLarge(BadTask):
+    pass
+
+
+class UnknownTask(LanewayError):
+    pass
+
+
+class ResultTimeout(LanewayError):
+    pass
+
+
+class RedisUnavailable(LanewayError):
+    pass
+
+
+class RedisFull(LanewayError):
+    pass
+
+
+class LedgerError(LanewayError):
+    pass
+
+
+class EngineError(LanewayError):
+    """A model call that did not end well.
+
+    ``usage`` is what the provider reported or is known to have used before the failure (a ``broker.call.Usage``);
+    None means unknown, which is booked at the reserved cost for a paid lane.
+    """
+
+    failure = "engine_error"
+
+    def __init__(self, message: str, *, mend: str = "", usage: object | None = None) -> None:
+        super().__init__(message, mend=mend)
+        self.usage = usage
+
+
+class EngineUnavailable(EngineError):
+    failure = "engine_unavailable"
+
+
+class TransientEngineError(EngineError):
+    """``retry_after_s`` is the provider's own wish in seconds, None where it named none."""
+
+    failure = "transient"
+
+    def __init__(
+        self, message: str, *, mend: str = "", usage: object | None = None, retry_after_s: float | None = None
+    ) -> None:
+        super().__init__(message, mend=mend, usage=usage)
+        self.retry_after_s = retry_after_s
+
+
+class RateLimited(TransientEngineError):
+    failure = "rate_limited"
+
+
+class EngineOverloaded(TransientEngineError):
+    failure = "overloaded"
+
+
+class EngineTimeout(TransientEngineError):
+    failure = "timeout"
+
+
+class EngineConnectionLost(TransientEngineError):
+    failure = "connection_lost"
+
+
+class PermanentEngineError(EngineError):
+    failure = "permanent"
+
+
+class CallRejected(PermanentEngineError):
+    failure = "rejected"
+
+
+class ContextOverflow(PermanentEngineError):
+    failure = "context_overflow"
+
+
+class AuthenticationFailed(PermanentEngineError):
+    failure = "authentication_failed"
+
+
+class OutOfCredit(PermanentEngineError):
+    failure = "out_of_credit"
+
+
+class ModelNotFound(PermanentEngineError):
+    failure = "model_not_found"
+
+
+class MalformedReply(PermanentEngineError):
+    failure = "malformed_reply"

@@ -1,0 +1,193 @@
+"""The facts that accounting lives on: immutable, added and never changed.
+
+A fact is written to the stream by the same script that changes the task's record, which gives it its number and time;
+``(workspace, task_id, seq)`` is its identity, so a fact that is read twice counts once. A later ``Attempted`` with the
+same ``attempt_id`` replaces an earlier one: that is how a late settlement corrects an unsettled call.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
+from typing import Any
+
+import msgpack
+
+VERSION = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Submitted:
+    """A task came in. ``task_type`` is the declared one, "" where the dispatcher is to find it."""
+
+    mode: str
+    workflow: str = ""
+    pipeline: str = ""
+    user: str = ""
+    task_type: str = ""
+    parent: str | None = None
+    value_nano: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Routed:
+    """The dispatcher's decision. ``cost_nano`` is what the classification cost (processor time), ``lane`` where it goes."""
+
+    task_type: str
+    category: str
+    by: str
+    rule: str
+    confidence: float
+    chain: tuple[str, ...]
+    lane: str
+    why: str
+    skipped: tuple[tuple[str, str], ...] = ()
+    cost_nano: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Attempted:
+    """One call of a model (or a person), whatever came of it.
+
+    Times are microseconds since the epoch on Redis's clock, durations milliseconds. ``cost_nano`` None: no price is
+    known (unpriced). ``purpose`` is task, retry, reprompt, judge, eval, embed, tool or human. ``verdict`` is ``pass``,
+    ``fail`` or "" (no gate); ``failure`` the code of what went wrong, "" for nothing. ``settled`` False: the call was
+    lost and stands at its reserved cost. ``gate_cost_nano`` is what checking the answer cost.
+    """
+
+    attempt_id: str
+    hop: int
+    lane: str
+    engine: str
+    model: str
+    purpose: str
+    started_us: int
+    ended_us: int
+    queue_wait_ms: float
+    latency_ms: float
+    cost_nano: int | None
+    marginal_nano: int | None = None
+    price_ref: str = ""
+    model_revision: str = ""
+    parent_attempt_id: str = ""
+    time_to_first_token_ms: float | None = None
+    input_tokens: int = 0
+    cached_input_tokens: int = 0
+    cache_write_tokens: int = 0
+    output_tokens: int = 0
+    reasoning_tokens: int = 0
+    batch: bool = False
+    gate: str = ""
+    verdict: str = ""
+    failure: str = ""
+    complaint: str = ""
+    settled: bool = True
+    gate_cost_nano: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Escalated:
+    """The task climbs from one lane to the next one of its chain (or to ``human``), and why."""
+
+    from_lane: str
+    to_lane: str
+    why: str
+    skipped: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Parked:
+    """The task waits for a person; ``reason`` is ``human``, ``budget`` or ``dead``-letter causes do not come here."""
+
+    reason: str
+    why: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Resumed:
+    """A parked task goes on; ``by`` is who made it."""
+
+    by: str
+    lane: str
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """The task reached its one terminal status. ``succeeded`` None: no gate judged it, it is in no success figure."""
+
+    status: str
+    succeeded: bool | None
+    lane: str = ""
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class DeadLettered:
+    """The task was taken out of its queue for ``cause`` and waits with the dead letters."""
+
+    cause: str
+    starts: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Rated:
+    """What a person or a downstream system said of the outcome. None: not said."""
+
+    ok: bool | None = None
+    value_nano: int | None = None
+    comment: str = ""
+
+
+Fact = Submitted | Routed | Attempted | Escalated | Parked | Resumed | Finished | DeadLettered | Rated
+
+#: The wire's kinds. Append only: a fact's place in this table is its code in messages of every released version.
+KINDS: tuple[type[Any], ...] = (
+    Submitted, Routed, Attempted, Escalated, Parked, Resumed, Finished, DeadLettered, Rated,
+)  # fmt: skip
+_CODES = {kind: code for code, kind in enumerate(KINDS)}
+_FIELDS = {kind: tuple(one.name for one in fields(kind)) for kind in KINDS}
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """A fact in its place: whose it is, its number within the task, when it was written.
+
+    ``submitted_us`` is the task's own submission, which decides the day that the fact belongs to. Microseconds since
+    the epoch on Redis's clock.
+    """
+
+    workspace: str
+    task_id: str
+    seq: int
+    at_us: int
+    submitted_us: int
+    fact: Fact
+
+
+def kind_name(fact: Fact) -> str:
+    """The fact's kind as it stands in files: ``submitted``, ``routed``, ``attempted``, …"""
+    return type(fact).__name__.lower()
+
+
+def encode_fact(fact: Fact) -> bytes:
+    kind = type(fact)
+    row = [VERSION, _CODES[kind], *(getattr(fact, name) for name in _FIELDS[kind])]
+    return msgpack.packb(row)  # type: ignore[no-any-return]
+
+
+def decode_fact(data: bytes) -> Fact:
+    """The fact of these bytes. Raises ValueError for anything else than a fact of a released version."""
+    try:
+        _, code, *row = msgpack.unpackb(data, use_list=False)
+        kind = KINDS[code]
+        return kind(*row[: len(_FIELDS[kind])])  # type: ignore[no-any-return]
+    except (ValueError, TypeError, IndexError, msgpack.UnpackException) as error:
+        raise ValueError(f"{len(data)} bytes that are no fact of a known version") from error
+
+
+def decode_entry(data: bytes) -> Iterator[Event]:
+    """The events of one stream entry: ``[at_us, [[ref, submitted_us, seq, fact], …]]`` as the scripts write it."""
+    at_us, rows = msgpack.unpackb(data, use_list=False)
+    for ref, submitted_us, seq, fact in rows:
+        workspace, _, task_id = ref.partition("/")
+        yield Event(workspace, task_id, int(seq), int(at_us), int(submitted_us), decode_fact(fact))

@@ -1,0 +1,453 @@
+"""The fleet's configuration: ``laneway.toml`` under the environment, checked as a whole before anything starts.
+
+Order, strongest first: environment ``LANEWAY_SECTION__KEY`` (``-`` in a name is written ``_``), the file named by
+``LANEWAY_CONFIG`` or ``./laneway.toml``, the defaults below. This is the one module that reads the environment.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+import tomllib
+from collections.abc import Mapping
+from decimal import Decimal
+from functools import cache
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
+
+from broker.errors import ConfigError
+
+HUMAN = "human"
+NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
+SCOPE = re.compile(r"fleet|(workspace|workflow|pipeline|user|lane):[A-Za-z0-9_.@-]{1,128}")
+
+
+def _no_float(value: object) -> object:
+    if isinstance(value, float):
+        raise ValueError('is a float; write money in quotes, as "0.15"')
+    return value
+
+
+def _pattern(value: str) -> str:
+    try:
+        re.compile(value)
+    except re.error as error:
+        raise ValueError(f"is not a regular expression: {error}") from error
+    return value
+
+
+Usd = Annotated[Decimal, BeforeValidator(_no_float), Field(ge=0, allow_inf_nan=False)]
+Amount = Annotated[Decimal, Field(gt=0, allow_inf_nan=False)]
+Pattern = Annotated[str, AfterValidator(_pattern)]
+
+
+class _Table(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+
+
+class Fleet(_Table):
+    """What holds for the whole fleet. Times in seconds, sizes in bytes."""
+
+    ledger: str = "var/ledger"
+    var: Path = Path("var")
+    default_type: str = "general"
+    abstain_below: float = Field(0.35, ge=0, le=1)
+    lease_s: float = Field(15.0, gt=0.2, le=3600)
+    max_starts: int = Field(3, ge=1, le=100)
+    result_ttl_s: int = Field(7 * 24 * 3600, ge=1)
+    idempotency_ttl_s: int = Field(30 * 24 * 3600, ge=1)
+    lane_absent_s: float = Field(60.0, gt=0)
+    ingest_flush_s: float = Field(60.0, gt=0)
+    ingest_flush_events: int = Field(50_000, ge=1, le=500_000)
+    redis_admission: float = Field(0.7, gt=0, le=1)
+    cpu_usd_per_hour: Usd = Decimal("0.05")
+    rollup_at_utc: str = Field("00:15", pattern=r"^([01]\d|2[0-3]):[0-5]\d$")
+
+
+class PriceRow(_Table):
+    """Dollars per million tokens from a UTC day on. ``cached_input_mtok`` and ``cache_write_mtok`` default to input."""
+
+    from_: str = Field("1970-01-01", alias="from", pattern=r"^\d{4}-\d{2}-\d{2}$")
+    input_mtok: Usd
+    output_mtok: Usd
+    cached_input_mtok: Usd | None = None
+    cache_write_mtok: Usd | None = None
+    batch_discount: Usd = Field(Decimal(0), le=1)
+
+
+class Hardware(_Table):
+    price_usd: Usd
+    life_years: Amount
+    watts: Annotated[Decimal, Field(ge=0)]
+    usd_per_kwh: Usd
+
+
+class Echo(_Table):
+    """Script of the echo engine. ``reply`` is the answer, with ``{prompt}`` replaced; None gives the prompt back.
+
+    ``replies`` maps a pattern found in the prompt to an answer. ``failures`` are consumed in turn by the calls that an
+    engine instance gets: "" for a call that works, else the ``failure`` code of an engine error, or ``kill``, which
+    ends the process at once.
+    """
+
+    reply: str | None = None
+    replies: dict[Pattern, str] = Field(default_factory=dict)
+    latency_ms: float = Field(0.0, ge=0)
+    output_tokens: int | None = Field(None, ge=0)
+    failures: tuple[str, ...] = ()
+    failure_rate: float = Field(0.0, ge=0, le=1)
+    kill_on: Pattern | None = None
+
+
+class Lane(_Table):
+    """One lane. ``threads`` is how many calls it has in flight on a node; ``batch`` how many tasks a message carries."""
+
+    engine: Literal["auto", "echo", "llamacpp", "openai"]
+    model: str = ""
+    model_path: Path | None = None
+    base_url: str | None = None
+    api_key_env: str | None = None
+    api_key_file: Path | None = None
+    context_tokens: int = Field(8192, ge=128)
+    max_tokens: int = Field(512, ge=1)
+    threads: int = Field(8, ge=1, le=1024)
+    cpu_threads: int | None = Field(None, ge=1)
+    sync_threads: int | None = Field(None, ge=1)
+    batch: int = Field(1, ge=1, le=1000)
+    timeout_s: float = Field(60.0, gt=0)
+    retries: int = Field(2, ge=0, le=20)
+    retry_delay_s: float = Field(0.5, ge=0)
+    temperature: float = Field(0.0, ge=0, le=2)
+    seed: int | None = None
+    system: str = ""
+    shots: tuple[tuple[str, str], ...] = ()
+    price: tuple[PriceRow, ...] | Literal["free"] | None = None
+    hardware: Hardware | None = None
+    echo: Echo = Echo()
+
+    @field_validator("price", mode="before")
+    @classmethod
+    def _one_row(cls, value: object) -> object:
+        return (value,) if isinstance(value, Mapping) else value
+
+    @model_validator(mode="after")
+    def _coherent(self) -> Lane:
+        if self.price is not None and self.hardware is not None:
+            raise ValueError("has both price and hardware; a lane is paid by the token or by its own machine")
+        if self.sync_threads is not None and self.sync_threads > self.threads:
+            raise ValueError(f"sync_threads = {self.sync_threads} is more than threads = {self.threads}")
+        return self
+
+
+class NoGate(_Table):
+    kind: Literal["none"]
+
+
+class JsonSchemaGate(_Table):
+    """``schema = {…}`` in the file; with none, the task's own schema holds."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True, populate_by_name=True)
+    kind: Literal["json_schema"]
+    schema_: dict[str, Any] | None = Field(None, alias="schema")
+
+
+class ChoiceGate(_Table):
+    kind: Literal["choice"]
+    choices: tuple[str, ...] = Field(min_length=1)
+
+
+class RegexGate(_Table):
+    kind: Literal["regex"]
+    pattern: Pattern
+
+
+class NumberGate(_Table):
+    """``equals`` compares within ``tolerance``; ``minimum`` and ``maximum`` are inclusive; None leaves a side open."""
+
+    kind: Literal["number"]
+    equals: Decimal | None = None
+    tolerance: Decimal = Decimal(0)
+    minimum: Decimal | None = None
+    maximum: Decimal | None = None
+
+
+class PythonGate(_Table):
+    """``kind = "python:package.module:function"``: called with the answer and the task, from configuration only."""
+
+    kind: Annotated[str, Field(pattern=r"^python:[A-Za-z_][\w.]*:[A-Za-z_]\w*$")]
+
+
+GateSettings = NoGate | JsonSchemaGate | ChoiceGate | RegexGate | NumberGate | PythonGate
+_GATES: dict[str, type[_Table]] = {
+    get_args(gate.model_fields["kind"].annotation)[0]: gate
+    for gate in (NoGate, JsonSchemaGate, ChoiceGate, RegexGate, NumberGate)
+}
+
+
+def parse_gate(value: object) -> GateSettings:
+    """The gate of a table or a bare kind. Raises ValueError that names what is wrong."""
+    if isinstance(value, BaseModel):
+        return value  # type: ignore[return-value]
+    table = {"kind": value} if isinstance(value, str) else value
+    if not isinstance(table, Mapping) or not isinstance(table.get("kind"), str):
+        raise ValueError('a gate is a table with a kind, as { kind = "choice", choices = ["a", "b"] }')
+    kind = table["kind"]
+    model = PythonGate if kind.startswith("python:") else _GATES.get(kind)
+    if model is None:
+        raise ValueError(f"unknown gate {kind!r}; known are {', '.join(_GATES)} and python:module:function")
+    return model.model_validate(table)  # type: ignore[return-value]
+
+
+Gate = Annotated[GateSettings, BeforeValidator(parse_gate)]
+
+
+class TaskBudget(_Table):
+    """Limits of one task. None leaves a side open."""
+
+    hard_usd: Usd | None = None
+    soft_usd: Usd | None = None
+    retry_usd: Usd | None = None
+    llm_calls: int | None = Field(None, ge=0)
+    tool_calls: int | None = Field(None, ge=0)
+
+
+class TaskType(_Table):
+    """One task type: how it is recognised, who may do it in which order, and what a good answer is.
+
+    ``instruction`` is put before the prompt as the system message. ``reprompts`` is how often a failed gate is told to
+    the same lane before the task climbs.
+    """
+
+    category: Literal["exploratory", "extractive", "generative"] = "generative"
+    patterns: tuple[Pattern, ...] = ()
+    examples: tuple[str, ...] = ()
+    examples_file: Path | None = None
+    chain: tuple[str, ...] = Field(min_length=1)
+    gate: Gate = NoGate(kind="none")
+    reprompts: int = Field(0, ge=0, le=5)
+    instruction: str = ""
+    max_tokens: int | None = Field(None, ge=1)
+    quality_floor: Annotated[Decimal, BeforeValidator(_no_float), Field(gt=0, le=1)] | None = None
+    budget: TaskBudget = TaskBudget()
+
+
+class BudgetRow(_Table):
+    scope: str
+    period: Literal["day", "month", "total"]
+    usd: Usd
+
+    @field_validator("scope")
+    @classmethod
+    def _known(cls, value: str) -> str:
+        if not SCOPE.fullmatch(value):
+            raise ValueError(
+                f"unknown scope {value!r}; use fleet or workspace: workflow: pipeline: user: lane: and a name"
+            )
+        return value
+
+
+_DEFAULT_LANES = {"local": {"engine": "auto", "threads": 2, "context_tokens": 2048}}
+_DEFAULT_TYPES = {"general": {"chain": ["local", HUMAN]}}
+
+
+class Settings(BaseSettings):
+    """The whole configuration, frozen. Build it with ``load()``."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="LANEWAY_",
+        env_nested_delimiter="__",
+        frozen=True,
+        extra="forbid",
+        hide_input_in_errors=True,
+    )
+
+    redis_url: str | None = None
+    fleet: Fleet = Fleet()
+    lanes: dict[str, Lane] = Field(default_factory=lambda: _validated(Lane, _DEFAULT_LANES))
+    types: dict[str, TaskType] = Field(default_factory=lambda: _validated(TaskType, _DEFAULT_TYPES))
+    budgets: tuple[BudgetRow, ...] = ()
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        return (_EnvironmentOverFile(settings_cls, init_settings()),)
+
+    @model_validator(mode="after")
+    def _names_meet(self) -> Settings:
+        problems = [problem for problem in _cross_check(self)]
+        if problems:
+            raise ValueError("\n".join(problems))
+        return self
+
+
+def _validated(model: type[_Table], rows: Mapping[str, object]) -> Any:
+    return {name: model.model_validate(row) for name, row in rows.items()}
+
+
+def _cross_check(settings: Settings) -> list[str]:
+    """What each table cannot see for itself: names that point at other tables."""
+    problems = [
+        f"{section}.{name}: names are lower-case letters, digits and dashes"
+        for section, names in (("lanes", settings.lanes), ("types", settings.types))
+        for name in names
+        if not NAME.fullmatch(name)
+    ]
+    if HUMAN in settings.lanes:
+        problems.append(f"lanes.{HUMAN}: the human lane is always there; take the table out")
+    if settings.fleet.default_type not in settings.types:
+        problems.append(
+            f"fleet.default_type: no type {settings.fleet.default_type!r}{_near(settings.fleet.default_type, settings.types)}"
+        )
+    for name, task_type in settings.types.items():
+        for lane in task_type.chain:
+            if lane != HUMAN and lane not in settings.lanes:
+                problems.append(f"types.{name}.chain: no lane {lane!r}{_near(lane, [*settings.lanes, HUMAN])}")
+        if len(set(task_type.chain)) != len(task_type.chain):
+            problems.append(f"types.{name}.chain: a lane stands in it twice")
+        if HUMAN in task_type.chain[:-1]:
+            problems.append(f"types.{name}.chain: {HUMAN!r} can only be the last rung")
+    for row in settings.budgets:
+        kind, _, lane = row.scope.partition(":")
+        if kind == "lane" and lane not in settings.lanes:
+            problems.append(f"budgets: scope {row.scope!r} names no lane{_near(lane, settings.lanes)}")
+    return problems
+
+
+def _near(name: str, known: Any) -> str:
+    close = difflib.get_close_matches(name, list(known), n=1)
+    return f"; did you mean {close[0]!r}?" if close else f"; known are {', '.join(sorted(known))}"
+
+
+class _EnvironmentOverFile(PydanticBaseSettingsSource):
+    """The file's tables with the environment's scalars laid over them, names matched with ``-`` and ``_`` alike."""
+
+    def __init__(self, settings_cls: type[BaseSettings], file: Mapping[str, Any]) -> None:
+        super().__init__(settings_cls)
+        self.file = file
+
+    def get_field_value(self, field: Any, field_name: str) -> tuple[Any, str, bool]:
+        return self.file.get(field_name), field_name, False
+
+    def __call__(self) -> dict[str, Any]:
+        environment = EnvSettingsSource(self.settings_cls)()
+        base = dict(self.file)
+        if "lanes" in environment:
+            base.setdefault("lanes", _DEFAULT_LANES)
+        if "types" in environment:
+            base.setdefault("types", _DEFAULT_TYPES)
+        return _overlay(base, environment)
+
+
+def _overlay(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    names = {name.replace("-", "_").lower(): name for name in base}
+    merged = dict(base)
+    for key, value in over.items():
+        name = names.get(key.replace("-", "_").lower(), key)
+        below = merged.get(name)
+        merged[name] = _overlay(below, value) if isinstance(below, Mapping) and isinstance(value, Mapping) else value
+    return merged
+
+
+def parse(text: str, *, source: str = "laneway.toml", folder: Path | None = None) -> Settings:
+    """Settings of a TOML text under the environment. Relative paths are taken from ``folder``.
+
+    Raises ConfigError that names each wrong key's path and the mend.
+    """
+    try:
+        tables = tomllib.loads(text, parse_float=Decimal)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{source} is not TOML: {error}", mend="mend the line that it names") from error
+    try:
+        settings = Settings(**tables)
+    except ValidationError as error:
+        raise ConfigError(_explain(error, source), mend=f"mend these keys in {source} or in the environment") from None
+    return _anchored(settings, folder or Path.cwd())
+
+
+def _explain(error: ValidationError, source: str) -> str:
+    lines = []
+    for detail in error.errors(include_url=False, include_input=False):
+        path = ".".join(str(part) for part in detail["loc"] if not str(part).endswith("Gate"))
+        if detail["type"] == "extra_forbidden":
+            lines.append(f"{path}: unknown key{_known_keys(detail['loc'])}")
+        else:
+            message = detail["msg"].removeprefix("Value error, ")
+            lines.append(f"{path}: {message}" if path else message)
+    return f"{source}: " + "\n  ".join(lines)
+
+
+def _known_keys(location: tuple[int | str, ...]) -> str:
+    tables: dict[str, type[BaseModel]] = {"fleet": Fleet, "lanes": Lane, "types": TaskType, "budgets": BudgetRow}
+    if len(location) == 1:
+        return _near(str(location[0]), [name for name in Settings.model_fields])
+    table = tables.get(str(location[0]))
+    depth = 2 if location[0] == "fleet" else 3
+    if table is None or len(location) != depth:
+        return ""
+    return _near(str(location[-1]), table.model_fields)
+
+
+def _anchored(settings: Settings, folder: Path) -> Settings:
+    """The same settings with relative paths made absolute, so that every process of a node means the same file."""
+    fleet = settings.fleet
+    ledger = fleet.ledger if "://" in fleet.ledger else str(folder / fleet.ledger)
+    types = {
+        name: row.model_copy(update={"examples_file": folder / row.examples_file}) if row.examples_file else row
+        for name, row in settings.types.items()
+    }
+    lanes = {
+        name: row.model_copy(update={"model_path": folder / row.model_path}) if row.model_path else row
+        for name, row in settings.lanes.items()
+    }
+    fleet = fleet.model_copy(update={"ledger": ledger, "var": folder / fleet.var})
+    return settings.model_copy(update={"fleet": fleet, "types": types, "lanes": lanes})
+
+
+@cache
+def load() -> Settings:
+    """The settings of this process, read once. Raises ConfigError."""
+    named = os.environ.get("LANEWAY_CONFIG")
+    path = Path(named) if named else Path("laneway.toml")
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        if named:
+            raise ConfigError(f"LANEWAY_CONFIG names {named!r}, which is not there", mend="mend the path") from None
+        return parse("", source="the built-in configuration")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} cannot be read: {error}", mend="make it a readable UTF-8 file") from error
+    return parse(text, source=str(path), folder=path.resolve().parent)
+
+
+def secret(lane: Lane) -> str | None:
+    """The lane's API key from its environment variable or file, None where it has neither or it is empty."""
+    if lane.api_key_env:
+        return os.environ.get(lane.api_key_env) or None
+    if lane.api_key_file:
+        try:
+            return lane.api_key_file.read_text(encoding="utf-8").strip() or None
+        except OSError:
+            return None
+    return None
+
+
+

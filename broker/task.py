@@ -1,0 +1,199 @@
+"""The task: what a producer asked for, how far it has come, and what it ended as."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
+from os import urandom
+from typing import Any, TypeVar
+
+import msgpack
+
+from broker.errors import BadTask
+from broker.events import Attempted
+
+VERSION = 1
+TASK_ID = re.compile(r"[A-Za-z0-9_-]{1,128}")
+LABEL = re.compile(r"[A-Za-z0-9_.@-]{1,128}")
+MODES = ("sync", "async")
+TERMINAL = frozenset({"succeeded", "failed", "budget_exceeded", "cancelled"})
+DISPATCH = "dispatch"
+
+Noun = TypeVar("Noun")
+
+
+def new_task_id() -> str:
+    """A UUIDv7 as 36 characters: sortable by the millisecond in which it was made."""
+    millis = time.time_ns() // 1_000_000
+    number = (millis << 80) | int.from_bytes(urandom(10))
+    number = number & ~(0xF << 76) | (0x7 << 76)
+    number = number & ~(0x3 << 62) | (0x2 << 62)
+    digits = f"{number:032x}"
+    return f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"
+
+
+def reference(workspace: str, task_id: str) -> str:
+    """The fleet-wide name of a task: ``workspace/task_id``."""
+    return f"{workspace}/{task_id}"
+
+
+def lane_queue(lane: str, mode: str) -> str:
+    """The queue of a lane for a mode; a lane is addressed by this name and nothing else."""
+    return f"lane-{lane}-{mode}"
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """One submission, never changed afterwards.
+
+    ``type`` None lets the dispatcher classify it. ``deadline_s`` counts from submission. A higher ``priority`` goes
+    first within its queue. ``schema`` and ``gate`` add to what the type demands. ``value_nano`` is what a success is
+    worth, in nano-dollars; None: unknown. ``budget`` are the task's own limits as decimal strings and counts.
+    """
+
+    task_id: str
+    workspace: str
+    messages: tuple[Mapping[str, Any], ...]
+    type: str | None = None
+    mode: str = "sync"
+    deadline_s: float | None = None
+    priority: int = 0
+    schema: Mapping[str, Any] | None = None
+    gate: Mapping[str, Any] | None = None
+    tools: tuple[Mapping[str, Any], ...] | None = None
+    parent: str | None = None
+    value_nano: int | None = None
+    callback_url: str | None = None
+    workflow: str = ""
+    pipeline: str = ""
+    user: str = ""
+    budget: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def ref(self) -> str:
+        return reference(self.workspace, self.task_id)
+
+    @property
+    def prompt(self) -> str:
+        """The text of the last user message, by which a task is classified."""
+        for message in reversed(self.messages):
+            if message.get("role") == "user":
+                return _text(message.get("content"))
+        return ""
+
+
+def _text(content: object) -> str:
+    if isinstance(content, str):
+        return content
+    if isinstance(content, list | tuple):
+        return "\n".join(str(part.get("text", "")) for part in content if isinstance(part, Mapping))
+    return ""
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a task has come; replaced as a whole at each hop.
+
+    ``by`` is what classified it: ``declared``, ``regex``, ``embedding`` or ``default`` (abstained); ``rule`` the pattern
+    or the nearest example. ``skipped`` are the lanes passed over, each with its reason. ``retries`` and ``reprompts``
+    count on the present lane. ``complaint`` is what the gate said of the last answer, for a re-prompt.
+    """
+
+    task_type: str = ""
+    category: str = ""
+    by: str = ""
+    rule: str = ""
+    confidence: float = 0.0
+    chain: tuple[str, ...] = ()
+    lane: str = ""
+    hop: int = 0
+    retries: int = 0
+    reprompts: int = 0
+    complaint: str = ""
+    last_answer: str = ""
+    why: str = ""
+    skipped: tuple[tuple[str, str], ...] = ()
+    attempts: tuple[Attempted, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a task ended as, or why it is parked. ``output`` is the accepted answer, or the last one where none was."""
+
+    status: str
+    reason: str = ""
+    output: str | None = None
+    lane: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """A worker's hold on a task: valid while the task's record carries the same epoch.
+
+    ``epoch`` grows with every claim and fences off stale holders. ``starts`` counts attempts begun without an end.
+    Times are microseconds of Redis's clock.
+    """
+
+    task: Task
+    progress: Progress
+    epoch: int
+    queue: str
+    submitted_us: int
+    enqueued_us: int
+    claimed_us: int
+    cost_nano: int
+
+    @property
+    def ref(self) -> str:
+        return self.task.ref
+
+    @property
+    def attempt_id(self) -> str:
+        """Unique per task and stable over a redelivery of the same claim."""
+        return f"{self.task.task_id}-{self.epoch}"
+
+
+def encode_task(task: Task) -> bytes:
+    return msgpack.packb([VERSION, *(getattr(task, name) for name in _TASK_FIELDS)])  # type: ignore[no-any-return]
+
+
+def decode_task(data: bytes) -> Task:
+    """Raises BadTask for bytes that are no task of any released version."""
+    return _decode(Task, data)
+
+
+def encode_progress(progress: Progress) -> bytes:
+    row = [getattr(progress, name) for name in _PROGRESS_FIELDS[:-1]]
+    attempts = [[getattr(one, name) for name in _ATTEMPT_FIELDS] for one in progress.attempts]
+    return msgpack.packb([VERSION, *row, attempts])  # type: ignore[no-any-return]
+
+
+def decode_progress(data: bytes) -> Progress:
+    """Raises BadTask for bytes that are no progress of any released version."""
+    progress = _decode(Progress, data)
+    attempts = tuple(Attempted(*one[: len(_ATTEMPT_FIELDS)]) for one in progress.attempts)  # type: ignore[misc]
+    return replace(progress, attempts=attempts)
+
+
+def encode_outcome(outcome: Outcome) -> bytes:
+    return msgpack.packb([VERSION, outcome.status, outcome.reason, outcome.output, outcome.lane])  # type: ignore[no-any-return]
+
+
+def decode_outcome(data: bytes) -> Outcome:
+    return _decode(Outcome, data)
+
+
+def _decode(noun: type[Noun], data: bytes) -> Noun:
+    """Positional: what a newer version added at the end is passed over, what an older one lacks takes its default."""
+    try:
+        row = msgpack.unpackb(data, use_list=False)
+        return noun(*row[1 : 1 + len(fields(noun))])  # type: ignore[arg-type]
+    except (ValueError, TypeError, IndexError, msgpack.UnpackException) as error:
+        raise BadTask(f"{len(data)} bytes that are no {noun.__name__.lower()} of a known version") from error
+
+
+_TASK_FIELDS = tuple(one.name for one in fields(Task))
+_PROGRESS_FIELDS = tuple(one.name for one in fields(Progress))
+_ATTEMPT_FIELDS = tuple(one.name for one in fields(Attempted))
