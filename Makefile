@@ -1,0 +1,43 @@
+# `make PYTHON=/path/to/python3.12 install` chooses the interpreter; without it the first suitable one on PATH is used.
+BIN := .venv/bin
+PACKAGES := broker dispatcher workers accounting laneway
+PINS := pyproject.toml scripts/install requirements/data.txt requirements/core.txt
+
+.PHONY: demo install test check fmt up bench lock clean
+
+demo: .venv/core.stamp
+	$(BIN)/laneway demo
+
+install: .venv/core.stamp
+
+test: .venv/dev.stamp
+	$(BIN)/python -m pytest $(ARGS)
+
+check: .venv/dev.stamp
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+fmt: .venv/dev.stamp
+	$(BIN)/ruff check --fix-only .
+	$(BIN)/ruff format .
+
+up: .venv/core.stamp
+	$(BIN)/laneway up
+
+bench: .venv/dev.stamp
+	$(BIN)/python -m benchmarks $(ARGS)
+
+# New pins: `make lock` keeps what still fits, `make lock ARGS=--upgrade` takes the newest that are a week old.
+lock:
+	scripts/lock $(ARGS)
+
+clean:
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build laneway.egg-info
+
+.venv/core.stamp: $(PINS)
+	PYTHON="$(PYTHON)" scripts/install core
+
+.venv/dev.stamp: $(PINS) requirements/dev.txt
+	PYTHON="$(PYTHON)" scripts/install dev
