@@ -1,7 +1,7 @@
 # `make PYTHON=/path/to/python3.12 install` chooses the interpreter; without it the first suitable one on PATH is used.
 BIN := .venv/bin
 PACKAGES := broker dispatcher workers accounting laneway
-PINS := pyproject.toml scripts/install requirements/data.txt requirements/core.txt
+PINS := pyproject.toml scripts/install requirements/core.txt requirements/bare.txt requirements/data.txt
 
 .PHONY: demo install test check fmt up bench lock clean
 
