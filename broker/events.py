@@ -187,7 +187,7 @@ def decode_fact(data: bytes) -> Fact:
 
 def decode_entry(data: bytes) -> Iterator[Event]:
     """The events of one stream entry: ``[at_us, [[ref, submitted_us, seq, fact], …]]`` as the scripts write it."""
-    at_us, rows = msgpack.unpackb(data, use_list=False)
+    at_us, rows = msgpack.unpackb(data, use_list=False, raw=True)
     for ref, submitted_us, seq, fact in rows:
-        workspace, _, task_id = ref.partition("/")
+        workspace, _, task_id = ref.decode().partition("/")
         yield Event(workspace, task_id, int(seq), int(at_us), int(submitted_us), decode_fact(fact))

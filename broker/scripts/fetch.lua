@@ -1,0 +1,64 @@
+-- ARGV = queue, how many at most, lease in microseconds, 1 when the asking process has nothing in hand.
+-- Takes tasks and claims them: {now, microseconds until the next timed one or -1, 1 when the task must run alone, rows}.
+local queue, want, lease, idle = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), ARGV[4] == '1'
+local now = clock()
+local waiting = P .. 'queue:' .. queue
+
+-- A plain message of some other producer cannot be run here: kept as a dead letter, the neighbours go on.
+local strays = redis.call('LPOP', 'dramatiq:' .. queue, 100)
+if strays then
+  for _, id in ipairs(strays) do
+    local body = redis.call('HGET', 'dramatiq:' .. queue .. '.msgs', id)
+    redis.call('HDEL', 'dramatiq:' .. queue .. '.msgs', id)
+    dead_letter('message:' .. queue .. ':' .. id, now, 'unreadable message: not a task', queue, 0, body or id)
+  end
+end
+
+local later = P .. 'later:' .. queue
+local due = redis.call('ZRANGEBYSCORE', later, '-inf', text(now), 'LIMIT', 0, 1000)
+for _, ref in ipairs(due) do
+  redis.call('ZREM', later, ref)
+  local h = redis.call('HMGET', task_key(ref), 'workspace', 'priority')
+  if h[1] then
+    enqueue(queue, ref, h[1], tonumber(h[2]))
+  end
+end
+local next_due = redis.call('ZRANGE', later, 0, 0, 'WITHSCORES')[2]
+local until_due = next_due and math.max(0, tonumber(next_due) - now) or -1
+
+local rows = {}
+local function claim(ref)
+  local key = task_key(ref)
+  local h = redis.call('HMGET', key, 'status', 'epoch', 'task', 'progress', 'submitted', 'enqueued', 'cost')
+  if not h[1] then
+    dead_letter('message:' .. queue .. ':' .. ref, now, 'unreadable message: no task of that name', queue, 0, ref)
+  elseif not ENDS[h[1]] and h[1] ~= 'parked' then
+    local epoch = text(tonumber(h[2]) + 1)
+    redis.call('HSET', key, 'epoch', epoch)
+    redis.call('ZADD', P .. 'leases', text(now + lease), ref)
+    rows[#rows + 1] = { ref, epoch, h[3], h[4] or '', h[5], h[6], h[7] }
+  end
+end
+
+local suspects = P .. 'suspects:' .. queue
+if redis.call('EXISTS', suspects) == 1 then
+  if idle then
+    claim(redis.call('ZPOPMIN', suspects)[1])
+    return { text(now), until_due, 1, rows }
+  end
+  return { text(now), until_due, 1, rows }
+end
+
+local taken = redis.call('ZPOPMIN', waiting, want)
+for i = 1, #taken, 2 do
+  claim(taken[i])
+end
+if #taken > 0 then
+  if redis.call('EXISTS', waiting) == 1 then
+    served(queue, tonumber(taken[#taken]))
+    wake(queue)
+  else
+    redis.call('DEL', P .. 'turns:' .. queue)
+  end
+end
+return { text(now), until_due, 0, rows }

@@ -1,0 +1,45 @@
+-- The keeper's round, one call a process and third of a lease: renew what is in hand, and let one process of the fleet
+-- look after what is lost.
+-- ARGV[1] = [[ref, epoch], …] in hand, ARGV[2] = lease in microseconds, ARGV[3] = [lanes served here],
+-- ARGV[4..8] = rules of give_up. Gives {refs to break off, tasks recovered, tasks whose place was lost}.
+local now = clock()
+local lease = tonumber(ARGV[2])
+local rules = { tonumber(ARGV[4]), tonumber(ARGV[5]), ARGV[6], ARGV[7], ARGV[8] }
+local broken = {}
+for _, item in ipairs(cmsgpack.unpack(ARGV[1])) do
+  local ref, epoch = unpack(item)
+  local h = redis.call('HMGET', task_key(ref), 'epoch', 'done', 'cancel')
+  if h[1] ~= epoch or h[2] == epoch or h[3] then
+    broken[#broken + 1] = ref
+  end
+  if h[1] == epoch and h[2] ~= epoch then
+    redis.call('ZADD', P .. 'leases', 'XX', text(now + lease), ref)
+  end
+end
+for _, lane in ipairs(cmsgpack.unpack(ARGV[3])) do
+  redis.call('HSET', P .. 'lanes', lane, text(now))
+end
+
+local recovered, replaced = 0, 0
+if redis.call('SET', P .. 'sweeping', '1', 'NX', 'PX', text(math.max(50, lease / 4000))) then
+  for _, ref in ipairs(redis.call('ZRANGEBYSCORE', P .. 'leases', '-inf', text(now), 'LIMIT', 0, 500)) do
+    give_up(ref, now, 'its worker was lost', rules)
+    recovered = recovered + 1
+  end
+  local unseen = redis.call('ZRANGEBYSCORE', P .. 'open', '-inf', text(now - 2 * lease), 'LIMIT', 0, 500)
+  for _, ref in ipairs(unseen) do
+    local h = redis.call('HMGET', task_key(ref), 'status', 'queue', 'workspace', 'priority')
+    if not h[1] or ENDS[h[1]] or h[1] == 'parked' then
+      redis.call('ZREM', P .. 'open', ref)
+    else
+      if not (redis.call('ZSCORE', P .. 'leases', ref) or redis.call('ZSCORE', P .. 'queue:' .. h[2], ref)
+        or redis.call('ZSCORE', P .. 'later:' .. h[2], ref) or redis.call('ZSCORE', P .. 'suspects:' .. h[2], ref)) then
+        enqueue(h[2], ref, h[3], tonumber(h[4]))
+        replaced = replaced + 1
+      end
+      redis.call('ZADD', P .. 'open', text(now), ref)
+    end
+  end
+end
+publish(now)
+return { broken, recovered, replaced }

@@ -1,0 +1,23 @@
+-- ARGV[1] = [[ref, task_id, workspace, priority, queue, digest, task, fact], …]; refused as a whole when Redis is full.
+-- One word a task: new, same or conflict.
+local now = clock()
+local words = {}
+for i, item in ipairs(cmsgpack.unpack(ARGV[1])) do
+  local ref, task_id, workspace, priority, queue, digest, task, fact = unpack(item)
+  local key = task_key(ref)
+  local known = redis.call('HGET', key, 'digest')
+  if known then
+    words[i] = known == digest and 'same' or 'conflict'
+  else
+    local at = text(now)
+    redis.call('HSET', key, 'digest', digest, 'task', task, 'status', 'queued', 'queue', queue, 'epoch', '0',
+      'workspace', workspace, 'priority', priority, 'submitted', at, 'enqueued', at, 'cost', '0')
+    redis.call('SADD', P .. 'ids:' .. task_id, workspace)
+    redis.call('ZADD', P .. 'open', at, ref)
+    book(ref, now, { fact })
+    enqueue(queue, ref, workspace, priority)
+    words[i] = 'new'
+  end
+end
+publish(now)
+return words
