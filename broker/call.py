@@ -46,7 +46,8 @@ class Reply:
 
     ``model`` is what the engine says it ran (not what was asked for), ``model_revision`` a quantisation or build where
     known, else "". ``finish_reason`` is ``stop``, ``length``, ``content_filter`` or ``tool_calls``.
-    ``time_to_first_token_ms`` is None where the engine does not stream.
+    ``time_to_first_token_ms`` is None where the engine does not stream. ``usage_known`` False: the engine reported no
+    usage, so ``usage`` is all zeros and stands for nothing; such a call is booked unpriced, never as free.
     """
 
     text: str
@@ -56,3 +57,4 @@ class Reply:
     model_revision: str = ""
     finish_reason: str = "stop"
     time_to_first_token_ms: float | None = None
+    usage_known: bool = True

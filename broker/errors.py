@@ -12,11 +12,13 @@
     ├── LedgerError                 the ledger's folder cannot be read or written
     └── EngineError                 a model call did not end well
         ├── EngineUnavailable       the engine of this node cannot work at all (missing package, model file, key)
+        ├── CallCancelled           the call was broken off because nobody wants its answer any more
         ├── TransientEngineError    the same call may succeed later on the same lane
         │   ├── RateLimited
         │   ├── EngineOverloaded
         │   ├── EngineTimeout
-        │   └── EngineConnectionLost
+        │   ├── EngineConnectionLost
+        │   └── EngineFault         the engine failed on its own side and named no better reason
         └── PermanentEngineError    the same call will fail again on this lane
             ├── CallRejected        the engine refuses the request as it is
             ├── ContextOverflow     the prompt does not fit the lane's context
@@ -97,6 +99,10 @@ class EngineUnavailable(EngineError):
     failure = "engine_unavailable"
 
 
+class CallCancelled(EngineError):
+    failure = "cancelled"
+
+
 class TransientEngineError(EngineError):
     """``retry_after_s`` is the provider's own wish in seconds, None where it named none."""
 
@@ -123,6 +129,10 @@ class EngineTimeout(TransientEngineError):
 
 class EngineConnectionLost(TransientEngineError):
     failure = "connection_lost"
+
+
+class EngineFault(TransientEngineError):
+    failure = "engine_fault"
 
 
 class PermanentEngineError(EngineError):
