@@ -248,7 +248,7 @@ def _url(folder: Path) -> str:
 
 
 def _client(folder: Path) -> redis.Redis:
-    """A client that asks about the server. Its address is read: TMPDIR may have been another for the starter."""
+    """A client for questions. Its address is read, as TMPDIR may have been another for the starter."""
     return redis.Redis(
         unix_socket_path=unquote(urlsplit(_url(folder)).path),
         socket_timeout=ANSWER_TIMEOUT_S,
