@@ -55,7 +55,7 @@ class Task:
 
     task_id: str
     workspace: str
-    messages: tuple[Mapping[str, Any], ...]
+    messages: tuple[Mapping[str, Any], ...] = field(repr=False)
     type: str | None = None
     mode: str = "sync"
     deadline_s: float | None = None
@@ -112,7 +112,7 @@ class Progress:
     retries: int = 0
     reprompts: int = 0
     complaint: str = ""
-    last_answer: str = ""
+    last_answer: str = field(default="", repr=False)
     why: str = ""
     skipped: tuple[tuple[str, str], ...] = ()
     attempts: tuple[Attempted, ...] = ()
@@ -124,7 +124,7 @@ class Outcome:
 
     status: str
     reason: str = ""
-    output: str | None = None
+    output: str | None = field(default=None, repr=False)
     lane: str = ""
 
 

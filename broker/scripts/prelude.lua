@@ -104,6 +104,11 @@ local function dead_letter(id, now, cause, queue, starts, body)
   redis.call('HSET', P .. 'dead', id, cmsgpack.pack({ 1, now, cause, queue, starts, body }))
 end
 
+local function keep_for_ever(ref)
+  redis.call('PERSIST', task_key(ref))
+  redis.call('PERSIST', P .. 'ids:' .. string.match(ref, '/(.*)$'))
+end
+
 -- Codes of facts that scripts write themselves: places in broker/events.py KINDS.
 local FINISHED, DEAD_LETTERED = 6, 7
 
@@ -140,8 +145,7 @@ local function give_up(ref, now, cause, rules)
     redis.call('HSET', key, 'status', 'failed', 'outcome', rules[5])
     dead_letter(ref, now, cause, queue, starts, '')
     finish(ref, now, rules[2])
-    redis.call('PERSIST', key)
-    redis.call('PERSIST', P .. 'ids:' .. string.match(ref, '/(.*)$'))
+    keep_for_ever(ref)
     return 'dead'
   end
   if starts > 0 and starts >= rules[1] - 1 then

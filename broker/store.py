@@ -1,0 +1,443 @@
+"""Task state in Redis: each method is one round trip for many tasks, and one atomic script for each.
+
+Nothing here decides anything: a script refuses what is stale or double and otherwise does what its caller decided.
+Every call may be repeated after a lost reply without doing anything twice.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from typing import Any
+
+import msgpack
+import redis
+
+from broker import keys
+from broker.errors import BadTask, RedisFull, RedisUnavailable, TaskTooLarge, UnknownTask
+from broker.events import DeadLettered, Fact, Finished, Resumed, Submitted, encode_fact
+from broker.settings import Fleet
+from broker.task import (
+    DISPATCH,
+    Claim,
+    Outcome,
+    Progress,
+    Task,
+    decode_outcome,
+    decode_progress,
+    decode_task,
+    encode_outcome,
+    encode_progress,
+    encode_task,
+    reference,
+)
+
+MICRO = 1_000_000
+PAYLOAD_LIMIT_BYTES = 256 * 1024
+PRIORITY_LIMIT = 1000
+_CANCELLED = Outcome("cancelled", "cancelled by its producer")
+_DEAD = Outcome("failed", "dead letter: it took its worker along again and again")
+
+
+@dataclass(frozen=True, slots=True)
+class Fetched:
+    """What one fetch brought. ``wait_s`` is when a timed task falls due (None: none waits); ``alone``: a suspect
+    waits, and only a process with nothing else in hand gets it."""
+
+    claims: tuple[Claim, ...]
+    wait_s: float | None
+    alone: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Intent:
+    """A call that is about to leave: what it may cost at most (nano-dollars), and the fact to book should it be lost."""
+
+    claim: Claim
+    reserved_nano: int
+    lost: Fact
+
+
+@dataclass(frozen=True, slots=True)
+class Move:
+    """Where a claimed task goes next, with everything that is settled in the same step.
+
+    ``status`` ``queued`` puts it on ``queue`` (after ``delay_s``), ``parked`` or an end takes ``outcome``. ``attempts``
+    are booked even when the claim turns out stale; ``facts`` only when the move is made. ``cause`` makes it a dead letter.
+    """
+
+    claim: Claim
+    status: str
+    progress: Progress
+    queue: str = ""
+    delay_s: float = 0.0
+    cost_nano: int = 0
+    outcome: Outcome | None = None
+    attempts: tuple[Fact, ...] = ()
+    facts: tuple[Fact, ...] = ()
+    cause: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """All that is known of a task. Times in microseconds of Redis's clock, None where it has not come to that."""
+
+    task: Task
+    progress: Progress
+    outcome: Outcome | None
+    status: str
+    queue: str
+    epoch: int
+    cost_nano: int
+    reserved_nano: int
+    submitted_us: int
+    started_us: int | None
+    finished_us: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """A keeper's round: refs to break off here, how many lost claims and lost places the fleet got back."""
+
+    broken: frozenset[str]
+    recovered: int
+    replaced: int
+
+
+@dataclass(frozen=True, slots=True)
+class DeadLetter:
+    """``body`` are the bytes of a message that was no task, b"" for a task (its record holds everything)."""
+
+    id: str
+    at_us: int
+    cause: str
+    queue: str
+    starts: int
+    body: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class QueueState:
+    """``oldest_s`` is the age of what has waited longest, 0 for an empty queue."""
+
+    queue: str
+    depth: int
+    later: int
+    suspects: int
+    in_flight: int
+    oldest_s: float
+
+
+def digest(task: Task) -> str:
+    """What makes two submissions of one id the same task: everything that the producer said."""
+    return hashlib.blake2b(encode_task(task), digest_size=16).hexdigest()
+
+
+class Store:
+    """The task state of one fleet. Thread-safe, as its Redis client is."""
+
+    def __init__(self, client: redis.Redis, fleet: Fleet) -> None:
+        self.client = client
+        self.fleet = fleet
+        self.lease_us = round(fleet.lease_s * MICRO)
+        self._clock_offset_us = 0
+        prelude = _script("prelude")
+        self._run = {
+            name: client.register_script(f"{_flags(name)}\n{prelude}\n{_script(name)}")
+            for name in (
+                "submit", "fetch", "begin", "commit", "release", "keep", "cancel", "watch", "note", "replay",
+            )
+        }  # fmt: skip
+        self._rules = [
+            fleet.max_starts,
+            fleet.idempotency_ttl_s,
+            encode_fact(Finished("cancelled", None, "", _CANCELLED.reason)),
+            encode_outcome(_CANCELLED),
+            encode_outcome(_DEAD),
+        ]
+
+    def now_us(self) -> int:
+        """Redis's clock as last seen by a fetch, carried on by this machine's monotonic one. Microseconds."""
+        if not self._clock_offset_us:
+            self._set_clock(_micros(self._ask(self.client.time)))
+        return time.monotonic_ns() // 1000 + self._clock_offset_us
+
+    def _set_clock(self, now_us: int) -> None:
+        self._clock_offset_us = now_us - time.monotonic_ns() // 1000
+
+    def submit(self, tasks: Sequence[Task]) -> list[str]:
+        """One word a task: ``new``, ``same`` (it was there already) or ``conflict`` (the id has another payload).
+
+        Raises BadTask or TaskTooLarge before anything is stored, RedisFull or RedisUnavailable when nothing was.
+        """
+        rows = []
+        for task in tasks:
+            body = encode_task(task)
+            if len(body) > PAYLOAD_LIMIT_BYTES:
+                raise TaskTooLarge(
+                    f"task {task.task_id!r} is {len(body):,} bytes; the limit is {PAYLOAD_LIMIT_BYTES:,}",
+                    mend="shorten the prompt or put the long part behind a link",
+                )
+            fact = Submitted(
+                task.mode, task.workflow, task.pipeline, task.user, task.type or "", task.parent, task.value_nano
+            )
+            priority = max(-PRIORITY_LIMIT, min(PRIORITY_LIMIT, task.priority))
+            rows.append(
+                [task.ref, task.task_id, task.workspace, priority, DISPATCH, digest(task), body, encode_fact(fact)]
+            )
+        return [word.decode() for word in self._call("submit", _pack(rows))]
+
+    def fetch(self, queue: str, want: int, *, idle: bool) -> Fetched:
+        """Take and claim up to ``want`` tasks. ``idle``: this process has nothing in hand."""
+        now, until_due, alone, rows = self._call("fetch", queue, want, self.lease_us, int(idle))
+        now_us = int(now)
+        self._set_clock(now_us)
+        claims = [claim for row in rows if (claim := self._claim(row, queue, now_us))]
+        return Fetched(tuple(claims), None if until_due < 0 else until_due / MICRO, bool(alone))
+
+    def _claim(self, row: list[bytes], queue: str, now_us: int) -> Claim | None:
+        ref, epoch, body, progress, submitted, enqueued, cost = row
+        try:
+            return Claim(
+                decode_task(body),
+                decode_progress(progress) if progress else Progress(),
+                int(epoch),
+                queue,
+                int(submitted),
+                int(enqueued),
+                now_us,
+                int(cost),
+            )
+        except BadTask as error:
+            self._bury(ref.decode(), epoch.decode(), error.message)
+            return None
+
+    def _bury(self, ref: str, epoch: str, why: str) -> None:
+        """A task whose record cannot be read: ended and kept with its cause, its neighbours go on."""
+        cause = f"unreadable record: {why}"
+        facts = [encode_fact(DeadLettered(cause)), encode_fact(Finished("failed", False, "", cause))]
+        outcome = encode_outcome(Outcome("failed", cause))
+        self._commit([[ref, epoch, 0, "failed", "", 0, b"", outcome, [], facts, cause]])
+
+    def begin(self, intents: Sequence[Intent]) -> list[str]:
+        """Record the intent of each call. One word each: ``go``, ``lost`` or ``cancel``."""
+        rows = [
+            [one.claim.ref, str(one.claim.epoch), str(one.reserved_nano), encode_fact(one.lost)] for one in intents
+        ]
+        return [word.decode() for word in self._call("begin", _pack(rows))]
+
+    def commit(self, moves: Sequence[Move]) -> list[str]:
+        """Settle and move. One word each: ``moved``, ``done before``, ``late`` or ``cancelled``."""
+        return self._commit(
+            [
+                [
+                    move.claim.ref,
+                    str(move.claim.epoch),
+                    move.cost_nano,
+                    move.status,
+                    move.queue,
+                    round(move.delay_s * MICRO),
+                    encode_progress(move.progress),
+                    encode_outcome(move.outcome) if move.outcome else b"",
+                    [encode_fact(fact) for fact in move.attempts],
+                    [encode_fact(fact) for fact in move.facts],
+                    move.cause,
+                ]
+                for move in moves
+            ]
+        )
+
+    def _commit(self, rows: list[list[Any]]) -> list[str]:
+        _, ttl, cancelled_fact, cancelled, _ = self._rules
+        return [word.decode() for word in self._call("commit", _pack(rows), ttl, cancelled_fact, cancelled)]
+
+    def release(self, claims: Iterable[Claim], cause: str = "") -> None:
+        """Give claims back: unharmed, or with the cause for which their worker failed on them."""
+        rows = [[claim.ref, str(claim.epoch), cause] for claim in claims]
+        if rows:
+            self._call("release", _pack(rows), *self._rules)
+
+    def keep(self, held: Sequence[tuple[str, int]], lanes: Sequence[str]) -> Kept:
+        """Renew the leases of (ref, epoch) in hand, announce the lanes served here, look after what is lost."""
+        rows = [[ref, str(epoch)] for ref, epoch in held]
+        broken, recovered, replaced = self._call("keep", _pack(rows), self.lease_us, _pack(list(lanes)), *self._rules)
+        return Kept(frozenset(ref.decode() for ref in broken), recovered, replaced)
+
+    def lanes_seen_us(self) -> dict[str, int]:
+        """When a node last said that it serves a lane, on Redis's clock."""
+        seen = self._ask(lambda: self.client.hgetall(keys.LANES))
+        return {lane.decode(): int(at) for lane, at in seen.items()}
+
+    def wait(self, queue: str, timeout_s: float) -> None:
+        """Block until something is put on the queue, or the time is over."""
+        self._ask(lambda: self.client.blpop([keys.wake_key(queue)], timeout=max(0.01, timeout_s)))
+
+    def cancel(self, ref: str) -> str:
+        """The status now: ``cancelled``, ``cancelling`` (a call is under way) or the end it had reached.
+
+        Raises UnknownTask.
+        """
+        _, ttl, fact, outcome, _ = self._rules
+        word = self._call("cancel", ref, ttl, fact, outcome)
+        if not word:
+            raise unknown(ref)
+        return word.decode()  # type: ignore[no-any-return]
+
+    def note(self, ref: str, fact: Fact) -> None:
+        """Add a fact to a task. Raises UnknownTask."""
+        if not self._call("note", ref, encode_fact(fact)):
+            raise unknown(ref)
+
+    def watch(self, reader: str, refs: Sequence[str]) -> int:
+        """Have ``reader`` told of each ref's end. Gives how many of them are unknown."""
+        return int(self._call("watch", keys.reply_key(reader), *refs))
+
+    def next_end(self, reader: str, timeout_s: float) -> str | None:
+        """The next ref that ended or was parked, None when the time is over."""
+        found = self._ask(lambda: self.client.blpop([keys.reply_key(reader)], timeout=max(0.01, timeout_s)))
+        return found[1].decode() if found else None
+
+    def record(self, ref: str) -> Record:
+        """Raises UnknownTask, or BadTask for a record that cannot be read."""
+        row = self._ask(lambda: self.client.hgetall(keys.task_key(ref)))
+        if b"task" not in row:
+            raise unknown(ref)
+        return Record(
+            decode_task(row[b"task"]),
+            decode_progress(row[b"progress"]) if b"progress" in row else Progress(),
+            decode_outcome(row[b"outcome"]) if b"outcome" in row else None,
+            row[b"status"].decode(),
+            row[b"queue"].decode(),
+            int(row[b"epoch"]),
+            int(row[b"cost"]),
+            int(row.get(b"reserved", 0)),
+            int(row[b"submitted"]),
+            int(row[b"started"]) if b"started" in row else None,
+            int(row[b"finished"]) if b"finished" in row else None,
+        )
+
+    def find(self, task_id: str) -> list[str]:
+        """The refs of that task id over all workspaces."""
+        workspaces = self._ask(lambda: self.client.smembers(keys.ids_key(task_id)))
+        return sorted(reference(workspace.decode(), task_id) for workspace in workspaces)
+
+    def queues(self, names: Sequence[str]) -> list[QueueState]:
+        now_us = self.now_us()
+        pipe = self.client.pipeline(transaction=False)
+        for name in names:
+            pipe.zcard(keys.queue_key(name))
+            pipe.zcard(keys.later_key(name))
+            pipe.zcard(keys.suspects_key(name))
+            pipe.zrange(keys.queue_key(name), 0, 0)
+        pipe.zrange(keys.LEASES, 0, -1)
+        *counts, leased = self._ask(pipe.execute)
+        heads = [counts[index + 3] for index in range(0, len(counts), 4)]
+        ages = self._ages([head[0].decode() for head in heads if head], now_us)
+        held = self._held_by_queue([ref.decode() for ref in leased])
+        states = []
+        for index, name in enumerate(names):
+            depth, later, suspects, head = counts[4 * index : 4 * index + 4]
+            oldest_s = ages[head[0].decode()] if head else 0.0
+            states.append(QueueState(name, depth, later, suspects, held.get(name, 0), oldest_s))
+        return states
+
+    def _ages(self, refs: list[str], now_us: int) -> dict[str, float]:
+        pipe = self.client.pipeline(transaction=False)
+        for ref in refs:
+            pipe.hget(keys.task_key(ref), "enqueued")
+        return {
+            ref: max(0.0, (now_us - int(at or now_us)) / MICRO)
+            for ref, at in zip(refs, self._ask(pipe.execute), strict=True)
+        }
+
+    def _held_by_queue(self, refs: list[str]) -> dict[str, int]:
+        pipe = self.client.pipeline(transaction=False)
+        for ref in refs:
+            pipe.hget(keys.task_key(ref), "queue")
+        held: dict[str, int] = {}
+        for queue in self._ask(pipe.execute):
+            name = (queue or b"").decode()
+            held[name] = held.get(name, 0) + 1
+        return held
+
+    def parked(self, limit: int = 1000) -> list[str]:
+        """The refs that wait for a person, longest first."""
+        return [ref.decode() for ref in self._ask(lambda: self.client.zrange(keys.PARKED, 0, limit - 1))]
+
+    def dead_letters(self) -> list[DeadLetter]:
+        rows = self._ask(lambda: self.client.hgetall(keys.DEAD))
+        letters = []
+        for name, packed in rows.items():
+            _, at_us, cause, queue, starts, body = msgpack.unpackb(packed, raw=True)
+            letters.append(
+                DeadLetter(
+                    name.decode(errors="replace"),
+                    int(at_us),
+                    cause.decode(errors="replace"),
+                    queue.decode(errors="replace"),
+                    int(starts),
+                    body,
+                )
+            )
+        return sorted(letters, key=lambda letter: letter.at_us)
+
+    def replay(self, ref: str) -> bool:
+        """Put a dead letter of a task back on its queue, with its story and spend. False: there is none."""
+        return bool(self._call("replay", ref, encode_fact(Resumed("replay", ""))))
+
+    def drop_dead(self, letter_id: str) -> bool:
+        """Forget a dead letter; the task's record then ends with its time to live. False: there is none."""
+        pipe = self.client.pipeline()
+        pipe.hdel(keys.DEAD, letter_id)
+        pipe.expire(keys.task_key(letter_id), self.fleet.idempotency_ttl_s)
+        return bool(self._ask(pipe.execute)[0])
+
+    def _call(self, name: str, *args: Any) -> Any:
+        return self._ask(lambda: self._run[name](args=args))
+
+    def _ask(self, question: Callable[[], Any]) -> Any:
+        return ask(question)
+
+
+def ask(question: Callable[[], Any]) -> Any:
+    """The answer of Redis, its library's failures told as ours. Raises RedisFull or RedisUnavailable."""
+    try:
+        return question()
+    except redis.exceptions.OutOfMemoryError as error:
+        raise full() from error
+    except (redis.ConnectionError, redis.TimeoutError) as error:
+        raise RedisUnavailable(f"Redis does not answer: {error}", mend="see that it runs and is reachable") from error
+    except redis.ResponseError as error:
+        if "OOM" in str(error):
+            raise full() from error
+        raise
+
+
+def full() -> RedisFull:
+    return RedisFull(
+        "Redis is full; nothing was stored", mend="let the fleet drain its queues, or raise maxmemory, and submit again"
+    )
+
+
+def unknown(ref: str) -> UnknownTask:
+    return UnknownTask(f"no task {ref!r} is known", mend="check the id and its workspace; records live 30 days")
+
+
+def _script(name: str) -> str:
+    return (files("broker") / "scripts" / f"{name}.lua").read_text(encoding="utf-8")
+
+
+def _flags(name: str) -> str:
+    """Only a submission is refused when Redis is full: whatever drains the queues must go on."""
+    return "#!lua" if name == "submit" else "#!lua flags=allow-oom"
+
+
+def _pack(rows: object) -> bytes:
+    return msgpack.packb(rows, use_bin_type=False)  # type: ignore[no-any-return]
+
+
+def _micros(pair: tuple[int, int]) -> int:
+    return pair[0] * MICRO + pair[1]
