@@ -1,0 +1,84 @@
+"""What this process has in hand: claims taken and not yet given back, over all its queues."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from broker.task import Claim
+
+
+@dataclass(slots=True)
+class _Held:
+    epoch: int
+    queue: str
+    until: float
+    broken: bool = False
+
+
+class Hands:
+    """Thread-safe. A claim is renewed until ``hold_s`` after it was taken, whatever its worker does."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._held: dict[str, _Held] = {}
+        self._messages: dict[str, int] = {}
+        self._alone = False
+
+    def take(self, claims: Sequence[Claim], queue: str, *, messages: int, hold_s: float) -> None:
+        until = time.monotonic() + hold_s
+        with self._changed:
+            for claim in claims:
+                self._held[claim.ref] = _Held(claim.epoch, queue, until)
+            self._messages[queue] = self._messages.get(queue, 0) + messages
+
+    def drop(self, claims: Iterable[Claim], queue: str) -> None:
+        """One message of ``queue`` is done with; its claims are no longer ours."""
+        with self._changed:
+            for claim in claims:
+                held = self._held.get(claim.ref)
+                if held and held.epoch == claim.epoch:
+                    del self._held[claim.ref]
+            self._messages[queue] = max(0, self._messages.get(queue, 0) - 1)
+            if not any(self._messages.values()):
+                self._alone = False
+            self._changed.notify_all()
+
+    def messages(self, queue: str | None = None) -> int:
+        """Messages in hand, of one queue or of all."""
+        with self._changed:
+            return sum(self._messages.values()) if queue is None else self._messages.get(queue, 0)
+
+    def clear_the_table(self) -> None:
+        """A suspect waits: take nothing new on any queue until everything in hand is done."""
+        with self._changed:
+            self._alone = any(self._messages.values())
+
+    @property
+    def waiting_for_quiet(self) -> bool:
+        with self._changed:
+            return self._alone
+
+    def wait(self, timeout_s: float) -> None:
+        """Until something is given back, or the time is over."""
+        with self._changed:
+            self._changed.wait(timeout_s)
+
+    def to_renew(self) -> list[tuple[str, int]]:
+        now = time.monotonic()
+        with self._changed:
+            return [(ref, held.epoch) for ref, held in self._held.items() if held.until > now]
+
+    def break_off(self, refs: Iterable[str]) -> None:
+        """These are ours no longer, or somebody wants them ended."""
+        with self._changed:
+            for ref in refs:
+                if ref in self._held:
+                    self._held[ref].broken = True
+
+    def broken(self, claim: Claim) -> bool:
+        """Whether a call for this claim should be broken off."""
+        held = self._held.get(claim.ref)
+        return held is None or held.epoch != claim.epoch or held.broken

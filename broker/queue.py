@@ -1,0 +1,225 @@
+"""dramatiq's broker for queues of tasks: same actors and command line, our own way for messages to travel.
+
+A queue of tasks is a sorted set of task names; what travels is the claim itself. A consumer takes and claims a handful
+of tasks in one script and hands them to the queue's actor as one message, so there is nothing to acknowledge: the
+actor's commit ends the claim, in the same script as the next hop. Idle consumers sleep in a blocking pop. A queue that
+was not declared here with ``task_queue`` is a plain dramatiq queue.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import dramatiq
+import msgpack
+import redis
+from dramatiq.broker import Consumer, MessageProxy
+from dramatiq.brokers.redis import RedisBroker
+from dramatiq.encoder import Encoder
+from dramatiq.errors import ConnectionClosed
+from dramatiq.middleware import Middleware
+
+from broker.errors import RedisFull, RedisUnavailable
+from broker.hands import Hands
+from broker.store import Fetched, Store
+from broker.task import Claim
+
+log = logging.getLogger(__name__)
+Work = Callable[[Sequence[Claim]], None]
+
+
+@dataclass(frozen=True, slots=True)
+class TaskQueue:
+    """How a process serves a queue.
+
+    ``messages`` are in hand at most, ``batch`` tasks in each. ``shared`` queues count against one common limit, so
+    that what one holds the other does not fetch. A lower ``priority`` number is worked on first within the process.
+    ``hold_s`` bounds a claim, whatever its worker does.
+    """
+
+    name: str
+    messages: int
+    batch: int
+    hold_s: float
+    priority: int = 0
+    shared: int | None = None
+
+
+class MsgpackEncoder(Encoder):
+    """For plain dramatiq messages: a third of the bytes of JSON."""
+
+    def encode(self, data: dict[str, Any]) -> bytes:
+        return msgpack.packb(data)  # type: ignore[no-any-return]
+
+    def decode(self, data: bytes) -> dict[str, Any]:
+        return msgpack.unpackb(data)  # type: ignore[no-any-return]
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class TaskMessage(dramatiq.Message[None]):
+    """A handful of claims on their way to their actor. Its text names the tasks and never their payload."""
+
+    def __str__(self) -> str:
+        return f"{self.actor_name}({', '.join(claim.ref for claim in self.args[0])})"
+
+    __repr__ = __str__
+
+
+class LaneBroker(RedisBroker):
+    """Queues of tasks over a ``Store``; ``lanes`` are announced as served while a worker runs here."""
+
+    def __init__(self, store: Store, *, lanes: Sequence[str] = ()) -> None:
+        self.store = store
+        self.hands = Hands()
+        self.task_queues: dict[str, TaskQueue] = {}
+        self.stopping = threading.Event()
+        self.fetching = threading.Lock()
+        super().__init__(client=store.client, middleware=[_Keeper(store, self.hands, lanes, self.stopping)])
+
+    def task_queue(self, queue: TaskQueue, work: Work) -> None:
+        """Serve a queue of tasks with ``work``, called with a handful of claims at a time on a worker's thread."""
+        self.task_queues[queue.name] = queue
+        dramatiq.actor(
+            work, actor_name=queue.name.replace("-", "_"), queue_name=queue.name, priority=queue.priority, broker=self
+        )
+
+    def declare_queue(self, queue_name: str) -> None:
+        if queue_name not in self.task_queues:
+            super().declare_queue(queue_name)
+        elif queue_name not in self.queues:
+            # No delay queue: a task that waits for a time is in a sorted set of its own.
+            self.emit_before("declare_queue", queue_name)
+            self.queues.add(queue_name)
+            self.emit_after("declare_queue", queue_name)
+
+    def consume(self, queue_name: str, prefetch: int = 1, timeout: int = 5000) -> Consumer:
+        queue = self.task_queues.get(queue_name)
+        if queue is None:
+            return super().consume(queue_name, prefetch, timeout)
+        return TaskConsumer(self, queue, timeout / 1000)
+
+
+class TaskConsumer(Consumer):
+    """Takes claims while there is room, and sleeps where there is nothing to take."""
+
+    def __init__(self, broker: LaneBroker, queue: TaskQueue, timeout_s: float) -> None:
+        self.store, self.hands, self.stopping = broker.store, broker.hands, broker.stopping
+        self.fetching = broker.fetching
+        self.queue = queue
+        self.timeout_s = timeout_s
+        self.ready: deque[TaskMessage] = deque()
+
+    def __next__(self) -> MessageProxy | None:
+        if not self.ready:
+            self._fill()
+        return MessageProxy(self.ready.popleft()) if self.ready else None
+
+    def _fill(self) -> None:
+        try:
+            fetched = self._fetch()
+            if fetched is None:
+                self.hands.wait(self.timeout_s)
+            elif not fetched.claims and not fetched.alone:
+                due_s = self.timeout_s if fetched.wait_s is None else fetched.wait_s
+                self.store.wait(self.queue.name, min(self.timeout_s, due_s))
+        except RedisUnavailable as error:
+            raise ConnectionClosed(error) from None
+
+    def _fetch(self) -> Fetched | None:
+        """None: no room. One consumer of the process at a time, so that shared room is not given out twice."""
+        with self.fetching:
+            room = self._room()
+            if not room or self.stopping.is_set():
+                return None
+            fetched = self.store.fetch(self.queue.name, room * self.queue.batch, idle=self.hands.messages() == 0)
+            self._hand_out(fetched.claims)
+            if fetched.alone:
+                self.hands.clear_the_table()
+            return fetched
+
+    def _room(self) -> int:
+        """Messages that may still be taken."""
+        if self.hands.waiting_for_quiet:
+            return 0
+        room = self.queue.messages - self.hands.messages(self.queue.name)
+        if self.queue.shared is not None:
+            room = min(room, self.queue.shared - self.hands.messages())
+        return max(0, room)
+
+    def _hand_out(self, claims: Sequence[Claim]) -> None:
+        size = self.queue.batch
+        parts = [claims[start : start + size] for start in range(0, len(claims), size)]
+        self.hands.take(claims, self.queue.name, messages=len(parts), hold_s=self.queue.hold_s)
+        actor = self.queue.name.replace("-", "_")
+        self.ready.extend(TaskMessage(self.queue.name, actor, (part,), {}, {}) for part in parts)
+
+    def ack(self, message: MessageProxy) -> None:
+        """The actor is done. Where it failed, its claims go back with the cause, which counts as a start."""
+        claims: Sequence[Claim] = message.args[0]
+        error = message._exception
+        try:
+            if error is not None:
+                self.store.release(claims, f"{type(error).__name__}: {_first_line(error)}")
+        except (RedisUnavailable, RedisFull) as lost:
+            raise ConnectionClosed(lost) from None
+        self.hands.drop(claims, self.queue.name)
+
+    nack = ack
+
+    def requeue(self, messages: Iterable[MessageProxy]) -> None:
+        for message in messages:
+            self.store.release(message.args[0])
+            self.hands.drop(message.args[0], self.queue.name)
+
+    def close(self) -> None:
+        while self.ready:
+            self.requeue([MessageProxy(self.ready.popleft())])
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).splitlines() or [""])[0][:200]
+
+
+class _Keeper(Middleware):
+    """One thread a process that says what is still in hand and which lanes are served, three times a lease."""
+
+    def __init__(self, store: Store, hands: Hands, lanes: Sequence[str], stopping: threading.Event) -> None:
+        self.store, self.hands, self.lanes = store, hands, tuple(lanes)
+        self.stopping = stopping
+        self.ended = threading.Event()
+        self.thread = threading.Thread(target=self._run, name="keeper", daemon=True)
+
+    def before_worker_boot(self, broker: Any, worker: Any) -> None:
+        self.thread.start()
+
+    def before_worker_shutdown(self, broker: Any, worker: Any) -> None:
+        self.stopping.set()
+
+    def after_worker_shutdown(self, broker: Any, worker: Any) -> None:
+        self.ended.set()
+        self.thread.join(timeout=self.store.fleet.lease_s)
+
+    def _run(self) -> None:
+        pause_s = self.store.fleet.lease_s / 3
+        while True:
+            self._round()
+            if self.ended.wait(pause_s):
+                return
+
+    def _round(self) -> None:
+        try:
+            kept = self.store.keep(self.hands.to_renew(), self.lanes)
+        except (RedisUnavailable, redis.ResponseError) as error:
+            log.warning("leases not renewed, trying again in a third of a lease: %s", error)
+            return
+        self.hands.break_off(kept.broken)
+        if kept.recovered or kept.replaced:
+            log.warning("recovered %d lost claims and %d lost places", kept.recovered, kept.replaced)
+
+
+dramatiq.set_encoder(MsgpackEncoder())
