@@ -1,6 +1,6 @@
-# `make PYTHON=/path/to/python3.12 install` chooses the interpreter; without it the first suitable one on PATH is used.
+# `make PYTHON=/path/to/python3.12 install` chooses the interpreter of a new .venv (`make clean` drops the old one);
+# without it the first suitable one on PATH is used.
 BIN := .venv/bin
-PACKAGES := broker dispatcher workers accounting laneway
 PINS := pyproject.toml scripts/install requirements/core.txt requirements/bare.txt requirements/data.txt
 
 .PHONY: demo install test check fmt up bench lock clean
