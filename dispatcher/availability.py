@@ -1,0 +1,23 @@
+"""Which lanes cannot take a task now, and why."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from broker.settings import Lane, Settings
+from dispatcher.policy import LaneSight, absent
+
+
+def unavailable(settings: Settings, seen_s_ago: Mapping[str, float], watched_s: float) -> dict[str, str]:
+    """Reason by lane; a lane that is not in it can take tasks."""
+    reasons = {}
+    for name, lane in settings.lanes.items():
+        sight = LaneSight(seen_s_ago.get(name), needs_key(lane), watched_s)
+        reason = absent(sight, settings.fleet.lane_absent_s)
+        if reason is not None:
+            reasons[name] = reason
+    return reasons
+
+
+def needs_key(lane: Lane) -> bool:
+    return bool(lane.api_key_env or lane.api_key_file)

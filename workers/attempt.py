@@ -1,0 +1,187 @@
+"""From the end of a call to the task's next move: pure decisions, one value each."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from broker.call import Reply
+from broker.errors import EngineError, TransientEngineError
+from broker.events import Attempted, Escalated, Fact, Finished, Parked
+from broker.settings import HUMAN, Lane, TaskType
+from broker.store import Move
+from broker.task import Claim, Outcome, Progress, lane_queue
+from dispatcher.gates import Verdict
+from dispatcher.policy import Answered, Bounds, Broken, Complete, Fail, Park, Reprompt, Retry, Run, Step, after
+from workers.settle import Settlement
+
+NO_VERDICT = Verdict(passed=None, gate="", complaint="")
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """A call that is over. Times in microseconds of Redis's clock; ``gate_cost_nano`` is what judging it cost."""
+
+    result: Reply | EngineError
+    verdict: Verdict
+    settlement: Settlement
+    started_us: int
+    ended_us: int
+    gate_cost_nano: int
+    price_ref: str
+
+
+def purpose(progress: Progress) -> str:
+    """Why this call is made: the first on its lane is the task itself, the others are overhead of two kinds."""
+    if progress.complaint:
+        return "reprompt"
+    return "retry" if progress.retries else "task"
+
+
+def attempted(claim: Claim, lane_name: str, engine: str, model: str, ended: Ended) -> Attempted:
+    """The fact of one call, as accounting books it."""
+    result, usage = ended.result, ended.settlement.usage
+    answered = isinstance(result, Reply)
+    return Attempted(
+        attempt_id=claim.attempt_id,
+        parent_attempt_id=claim.progress.attempts[-1].attempt_id if claim.progress.attempts else "",
+        hop=claim.progress.hop,
+        lane=lane_name,
+        engine=engine,
+        model=(result.model or model) if isinstance(result, Reply) else model,
+        model_revision=result.model_revision if isinstance(result, Reply) else "",
+        purpose=purpose(claim.progress),
+        started_us=ended.started_us,
+        ended_us=ended.ended_us,
+        queue_wait_ms=max(0, claim.claimed_us - claim.enqueued_us) / 1000,
+        latency_ms=(ended.ended_us - ended.started_us) / 1000,
+        time_to_first_token_ms=result.time_to_first_token_ms if isinstance(result, Reply) else None,
+        cost_nano=ended.settlement.cost_nano,
+        marginal_nano=ended.settlement.marginal_nano,
+        price_ref=ended.price_ref,
+        input_tokens=usage.input_tokens,
+        cached_input_tokens=usage.cached_input_tokens,
+        cache_write_tokens=usage.cache_write_tokens,
+        output_tokens=usage.output_tokens,
+        reasoning_tokens=usage.reasoning_tokens,
+        gate=ended.verdict.gate,
+        verdict="" if not answered or ended.verdict.passed is None else "pass" if ended.verdict.passed else "fail",
+        failure="" if isinstance(result, Reply) else result.failure,
+        complaint=ended.verdict.complaint if answered else _first_line(result),
+        settled=ended.settlement.settled,
+        gate_cost_nano=ended.gate_cost_nano,
+    )
+
+
+def lost(claim: Claim, lane_name: str, engine: str, model: str, started_us: int, worst: int | None) -> Attempted:
+    """The fact to book should this call never be settled."""
+    return Attempted(
+        attempt_id=claim.attempt_id,
+        parent_attempt_id=claim.progress.attempts[-1].attempt_id if claim.progress.attempts else "",
+        hop=claim.progress.hop,
+        lane=lane_name,
+        engine=engine,
+        model=model,
+        purpose=purpose(claim.progress),
+        started_us=started_us,
+        ended_us=started_us,
+        queue_wait_ms=max(0, claim.claimed_us - claim.enqueued_us) / 1000,
+        latency_ms=0.0,
+        cost_nano=worst,
+        marginal_nano=worst,
+        failure="worker_lost",
+        settled=False,
+    )
+
+
+def next_step(
+    claim: Claim, lane_name: str, lane: Lane, task_type: TaskType, ended: Ended, unavailable: Mapping[str, str]
+) -> Step:
+    """The policy's answer to how the call ended."""
+    progress = claim.progress
+    bounds = Bounds(
+        retries_left=lane.retries - progress.retries,
+        reprompts_left=task_type.reprompts - progress.reprompts,
+        retry_delay_s=lane.retry_delay_s,
+        retries=progress.retries,
+    )
+    return after(_outcome(ended), lane_name, progress.chain, bounds, unavailable)
+
+
+def move(claim: Claim, step: Step, fact: Attempted, ended: Ended) -> Move:
+    """The task's next place, with the attempt settled in the same step."""
+    text = ended.result.text if isinstance(ended.result, Reply) else ""
+    told = replace(
+        claim.progress,
+        attempts=(*claim.progress.attempts, fact),
+        last_answer=text or claim.progress.last_answer,
+    )
+    status, progress, outcome, facts, queue, delay_s = _place(claim, step, told, ended, text)
+    return Move(
+        claim=claim,
+        status=status,
+        progress=progress,
+        queue=queue,
+        delay_s=delay_s,
+        cost_nano=(fact.cost_nano or 0) + fact.gate_cost_nano,
+        outcome=outcome,
+        attempts=(fact,),
+        facts=facts,
+    )
+
+
+Place = tuple[str, Progress, Outcome | None, tuple[Fact, ...], str, float]
+
+
+def _place(claim: Claim, step: Step, told: Progress, ended: Ended, text: str) -> Place:
+    """Status, progress, outcome, facts, queue and delay of each step."""
+    lane, mode = told.lane, claim.task.mode
+    match step:
+        case Complete():
+            succeeded = True if ended.verdict.passed else None
+            outcome = Outcome("succeeded", "", text, lane)
+            return "succeeded", told, outcome, (Finished("succeeded", succeeded, lane),), "", 0.0
+        case Retry(delay_s):
+            return "queued", replace(told, retries=told.retries + 1), None, (), lane_queue(lane, mode), delay_s
+        case Reprompt(complaint):
+            again = replace(told, reprompts=told.reprompts + 1, complaint=complaint)
+            return "queued", again, None, (), lane_queue(lane, mode), 0.0
+        case Run(to, why, skipped):
+            risen = climbed(told, to, why, skipped)
+            return "queued", risen, None, (Escalated(lane, to, why, skipped),), lane_queue(to, mode), 0.0
+        case Park(why, skipped):
+            risen = climbed(told, HUMAN, why, skipped)
+            outcome = Outcome("parked", f"waits for a person: {why}", told.last_answer or None, HUMAN)
+            return "parked", risen, outcome, (Escalated(lane, HUMAN, why, skipped), Parked(HUMAN, why)), "", 0.0
+        case Fail(why, skipped):
+            outcome = Outcome("failed", why, told.last_answer or None, lane)
+            skips = replace(told, why=why, skipped=(*told.skipped, *skipped))
+            return "failed", skips, outcome, (Finished("failed", False, lane, why),), "", 0.0
+
+
+def climbed(progress: Progress, to: str, why: str, skipped: tuple[tuple[str, str], ...]) -> Progress:
+    """On the next lane everything that counts per lane starts anew."""
+    return replace(
+        progress,
+        lane=to,
+        hop=progress.hop + 1,
+        retries=0,
+        reprompts=0,
+        complaint="",
+        why=why,
+        skipped=(*progress.skipped, *skipped),
+    )
+
+
+def _outcome(ended: Ended) -> Answered | Broken:
+    match ended.result:
+        case Reply():
+            return Answered(ended.verdict.passed, ended.verdict.complaint)
+        case TransientEngineError() as error:
+            return Broken(error.failure, transient=True, retry_after_s=error.retry_after_s)
+        case error:
+            return Broken(error.failure, transient=False)
+
+
+def _first_line(error: Reply | EngineError) -> str:
+    return error.message.splitlines()[0][:300] if isinstance(error, EngineError) and error.message else ""

@@ -1,0 +1,46 @@
+"""The call that a lane makes for a task: a pure function of the claim and the configuration."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from broker.call import Call
+from broker.settings import ChoiceGate, GateSettings, JsonSchemaGate, Lane, TaskType
+from broker.task import Claim
+
+REPROMPT = "That answer was not accepted: {complaint} Answer again, and give the corrected answer only."
+#: Room for the words that a chat template puts around each message, in tokens; a bound, not a measure.
+TEMPLATE_TOKENS = 16
+
+
+def compose(claim: Claim, lane: Lane, task_type: TaskType, gates: Sequence[GateSettings]) -> Call:
+    """System text first (the stable prefix that providers cache), then the lane's shots, the task's own messages, and
+    for a re-prompt the last answer with what was wrong about it."""
+    messages: list[Mapping[str, Any]] = []
+    system = "\n\n".join(part for part in (lane.system, task_type.instruction) if part)
+    if system:
+        messages.append({"role": "system", "content": system})
+    for question, answer in lane.shots:
+        messages += [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
+    messages += claim.task.messages
+    if claim.progress.complaint:
+        messages += [
+            {"role": "assistant", "content": claim.progress.last_answer},
+            {"role": "user", "content": REPROMPT.format(complaint=claim.progress.complaint)},
+        ]
+    return Call(
+        messages=tuple(messages),
+        max_tokens=min(task_type.max_tokens or lane.max_tokens, lane.max_tokens),
+        schema=next((gate.schema_ for gate in gates if isinstance(gate, JsonSchemaGate) and gate.schema_), None),
+        choices=next((gate.choices for gate in gates if isinstance(gate, ChoiceGate)), None),
+        temperature=lane.temperature,
+        seed=lane.seed,
+        timeout_s=lane.timeout_s,
+    )
+
+
+def input_bound(call: Call) -> int:
+    """More tokens than the call's input can have: a tokenizer makes no more tokens than there are bytes."""
+    size = sum(len(str(message.get("content", "")).encode()) + TEMPLATE_TOKENS for message in call.messages)
+    return size + (len(str(call.schema).encode()) if call.schema else 0)
