@@ -1,0 +1,66 @@
+"""The engine seam: what a lane needs of the thing that runs its model.
+
+An engine is one module with one class and one line in ``ENGINES``. ``tests/conformance/test_engines.py`` runs over that
+table.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from importlib import import_module
+from pathlib import Path
+from typing import Protocol
+
+from broker.call import Call, Reply
+from broker.settings import Lane
+
+
+class Engine(Protocol):
+    """One lane's way to its model, shared by all threads of a worker process.
+
+    Made with ``(lane_name, lane, var)``; ``var`` is the node's folder for state and logs. ``name`` is the engine's own
+    name in ``ENGINES``, never ``auto``.
+    """
+
+    name: str
+
+    def check(self) -> None:
+        """Raise EngineUnavailable where this node lacks something that the engine needs (package, model file, key).
+
+        Cheap enough for import time: no network, nothing started.
+        """
+
+    def open(self) -> None:
+        """Be ready to serve: start or connect. May be called again at any time, which mends a dead engine.
+
+        Raises EngineUnavailable.
+        """
+
+    def call(self, call: Call, cancelled: Callable[[], bool]) -> Reply:
+        """One answer. Raises a leaf of EngineError and nothing else.
+
+        ``cancelled`` is asked several times a second while the call waits; once it says True the call is broken off
+        and raises CallCancelled.
+        """
+
+    def close(self) -> None:
+        """Let go of connections and threads. Calls in flight end; an engine process that others share goes on."""
+
+
+ENGINES: dict[str, str] = {
+    "echo": "workers.engines.echo:EchoEngine",
+    "llamacpp": "workers.engines.llamacpp:LlamaCppEngine",
+    "openai": "workers.engines.openai:OpenAIEngine",
+}
+
+
+def resolve(name: str) -> str:
+    """The engine that ``name`` stands for on this node: ``auto`` is llamacpp, any other name itself."""
+    return "llamacpp" if name == "auto" else name
+
+
+def build(lane_name: str, lane: Lane, var: Path) -> Engine:
+    """The engine of a lane, neither checked nor opened. Imports that engine's module only."""
+    module, _, class_name = ENGINES[resolve(lane.engine)].partition(":")
+    engine: Engine = getattr(import_module(module), class_name)(lane_name, lane, var)
+    return engine
