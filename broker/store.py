@@ -363,6 +363,11 @@ class Store:
             held[name] = held.get(name, 0) + 1
         return held
 
+    def memory_used(self) -> float:
+        """The used part of Redis's maxmemory, 0.0 where it has none."""
+        info = self._ask(lambda: self.client.info("memory"))
+        return info["used_memory"] / info["maxmemory"] if info.get("maxmemory") else 0.0
+
     def parked(self, limit: int = 1000) -> list[str]:
         """The refs that wait for a person, longest first."""
         return [ref.decode() for ref in self._ask(lambda: self.client.zrange(keys.PARKED, 0, limit - 1))]

@@ -1,0 +1,78 @@
+"""The dispatcher's actor: classify what was submitted and put it on the cheapest lane that can do it."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Sequence
+
+from broker.connect import connect
+from broker.errors import BadTask, LanewayError
+from broker.prices import cost_nano
+from broker.queue import LaneBroker, TaskQueue
+from broker.settings import Settings, load
+from broker.sights import Sights
+from broker.store import Move, Store
+from broker.tariff import cpu_price
+from broker.task import DISPATCH, Claim
+from dispatcher.availability import unavailable
+from dispatcher.classify import Classified, Classifier
+from dispatcher.embedding import load_embedder
+from dispatcher.gates import gates_of
+from dispatcher.route import refuse, route
+
+TASKS_A_MESSAGE = 100
+MESSAGES_IN_HAND = 2
+HOLD_S = 60.0
+
+
+class Dispatcher:
+    """``work`` runs on dramatiq's threads: one embedding call and three round trips for a handful of tasks."""
+
+    def __init__(self, settings: Settings, store: Store, classifier: Classifier) -> None:
+        self.settings, self.store, self.classifier = settings, store, classifier
+        self.sights = Sights(store)
+        self.cpu = cpu_price(settings.fleet.cpu_usd_per_hour)
+
+    def work(self, claims: Sequence[Claim]) -> None:
+        before = time.thread_time_ns()
+        classified = self.classify(claims)
+        spent_ms = (time.thread_time_ns() - before) / 1e6
+        share_nano = cost_nano(self.cpu, None, busy_ms=spent_ms / max(1, len(claims))) or 0
+        away = unavailable(self.settings, self.sights.seen_s_ago(), self.sights.watched_s())
+        self.store.commit(
+            [self._move(claim, one, away, share_nano) for claim, one in zip(claims, classified, strict=True)]
+        )
+
+    def classify(self, claims: Sequence[Claim]) -> list[Classified]:
+        """The declared type where there is one; the others are classified together."""
+        open_ones = [claim for claim in claims if claim.task.type is None]
+        found = iter(self.classifier.classify([claim.task.prompt for claim in open_ones]))
+        return [
+            Classified(claim.task.type, "declared", "", 1.0) if claim.task.type is not None else next(found)
+            for claim in claims
+        ]
+
+    def _move(self, claim: Claim, one: Classified, away: dict[str, str], share_nano: int) -> Move:
+        if one.task_type not in self.settings.types:
+            known = ", ".join(sorted(self.settings.types))
+            return refuse(claim, f"unknown task type {one.task_type!r}; the fleet knows {known}")
+        try:
+            gates_of(self.settings.types[one.task_type], claim.task)
+        except BadTask as error:
+            return refuse(claim, f"its gate cannot be used: {error.message}")
+        return route(claim, one, self.settings, away, share_nano)
+
+
+def serve() -> LaneBroker:
+    """The broker for ``dramatiq``. Ends the process with the mend where this node cannot dispatch."""
+    try:
+        settings = load()
+        classifier = Classifier.build(settings, load_embedder())
+        store = connect(settings)
+    except LanewayError as error:
+        sys.exit(f"the dispatcher cannot run on this node: {error}")
+    broker = LaneBroker(store)
+    queue = TaskQueue(DISPATCH, messages=MESSAGES_IN_HAND, batch=TASKS_A_MESSAGE, hold_s=HOLD_S)
+    broker.task_queue(queue, Dispatcher(settings, store, classifier).work)
+    return broker

@@ -1,0 +1,5 @@
+"""`dramatiq dispatcher.node`: this node dispatches."""
+
+from dispatcher.actor import serve
+
+broker = serve()
