@@ -1,0 +1,285 @@
+"""From the stream to files, each fact exactly once.
+
+One batch at a time, by whoever holds the lock:
+
+    1. the boundary ``first last count`` is recorded in Redis before anything is written;
+    2. the entries between are written, one part a day, named ``<first>-<last>.parquet``;
+    3. when all are durable, one script trims the stream up to ``last``, forgets the boundary and marks the days dirty.
+
+A crash anywhere leaves the boundary, so that the next writer reads the same entries and writes the same parts again,
+byte for byte. Each step in Redis asks whether the lock is still its own; a writer that slept through its lock can at
+worst write the same bytes once more. The scripts run when Redis is full, for it is they that make room.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Self
+
+import msgpack
+import redis
+
+from accounting import ledger, schema, wire
+from accounting.ledger import Store
+from broker.keys import EVENTS, PREFIX
+from broker.settings import Settings
+
+LOCK = PREFIX + "ingest:lock"
+BATCH = PREFIX + "ingest:batch"
+#: A hash: day → the last entry that touched it, so that a rollup forgets a day only as far as it has read it.
+DIRTY = PREFIX + "dirty"
+LOCK_MS = 60_000
+PAGE = 2_000
+
+log = logging.getLogger("laneway.ingest")
+
+_ACQUIRE = """#!lua flags=allow-oom
+if not redis.call('SET', KEYS[1], ARGV[1], 'NX', 'PX', ARGV[2]) then return false end
+return redis.call('GET', KEYS[2]) or ''
+"""
+_HOLD = """#!lua flags=allow-oom
+if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
+redis.call('PEXPIRE', KEYS[1], ARGV[2])
+if ARGV[3] ~= '' then redis.call('SET', KEYS[2], ARGV[3]) end
+return 1
+"""
+_COMMIT = """#!lua flags=allow-oom
+if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
+redis.call('XTRIM', KEYS[3], 'MINID', ARGV[3])
+redis.call('DEL', KEYS[2])
+for i = 4, #ARGV do redis.call('HSET', KEYS[4], ARGV[i], ARGV[2]) end
+return 1
+"""
+_RELEASE = """#!lua flags=allow-oom
+if redis.call('GET', KEYS[1]) == ARGV[1] then redis.call('DEL', KEYS[1]) end
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Ingested:
+    """What a drain did. ``flaws`` are facts or whole entries set aside; ``busy``: another writer holds the lock."""
+
+    entries: int = 0
+    events: int = 0
+    parts: int = 0
+    days: tuple[str, ...] = ()
+    flaws: int = 0
+    busy: bool = False
+
+    def __add__(self, other: Ingested) -> Ingested:
+        return Ingested(
+            self.entries + other.entries,
+            self.events + other.events,
+            self.parts + other.parts,
+            tuple(sorted({*self.days, *other.days})),
+            self.flaws + other.flaws,
+            self.busy or other.busy,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _Batch:
+    """Entries in stream order with the facts read from them. ``flawed`` are entries that hold at least one flaw."""
+
+    ids: tuple[str, ...] = ()
+    rows: tuple[wire.Row, ...] = ()
+    flawed: tuple[tuple[str, bytes, str], ...] = ()
+
+    @property
+    def boundary(self) -> str:
+        return f"{self.ids[0]} {self.ids[-1]} {len(self.ids)}"
+
+    @property
+    def name(self) -> str:
+        return f"{self.ids[0]}-{self.ids[-1]}.parquet"
+
+
+class _LockLost(Exception):
+    """Another writer took over; what it finds is whole."""
+
+
+class _Lock:
+    """The right to write, as long as Redis says so."""
+
+    def __init__(self, client: redis.Redis, key: str, lock_ms: int) -> None:
+        self.client = client
+        self.key = key
+        self.lock_ms = lock_ms
+        self.token = os.urandom(12).hex()
+        self.recorded: str | None = None
+
+    def __enter__(self) -> Self:
+        said = self._script(_ACQUIRE, LOCK, BATCH)(self.lock_ms)
+        self.recorded = None if said is None else said if isinstance(said, str) else said.decode()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.recorded is not None:
+            self._script(_RELEASE, LOCK)()
+
+    def hold(self, boundary: str = "") -> None:
+        """Renews the lock, and records the boundary where one is given. Raises _LockLost."""
+        if not self._script(_HOLD, LOCK, BATCH)(self.lock_ms, boundary):
+            raise _LockLost
+
+    def commit(self, last: str, days: tuple[str, ...]) -> None:
+        if not self._script(_COMMIT, LOCK, BATCH, self.key, DIRTY)(last, _after(last), *days):
+            raise _LockLost
+
+    def _script(self, source: str, *keys: str) -> Any:
+        script = self.client.register_script(source)
+        return lambda *args: script(keys=list(keys), args=[self.token, *args])
+
+
+def drain(
+    client: redis.Redis,
+    store: Store,
+    quarantine: Store,
+    *,
+    limit: int = 50_000,
+    key: str = EVENTS,
+    lock_ms: int = LOCK_MS,
+) -> Ingested:
+    """Moves about ``limit`` events from the stream into the ledger. What cannot be read is set aside, never lost.
+
+    Raises LedgerError when a file cannot be written; the events then wait in the stream.
+    """
+    with _Lock(client, key, lock_ms) as lock:
+        if lock.recorded is None:
+            return Ingested(busy=True)
+        try:
+            batch = _recorded(client, key, lock.recorded) or _next(client, key, limit)
+            if not batch.ids:
+                return Ingested()
+            lock.hold(batch.boundary)
+            return _write(batch, lock, store, quarantine)
+        except _LockLost:
+            log.warning("another writer took over the ingest of %s; nothing is lost", key)
+            return Ingested(busy=True)
+
+
+def drain_all(
+    client: redis.Redis, store: Store, quarantine: Store, *, limit: int = 50_000, key: str = EVENTS
+) -> Ingested:
+    """Drains until a batch does not reach the limit: all that was there when it began, and a little of the rest."""
+    done = Ingested()
+    while True:
+        batch = drain(client, store, quarantine, limit=limit, key=key)
+        done += batch
+        if (
+            batch.busy
+            or batch.entries == 0
+            or (batch.events + batch.flaws < limit and not _waiting(client, key))
+        ):
+            return done
+
+
+def _waiting(client: redis.Redis, key: str) -> bool:
+    return bool(client.xlen(key))
+
+
+def due(client: redis.Redis, settings: Settings, *, key: str = EVENTS) -> bool:
+    """Whether a part is worth writing: enough events, the oldest one old enough, or a batch that was left half done.
+
+    An entry holds one event at least, so counting entries never waits too long.
+    """
+    pipe = client.pipeline(transaction=False)
+    pipe.exists(BATCH)
+    pipe.xlen(key)
+    pipe.xrange(key, count=1)
+    pipe.time()
+    half_done, entries, oldest, (seconds, micros) = pipe.execute()
+    if not oldest:
+        return bool(half_done)
+    written_ms = int(bytes(oldest[0][0]).partition(b"-")[0])
+    age_s = seconds + micros / 1e6 - written_ms / 1e3
+    fleet = settings.fleet
+    return bool(half_done) or entries >= fleet.ingest_flush_events or age_s >= fleet.ingest_flush_s
+
+
+def _recorded(client: redis.Redis, key: str, boundary: str) -> _Batch | None:
+    """The batch that a crashed writer had recorded; None where there is none, or the stream no longer has it whole.
+
+    It has not when Redis itself lost its latest writes. Then a new boundary is drawn over what is there: a fact that
+    already stands in a file will stand there twice, and counts once.
+    """
+    if not boundary:
+        return None
+    first, last, count = boundary.split()
+    batch = _read(client, key, first, last, limit=None)
+    if batch.ids and batch.boundary == boundary:
+        return batch
+    log.warning("the stream has %d of the %s entries %s to %s", len(batch.ids), count, first, last)
+    return None
+
+
+def _next(client: redis.Redis, key: str, limit: int) -> _Batch:
+    return _read(client, key, "-", "+", limit=limit)
+
+
+def _read(client: redis.Redis, key: str, first: str, last: str, *, limit: int | None) -> _Batch:
+    ids: list[str] = []
+    rows: list[wire.Row] = []
+    flawed: list[tuple[str, bytes, str]] = []
+    for entry_id, fields in _entries(client, key, first, last):
+        ids.append(entry_id)
+        entry = fields.get(b"b")
+        if entry is None:
+            flawed.append((entry_id, msgpack.packb(fields), "it has no field b"))
+            continue
+        for row in wire.rows(entry):
+            if isinstance(row, wire.Flaw):
+                flawed.append((entry_id, entry, row.why))
+            else:
+                rows.append(row)
+        if limit is not None and len(rows) + len(flawed) >= limit:
+            break
+    return _Batch(tuple(ids), tuple(rows), tuple(flawed))
+
+
+def _entries(
+    client: redis.Redis, key: str, first: str, last: str
+) -> Iterator[tuple[str, dict[bytes, bytes]]]:
+    while True:
+        page: Any = client.xrange(key, min=first, max=last, count=PAGE)
+        for entry_id, fields in page:
+            yield entry_id.decode(), fields
+        if len(page) < PAGE:
+            return
+        first = "(" + page[-1][0].decode()
+
+
+def _write(batch: _Batch, lock: _Lock, store: Store, quarantine: Store) -> Ingested:
+    by_day = _by_day(batch.rows)
+    for entry_id, entry, why in batch.flawed:
+        path = f"{entry_id}.msgpack"
+        quarantine.put(path, entry)
+        log.warning("stream entry %s: %s; the whole entry is kept as quarantine file %s", entry_id, why, path)
+    for day in sorted(by_day):
+        store.put(f"{ledger.partition(ledger.EVENTS, day)}/{batch.name}", _part(by_day[day]))
+        lock.hold()
+    days = tuple(sorted(by_day))
+    lock.commit(batch.ids[-1], days)
+    return Ingested(len(batch.ids), len(batch.rows), len(days), days, len(batch.flawed))
+
+
+def _by_day(rows: tuple[wire.Row, ...]) -> dict[str, list[wire.Row]]:
+    numbered: dict[int, list[wire.Row]] = {}
+    for row in rows:
+        numbered.setdefault(row.submitted_us // ledger.US_PER_DAY, []).append(row)
+    return {ledger.day_of(number * ledger.US_PER_DAY): mine for number, mine in numbered.items()}
+
+
+def _part(rows: list[wire.Row]) -> bytes:
+    """Sorted by task, so that a rollup can read a day in slices and the file is small."""
+    rows.sort(key=lambda row: (row.task_id, row.workspace, row.seq, row.at_us, row.fact))
+    return schema.encode(schema.table(schema.EVENTS, rows))
+
+
+def _after(entry_id: str) -> str:
+    """The smallest id beyond this one: trimming keeps what is at or above it."""
+    millis, _, sequence = entry_id.partition("-")
+    return f"{millis}-{int(sequence) + 1}"

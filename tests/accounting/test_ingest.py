@@ -1,0 +1,312 @@
+"""Each fact of the stream stands in the files exactly once, whatever happens to the writer."""
+
+from __future__ import annotations
+
+import logging
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import duckdb
+import msgpack
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import redis
+
+from accounting import ingest, schema
+from accounting.ledger import LocalStore
+from broker.embedded import Embedded
+from broker.errors import LedgerError
+from broker.events import Event, Fact, Finished, Submitted, decode_fact, encode_fact
+from broker.keys import EVENTS
+from broker.settings import Settings
+from tests.accounting.stories import DAY, NOON_US, attempted, day_of_stories, entry, publish, story
+
+WRITER = """
+import os, signal, sys
+from pathlib import Path
+import redis
+from accounting import ingest
+from accounting.ledger import LocalStore
+
+url, root, step = sys.argv[1:]
+
+class Dying(LocalStore):
+    def put(self, path, data):
+        if step == "after boundary":
+            os.kill(os.getpid(), signal.SIGKILL)
+        super().put(path, data)
+        if step == "after a file":
+            os.kill(os.getpid(), signal.SIGKILL)
+
+if step == "before trim":
+    ingest._Lock.commit = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+client = redis.Redis.from_url(url)
+ingest.drain(client, Dying(Path(root) / "ledger"), LocalStore(Path(root) / "quarantine"), lock_ms=200)
+"""
+
+
+def events_of(store: LocalStore) -> list[tuple[object, ...]]:
+    parts = sorted(store.root.glob("events/*/*.parquet"))
+    rows = [row for part in parts for row in pq.read_table(part, partitioning=None).to_pylist()]
+    return sorted((row["workspace"], row["task_id"], row["seq"], row["fact"]) for row in rows)
+
+
+def expected(stories: list[list[Event]]) -> list[tuple[object, ...]]:
+    return sorted((e.workspace, e.task_id, e.seq, encode_fact(e.fact)) for one in stories for e in one)
+
+
+def test_every_fact_arrives_and_the_stream_is_empty(
+    client: redis.Redis, store: LocalStore, quarantine: LocalStore
+) -> None:
+    stories = day_of_stories(200)
+    publish(client, map(entry, stories))
+    done = ingest.drain_all(client, store, quarantine, limit=300)
+    assert done.events == sum(map(len, stories))
+    assert done.parts > 3
+    assert events_of(store) == expected(stories)
+    assert client.xlen(EVENTS) == 0
+    assert client.hkeys(ingest.DIRTY) == [DAY.encode()]
+    assert not client.exists(ingest.LOCK, ingest.BATCH)
+
+
+def test_nothing_but_data_files_lies_in_the_data_set(
+    client: redis.Redis, store: LocalStore, quarantine: LocalStore
+) -> None:
+    publish(client, map(entry, day_of_stories(5)))
+    ingest.drain(client, store, quarantine)
+    files = [path for path in (store.root / "events").rglob("*") if path.is_file()]
+    assert [path.suffix for path in files] == [".parquet"]
+    assert files[0].parent.name == f"date={DAY}"
+    assert not list(store.root.glob(".tmp/*.draft"))
+
+
+def test_columns_types_and_money(client: redis.Redis, store: LocalStore, quarantine: LocalStore) -> None:
+    facts: list[Fact] = [
+        Submitted("sync"),
+        attempted("t-1", cost_nano=123_456_789_012, gate_cost_nano=5),
+        Finished("failed", False),
+    ]
+    facts.append(attempted("t-2", cost_nano=None))
+    publish(client, [entry(story("t", facts))])
+    ingest.drain(client, store, quarantine)
+    [part] = store.root.glob("events/*/*.parquet")
+    table = pq.read_table(part, partitioning=None)
+    assert table.schema.equals(schema.EVENTS)
+    physical = {column.name: column.physical_type for column in pq.ParquetFile(part).schema}
+    assert physical["cost_usd"] == "INT64"
+    assert [str(v) for v in table["cost_usd"].to_pylist()] == ["None", "123.456789017", "None", "None"]
+    assert table["status"].to_pylist() == [None, None, "failed", None]
+    assert decode_fact(table["fact"][1].as_py()) == facts[1]
+    found = (
+        duckdb.connect()
+        .execute(f"select date, sum(cost_usd) from '{store.root}/events/*/*.parquet' group by 1")
+        .fetchall()
+    )
+    assert [(str(day), str(usd)) for day, usd in found] == [(DAY, "123.456789017")]
+
+
+def test_a_fact_belongs_to_the_day_of_its_tasks_submission(
+    client: redis.Redis, store: LocalStore, quarantine: LocalStore
+) -> None:
+    late = story("late", [Submitted("sync")], at_us=NOON_US - 86_400_000_000)
+    publish(client, [entry([*late, *story("today", [Submitted("sync")])])])
+    done = ingest.drain(client, store, quarantine)
+    assert done.days == ("2025-12-31", "2026-01-01")
+    assert store.list("events") == ("date=2025-12-31", "date=2026-01-01")
+
+
+BAD_FACTS = [
+    b"",
+    b"\xc1",
+    msgpack.packb([1, 99, "of a later kind"]),
+    msgpack.packb([1, 2, "an attempt of one field"]),
+    msgpack.packb([1, 0, {"mode": "sync"}]),
+    msgpack.packb([1, 2, *["x"] * 10]),
+    encode_fact(attempted("t-1", cost_nano=10**17)),
+    encode_fact(attempted("t-1", input_tokens="many")),
+    encode_fact(attempted("t-1", settled=1)),
+]
+
+
+@pytest.mark.parametrize("bad", BAD_FACTS, ids=range(len(BAD_FACTS)))
+def test_a_bad_fact_is_set_aside_and_its_neighbours_pass(
+    bad: bytes,
+    client: redis.Redis,
+    store: LocalStore,
+    quarantine: LocalStore,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    good = [
+        ["acme/a", NOON_US, 1, encode_fact(Submitted("sync"))],
+        ["acme/b", NOON_US, 1, encode_fact(Submitted("sync"))],
+    ]
+    whole = msgpack.packb([NOON_US, [good[0], ["acme/x", NOON_US, 1, bad], good[1]]])
+    publish(client, [whole])
+    with caplog.at_level(logging.WARNING):
+        done = ingest.drain(client, store, quarantine)
+    assert (done.events, done.flaws) == (2, 1)
+    assert [row[1] for row in events_of(store)] == ["a", "b"]
+    [name] = quarantine.list(".")
+    assert quarantine.read(name) == whole
+    assert name.removesuffix(".msgpack") in caplog.text
+    assert client.xlen(EVENTS) == 0
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [b"", b"junk", msgpack.packb([1]), msgpack.packb(7), msgpack.packb(["x", []]), msgpack.packb([1, 5])],
+)
+def test_a_bad_entry_is_set_aside_whole(
+    bad: bytes, client: redis.Redis, store: LocalStore, quarantine: LocalStore
+) -> None:
+    publish(client, [bad, entry(story("t", [Submitted("sync")]))])
+    client.xadd(EVENTS, {"other": "field"})
+    done = ingest.drain(client, store, quarantine)
+    assert (done.events, done.flaws) == (1, 2)
+    assert bad in [quarantine.read(name) for name in quarantine.list(".")]
+    assert client.xlen(EVENTS) == 0
+
+
+def test_mutated_bytes_never_stop_the_ingest(
+    client: redis.Redis, store: LocalStore, quarantine: LocalStore
+) -> None:
+    chance = random.Random(3)
+    entries = []
+    for one in day_of_stories(500):
+        mutated = bytearray(entry(one))
+        for _ in range(chance.randrange(1, 4)):
+            mutated[chance.randrange(len(mutated))] = chance.randrange(256)
+        entries.append(bytes(mutated))
+    publish(client, entries)
+    done = ingest.drain_all(client, store, quarantine)
+    assert done.entries == 500
+    assert done.flaws > 100
+    assert client.xlen(EVENTS) == 0
+
+
+@pytest.mark.parametrize("step", ["after boundary", "after a file", "before trim"])
+def test_a_killed_writer_leaves_each_fact_exactly_once(
+    step: str, server: Embedded, client: redis.Redis, store: LocalStore, quarantine: LocalStore
+) -> None:
+    stories = [*day_of_stories(50), *day_of_stories(50, 8, at_us=NOON_US + 86_400_000_000)]
+    publish(client, map(entry, stories))
+    run = subprocess.run(
+        [sys.executable, "-c", WRITER, server.url, str(store.root.parent), step], cwd=Path.cwd()
+    )
+    assert run.returncode == -signal.SIGKILL
+    assert client.exists(ingest.BATCH)
+    before = {path: path.read_bytes() for path in store.root.glob("events/*/*.parquet")}
+    assert len(before) == {"after boundary": 0, "after a file": 1, "before trim": 2}[step]
+    more = day_of_stories(20, 9)
+    publish(client, map(entry, more))
+    while client.exists(ingest.LOCK):
+        time.sleep(0.02)
+    ingest.drain_all(client, store, quarantine)
+    assert events_of(store) == expected([*stories, *more])
+    assert all(path.read_bytes() == data for path, data in before.items())
+    assert client.xlen(EVENTS) == 0
+
+
+def test_two_writers_never_write_at_once(
+    client: redis.Redis, store: LocalStore, quarantine: LocalStore
+) -> None:
+    publish(client, map(entry, day_of_stories(5)))
+    client.set(ingest.LOCK, "somebody else", px=60_000)
+    assert ingest.drain(client, store, quarantine) == ingest.Ingested(busy=True)
+    assert client.xlen(EVENTS) == 5
+    assert client.get(ingest.LOCK) == b"somebody else"
+
+
+def test_a_writer_that_slept_through_its_lock_harms_nobody(
+    client: redis.Redis, store: LocalStore, quarantine: LocalStore
+) -> None:
+    stories = day_of_stories(30)
+    publish(client, map(entry, stories))
+
+    class Overtaken(LocalStore):
+        def put(self, path: str, data: bytes) -> None:
+            client.delete(ingest.LOCK)
+            ingest.drain(client, store, quarantine)
+            publish(client, [entry(story("new", [Submitted("sync")]))])
+            super().put(path, data)
+
+    done = ingest.drain(client, Overtaken(store.root), quarantine)
+    assert done.busy
+    assert events_of(store) == expected(stories)
+    assert client.xlen(EVENTS) == 1
+
+
+def test_a_boundary_whose_entries_redis_lost_is_drawn_anew(
+    client: redis.Redis, store: LocalStore, quarantine: LocalStore
+) -> None:
+    stories = day_of_stories(10)
+    publish(client, map(entry, stories))
+    client.set(ingest.BATCH, "1-0 2-0 7")
+    ingest.drain(client, store, quarantine)
+    assert events_of(store) == expected(stories)
+
+
+def test_ingest_makes_room_in_a_full_redis(
+    client: redis.Redis, store: LocalStore, quarantine: LocalStore
+) -> None:
+    stories = day_of_stories(300)
+    publish(client, map(entry, stories))
+    client.config_set("maxmemory", 1)
+    with pytest.raises(redis.exceptions.OutOfMemoryError):
+        client.set("anything", "x")
+    ingest.drain_all(client, store, quarantine, limit=400)
+    client.config_set("maxmemory", 0)
+    assert events_of(store) == expected(stories)
+    assert client.xlen(EVENTS) == 0
+    assert client.hkeys(ingest.DIRTY) == [DAY.encode()]
+
+
+def test_a_ledger_that_cannot_be_written_keeps_the_stream(
+    client: redis.Redis, tmp_path: Path, quarantine: LocalStore
+) -> None:
+    (tmp_path / "file").write_text("")
+    stories = day_of_stories(10)
+    publish(client, map(entry, stories))
+    with pytest.raises(LedgerError, match="cannot write"):
+        ingest.drain(client, LocalStore(tmp_path / "file"), quarantine)
+    assert client.xlen(EVENTS) == 10
+    store = LocalStore(tmp_path / "ledger")
+    ingest.drain(client, store, quarantine)
+    assert events_of(store) == expected(stories)
+
+
+def test_a_part_is_due_by_number_by_age_and_after_a_crash(client: redis.Redis) -> None:
+    settings = Settings.model_validate({"fleet": {"ingest_flush_events": 3, "ingest_flush_s": 3600}})
+    assert not ingest.due(client, settings)
+    publish(client, [b"x", b"y"])
+    assert not ingest.due(client, settings)
+    publish(client, [b"z"])
+    assert ingest.due(client, settings)
+    client.delete(EVENTS)
+    client.xadd(EVENTS, {"b": b"old"}, id="1-1")
+    assert ingest.due(client, settings)
+    client.delete(EVENTS)
+    client.set(ingest.BATCH, "1-1 1-1 1")
+    assert ingest.due(client, settings)
+
+
+def test_the_same_rows_give_the_same_bytes() -> None:
+    rows = [(f"w{n}", "t", n, n, n, "k", *[None] * 4, n, None, None, None, b"f") for n in range(100)]
+    table = schema.table(schema.EVENTS, rows)
+    assert schema.encode(table) == schema.encode(table)
+
+
+def test_money_columns_survive_the_way_there_and_back() -> None:
+    amounts = [0, 1, -1, 999_999_999_999_999_999, None, -999_999_999_999_999_999]
+    column = schema.table(pa.schema([("usd", schema.MONEY)]), [(n,) for n in amounts])["usd"]
+    assert schema.nanos(column).tolist() == [n or 0 for n in amounts]
+    assert schema.nanos(column.slice(3)).tolist() == [n or 0 for n in amounts[3:]]
+    assert str(column[3]) == "999999999.999999999"
+    assert column[4].as_py() is None
+    with pytest.raises(OverflowError):
+        schema.table(pa.schema([("usd", schema.MONEY)]), [(10**18,)])
