@@ -12,7 +12,19 @@ from broker.settings import HUMAN, Lane, TaskType
 from broker.store import Move
 from broker.task import Claim, Outcome, Progress, lane_queue
 from dispatcher.gates import Verdict
-from dispatcher.policy import Answered, Bounds, Broken, Complete, Fail, Park, Reprompt, Retry, Run, Step, after
+from dispatcher.policy import (
+    Answered,
+    Bounds,
+    Broken,
+    Complete,
+    Fail,
+    Park,
+    Reprompt,
+    Retry,
+    Run,
+    Step,
+    after,
+)
 from workers.settle import Settlement
 
 NO_VERDICT = Verdict(passed=None, gate="", complaint="")
@@ -65,7 +77,11 @@ def attempted(claim: Claim, lane_name: str, engine: str, model: str, ended: Ende
         output_tokens=usage.output_tokens,
         reasoning_tokens=usage.reasoning_tokens,
         gate=ended.verdict.gate,
-        verdict="" if not answered or ended.verdict.passed is None else "pass" if ended.verdict.passed else "fail",
+        verdict=""
+        if not answered or ended.verdict.passed is None
+        else "pass"
+        if ended.verdict.passed
+        else "fail",
         failure="" if isinstance(result, Reply) else result.failure,
         complaint=ended.verdict.complaint if answered else _first_line(result),
         settled=ended.settlement.settled,
@@ -73,7 +89,9 @@ def attempted(claim: Claim, lane_name: str, engine: str, model: str, ended: Ende
     )
 
 
-def lost(claim: Claim, lane_name: str, engine: str, model: str, started_us: int, worst: int | None) -> Attempted:
+def lost(
+    claim: Claim, lane_name: str, engine: str, model: str, started_us: int, worst: int | None
+) -> Attempted:
     """The fact to book should this call never be settled."""
     return Attempted(
         attempt_id=claim.attempt_id,
@@ -95,7 +113,12 @@ def lost(claim: Claim, lane_name: str, engine: str, model: str, started_us: int,
 
 
 def next_step(
-    claim: Claim, lane_name: str, lane: Lane, task_type: TaskType, ended: Ended, unavailable: Mapping[str, str]
+    claim: Claim,
+    lane_name: str,
+    lane: Lane,
+    task_type: TaskType,
+    ended: Ended,
+    unavailable: Mapping[str, str],
 ) -> Step:
     """The policy's answer to how the call ended."""
     progress = claim.progress
@@ -142,7 +165,14 @@ def _place(claim: Claim, step: Step, told: Progress, ended: Ended, text: str) ->
             outcome = Outcome("succeeded", "", text, lane)
             return "succeeded", told, outcome, (Finished("succeeded", succeeded, lane),), "", 0.0
         case Retry(delay_s):
-            return "queued", replace(told, retries=told.retries + 1), None, (), lane_queue(lane, mode), delay_s
+            return (
+                "queued",
+                replace(told, retries=told.retries + 1),
+                None,
+                (),
+                lane_queue(lane, mode),
+                delay_s,
+            )
         case Reprompt(complaint):
             again = replace(told, reprompts=told.reprompts + 1, complaint=complaint)
             return "queued", again, None, (), lane_queue(lane, mode), 0.0
@@ -152,7 +182,14 @@ def _place(claim: Claim, step: Step, told: Progress, ended: Ended, text: str) ->
         case Park(why, skipped):
             risen = climbed(told, HUMAN, why, skipped)
             outcome = Outcome("parked", f"waits for a person: {why}", told.last_answer or None, HUMAN)
-            return "parked", risen, outcome, (Escalated(lane, HUMAN, why, skipped), Parked(HUMAN, why)), "", 0.0
+            return (
+                "parked",
+                risen,
+                outcome,
+                (Escalated(lane, HUMAN, why, skipped), Parked(HUMAN, why)),
+                "",
+                0.0,
+            )
         case Fail(why, skipped):
             outcome = Outcome("failed", why, told.last_answer or None, lane)
             skips = replace(told, why=why, skipped=(*told.skipped, *skipped))

@@ -32,7 +32,9 @@ def compose(claim: Claim, lane: Lane, task_type: TaskType, gates: Sequence[GateS
     return Call(
         messages=tuple(messages),
         max_tokens=min(task_type.max_tokens or lane.max_tokens, lane.max_tokens),
-        schema=next((gate.schema_ for gate in gates if isinstance(gate, JsonSchemaGate) and gate.schema_), None),
+        schema=next(
+            (gate.schema_ for gate in gates if isinstance(gate, JsonSchemaGate) and gate.schema_), None
+        ),
         choices=next((gate.choices for gate in gates if isinstance(gate, ChoiceGate)), None),
         temperature=lane.temperature,
         seed=lane.seed,

@@ -41,7 +41,9 @@ class Settlement:
     usage: Usage
 
 
-def settle(price: Price | None, ended: Reply | EngineError, *, worst_nano: int | None, busy_ms: float) -> Settlement:
+def settle(
+    price: Price | None, ended: Reply | EngineError, *, worst_nano: int | None, busy_ms: float
+) -> Settlement:
     usage = _usage(ended)
     if isinstance(price, HardwarePrice):
         cost = cost_nano(price, usage, busy_ms=busy_ms)

@@ -103,7 +103,10 @@ class Lane:
             for claim, call, worst, word in zip(claims, calls, worsts, words, strict=True)
             if word == "go"
         ]
-        self.store.commit(moves + [self._cancelled(claim) for claim, word in zip(claims, words, strict=True) if word == "cancel"])
+        self.store.commit(
+            moves
+            + [self._cancelled(claim) for claim, word in zip(claims, words, strict=True) if word == "cancel"]
+        )
 
     def _compose(self, claim: Claim) -> Call:
         task_type = self.settings.types[claim.progress.task_type]

@@ -104,7 +104,7 @@ class ChatEndpoint:
             return
         if not answer.is_stream:
             raise self._malformed("an answer that is no event stream", answer)
-        if answer.usage is not None and not answer.has_choice:
+        if answer.model and not answer.has_choice:
             raise self._malformed("an answer without any choice", answer)
         raise EngineConnectionLost(
             f"lane {self._lane_name!r}: the stream ended before the answer did", usage=answer.usage
@@ -159,20 +159,23 @@ def normalised(reported: Mapping[str, Any]) -> Usage:
     """A provider's usage in disjoint classes, whose sum is what it counts in all.
 
     OpenAI's prompt tokens contain the cached reads and writes, its completion tokens the reasoning. DeepSeek says
-    cached reads at the top level. Raises KeyError, TypeError or ValueError for counts that are none.
+    cached reads at the top level. Where the total is more than prompt and completion (Gemini, xAI), the rest is
+    reasoning. Raises KeyError, TypeError or ValueError for counts that are none.
     """
+    prompt_tokens, completion_tokens = int(reported["prompt_tokens"]), int(reported["completion_tokens"])
     prompt = reported.get("prompt_tokens_details") or {}
     completion = reported.get("completion_tokens_details") or {}
     cached = prompt.get("cached_tokens") or reported.get("prompt_cache_hit_tokens") or 0
     written = prompt.get("cache_write_tokens") or 0
-    reasoning = completion.get("reasoning_tokens") or 0
+    beside = (reported.get("total_tokens") or 0) - prompt_tokens - completion_tokens
+    within = 0 if beside > 0 else completion.get("reasoning_tokens") or 0
     usage = Usage(
-        input_tokens=int(reported["prompt_tokens"]) - cached - written,
+        input_tokens=prompt_tokens - cached - written,
         cached_input_tokens=cached,
         cache_write_tokens=written,
-        output_tokens=int(reported["completion_tokens"]) - reasoning,
-        reasoning_tokens=reasoning,
+        output_tokens=completion_tokens - within,
+        reasoning_tokens=max(beside, within),
     )
-    if min(usage.input_tokens, cached, written, usage.output_tokens, reasoning) < 0:
+    if min(usage.input_tokens, cached, written, usage.output_tokens, within) < 0:
         raise ValueError("usage that does not add up")
     return usage
