@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -77,6 +78,7 @@ class LaneBroker(RedisBroker):
         self.store = store
         self.hands = Hands()
         self.task_queues: dict[str, TaskQueue] = {}
+        self.clocks: dict[str, float] = {}
         self.stopping = threading.Event()
         self.fetching = threading.Lock()
         super().__init__(client=store.client, middleware=[_Keeper(store, self.hands, lanes, self.stopping)])
@@ -88,8 +90,13 @@ class LaneBroker(RedisBroker):
             work, actor_name=queue.name.replace("-", "_"), queue_name=queue.name, priority=queue.priority, broker=self
         )
 
+    def every(self, name: str, seconds: float, work: Callable[[], None]) -> None:
+        """Call ``work`` on a worker's thread every so often, never twice at a time in this process."""
+        self.clocks[name] = seconds
+        dramatiq.actor(work, actor_name=name, queue_name=name, broker=self)
+
     def declare_queue(self, queue_name: str) -> None:
-        if queue_name not in self.task_queues:
+        if queue_name not in self.task_queues and queue_name not in self.clocks:
             super().declare_queue(queue_name)
         elif queue_name not in self.queues:
             # No delay queue: a task that waits for a time is in a sorted set of its own.
@@ -98,6 +105,8 @@ class LaneBroker(RedisBroker):
             self.emit_after("declare_queue", queue_name)
 
     def consume(self, queue_name: str, prefetch: int = 1, timeout: int = 5000) -> Consumer:
+        if queue_name in self.clocks:
+            return ClockConsumer(queue_name, self.clocks[queue_name], timeout / 1000, self.stopping)
         queue = self.task_queues.get(queue_name)
         if queue is None:
             return super().consume(queue_name, prefetch, timeout)
@@ -179,6 +188,32 @@ class TaskConsumer(Consumer):
     def close(self) -> None:
         while self.ready:
             self.requeue([MessageProxy(self.ready.popleft())])
+
+
+class ClockConsumer(Consumer):
+    """One message every so many seconds; the next one waits for the last one's end."""
+
+    def __init__(self, name: str, seconds: float, timeout_s: float, stopping: threading.Event) -> None:
+        self.name, self.seconds, self.timeout_s, self.stopping = name, seconds, timeout_s, stopping
+        self.next_at = time.monotonic()
+        self.in_hand = False
+        self.rung = threading.Event()
+
+    def __next__(self) -> MessageProxy | None:
+        left_s = self.timeout_s if self.in_hand else self.next_at - time.monotonic()
+        if left_s > 0 and self.rung.wait(min(left_s, self.timeout_s)):
+            self.rung.clear()
+        if self.in_hand or self.stopping.is_set() or time.monotonic() < self.next_at:
+            return None
+        self.in_hand = True
+        self.next_at = time.monotonic() + self.seconds
+        return MessageProxy(dramatiq.Message(self.name, self.name, (), {}, {}))
+
+    def ack(self, message: MessageProxy) -> None:
+        self.in_hand = False
+        self.rung.set()
+
+    nack = ack
 
 
 def _first_line(error: BaseException) -> str:

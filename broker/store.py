@@ -271,6 +271,12 @@ class Store:
         seen = self._ask(lambda: self.client.hgetall(keys.LANES))
         return {lane.decode(): int(at) for lane, at in seen.items()}
 
+    def announce(self, lanes: Sequence[str]) -> None:
+        """Say that these lanes are served, or are about to be."""
+        if lanes:
+            now = str(self.now_us())
+            self._ask(lambda: self.client.hset(keys.LANES, mapping=dict.fromkeys(lanes, now)))
+
     def wait(self, queue: str, timeout_s: float) -> None:
         """Block until something is put on the queue, or the time is over."""
         self._ask(lambda: self.client.blpop([keys.wake_key(queue)], timeout=max(0.01, timeout_s)))
