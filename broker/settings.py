@@ -259,6 +259,9 @@ class BudgetRow(_Table):
         return value
 
 
+#: What pydantic puts into a location to name the branch of a union.
+_BRANCH = re.compile(r"Gate$|\[")
+
 _DEFAULT_LANES = {"local": {"engine": "auto", "threads": 2, "context_tokens": 2048}}
 _DEFAULT_TYPES = {"general": {"chain": ["local", HUMAN]}}
 
@@ -385,8 +388,11 @@ def parse(text: str, *, source: str = "laneway.toml", folder: Path | None = None
 
 def _explain(error: ValidationError, source: str) -> str:
     lines = []
-    for detail in error.errors(include_url=False, include_input=False):
-        path = ".".join(str(part) for part in detail["loc"] if not str(part).endswith("Gate"))
+    details = error.errors(include_url=False, include_input=False)
+    for detail in details:
+        if len(details) > 1 and str(detail["loc"][-1:]).find("literal[") >= 0:
+            continue  # the other branch of the union says it better
+        path = ".".join(str(part) for part in detail["loc"] if not _BRANCH.search(str(part)))
         if detail["type"] == "extra_forbidden":
             lines.append(f"{path}: unknown key{_known_keys(detail['loc'])}")
         else:

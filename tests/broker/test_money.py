@@ -1,0 +1,56 @@
+from decimal import ROUND_HALF_EVEN, Decimal
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from broker.money import dollars, nano, round_half_even, split, text
+
+
+@pytest.mark.parametrize(
+    ("usd", "expected"),
+    [
+        ("0.15", 150_000_000),
+        ("1", 1_000_000_000),
+        (3, 3_000_000_000),
+        (Decimal("0.0000000005"), 0),
+        ("0.0000000015", 2),
+        ("-0.25", -250_000_000),
+    ],
+)
+def test_nano_is_half_even_of_the_decimal(usd: Decimal | str | int, expected: int) -> None:
+    assert nano(usd) == expected
+
+
+@pytest.mark.parametrize("bad", [0.15, "NaN", "Infinity", "a lot", ""])
+def test_money_is_never_a_float_or_a_word(bad: object) -> None:
+    with pytest.raises(ValueError, match="money"):
+        nano(bad)  # type: ignore[arg-type]
+
+
+@given(st.integers(-(10**18), 10**18))
+def test_dollars_and_text_lose_nothing(amount: int) -> None:
+    assert nano(dollars(amount)) == amount
+    assert nano(text(amount)) == amount
+
+
+@given(st.integers(-(10**15), 10**15), st.integers(1, 10**9))
+def test_round_half_even_is_the_decimal_rounding(numerator: int, denominator: int) -> None:
+    exact = (Decimal(numerator) / Decimal(denominator)).quantize(Decimal(1), rounding=ROUND_HALF_EVEN)
+    assert round_half_even(numerator, denominator) == int(exact)
+
+
+@given(st.integers(-(10**15), 10**15), st.lists(st.integers(0, 10**9), min_size=1, max_size=20))
+def test_parts_sum_to_the_whole_and_none_is_off_by_a_unit(total: int, weights: list[int]) -> None:
+    parts = split(total, weights)
+    assert sum(parts) == total
+    if sum(weights):
+        for part, weight in zip(parts, weights, strict=True):
+            assert abs(part * sum(weights) - total * weight) < sum(weights)
+
+
+def test_a_split_over_nothing_is_refused() -> None:
+    with pytest.raises(ValueError, match="no weights"):
+        split(1, [])
+    with pytest.raises(ValueError, match="negative"):
+        split(1, [1, -1])

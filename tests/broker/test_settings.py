@@ -1,0 +1,94 @@
+from pathlib import Path
+
+import pytest
+
+from broker.errors import ConfigError
+from broker.settings import ChoiceGate, Lane, load, parse, secret
+
+GOOD = """
+[lanes.local]
+engine = "echo"
+price = "free"
+
+[lanes.local-guided]
+engine = "echo"
+hardware = { price_usd = 3000, life_years = 4, watts = 200, usd_per_kwh = "0.30" }
+
+[types.general]
+chain = ["local", "local-guided", "human"]
+gate = { kind = "choice", choices = ["a", "b"] }
+budget = { hard_usd = "0.50", llm_calls = 30 }
+
+[[budgets]]
+scope = "workspace:acme"
+period = "day"
+usd = "50"
+"""
+
+
+def test_the_contract_s_tables_are_read() -> None:
+    settings = parse(GOOD)
+    assert settings.types["general"].gate == ChoiceGate(kind="choice", choices=("a", "b"))
+    assert settings.lanes["local-guided"].hardware is not None
+    assert settings.budgets[0].scope == "workspace:acme"
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("[flet]\na = 1", "flet: unknown key; did you mean 'fleet'?"),
+        ('[lanes.local]\nengine = "echo"\nthread = 3', "lanes.local.thread: unknown key; did you mean 'threads'?"),
+        ('[lanes.local]\nengine = "ecko"', "lanes.local.engine"),
+        ('[types.general]\nchain = ["lokal"]', "types.general.chain: no lane 'lokal'; did you mean 'local'?"),
+        ('[types.general]\nchain = ["human", "local"]', "'human' can only be the last rung"),
+        ('[types.general]\nchain = ["local", "local"]', "twice"),
+        ("[types.general]\nchain = []", "types.general.chain"),
+        ('[types.general]\ngate = { kind = "none" }', "types.general.chain: Field required"),
+        ('[types.general]\nchain = ["local"]\ngate = { kind = "coice" }', "unknown gate 'coice'"),
+        ('[types.general]\nchain = ["local"]\ngate = { kind = "choice" }', "types.general.gate.choices"),
+        ('[types.general]\nchain = ["local"]\npatterns = ["("]', "is not a regular expression"),
+        ('[fleet]\ndefault_type = "generl"', "did you mean 'general'?"),
+        ('[lanes.human]\nengine = "echo"', "the human lane is always there"),
+        ('[lanes.a]\nengine = "echo"\nprice = { input_mtok = "x", output_mtok = "1" }', "lanes.a.price.0.input_mtok"),
+        ('[[budgets]]\nscope = "team:x"\nperiod = "day"\nusd = "1"', "unknown scope 'team:x'"),
+        ('[[budgets]]\nscope = "lane:x"\nperiod = "day"\nusd = "1"', "names no lane"),
+        ("[lanes", "is not TOML"),
+    ],
+)
+def test_a_wrong_key_is_named_with_its_path(text: str, told: str) -> None:
+    with pytest.raises(ConfigError, match="laneway.toml") as caught:
+        parse(text)
+    assert told in str(caught.value)
+    assert caught.value.mend
+
+
+def test_the_environment_overrides_a_scalar_and_a_dash_is_written_as_underscore(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("LANEWAY_LANES__LOCAL_GUIDED__THREADS", "3")
+    monkeypatch.setenv("LANEWAY_FLEET__LEASE_S", "2.5")
+    settings = parse(GOOD)
+    assert settings.lanes["local-guided"].threads == 3
+    assert settings.fleet.lease_s == 2.5
+
+
+def test_relative_paths_are_taken_from_the_file_s_folder(tmp_path: Path) -> None:
+    assert parse(GOOD, folder=tmp_path).fleet.ledger == str(tmp_path / "var/ledger")
+
+
+def test_a_configuration_that_is_named_but_missing_stops_the_start(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("LANEWAY_CONFIG", str(tmp_path / "none.toml"))
+    load.cache_clear()
+    with pytest.raises(ConfigError, match="none.toml"):
+        load()
+    load.cache_clear()
+
+
+def test_a_secret_comes_from_the_environment_or_a_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("A_KEY", "from-the-environment")
+    (tmp_path / "key").write_text("from-the-file\n")
+    assert secret(Lane(engine="openai", api_key_env="A_KEY")) == "from-the-environment"
+    assert secret(Lane(engine="openai", api_key_file=tmp_path / "key")) == "from-the-file"
+    assert secret(Lane(engine="openai", api_key_env="NO_SUCH_KEY")) is None
