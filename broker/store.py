@@ -325,6 +325,11 @@ class Store:
             int(row[b"finished"]) if b"finished" in row else None,
         )
 
+    def record_status(self, ref: str) -> str | None:
+        """The status alone, readable even where the rest of the record is not. None: unknown."""
+        status = self._ask(lambda: self.client.hget(keys.task_key(ref), "status"))
+        return None if status is None else status.decode()
+
     def find(self, task_id: str) -> list[str]:
         """The refs of that task id over all workspaces."""
         workspaces = self._ask(lambda: self.client.smembers(keys.ids_key(task_id)))

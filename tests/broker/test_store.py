@@ -1,0 +1,281 @@
+"""Task state over a real Redis: what one record's scripts allow and what they refuse."""
+
+import time
+from collections.abc import Iterator
+
+import pytest
+import redis
+
+from broker import keys
+from broker.errors import RedisFull, RedisUnavailable, TaskTooLarge, UnknownTask
+from broker.events import Attempted, Fact, Finished, decode_entry
+from broker.settings import Fleet
+from broker.store import Intent, Move, Store
+from broker.task import DISPATCH, Claim, Outcome, Progress, Task
+
+LEASE_S = 0.3
+Q = "lane-x-sync"
+
+
+@pytest.fixture
+def store(client: redis.Redis) -> Store:
+    return Store(client, Fleet(lease_s=LEASE_S, max_starts=3))
+
+
+def task(task_id: str, workspace: str = "acme", text: str = "hi", priority: int = 0) -> Task:
+    return Task(task_id, workspace, ({"role": "user", "content": text},), priority=priority)
+
+
+def call(claim: Claim, cost: int, *, settled: bool = True) -> Attempted:
+    return Attempted(claim.attempt_id, 0, "x", "echo", "m", "task", 1, 2, 0.0, 0.0, cost, settled=settled)
+
+
+def take(store: Store, queue: str = DISPATCH, want: int = 10) -> list[Claim]:
+    return list(store.fetch(queue, want, idle=True).claims)
+
+
+def done(claim: Claim, cost: int = 0, text: str = "ok") -> Move:
+    return Move(
+        claim,
+        "succeeded",
+        Progress(),
+        cost_nano=cost,
+        outcome=Outcome("succeeded", output=text),
+        attempts=(call(claim, cost),),
+        facts=(Finished("succeeded", True),),
+    )
+
+
+def facts(client: redis.Redis) -> Iterator[tuple[str, int, Fact]]:
+    for _, entry in client.xrange(keys.EVENTS):
+        for event in decode_entry(entry[b"b"]):
+            yield event.task_id, event.seq, event.fact
+
+
+def lose(store: Store) -> None:
+    """Let the lease of whatever is in hand run out, and have the fleet look after it."""
+    ends = store.client.zrange(keys.LEASES, -1, -1, withscores=True)
+    while store.client.time()[0] * 10**6 + store.client.time()[1] <= ends[0][1]:
+        time.sleep(0.02)  # the clock that must pass is Redis's own
+    while not store.keep([], []).recovered:
+        time.sleep(0.02)
+
+
+def test_a_task_id_submitted_twice_is_one_task_and_with_another_content_a_conflict(store: Store) -> None:
+    assert store.submit([task("a"), task("a")]) == ["new", "same"]
+    assert store.submit([task("a"), task("a", text="other")]) == ["same", "conflict"]
+    assert store.submit([task("a", "another-workspace", "other")]) == ["new"]
+    assert [claim.ref for claim in take(store)] == ["acme/a", "another-workspace/a"]
+    assert store.find("a") == ["acme/a", "another-workspace/a"]
+
+
+def test_a_long_backlog_of_one_workspace_does_not_hold_up_another(store: Store) -> None:
+    store.submit([task(f"b{number}", "big") for number in range(50)])
+    first = take(store, want=10)
+    store.submit([task(f"s{number}", "small") for number in range(5)])
+    turn = [claim.task.workspace for claim in take(store, want=10)]
+    assert len(first) == 10
+    assert turn.count("small") == 5
+
+
+def test_a_higher_priority_goes_first_and_equals_in_order(store: Store) -> None:
+    store.submit([task("a"), task("b"), task("urgent", priority=5), task("later", priority=-5), task("c")])
+    assert [claim.task.task_id for claim in take(store)] == ["urgent", "a", "b", "c", "later"]
+
+
+def test_a_commit_repeated_after_a_lost_reply_counts_once(store: Store, client: redis.Redis) -> None:
+    store.submit([task("a")])
+    (claim,) = take(store)
+    store.begin([Intent(claim, 500, call(claim, 500, settled=False))])
+    assert store.commit([done(claim, 300)]) == ["moved"]
+    assert store.commit([done(claim, 300)]) == ["done before"]
+    assert store.record("acme/a").cost_nano == 300
+    assert [type(fact).__name__ for _, _, fact in facts(client)] == ["Submitted", "Attempted", "Finished"]
+    assert client.zcard(keys.LEASES) == client.zcard(keys.OPEN) == 0
+
+
+def test_a_stale_holder_s_result_is_dropped_and_its_cost_corrects_what_was_booked(
+    store: Store, client: redis.Redis
+) -> None:
+    store.submit([task("a")])
+    (stale,) = take(store)
+    store.begin([Intent(stale, 500, call(stale, 500, settled=False))])
+    lose(store)
+    assert store.record("acme/a").cost_nano == 500
+    (fresh,) = take(store)
+    assert fresh.epoch > stale.epoch
+    store.begin([Intent(fresh, 500, call(fresh, 500, settled=False))])
+    assert store.commit([done(stale, 200, "stale")]) == ["late"]
+    assert store.commit([done(fresh, 100, "fresh")]) == ["moved"]
+    assert store.commit([done(stale, 200, "stale")]) == ["done before"]
+    record = store.record("acme/a")
+    assert record.outcome is not None
+    assert record.outcome.output == "fresh"
+    assert record.cost_nano == 300
+    booked = [fact for _, _, fact in facts(client) if isinstance(fact, Attempted)]
+    assert [(fact.attempt_id, fact.cost_nano, fact.settled) for fact in booked] == [
+        (stale.attempt_id, 500, False),
+        (stale.attempt_id, 200, True),
+        (fresh.attempt_id, 100, True),
+    ]
+
+
+def test_what_was_taken_but_never_begun_comes_back_without_counting_a_start(store: Store) -> None:
+    store.submit([task("a")])
+    for _ in range(5):
+        (claim,) = take(store)
+        store.release([claim])
+    assert take(store)
+    assert store.dead_letters() == []
+
+
+def test_a_task_that_takes_its_worker_along_three_times_is_a_dead_letter_with_all_its_spend(
+    store: Store, client: redis.Redis
+) -> None:
+    store.submit([task("poison")])
+    for _ in range(3):
+        (claim,) = take(store)
+        assert store.begin([Intent(claim, 500, call(claim, 500, settled=False))]) == ["go"]
+        lose(store)
+    assert take(store) == []
+    (letter,) = store.dead_letters()
+    assert (letter.id, letter.cause, letter.starts) == ("acme/poison", "its worker was lost", 3)
+    record = store.record("acme/poison")
+    assert (record.status, record.cost_nano) == ("failed", 1500)
+    assert client.ttl(keys.task_key("acme/poison")) == -1
+    assert store.replay("acme/poison")
+    (again,) = take(store)
+    store.commit([done(again, 7)])
+    assert store.record("acme/poison").cost_nano == 1507
+    assert store.dead_letters() == []
+
+
+def test_a_suspect_is_handed_out_alone_and_only_to_a_process_with_nothing_else_in_hand(store: Store) -> None:
+    store.submit([task("suspect"), task("innocent")])
+    for _ in range(2):
+        claims = take(store)
+        assert len(claims) == 2
+        (suspect,) = [claim for claim in claims if claim.task.task_id == "suspect"]
+        store.begin([Intent(suspect, 0, call(suspect, 0))])
+        store.release([claim for claim in claims if claim is not suspect])
+        lose(store)
+    busy = store.fetch(DISPATCH, 10, idle=False)
+    assert (busy.claims, busy.alone) == ((), True)
+    alone = store.fetch(DISPATCH, 10, idle=True)
+    assert [claim.task.task_id for claim in alone.claims] == ["suspect"]
+    assert [claim.task.task_id for claim in take(store)] == ["innocent"]
+
+
+def test_a_failing_actor_gives_its_claims_back_with_the_cause(store: Store) -> None:
+    store.submit([task("a")])
+    for _ in range(3):
+        (claim,) = take(store)
+        store.begin([Intent(claim, 0, call(claim, 0))])
+        store.release([claim], "KeyError: 'x'")
+    assert [letter.cause for letter in store.dead_letters()] == ["KeyError: 'x'"]
+
+
+def test_a_task_whose_place_was_lost_is_put_back(store: Store, client: redis.Redis) -> None:
+    store.submit([task("a")])
+    client.delete(keys.queue_key(DISPATCH))
+    client.zadd(keys.OPEN, {"acme/a": 0})
+    while not store.keep([], []).replaced:
+        time.sleep(0.02)  # one sweep a third of a lease
+    assert [claim.ref for claim in take(store)] == ["acme/a"]
+
+
+def test_a_lease_that_is_renewed_is_not_lost(store: Store) -> None:
+    store.submit([task("a")])
+    (claim,) = take(store)
+    until = time.monotonic() + 3 * LEASE_S
+    while time.monotonic() < until:
+        kept = store.keep([(claim.ref, claim.epoch)], [])
+        assert (kept.broken, kept.recovered) == (frozenset(), 0)
+        time.sleep(LEASE_S / 5)
+    assert store.commit([done(claim)]) == ["moved"]
+
+
+def test_what_waits_is_cancelled_at_once_and_what_runs_when_it_settles(store: Store) -> None:
+    store.submit([task("waits"), task("runs")])
+    running = next(claim for claim in take(store) if claim.task.task_id == "runs")
+    store.release([claim for claim in take(store)])
+    store.begin([Intent(running, 500, call(running, 500, settled=False))])
+    assert store.cancel("acme/runs") == "cancelling"
+    assert store.keep([(running.ref, running.epoch)], []).broken == {"acme/runs"}
+    assert store.commit([done(running, 300)]) == ["cancelled"]
+    record = store.record("acme/runs")
+    assert (record.status, record.cost_nano) == ("cancelled", 300)
+    assert store.cancel("acme/runs") == "cancelled"
+    with pytest.raises(UnknownTask):
+        store.cancel("acme/nobody")
+
+
+def test_a_timed_task_is_not_handed_out_before_its_time(store: Store) -> None:
+    store.submit([task("a")])
+    (claim,) = take(store)
+    store.commit([Move(claim, "queued", Progress(), queue=Q, delay_s=0.4)])
+    early = store.fetch(Q, 10, idle=True)
+    assert early.claims == ()
+    assert early.wait_s is not None
+    assert 0 < early.wait_s <= 0.4
+    while not (late := store.fetch(Q, 10, idle=True)).claims:
+        store.wait(Q, late.wait_s or 0.01)
+    assert late.claims[0].claimed_us - claim.claimed_us >= 400_000
+
+
+def test_a_fetch_on_an_empty_queue_sleeps_until_something_comes(store: Store) -> None:
+    before = time.monotonic()
+    store.wait(DISPATCH, 0.2)
+    assert time.monotonic() - before >= 0.19
+    store.submit([task("a")])
+    store.wait(DISPATCH, 5)
+    assert time.monotonic() - before < 3
+
+
+def test_every_reader_of_an_end_is_told(store: Store) -> None:
+    store.submit([task("a")])
+    assert store.watch("one", ["acme/a"]) == 0
+    (claim,) = take(store)
+    assert store.watch("two", ["acme/a", "acme/nobody"]) == 1
+    store.commit([done(claim)])
+    assert store.watch("three", ["acme/a"]) == 0
+    assert [store.next_end(reader, 1) for reader in ("one", "two", "three")] == ["acme/a"] * 3
+
+
+def test_strays_and_unreadable_records_become_dead_letters_and_their_neighbours_go_on(
+    store: Store, client: redis.Redis
+) -> None:
+    store.submit([task("good"), task("bad")])
+    client.hset(keys.task_key("acme/bad"), "task", b"\xff\x00garbage")
+    client.zadd(keys.queue_key(DISPATCH), {"no such task \x00\xff": -1})
+    client.rpush(f"dramatiq:{DISPATCH}", "m1")
+    client.hset(f"dramatiq:{DISPATCH}.msgs", "m1", b"\x93random")
+    assert [claim.ref for claim in take(store)] == ["acme/good"]
+    causes = sorted(letter.cause.partition(":")[0] for letter in store.dead_letters())
+    assert causes == ["unreadable message", "unreadable message", "unreadable record"]
+    assert store.record_status("acme/bad") == "failed"
+
+
+def test_a_full_redis_refuses_what_is_new_and_lets_the_queues_drain(store: Store, client: redis.Redis) -> None:
+    store.submit([task("a"), task("b")])
+    (first, _) = take(store)
+    client.config_set("maxmemory", 1)
+    with pytest.raises(RedisFull):
+        store.submit([task("c")])
+    store.begin([Intent(first, 0, call(first, 0))])
+    assert store.commit([done(first)]) == ["moved"]
+    client.config_set("maxmemory", 0)
+    assert store.record("acme/a").status == "succeeded"
+    with pytest.raises(UnknownTask):
+        store.record("acme/c")
+
+
+def test_too_large_a_payload_is_refused_before_anything_is_stored(store: Store) -> None:
+    with pytest.raises(TaskTooLarge, match="limit"):
+        store.submit([task("small"), task("large", text="x" * 300_000)])
+    assert take(store) == []
+
+
+def test_a_redis_that_is_not_there_is_told_as_such() -> None:
+    with pytest.raises(RedisUnavailable, match="does not answer"):
+        Store(redis.Redis(port=1, socket_connect_timeout=0.2), Fleet()).submit([task("a")])
