@@ -7,6 +7,7 @@ in the body is the better witness than the status, and the status than the class
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -93,6 +94,7 @@ MENDS: dict[type[EngineError], str] = {
 
 NOTHING_USED = Usage()
 MESSAGE_LIMIT = 300
+SECONDS = re.compile(r"\d{1,9}(\.\d{1,9})?", re.ASCII)
 
 
 def translate(error: Exception, lane_name: str, timeout_s: float, key: str) -> EngineError:
@@ -154,11 +156,8 @@ def _retry_after(error: Exception) -> float | None:
     """The provider's wish in seconds, from ``retry-after-ms`` or ``retry-after`` (seconds or a date)."""
     headers: Mapping[str, str] = error.response.headers if isinstance(error, openai.APIStatusError) else {}
     for name, unit in (("retry-after-ms", 0.001), ("retry-after", 1.0)):
-        value = headers.get(name, "")
-        try:
-            return max(0.0, float(value) * unit)
-        except ValueError:
-            continue
+        if SECONDS.fullmatch(headers.get(name, "")):
+            return float(headers[name]) * unit
     try:
         at = parsedate_to_datetime(headers.get("retry-after", ""))
     except ValueError:

@@ -1,0 +1,543 @@
+"""One suite over every engine: real sockets, real processes, the small model that the product ships with."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from broker.call import Call, Usage
+from broker.errors import (
+    AuthenticationFailed,
+    CallCancelled,
+    ContextOverflow,
+    EngineConnectionLost,
+    EngineError,
+    EngineFault,
+    EngineOverloaded,
+    EngineTimeout,
+    EngineUnavailable,
+    MalformedReply,
+    ModelNotFound,
+    OutOfCredit,
+    RateLimited,
+)
+from broker.settings import Lane
+from workers.engines import ENGINES, Engine, build, resolve
+from workers.engines.llamacpp import LlamaCppEngine
+from workers.engines.llamacpp_server import Served, Wanted, attach, stop_all
+
+ROOT = Path(__file__).parents[2]
+CONTEXT = 1024
+SCHEMA = {
+    "type": "object",
+    "properties": {"city": {"type": "string"}},
+    "required": ["city"],
+    "additionalProperties": False,
+}
+CHOICES = ("positive", "negative")
+SCRIPT = {"replies": {"(?i)city": '{"city": "Paris"}', "(?i)mood": "positive"}}
+
+
+def asked(prompt: str, **fields: Any) -> Call:
+    return Call(({"role": "user", "content": prompt},), **({"max_tokens": 16} | fields))
+
+
+def story(**fields: Any) -> Call:
+    """A call that goes on for several seconds."""
+    return asked("Tell a very long story about the sea.", **({"max_tokens": 600} | fields))
+
+
+def wanted() -> bool:
+    return False
+
+
+def after_polls(
+    count: int, act: Callable[[], object] = lambda: None, answer: bool = True
+) -> Callable[[], bool]:
+    """A ``cancelled`` that acts at its ``count``-th question and from then on gives ``answer``."""
+    polls = itertools.count(1)
+
+    def cancelled() -> bool:
+        poll = next(polls)
+        if poll == count:
+            act()
+        return poll >= count and answer
+
+    return cancelled
+
+
+def available(engine: Engine) -> Engine:
+    """The engine, or a skipped test where this machine has not got what it needs. On CI that is a failure."""
+    try:
+        engine.check()
+    except EngineUnavailable as error:
+        if os.environ.get("CI"):
+            raise
+        pytest.skip(str(error))
+    return engine
+
+
+@pytest.fixture(scope="session")
+def var(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    folder = tmp_path_factory.mktemp("node")
+    yield folder
+    stop_all(folder)
+
+
+def llamacpp_lane(**fields: Any) -> Lane:
+    return Lane.model_validate({"engine": "auto", "threads": 4, "context_tokens": CONTEXT} | fields)
+
+
+@pytest.fixture(scope="session")
+def served(var: Path) -> Iterator[Served]:
+    """The node's llama.cpp process."""
+    engine = available(build("local", llamacpp_lane(), var))
+    assert isinstance(engine, LlamaCppEngine)
+    engine.open()
+    assert engine._served is not None
+    yield engine._served
+    engine.close()
+
+
+@pytest.fixture(scope="session")
+def mock_url() -> Iterator[str]:
+    """A provider that we did not write, as a process on a free port."""
+    pytest.importorskip("llmock")
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    serve = [
+        "-c",
+        "from llmock.cli import app; app()",
+        "serve",
+        "--port",
+        str(port),
+        "--log-level",
+        "warning",
+    ]
+    with subprocess.Popen([sys.executable, *serve], stdout=subprocess.DEVNULL) as process:
+        url = f"http://127.0.0.1:{port}"
+        try:
+            eventually(lambda: "pending" in control(url, "GET", "scenario"), 30)
+            yield url
+        finally:
+            process.terminate()
+
+
+def control(url: str, method: str, what: str, body: object = None) -> dict[str, Any]:
+    data = None if body is None else json.dumps(body).encode()
+    request = urllib.request.Request(f"{url}/_llmock/{what}", data, method=method)
+    try:
+        with urllib.request.urlopen(request, timeout=10) as response:
+            answer: dict[str, Any] = json.load(response)
+            return answer
+    except urllib.error.URLError:
+        return {}
+
+
+def eventually(fact: Callable[[], bool], within_s: float) -> None:
+    until = time.monotonic() + within_s
+    while not fact():
+        assert time.monotonic() < until, f"not within {within_s} s"
+        time.sleep(0.02)
+
+
+IMPLEMENTATIONS = ("echo", "llamacpp", "openai over llamacpp", "openai over llmock")
+
+
+@pytest.fixture(params=IMPLEMENTATIONS)
+def engine(request: pytest.FixtureRequest, var: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Engine]:
+    match request.param:
+        case "echo":
+            lane = Lane.model_validate({"engine": "echo", "echo": SCRIPT | {"latency_ms": 20}})
+        case "llamacpp":
+            request.getfixturevalue("served")
+            lane = llamacpp_lane()
+        case "openai over llamacpp":
+            served: Served = request.getfixturevalue("served")
+            monkeypatch.setenv("A_KEY", served.key)
+            lane = Lane(engine="openai", model="any", base_url=served.base_url, api_key_env="A_KEY")
+        case _:
+            url: str = request.getfixturevalue("mock_url")
+            control(url, "POST", "reset")
+            lane = Lane(engine="openai", model="gpt-4o-mini", base_url=f"{url}/v1")
+    engine = build("a-lane", lane, var)
+    engine.open()
+    yield engine
+    engine.close()
+
+
+@pytest.fixture
+def mock(mock_url: str, var: Path) -> Iterator[Engine]:
+    control(mock_url, "POST", "reset")
+    engine = build("rented", Lane(engine="openai", model="gpt-4o-mini", base_url=f"{mock_url}/v1"), var)
+    engine.open()
+    yield engine
+    engine.close()
+
+
+def test_every_engine_of_the_table_is_in_this_suite() -> None:
+    assert {name.split()[0] for name in IMPLEMENTATIONS} == set(ENGINES)
+    assert resolve("auto") in ENGINES
+
+
+def test_text_comes_with_its_usage_and_times(engine: Engine) -> None:
+    reply = engine.call(asked("Say hello.", max_tokens=8), wanted)
+    assert reply.text
+    assert reply.model
+    assert reply.usage_known
+    assert reply.usage.input_tokens + reply.usage.cached_input_tokens > 0
+    assert reply.usage.output_tokens > 0
+    assert reply.time_to_first_token_ms is not None
+    assert 0 < reply.time_to_first_token_ms <= reply.latency_ms
+    assert reply.finish_reason in ("stop", "length")
+
+
+def test_a_schema_holds_the_answer(engine: Engine) -> None:
+    reply = engine.call(asked("Which city? I live in Paris.", schema=SCHEMA, max_tokens=40), wanted)
+    assert set(json.loads(reply.text)) == {"city"}
+
+
+def test_choices_hold_the_answer_to_one_of_them(engine: Engine) -> None:
+    reply = engine.call(asked("The mood of: I love this so much.", choices=CHOICES, max_tokens=48), wanted)
+    assert reply.text in CHOICES
+
+
+def test_the_same_seed_and_no_temperature_give_the_same_answer(engine: Engine) -> None:
+    first, second = (engine.call(asked("Name three colours.", seed=7), wanted).text for _ in range(2))
+    assert first == second
+
+
+def test_calls_run_side_by_side(engine: Engine) -> None:
+    with ThreadPoolExecutor(4) as threads:
+        calls = [
+            threads.submit(engine.call, asked(f"Count from {n}.", max_tokens=4), wanted) for n in range(4)
+        ]
+        assert all(call.result().usage.output_tokens for call in calls)
+
+
+def slow(engine: Engine, request: pytest.FixtureRequest, var: Path) -> Engine:
+    """The same engine, made to take seconds for ``story()``."""
+    name = request.node.callspec.params["engine"]
+    if name == "echo":
+        engine = build("slow", Lane.model_validate({"engine": "echo", "echo": {"latency_ms": 30_000}}), var)
+    if name == "openai over llmock":
+        script(request.getfixturevalue("mock_url"), type="stream_fault", kind="stall", stall_seconds=5)
+    return engine
+
+
+def script(url: str, **behavior: Any) -> None:
+    assert control(url, "POST", "scenario", {"behaviors": [behavior]})
+
+
+def test_a_time_out_bounds_the_whole_call(engine: Engine, request: pytest.FixtureRequest, var: Path) -> None:
+    engine = slow(engine, request, var)
+    started = time.monotonic()
+    with pytest.raises(EngineTimeout, match="0\\.6 s"):
+        engine.call(story(timeout_s=0.6), wanted)
+    assert 0.5 < time.monotonic() - started < 2
+
+
+def test_a_cancelled_call_ends_at_once(engine: Engine, request: pytest.FixtureRequest, var: Path) -> None:
+    engine = slow(engine, request, var)
+    started = time.monotonic()
+    with pytest.raises(CallCancelled):
+        engine.call(story(), after_polls(5))
+    assert time.monotonic() - started < 3
+
+
+def test_it_opens_again_after_it_was_closed(engine: Engine) -> None:
+    engine.close()
+    engine.open()
+    engine.open()
+    assert engine.call(asked("Say hello.", max_tokens=4), wanted).text
+
+
+# --- llama.cpp: the process that owns the model
+
+
+def holder(engine: Engine) -> Served:
+    assert isinstance(engine, LlamaCppEngine)
+    assert engine._served is not None
+    return engine._served
+
+
+def test_a_cancelled_call_frees_its_slot(served: Served, var: Path) -> None:
+    engine = build("local", llamacpp_lane(), var)
+    engine.open()
+    for _ in range(4):
+        with pytest.raises(CallCancelled):
+            engine.call(story(), after_polls(3))
+    assert engine.call(asked("Say hello.", max_tokens=1, timeout_s=5), wanted).usage.output_tokens == 1
+    engine.close()
+
+
+def test_lanes_of_the_same_model_share_one_process(served: Served, var: Path) -> None:
+    second = build("local-guided", llamacpp_lane(system="Answer briefly.", threads=2), var)
+    second.open()
+    assert holder(second).pid == served.pid
+    second.close()
+
+
+def test_its_key_keeps_other_users_of_the_machine_out(served: Served, var: Path) -> None:
+    stranger = build("x", Lane(engine="openai", model="any", base_url=served.base_url), var)
+    stranger.open()
+    with pytest.raises(AuthenticationFailed):
+        stranger.call(asked("Hi"), wanted)
+    stranger.close()
+
+
+@pytest.mark.parametrize("name", ["llamacpp", "openai"])
+def test_a_prompt_that_does_not_fit(
+    name: str, served: Served, var: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("A_KEY", served.key)
+    cloud = Lane(engine="openai", model="any", base_url=served.base_url, api_key_env="A_KEY")
+    engine = build("local", llamacpp_lane() if name == "llamacpp" else cloud, var)
+    engine.open()
+    with pytest.raises(ContextOverflow) as failed:
+        engine.call(asked("word " * CONTEXT * 2), wanted)
+    assert failed.value.usage == Usage()
+    engine.close()
+
+
+WORKER_THAT_DIES = """
+import os, signal, sys
+from pathlib import Path
+from broker.settings import Lane
+from workers.engines import build
+engine = build("local", Lane(engine="llamacpp", threads=4, context_tokens=512), Path(sys.argv[1]))
+engine.open()
+print(engine._served.pid, flush=True)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_a_dead_worker_leaves_its_engine_and_a_dead_engine_comes_back(served: Served, var: Path) -> None:
+    worker = subprocess.run(
+        [sys.executable, "-c", WORKER_THAT_DIES, str(var)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert worker.returncode == -signal.SIGKILL, worker.stderr
+    engine = build("local", llamacpp_lane(context_tokens=512), var)
+    engine.open()
+    pid = holder(engine).pid
+    assert pid == int(worker.stdout)
+
+    started = time.monotonic()
+    with pytest.raises(EngineConnectionLost):
+        engine.call(story(max_tokens=400), after_polls(5, lambda: os.kill(pid, signal.SIGKILL), answer=False))
+    with pytest.raises(EngineConnectionLost):
+        engine.call(asked("Are you there?"), wanted)
+    assert time.monotonic() - started < 5
+
+    engine.open()
+    assert holder(engine).pid != pid
+    assert engine.call(asked("Say hello."), wanted).text
+    engine.close()
+
+
+def test_an_engine_that_nobody_uses_ends(served: Served, tmp_path: Path) -> None:
+    model = LlamaCppEngine("local", llamacpp_lane(), tmp_path)._wanted()
+    mine = attach(Wanted(model.model_path, model.model, 256, 1, 1), tmp_path, idle_s=0.5)
+    os.close(mine.users)
+    eventually(lambda: not list(tmp_path.glob("*.json")), 10)
+
+
+def test_stop_all_ends_them(served: Served, tmp_path: Path) -> None:
+    engine = build("local", llamacpp_lane(context_tokens=256), tmp_path)
+    engine.open()
+    assert stop_all(tmp_path) == 1
+    assert stop_all(tmp_path) == 0
+    with pytest.raises(EngineConnectionLost):
+        engine.call(asked("Are you there?"), wanted)
+    engine.close()
+
+
+def test_a_model_file_that_is_not_there(tmp_path: Path) -> None:
+    missing = tmp_path / "none.gguf"
+    engine = build("local", llamacpp_lane(model_path=missing), tmp_path)
+    with pytest.raises(EngineUnavailable, match=r"none\.gguf(.|\n)*mend: .*lanes\.local\.model_path"):
+        engine.check()
+
+
+def test_a_model_file_that_is_none(served: Served, tmp_path: Path) -> None:
+    broken = tmp_path / "broken.gguf"
+    broken.write_bytes(b"GGUF and then nothing")
+    engine = build("local", llamacpp_lane(model_path=broken), tmp_path)
+    with pytest.raises(EngineUnavailable, match=r"at its start; the end of .*\.log:\n(.|\n)*model"):
+        engine.open()
+
+
+# --- a provider's failures
+
+
+@pytest.mark.parametrize(
+    ("fault", "expected"),
+    [
+        ({"status": 429, "retry_after": 7}, RateLimited),
+        ({"status": 500}, EngineFault),
+        ({"status": 503}, EngineOverloaded),
+        ({"status": 529}, EngineOverloaded),
+        ({"status": 504}, EngineTimeout),
+        ({"status": 401}, AuthenticationFailed),
+        ({"status": 403}, AuthenticationFailed),
+        ({"status": 402}, OutOfCredit),
+        ({"status": 404}, ModelNotFound),
+        ({"status": 400, "code": "context_length_exceeded"}, ContextOverflow),
+        ({"status": 429, "code": "insufficient_quota"}, OutOfCredit),
+    ],
+)
+def test_a_status_has_its_leaf(
+    mock: Engine, mock_url: str, fault: dict[str, Any], expected: type[EngineError]
+) -> None:
+    script(mock_url, type="fail", **fault)
+    with pytest.raises(EngineError) as failed:
+        mock.call(asked("Hi"), wanted)
+    assert type(failed.value) is expected
+    refused = fault["status"] < 500 or fault["status"] in (503, 529)
+    assert failed.value.usage == (Usage() if refused else None)
+    if "retry_after" in fault:
+        assert getattr(failed.value, "retry_after_s", None) == fault["retry_after"]
+    assert control(mock_url, "GET", "requests")["count"] == 1, "a call is one request, never retried below us"
+
+
+@pytest.mark.parametrize(
+    ("kind", "expected"),
+    [
+        ("disconnect", EngineConnectionLost),
+        ("truncate", EngineConnectionLost),
+        ("malformed", MalformedReply),
+    ],
+)
+def test_a_broken_stream_is_no_answer(
+    mock: Engine, mock_url: str, kind: str, expected: type[EngineError]
+) -> None:
+    script(mock_url, type="stream_fault", kind=kind, after_chunks=2)
+    with pytest.raises(expected) as failed:
+        mock.call(asked("Hi"), wanted)
+    assert failed.value.usage is None
+    assert control(mock_url, "GET", "requests")["count"] == 1
+
+
+def test_a_slow_first_token_shows(mock: Engine, mock_url: str) -> None:
+    script(mock_url, type="slow_first_token", seconds=0.3)
+    reply = mock.call(asked("Hi"), wanted)
+    assert reply.time_to_first_token_ms is not None
+    assert reply.time_to_first_token_ms >= 300
+
+
+def test_nobody_listens(var: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    engine = build("rented", Lane(engine="openai", model="m", base_url=f"http://127.0.0.1:{port}/v1"), var)
+    engine.open()
+    with pytest.raises(EngineConnectionLost, match=r"lanes\.rented\.base_url") as failed:
+        engine.call(asked("Hi"), wanted)
+    assert failed.value.usage == Usage()
+    engine.close()
+
+
+def test_a_missing_key_is_named(var: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("SOME_PROVIDER_KEY", raising=False)
+    engine = build("midtier", Lane(engine="openai", model="m", api_key_env="SOME_PROVIDER_KEY"), var)
+    with pytest.raises(EngineUnavailable, match="SOME_PROVIDER_KEY"):
+        engine.check()
+
+
+CLOUD_LANE = """
+import resource, sys
+from pathlib import Path
+from broker.settings import Lane
+from workers.engines import build
+engine = build("rented", Lane(engine="openai", model="m"), Path("."))
+engine.check()
+assert "openai" not in sys.modules, "imported before it is needed"
+engine.open()
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // (1 if sys.platform == "linux" else 1024))
+"""
+
+
+def test_a_cloud_lane_stays_small(var: Path) -> None:
+    child = subprocess.run(
+        [sys.executable, "-c", CLOUD_LANE], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert int(child.stdout) < 120 * 1024, "KiB"
+
+
+# --- echo's script
+
+
+def echo(**script: Any) -> Engine:
+    return build("dry", Lane.model_validate({"engine": "echo", "echo": script}), Path())
+
+
+def test_echo_gives_the_prompt_back_or_what_its_script_says() -> None:
+    assert echo().call(asked("a b"), wanted).text == "a b"
+    assert echo(reply="<{prompt}>").call(asked("a"), wanted).text == "<a>"
+    assert echo(**SCRIPT).call(asked("which city"), wanted).text == '{"city": "Paris"}'
+    assert echo(reply="x", output_tokens=9).call(asked("a"), wanted).usage == Usage(
+        input_tokens=1, output_tokens=9
+    )
+
+
+def test_echo_fails_as_scripted_and_then_works() -> None:
+    engine = echo(failures=["rate_limited", "", "malformed_reply"])
+    with pytest.raises(RateLimited):
+        engine.call(asked("a"), wanted)
+    assert engine.call(asked("a"), wanted).text == "a"
+    with pytest.raises(MalformedReply):
+        engine.call(asked("a"), wanted)
+    assert engine.call(asked("a"), wanted).text == "a"
+    with pytest.raises(EngineUnavailable, match="no failure 'nonsense'"):
+        echo(failures=["nonsense"]).check()
+
+
+def test_echo_strikes_the_same_prompts_each_time() -> None:
+    def struck() -> list[int]:
+        engine = echo(failure_rate=0.3)
+        return [n for n in range(1000) if fails(engine, f"prompt {n}")]
+
+    assert struck() == struck()
+    assert 250 < len(struck()) < 350
+
+
+def fails(engine: Engine, prompt: str) -> bool:
+    try:
+        engine.call(asked(prompt), wanted)
+    except EngineFault:
+        return True
+    return False
+
+
+ECHO_THAT_KILLS = """
+from pathlib import Path
+from broker.call import Call
+from broker.settings import Lane
+from workers.engines import build
+engine = build("dry", Lane.model_validate({"engine": "echo", "echo": SCRIPT}), Path("."))
+engine.call(Call(({"role": "user", "content": "poison"},)), lambda: False)
+"""
+
+
+@pytest.mark.parametrize("script", ['{"kill_on": "pois"}', '{"failures": ["kill"]}'])
+def test_echo_ends_its_process(script: str) -> None:
+    program = ECHO_THAT_KILLS.replace("SCRIPT", script)
+    child = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, check=False)
+    assert child.returncode == -signal.SIGKILL, child.stderr
