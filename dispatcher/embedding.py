@@ -1,0 +1,175 @@
+"""Text to vectors without a model server: one small protocol, and a file's worth of implementations.
+
+``WordTable`` reads the table of word vectors inside the ``wordllama`` package with numpy; ``HashEmbedder`` needs no
+data at all and stands in where that package is missing. Neither opens a network connection.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import os
+import re
+from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
+from hashlib import blake2b
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from broker.errors import ConfigError
+from dispatcher.text import window
+
+Vectors = npt.NDArray[np.float32]
+
+HEAD_CHARS = (
+    600  # an instruction stands at the start of a prompt or at its end; the body between says little of it
+)
+TAIL_CHARS = 200
+_WORD = re.compile(r"\w+", re.UNICODE)
+_MEND = "pip install --no-deps wordllama tokenizers"
+
+
+class Embedder(Protocol):
+    """Texts in, one L2-normalised float32 row each out, in order. A text with no words in it gives a row of zeros."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def dimensions(self) -> int: ...
+
+    def embed(self, texts: Sequence[str]) -> Vectors: ...
+
+
+class WordTable:
+    """The mean of a text's token vectors: what wordllama's own ``embed(norm=True)`` gives, within float rounding."""
+
+    name = "wordllama-256"
+
+    def __init__(self, table: Vectors, encode: Callable[[list[str]], list[Any]]) -> None:
+        self._table = table
+        self._encode = encode
+
+    @classmethod
+    def load(cls) -> WordTable:
+        """Raises ConfigError where the packages or their files are missing."""
+        try:
+            from tokenizers import Tokenizer  # 40 MB that the stand-in does without
+        except ImportError as error:
+            raise ConfigError("the package tokenizers is not installed", mend=_MEND) from error
+        # Its thread pool gains nothing on short texts, and prints a warning when a process forks after using it.
+        os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+        table = _read_table(_packaged(".safetensors"))
+        tokenizer = Tokenizer.from_file(str(_packaged("_tokenizer_config.json")))
+        if tokenizer.get_vocab_size() > len(table):
+            raise ConfigError(
+                f"wordllama's table has {len(table)} rows for {tokenizer.get_vocab_size()} tokens", mend=_MEND
+            )
+        return cls(table, lambda texts: tokenizer.encode_batch_fast(texts, add_special_tokens=False))
+
+    @property
+    def dimensions(self) -> int:
+        return int(self._table.shape[1])
+
+    def embed(self, texts: Sequence[str]) -> Vectors:
+        rows = np.zeros((len(texts), self.dimensions), dtype=np.float32)
+        for row, encoded in zip(
+            rows, self._encode([window(text, HEAD_CHARS, TAIL_CHARS) for text in texts]), strict=True
+        ):
+            ids = encoded.ids
+            if ids:
+                self._table[ids].sum(axis=0, out=row)  # the mean's divisor falls out in the normalisation
+        return _normalised(rows)
+
+
+class HashEmbedder:
+    """Words, pairs of neighbours and the words' three-letter pieces, each hashed to a signed place: no data files."""
+
+    name = "hash-512"
+    dimensions = 512
+
+    def embed(self, texts: Sequence[str]) -> Vectors:
+        rows = np.zeros((len(texts), self.dimensions), dtype=np.float32)
+        for row, text in zip(rows, texts, strict=True):
+            words = _WORD.findall(window(text, HEAD_CHARS, TAIL_CHARS).lower())
+            features = [feature for word in words for feature in _word_features(word)]
+            features += [_place(f"{one} {two}") for one, two in pairwise(words)]
+            for place, weight in features:
+                row[place] += weight
+        return _normalised(rows)
+
+
+EMBEDDERS: Mapping[str, Callable[[], Embedder]] = {"wordllama": WordTable.load, "hash": HashEmbedder}
+
+
+def embedder(name: str = "auto") -> Embedder:
+    """An embedder by its name in the table; ``auto`` is the best that is installed. Raises ConfigError."""
+    if name == "auto":
+        name = "wordllama" if installed() else "hash"
+    if name not in EMBEDDERS:
+        raise ConfigError(f"unknown embedder {name!r}", mend=f"use auto, {' or '.join(EMBEDDERS)}")
+    return EMBEDDERS[name]()
+
+
+def installed() -> bool:
+    """Whether the packages of the word table are there; without them ``auto`` means the weaker stand-in."""
+    found = {
+        found.metadata["Name"] for package in ("wordllama", "tokenizers") for found in _distributions(package)
+    }
+    return found == {"wordllama", "tokenizers"}
+
+
+def _distributions(package: str) -> list[importlib.metadata.Distribution]:
+    try:
+        return [importlib.metadata.distribution(package)]
+    except importlib.metadata.PackageNotFoundError:
+        return []
+
+
+def _packaged(ending: str) -> Path:
+    """The one file of the installed wordllama package with that ending."""
+    for package in _distributions("wordllama"):
+        for file in package.files or []:
+            path = Path(str(file.locate()))
+            if path.name.endswith(ending) and path.is_file():
+                return path
+    raise ConfigError(f"no *{ending} of the package wordllama is installed", mend=_MEND)
+
+
+def _read_table(path: Path) -> Vectors:
+    """The one tensor of a safetensors file: eight bytes of header length, a JSON header, then the rows."""
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(length))
+    tensors = {name: entry for name, entry in header.items() if name != "__metadata__"}
+    [entry] = tensors.values()
+    if entry["dtype"] != "F16" or len(entry["shape"]) != 2:
+        raise ConfigError(
+            f"{path.name} holds {entry['dtype']} of shape {entry['shape']}, not a table of F16", mend=_MEND
+        )
+    offset = 8 + length + int(entry["data_offsets"][0])
+    stored = np.memmap(path, dtype="<f2", mode="r", offset=offset, shape=tuple(entry["shape"]))
+    return np.asarray(stored, dtype=np.float32)  # twice the bytes, a third of the time of every later sum
+
+
+def _normalised(rows: Vectors) -> Vectors:
+    lengths = np.linalg.norm(rows, axis=1, keepdims=True)
+    np.divide(rows, lengths, out=rows, where=lengths > 0)
+    return rows
+
+
+@lru_cache(maxsize=50_000)
+def _word_features(word: str) -> tuple[tuple[int, float], ...]:
+    framed = f"<{word[:40]}>"
+    pieces = [framed[at : at + 3] for at in range(len(framed) - 2)]
+    return (_place(word, 1.0), *(_place(f"#{piece}", 0.4) for piece in pieces))
+
+
+def _place(feature: str, weight: float = 0.7) -> tuple[int, float]:
+    """Stable over processes and machines, which Python's own ``hash`` is not."""
+    digest = int.from_bytes(blake2b(feature.encode(), digest_size=4).digest(), "little")
+    return digest >> 1 & (HashEmbedder.dimensions - 1), weight if digest & 1 else -weight

@@ -1,0 +1,19 @@
+"""How much of a text is looked at, and in which form every engine takes it."""
+
+from __future__ import annotations
+
+
+def window(text: str, head: int, tail: int) -> str:
+    """The start and the end of a text longer than both: instructions stand there, the body between says little."""
+    return encodable(text if len(text) <= head + tail else f"{text[:head]}\n{text[-tail:]}")
+
+
+def encodable(text: str) -> str:
+    """The text with lone surrogates replaced, which Python's strings may hold and UTF-8 cannot."""
+    return text if text.isascii() else text.encode("utf-8", "replace").decode("utf-8")
+
+
+def shortened(text: str, length: int) -> str:
+    """One line of at most that many characters."""
+    line = " ".join(text[: 4 * length].split())
+    return line if len(line) <= length else line[: length - 1] + "…"
