@@ -1,0 +1,243 @@
+"""The nightly files: the same facts give the same bytes, they sum, and no reader sees half a day."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pyarrow.parquet as pq
+import pytest
+import redis
+
+from accounting import ingest, ledger, rollup, schema
+from accounting.ledger import LocalStore
+from broker.errors import LedgerError
+from broker.events import Event, Fact, Finished, Rated, Submitted
+from tests.accounting.stories import DAY, NOON_US, attempted, day_of_stories, entry, publish, story
+
+ORACLE = """
+with facts as (
+    select distinct on (workspace, task_id, seq) * from '{events}'
+), calls as (
+    select distinct on (workspace, task_id, attempt_id) * from facts where kind = 'attempted'
+    order by workspace, task_id, attempt_id, seq desc
+), money as (
+    select * from calls union all select * from facts where kind = 'routed'
+)
+select workspace, task_id, coalesce(sum(cost_usd), 0), count(*) filter (kind = 'attempted')
+from money group by all order by all
+"""
+
+
+def query(sql: str) -> list[Any]:
+    return duckdb.connect().execute(sql).fetchall()
+
+
+def files_of(store: LocalStore, day: str = DAY) -> dict[str, bytes]:
+    names = (ledger.TASKS, ledger.ATTEMPTS, ledger.DAILY)
+    return {name: (store.root / name / f"date={day}" / f"{name}.parquet").read_bytes() for name in names}
+
+
+def fill(
+    client: redis.Redis, store: LocalStore, quarantine: LocalStore, stories: Sequence[Sequence[Event]]
+) -> None:
+    publish(client, map(entry, stories))
+    ingest.drain_all(client, store, quarantine, limit=500)
+
+
+@pytest.fixture
+def filled(client: redis.Redis, store: LocalStore, quarantine: LocalStore) -> LocalStore:
+    fill(client, store, quarantine, day_of_stories(300))
+    return store
+
+
+def test_columns_are_those_of_the_contract(filled: LocalStore) -> None:
+    rollup.rollup(filled, DAY)
+    known = {ledger.TASKS: schema.TASKS, ledger.ATTEMPTS: schema.ATTEMPTS, ledger.DAILY: schema.DAILY}
+    for name, columns in known.items():
+        part = pq.ParquetFile(filled.root / name / f"date={DAY}" / f"{name}.parquet")
+        assert part.schema_arrow.equals(columns)
+        physical = {column.name: column.physical_type for column in part.schema}
+        assert {kind for column, kind in physical.items() if column.endswith("_usd")} == {"INT64"}
+        assert part.metadata.row_group(0).column(0).compression == "ZSTD"
+
+
+def test_duckdb_finds_the_same_sums_in_the_events(filled: LocalStore) -> None:
+    rolled = rollup.rollup(filled, DAY)
+    oracle = query(ORACLE.format(events=f"{filled.root}/events/*/*.parquet"))
+    ours = query(
+        f"select workspace, task_id, cost_usd, attempts from '{filled.root}/tasks/*/*.parquet' order by all"
+    )
+    assert ours == oracle
+    assert len(ours) == 300 == rolled.tasks
+    assert Decimal(rolled.cost_nano).scaleb(-9) == sum(row[2] for row in oracle)
+
+
+def test_tasks_attempts_and_daily_sum_to_the_nano_dollar(filled: LocalStore) -> None:
+    rollup.rollup(filled, DAY)
+    files = [f"{filled.root}/{name}/*/*.parquet" for name in ("tasks", "attempts", "daily")]
+    sums = [query(f"select sum(cost_usd) from '{one}'") for one in files]
+    assert sums[0] == sums[1] == sums[2]
+    assert sums[0][0][0] > 0
+    parts = " + ".join(schema.PARTS)
+    for name in ("tasks", "daily"):
+        assert query(
+            f"select count(*) from '{filled.root}/{name}/*/*.parquet' where cost_usd <> {parts}"
+        ) == [(0,)]
+    assert query(f"select sum(tasks), sum(successes) from '{filled.root}/daily/*/*.parquet'") == query(
+        f"select count(*), count(*) filter (succeeded) from '{filled.root}/tasks/*/*.parquet'"
+    )
+
+
+def test_order_and_repetition_give_the_same_bytes(
+    client: redis.Redis, store: LocalStore, tmp_path: Path, quarantine: LocalStore
+) -> None:
+    events = [event for one in day_of_stories(300) for event in one]
+    fill(client, store, quarantine, [[event] for event in events])
+    rollup.rollup(store, DAY)
+    chance = random.Random(1)
+    scattered = [[event] for event in events for _ in range(chance.randint(1, 5))]
+    chance.shuffle(scattered)
+    other = LocalStore(tmp_path / "other")
+    fill(client, other, quarantine, scattered)
+    rollup.rollup(other, DAY, slice_rows=700)
+    assert files_of(other) == files_of(store)
+
+
+def test_a_day_in_slices_is_the_day_in_one_piece(filled: LocalStore) -> None:
+    rollup.rollup(filled, DAY)
+    whole = files_of(filled)
+    for rows in (1, 97, 1_000):
+        assert rollup.rollup(filled, DAY, slice_rows=rows).written == ()
+    assert files_of(filled) == whole
+
+
+def test_what_happens_after_midnight_re_rolls_the_day_of_submission(
+    client: redis.Redis, store: LocalStore, quarantine: LocalStore
+) -> None:
+    facts: list[Fact] = [Submitted("sync"), attempted("t-1"), Finished("succeeded", None)]
+    fill(client, store, quarantine, [story("t", facts)])
+    assert [one.day for one in rollup.rollup_dirty(client, store)] == [DAY]
+    assert rollup.rollup_dirty(client, store) == ()
+    two_days_later = Event("acme", "t", 4, NOON_US + 2 * 86_400_000_000, NOON_US, Rated(ok=True))
+    fill(client, store, quarantine, [[two_days_later]])
+    [again] = rollup.rollup_dirty(client, store)
+    assert again.day == DAY
+    assert [path.split("/")[0] for path in again.written] == ["tasks", "daily"]
+    assert query(f"select succeeded from '{store.root}/tasks/*/*.parquet'") == [(True,)]
+
+
+def test_unchanged_files_are_not_written_again(filled: LocalStore) -> None:
+    assert len(rollup.rollup(filled, DAY).written) == 3
+    times = [path.stat().st_mtime_ns for path in sorted(filled.root.rglob("*.parquet"))]
+    assert rollup.rollup(filled, DAY).written == ()
+    assert [path.stat().st_mtime_ns for path in sorted(filled.root.rglob("*.parquet"))] == times
+
+
+def test_a_day_that_was_touched_meanwhile_stays_dirty(
+    client: redis.Redis, filled: LocalStore, quarantine: LocalStore
+) -> None:
+    class Touched(LocalStore):
+        def put(self, path: str, data: bytes) -> None:
+            super().put(path, data)
+            if path.startswith("tasks"):
+                fill(client, filled, quarantine, [story("late", [Submitted("sync")])])
+
+    rollup.rollup_dirty(client, Touched(filled.root))
+    assert client.hkeys(ingest.DIRTY) == [DAY.encode()]
+    [again] = rollup.rollup_dirty(client, filled)
+    assert again.tasks == 301
+    assert not client.exists(ingest.DIRTY)
+
+
+def test_a_damaged_day_stays_dirty_and_stops_no_other(
+    client: redis.Redis, filled: LocalStore, quarantine: LocalStore
+) -> None:
+    fill(client, filled, quarantine, [story("next", [Submitted("sync")], at_us=NOON_US + 86_400_000_000)])
+    victim = next(iter(filled.root.glob(f"events/date={DAY}/*.parquet")))
+    victim.write_bytes(victim.read_bytes()[:-100])
+    with pytest.raises(LedgerError, match="damaged"):
+        rollup.rollup_dirty(client, filled)
+    assert client.hkeys(ingest.DIRTY) == [DAY.encode()]
+    assert ledger.days(filled, "tasks") == ("2026-01-02",)
+
+
+def test_a_day_without_events_has_no_tasks(store: LocalStore) -> None:
+    rolled = rollup.rollup(store, DAY)
+    assert (rolled.tasks, rolled.written) == (0, ())
+    assert ledger.days(store, "tasks") == ()
+
+
+ROLLER = """
+import sys
+from pathlib import Path
+from accounting import rollup
+from accounting.ledger import LocalStore
+while True:
+    rollup.rollup(LocalStore(Path(sys.argv[1])), sys.argv[2])
+"""
+
+
+def roller(store: LocalStore) -> subprocess.Popen[bytes]:
+    return subprocess.Popen([sys.executable, "-c", ROLLER, str(store.root), DAY], cwd=Path.cwd())
+
+
+def test_readers_see_the_old_day_or_the_new_day_whole(
+    client: redis.Redis, store: LocalStore, quarantine: LocalStore
+) -> None:
+    """Two rollups at once, killed and started again and again while facts arrive."""
+    days = [day_of_stories(40, seed) for seed in range(8)]
+    fill(client, store, quarantine, days[0])
+    rollup.rollup(store, DAY)
+    known = {40}
+    rollers = [roller(store), roller(store)]
+    try:
+        for number, stories in enumerate(days[1:], 2):
+            renamed = [
+                [replace(event, task_id=f"{number}-{event.task_id}") for event in one] for one in stories
+            ]
+            fill(client, store, quarantine, renamed)
+            known.update(range(40, number * 40 + 1))
+            until = time.monotonic() + 0.6
+            while time.monotonic() < until:
+                for name, columns in ((ledger.TASKS, schema.TASKS), (ledger.DAILY, schema.DAILY)):
+                    found = pq.read_table(
+                        store.root / name / f"date={DAY}" / f"{name}.parquet", partitioning=None
+                    )
+                    assert found.schema.equals(columns)
+                    assert (
+                        found.num_rows if name == ledger.TASKS else sum(found["tasks"].to_pylist())
+                    ) in known
+                assert set(os.listdir(store.root / "tasks" / f"date={DAY}")) == {"tasks.parquet"}
+            victim = rollers.pop(0)
+            victim.send_signal(signal.SIGKILL)
+            victim.wait()
+            rollers.append(roller(store))
+    finally:
+        for one in rollers:
+            one.kill()
+            one.wait()
+    rolled = rollup.rollup(store, DAY)
+    assert rolled.tasks == 320
+    assert query(f"select count(*) from '{store.root}/tasks/*/*.parquet'") == [(320,)]
+
+
+def test_leftovers_of_killed_writers_are_tidied(store: LocalStore) -> None:
+    store.put("events/x", b"1")
+    old, new = store.root / ".tmp" / "1-a.draft", store.root / ".tmp" / "2-b.draft"
+    old.write_bytes(b"half")
+    new.write_bytes(b"half")
+    os.utime(old, (0, 0))
+    assert store.tidy() == 1
+    assert new.exists()
+    assert store.list(".") == ("events",)
