@@ -1,0 +1,52 @@
+"""The night's work: everything out of the stream, every day with news rolled up."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import redis
+
+from accounting import ingest, ledger, rollup
+from accounting.ingest import Ingested
+from accounting.ledger import Store
+from accounting.rollup import RolledDay
+from broker.settings import Settings
+
+_US_PER_MINUTE = 60_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Night:
+    ingested: Ingested
+    rolled: tuple[RolledDay, ...]
+
+
+def due(now_us: int, last_day: str | None, rollup_at_utc: str) -> bool:
+    """Whether the night's work of this UTC day is to be done: its time has come, and it was last done on another day.
+
+    ``last_day`` None: not known, so it is done once more, which changes nothing where nothing is new.
+    """
+    hours, _, minutes = rollup_at_utc.partition(":")
+    today = ledger.day_of(now_us)
+    begins_us = ledger.midnight_us(today) + (int(hours) * 60 + int(minutes)) * _US_PER_MINUTE
+    return now_us >= begins_us and (last_day is None or last_day < today)
+
+
+def run(client: redis.Redis, store: Store, quarantine: Store, settings: Settings) -> Night:
+    """Drains the stream and rolls every day with news. Raises LedgerError for what could not be written or read."""
+    store.tidy()
+    ingested = ingest.drain_all(client, store, quarantine, limit=settings.fleet.ingest_flush_events)
+    return Night(ingested, rollup.rollup_dirty(client, store))
+
+
+def run_if_due(
+    client: redis.Redis, store: Store, quarantine: Store, settings: Settings, last_day: str | None
+) -> str | None:
+    """Does the night's work where it is due by Redis's clock. The day on which it was last done."""
+    clock: Any = client.time()
+    now_us = clock[0] * 1_000_000 + clock[1]
+    if not due(now_us, last_day, settings.fleet.rollup_at_utc):
+        return last_day
+    run(client, store, quarantine, settings)
+    return ledger.day_of(now_us)
