@@ -82,6 +82,7 @@ class LaneBroker(RedisBroker):
         self.stopping = threading.Event()
         self.fetching = threading.Lock()
         super().__init__(client=store.client, middleware=[_Keeper(store, self.hands, lanes, self.stopping)])
+        dramatiq.set_broker(self)  # the command line serves the global one
 
     def task_queue(self, queue: TaskQueue, work: Work) -> None:
         """Serve a queue of tasks with ``work``, called with a handful of claims at a time on a worker's thread."""

@@ -17,7 +17,7 @@ from broker.tariff import cpu_price
 from broker.task import DISPATCH, Claim
 from dispatcher.availability import unavailable
 from dispatcher.classify import Classified, Classifier
-from dispatcher.embedding import load_embedder
+from dispatcher.embedding import embedder
 from dispatcher.gates import gates_of
 from dispatcher.route import refuse, route
 
@@ -68,7 +68,7 @@ def serve() -> LaneBroker:
     """The broker for ``dramatiq``. Ends the process with the mend where this node cannot dispatch."""
     try:
         settings = load()
-        classifier = Classifier.build(settings, load_embedder())
+        classifier = Classifier.build(settings, embedder())
         store = connect(settings)
     except LanewayError as error:
         sys.exit(f"the dispatcher cannot run on this node: {error}")

@@ -1,0 +1,60 @@
+"""Accounting's actors: the stream into files all day, the files of the days rolled up at night."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from pathlib import Path
+
+from accounting import ingest, ledger, nightly
+from broker.connect import connect
+from broker.errors import LanewayError, LedgerError, RedisUnavailable
+from broker.queue import LaneBroker
+from broker.settings import Settings, load
+from broker.store import Store, ask
+
+INGEST_EVERY_S = 1.0
+NIGHTLY_EVERY_S = 30.0
+
+log = logging.getLogger(__name__)
+
+
+class Accounting:
+    """Each method is one round of a clock; what cannot be done now waits where it is and is told in the log."""
+
+    def __init__(self, settings: Settings, store: Store, files: ledger.Store, quarantine: ledger.Store) -> None:
+        self.settings, self.client, self.files, self.quarantine = settings, store.client, files, quarantine
+        self.rolled: str | None = None
+
+    def ingest(self) -> None:
+        try:
+            if ask(lambda: ingest.due(self.client, self.settings)):
+                limit = self.settings.fleet.ingest_flush_events
+                done = ask(lambda: ingest.drain(self.client, self.files, self.quarantine, limit=limit))
+                log.info("%d events into %d parts", done.events, done.parts)
+        except (LedgerError, RedisUnavailable) as error:
+            log.error("the events wait in the stream: %s", error)
+
+    def nightly(self) -> None:
+        try:
+            self.rolled = ask(
+                lambda: nightly.run_if_due(self.client, self.files, self.quarantine, self.settings, self.rolled)
+            )
+        except (LedgerError, RedisUnavailable) as error:
+            log.error("the rollup is tried again in %.0f s: %s", NIGHTLY_EVERY_S, error)
+
+
+def serve() -> LaneBroker:
+    """The broker for ``dramatiq``. Ends the process with the mend where this node cannot keep the ledger."""
+    try:
+        settings = load()
+        files = ledger.open_store(settings.fleet.ledger)
+        quarantine = ledger.LocalStore(Path(settings.fleet.var) / "quarantine")
+        store = connect(settings)
+    except LanewayError as error:
+        sys.exit(f"accounting cannot run on this node: {error}")
+    accounting = Accounting(settings, store, files, quarantine)
+    broker = LaneBroker(store)
+    broker.every("accounting-ingest", INGEST_EVERY_S, accounting.ingest)
+    broker.every("accounting-nightly", NIGHTLY_EVERY_S, accounting.nightly)
+    return broker

@@ -1,0 +1,5 @@
+"""`dramatiq accounting.node`: this node keeps the ledger."""
+
+from accounting.actor import serve
+
+broker = serve()

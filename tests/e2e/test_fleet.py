@@ -1,0 +1,187 @@
+"""A fleet of real processes: what a producer submits comes back, whatever happens in between."""
+
+import json
+import random
+import signal
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from accounting import ingest, ledger
+from broker.events import decode_fact
+from broker.keys import LEASES, OPEN
+from tests.e2e.conftest import LiveFleet
+
+pytestmark = pytest.mark.e2e
+
+ECHO = """
+[fleet]
+ledger = "ledger"
+lease_s = 1.5
+ingest_flush_s = 1
+
+[lanes.local]
+engine = "echo"
+price = { input_mtok = "1", output_mtok = "2" }
+threads = 4
+batch = 20
+echo = { replies = { "capital of France" = "Paris", "gone wrong" = "nonsense" } }
+
+[lanes.frontier]
+engine = "echo"
+price = { input_mtok = "10", output_mtok = "20" }
+echo = { reply = "Paris" }
+
+[types.general]
+chain = ["local", "human"]
+
+[types.question]
+patterns = ["(?i)^question:"]
+chain = ["local", "frontier", "human"]
+reprompts = 1
+gate = { kind = "regex", pattern = "^Paris$" }
+"""
+
+
+def test_a_task_comes_back_with_its_answer_its_cost_and_its_story(live: Callable[[str], LiveFleet]) -> None:
+    fleet = live(ECHO)
+    for module in ("dispatcher.node", "workers.lane_local", "workers.lane_frontier"):
+        fleet.start(module)
+    good = fleet.client.submit("question: the capital of France?", workspace="acme")
+    climbs = fleet.client.submit("question: gone wrong", workspace="acme", mode="async")
+    plain = fleet.client.submit("hello there")
+    parked = fleet.client.submit("question: gone wrong", gate={"kind": "choice", "choices": ["Rome"]})
+
+    result = good.result()
+    assert (result.status, result.output, result.lane) == ("succeeded", "Paris", "local")
+    assert result.cost_usd > 0
+    result = climbs.result()
+    assert (result.status, result.output, result.lanes) == ("succeeded", "Paris", ("local", "frontier"))
+    assert [one["purpose"] for one in result.attempts] == ["task", "reprompt", "task"]
+    assert plain.result().output == "hello there"
+    result = parked.result()
+    assert (result.status, result.lane) == ("parked", "human")
+    assert len(result.attempts) == 4
+
+
+def test_a_deadly_task_is_a_dead_letter_and_its_neighbours_succeed(live: Callable[[str], LiveFleet]) -> None:
+    fleet = live(
+        ECHO.replace('echo = { reply = "Paris" }', 'echo = { reply = "Paris", kill_on = "poison" }').replace(
+            'chain = ["local", "human"]', 'chain = ["frontier", "human"]'
+        )
+    )
+    fleet.start("dispatcher.node")
+    stop = threading.Event()
+
+    def supervise() -> None:
+        while not stop.wait(0.1):
+            running = fleet.processes.get("workers.lane_frontier")
+            if running is None or running.poll() is not None:
+                fleet.start("workers.lane_frontier")
+
+    supervisor = threading.Thread(target=supervise)
+    supervisor.start()
+    try:
+        handles = fleet.client.submit_many([{"prompt": f"good {n}"} for n in range(10)] + [{"prompt": "poison"}])
+        results = {result.task_id: result for result in fleet.client.results(handles, timeout_s=60)}
+    finally:
+        stop.set()
+        supervisor.join()
+    statuses = [results[handle.task_id].status for handle in handles]
+    assert statuses == ["succeeded"] * 10 + ["failed"]
+    (letter,) = fleet.store.dead_letters()
+    assert letter.id == f"default/{handles[-1].task_id}"
+    assert letter.starts == 3
+
+
+def test_a_cancelled_call_settles(live: Callable[[str], LiveFleet]) -> None:
+    fleet = live(ECHO.replace('reply = "Paris"', "latency_ms = 60000").replace('["local", "human"]', '["frontier"]'))
+    fleet.start("dispatcher.node")
+    fleet.start("workers.lane_frontier")
+    handle = fleet.client.submit("slow")
+    fleet.wait_until(lambda: fleet.client.record(handle.task_id).status == "running", "the task runs")
+    assert handle.cancel() == "cancelling"
+    assert handle.result(timeout_s=20).status == "cancelled"
+    assert len(handle.result().attempts) <= 1
+
+
+@pytest.mark.slow
+def test_two_thousand_tasks_survive_kill_9_of_anything(live: Callable[[str], LiveFleet]) -> None:
+    """Every task reaches one end, no stale attempt overwrites it, each fact is in the files exactly once."""
+    fleet = live(ECHO)
+    modules = ["dispatcher.node", "workers.lane_local", "workers.lane_frontier", "accounting.node"]
+    for module in modules:
+        fleet.start(module)
+    handles = fleet.client.submit_many(
+        [
+            {"prompt": "question: gone wrong" if n % 10 == 0 else f"task {n}", "task_id": f"t{n}", "workspace": f"w{n % 3}"}
+            for n in range(2000)
+        ]
+    )
+    rng = random.Random(7)
+    ended: dict[str, str] = {}
+    reader = threading.Thread(
+        target=lambda: ended.update({one.task_id: one.status for one in fleet.client.results(handles, timeout_s=120)})
+    )
+    reader.start()
+    kills = 0
+    while reader.is_alive() and kills < 12:
+        victim = rng.choice(modules)
+        fleet.kill(victim, worker_only=rng.random() < 0.3)
+        kills += 1
+        fleet.start(victim)
+        reader.join(timeout=rng.uniform(0.3, 1.5))
+    killed_at = time.monotonic()
+    reader.join()
+    assert Counter(ended.values()) == {"succeeded": 2000}
+    assert time.monotonic() - killed_at < 60
+    assert fleet.store.client.zcard(LEASES) == fleet.store.client.zcard(OPEN) == 0
+    _facts_are_exactly_once(fleet)
+
+
+def _facts_are_exactly_once(fleet: LiveFleet) -> None:
+    fleet.signal("accounting.node", signal.SIGTERM)
+    fleet.processes["accounting.node"].wait(30)
+    files = ledger.open_store(fleet.settings.fleet.ledger)
+    done = ingest.drain_all(fleet.store.client, files, ledger.LocalStore(fleet.folder / "quarantine"))
+    assert done.flaws == 0
+    pyarrow_dataset = pytest.importorskip("pyarrow.dataset")
+    rows = pyarrow_dataset.dataset(Path(fleet.settings.fleet.ledger) / "events", format="parquet").to_table().to_pylist()
+    identities = Counter((row["workspace"], row["task_id"], row["seq"]) for row in rows)
+    assert max(identities.values()) == 1
+    finished = Counter(row["task_id"] for row in rows if row["kind"] == "finished")
+    assert (len(finished), set(finished.values())) == (2000, {1})
+    booked: Counter[str] = Counter()
+    for task_id, row in {(row["task_id"], row["attempt_id"] or row["seq"]): row for row in sorted(rows, key=lambda row: row["seq"])}.items():
+        fact = decode_fact(row["fact"])
+        booked[task_id[0]] += (getattr(fact, "cost_nano", 0) or 0) + getattr(fact, "gate_cost_nano", 0)
+    for number in range(0, 2000, 97):
+        assert fleet.client.record(f"t{number}").cost_nano == booked[f"t{number}"]
+
+
+def test_the_command_line_of_a_broken_lane_says_what_to_do(live: Callable[[str], LiveFleet]) -> None:
+    fleet = live(ECHO)
+    process = fleet.start("workers.lane_midtier")
+    assert process.wait(30) != 0
+    assert "the configuration has no lane 'midtier'" in fleet.log("workers.lane_midtier")
+    assert "add a table [lanes.midtier]" in fleet.log("workers.lane_midtier")
+
+
+def test_async_work_leaves_threads_for_sync_work(live: Callable[[str], LiveFleet]) -> None:
+    fleet = live(
+        ECHO.replace('batch = 20\necho = { replies', "batch = 1\necho = { latency_ms = 300, replies")
+    )
+    fleet.start("dispatcher.node")
+    fleet.start("workers.lane_local", threads=4)
+    fleet.client.submit_many([{"prompt": f"slow {n}", "mode": "async"} for n in range(60)])
+    fleet.wait_until(lambda: bool(fleet.store.queues(["lane-local-async"])[0].in_flight), "async work runs")
+    waits = []
+    for n in range(5):
+        result = fleet.client.submit(f"quick {n}").result()
+        waits.append(result.attempts[-1]["queue_wait_ms"])
+    assert max(waits) < 200, json.dumps(waits)
+    assert fleet.store.queues(["lane-local-async"])[0].depth > 0
