@@ -1,0 +1,5 @@
+"""`python -m laneway` is `laneway`."""
+
+from laneway.cli import main
+
+main()

@@ -1,0 +1,216 @@
+"""`laneway lanes` and `laneway queues`: the fleet as Redis knows it."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import asdict
+from datetime import UTC, datetime
+from typing import Any
+
+import click
+
+from broker import keys
+from broker.connect import connect
+from broker.errors import EngineUnavailable
+from broker.events import Attempted, decode_entry
+from broker.prices import HardwarePrice, Price, TokenPrice
+from broker.settings import Lane, Settings, load, secret
+from broker.sights import Sights
+from broker.store import QueueState, Store, ask
+from broker.tariff import price_of
+from broker.task import DISPATCH, MODES, lane_queue
+from dispatcher.availability import needs_key, unavailable
+from laneway.cli.output import emit, json_option, say, span, table
+from workers.engines import build, resolve
+
+PICO_PER_USD = 10**12
+RECENT_ENTRIES = 1000
+
+
+@click.command()
+@json_option
+def lanes(as_json: bool) -> None:
+    """Each lane: price, health, verdicts, and why it is not served.
+
+    Whether its key and its engine are here is said of this node, all else of the whole fleet. Verdicts are those of the
+    latest calls that are not yet in the ledger.
+    """
+    settings = load()
+    store = connect(settings)
+    rows = lane_rows(settings, store)
+    if as_json:
+        emit({"lanes": rows})
+    else:
+        _draw_lanes(rows)
+
+
+def lane_rows(settings: Settings, store: Store) -> list[dict[str, Any]]:
+    seen = Sights(store).seen_s_ago()
+    away = unavailable(settings, seen, math.inf)
+    states = {state.queue: state for state in store.queues(_queue_names(settings))}
+    verdicts = _recent_verdicts(store)
+    today = datetime.now(tz=UTC).date().isoformat()
+    return [
+        {
+            "lane": name,
+            "engine": resolve(lane.engine),
+            "model": lane.model,
+            "price": _price(price_of(name, lane, today)),
+            "key": _key(lane),
+            "here": _lacking(name, lane, settings) or "ready",
+            "seen_s_ago": seen.get(name),
+            "available": name not in away,
+            "reason": away.get(name, ""),
+            "queues": {mode: _depths(states[lane_queue(name, mode)]) for mode in MODES},
+            "in_flight": sum(states[lane_queue(name, mode)].in_flight for mode in MODES),
+            "recent": dict(sorted(verdicts.get(name, Counter()).items())),
+        }
+        for name, lane in settings.lanes.items()
+    ]
+
+
+def _queue_names(settings: Settings) -> list[str]:
+    return [DISPATCH, *(lane_queue(name, mode) for name in settings.lanes for mode in MODES)]
+
+
+def _depths(state: QueueState) -> dict[str, Any]:
+    return {
+        "depth": state.depth,
+        "later": state.later,
+        "suspects": state.suspects,
+        "oldest_s": state.oldest_s,
+    }
+
+
+def _price(price: Price | None) -> dict[str, str] | None:
+    """None: unpriced."""
+    match price:
+        case TokenPrice():
+            return {
+                "ref": price.ref,
+                "input_mtok_usd": _decimal(price.input_pico * 10**6),
+                "cached_input_mtok_usd": _decimal(price.cached_input_pico * 10**6),
+                "output_mtok_usd": _decimal(price.output_pico * 10**6),
+            }
+        case HardwarePrice():
+            per_s = price.amortisation_pico_per_s + price.energy_pico_per_s
+            return {"ref": price.ref, "hour_usd": _decimal(per_s * 3600)}
+    return None
+
+
+def _decimal(pico: int) -> str:
+    """Dollars of pico-dollars, exactly."""
+    whole, rest = divmod(pico, PICO_PER_USD)
+    return f"{whole}.{rest:012d}".rstrip("0").removesuffix(".")
+
+
+def _key(lane: Lane) -> str:
+    """``set``, ``missing``, or ``none needed``; the key itself is never shown."""
+    if not needs_key(lane):
+        return "none needed"
+    return "set" if secret(lane) else "missing"
+
+
+def _lacking(name: str, lane: Lane, settings: Settings) -> str:
+    """What this node lacks to serve the lane, "" for nothing."""
+    try:
+        build(name, lane, settings.fleet.var).check()
+    except EngineUnavailable as error:
+        return error.message
+    return ""
+
+
+def _recent_verdicts(store: Store) -> dict[str, Counter[str]]:
+    """How the latest calls ended, by lane: ``pass``, ``fail``, ``ungated`` or the code of a failure."""
+    entries = ask(lambda: store.client.xrevrange(keys.EVENTS, count=RECENT_ENTRIES))
+    counted: dict[str, Counter[str]] = {}
+    for _, fields in entries:
+        for event in decode_entry(fields[b"b"]):
+            if isinstance(event.fact, Attempted):
+                said = event.fact.failure or event.fact.verdict or "ungated"
+                counted.setdefault(event.fact.lane, Counter())[said] += 1
+    return counted
+
+
+def _draw_lanes(rows: list[dict[str, Any]]) -> None:
+    table(
+        ("lane", "engine", "model", "price", "key", "seen", "sync", "async", "in hand", "recent calls"),
+        (
+            (
+                row["lane"],
+                row["engine"],
+                row["model"],
+                _price_words(row["price"]),
+                row["key"],
+                "never" if row["seen_s_ago"] is None else f"{span(row['seen_s_ago'])} ago",
+                _waiting(row["queues"]["sync"]),
+                _waiting(row["queues"]["async"]),
+                str(row["in_flight"]),
+                ", ".join(f"{count} {word}" for word, count in row["recent"].items()),
+            )
+            for row in rows
+        ),
+        right=("sync", "async", "in hand"),
+    )
+    for row in rows:
+        if not row["available"]:
+            say(f"{row['lane']} takes no tasks: {row['reason']}")
+        if row["here"] != "ready":
+            say(f"{row['lane']} cannot be served on this node: {row['here']}")
+
+
+def _price_words(price: Mapping[str, str] | None) -> str:
+    if price is None:
+        return "unpriced"
+    if "hour_usd" in price:
+        return f"${price['hour_usd']} an hour"
+    return f"${price['input_mtok_usd']} in, ${price['output_mtok_usd']} out a Mtok"
+
+
+def _waiting(state: Mapping[str, Any]) -> str:
+    return str(state["depth"] + state["later"] + state["suspects"])
+
+
+@click.command()
+@json_option
+def queues(as_json: bool) -> None:
+    """Each queue: what waits, what is in hand, and for how long.
+
+    `later` waits for a retry's time; `suspects` took their worker along before and are handed out alone.
+    """
+    settings = load()
+    store = connect(settings)
+    states = store.queues(_queue_names(settings))
+    totals = _totals(store)
+    if as_json:
+        emit({"queues": [asdict(state) for state in states], **totals})
+        return
+    table(
+        ("queue", "waits", "later", "suspects", "in hand", "oldest"),
+        (
+            (
+                state.queue,
+                str(state.depth),
+                str(state.later),
+                str(state.suspects),
+                str(state.in_flight),
+                span(state.oldest_s) if state.depth else "-",
+            )
+            for state in states
+        ),
+        right=("waits", "later", "suspects", "in hand", "oldest"),
+    )
+    say(
+        f"{totals['open']} tasks are under way, {totals['parked']} wait for a person, {totals['dead']} dead letters"
+    )
+
+
+def _totals(store: Store) -> dict[str, int]:
+    """Tasks that are under way, that wait for a person, and dead letters."""
+    pipe = store.client.pipeline(transaction=False)
+    pipe.zcard(keys.OPEN)
+    pipe.zcard(keys.PARKED)
+    pipe.hlen(keys.DEAD)
+    return dict(zip(("open", "parked", "dead"), ask(pipe.execute), strict=True))

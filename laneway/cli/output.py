@@ -1,0 +1,87 @@
+"""What commands print: one JSON document, or words and tables for a person."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
+
+import click
+
+from broker.money import text
+
+PIPE_WIDTH = 200  # columns of a table that no terminal cuts off
+json_option = click.option("--json", "as_json", is_flag=True, help="One JSON document on standard output.")
+
+
+def emit(value: object) -> None:
+    """One line of JSON. Characters that standard output cannot take are escaped."""
+    unicode = (sys.stdout.encoding or "").lower().startswith("utf")
+    line = json.dumps(value, ensure_ascii=not unicode)
+    if unicode:
+        line = line.encode("utf-8", "backslashreplace").decode()  # a lone surrogate becomes its JSON escape
+    click.echo(line)
+
+
+def say(words: str) -> None:
+    click.echo(plain(words))
+
+
+def plain(words: str) -> str:
+    """Text of strangers as it is safe on a terminal: control characters are shown, not obeyed."""
+    if words.isprintable():
+        return words
+    return "".join(
+        one if one.isprintable() or one in "\n\t" else one.encode("unicode_escape").decode() for one in words
+    )
+
+
+def shorten(words: str, limit: int = 200) -> str:
+    """On one line, its end cut off."""
+    line = " ".join(words[: 4 * limit].split())
+    return line if len(line) <= limit and len(words) <= 4 * limit else line[:limit] + "…"
+
+
+def usd(nano: int | None) -> str | None:
+    """Money for JSON; None: no price is known."""
+    return None if nano is None else text(nano)
+
+
+def price(amount: str | None) -> str:
+    """Money for a person."""
+    return "unpriced" if amount is None else f"${amount}"
+
+
+def moment(micros: int | None) -> str | None:
+    """A time in microseconds since the epoch as ISO 8601 in UTC."""
+    if micros is None:
+        return None
+    at = datetime.fromtimestamp(micros // 1_000_000, tz=UTC).replace(microsecond=micros % 1_000_000)
+    return at.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def span(seconds: float | None) -> str:
+    """A length of time in the largest fitting unit."""
+    if seconds is None:
+        return "-"
+    for unit, size in (("d", 86_400), ("h", 3_600), ("min", 60)):
+        if seconds >= size:
+            return f"{seconds / size:.1f} {unit}"
+    return f"{seconds:.1f} s"
+
+
+def table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, right: Sequence[str] = ()) -> None:
+    """A table for a person. ``right`` names the columns of numbers."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    drawn = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for name in columns:
+        drawn.add_column(name, justify="right" if name in right else "left", overflow="fold")
+    for row in rows:
+        drawn.add_row(*(Text(plain(cell)) for cell in row))
+    console = Console(width=None if sys.stdout.isatty() else PIPE_WIDTH)
+    console.print(drawn)
