@@ -29,8 +29,16 @@ class Accounting:
     def ingest(self) -> None:
         try:
             if ask(lambda: ingest.due(self.client, self.settings)):
-                limit = self.settings.fleet.ingest_flush_events
-                done = ask(lambda: ingest.drain(self.client, self.files, self.quarantine, limit=limit))
+                fleet = self.settings.fleet
+                done = ask(
+                    lambda: ingest.drain(
+                        self.client,
+                        self.files,
+                        self.quarantine,
+                        limit=fleet.ingest_flush_events,
+                        lock_ms=round(fleet.lease_s * 2000),
+                    )
+                )
                 log.info("%d events into %d parts", done.events, done.parts)
         except (LedgerError, RedisUnavailable) as error:
             log.error("the events wait in the stream: %s", error)

@@ -54,7 +54,7 @@ Said = tuple[str | None, str | None, str | None, str | None, int | None, str | N
 def rows(entry: bytes) -> Iterator[Row | Flaw]:
     """The entry's facts, a flaw in the place of each one that cannot be read."""
     try:
-        at, items = msgpack.unpackb(entry, use_list=False)
+        at, items = msgpack.unpackb(entry, use_list=False, raw=True)  # Lua tells no text from bytes
         at_us = _whole(at)
         items = tuple(items)
     except (ValueError, TypeError, msgpack.UnpackException) as error:
@@ -63,13 +63,13 @@ def rows(entry: bytes) -> Iterator[Row | Flaw]:
     for place, item in enumerate(items):
         try:
             yield _row(at_us, item)
-        except (ValueError, TypeError, IndexError, msgpack.UnpackException) as error:
+        except (ValueError, TypeError, IndexError, AttributeError, msgpack.UnpackException) as error:
             yield Flaw(f"fact {place}: {error}")
 
 
 def _row(at_us: int, item: Any) -> Row:
     ref, submitted, seq, fact = item
-    workspace, slash, task_id = ref.partition("/")
+    workspace, slash, task_id = ref.decode().partition("/")
     if not (workspace and slash and task_id):
         raise ValueError("it names no task")
     if type(fact) is not bytes:

@@ -46,7 +46,7 @@ class LiveFleet:
             process = subprocess.Popen(
                 [
                     sys.executable, "-m", "dramatiq", module,
-                    "--processes", "1", "--threads", str(threads),
+                    "--processes", "1", "--threads", str(threads), "--worker-fork-timeout", "3000",
                 ],
                 env=self.environment(),
                 stdout=log,
