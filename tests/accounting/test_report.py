@@ -1,0 +1,242 @@
+"""The report's figures, against figures worked out by hand and by DuckDB, and its page."""
+
+from __future__ import annotations
+
+import io
+import json
+from decimal import Decimal
+from typing import Any
+
+import duckdb
+import pytest
+import redis
+from rich.console import Console
+
+from accounting import ingest, present, report, rollup
+from accounting.ledger import LocalStore
+from broker.errors import LedgerError
+from broker.events import Escalated, Event, Fact, Finished, Parked, Routed, Submitted
+from tests.accounting.stories import CHAIN, DAY, NOON_US, attempted, day_of_stories, entry, publish, story
+
+NEXT = "2026-01-02"
+
+
+def rolled(
+    client: redis.Redis, store: LocalStore, quarantine: LocalStore, stories: list[list[Event]]
+) -> LocalStore:
+    publish(client, map(entry, stories))
+    ingest.drain_all(client, store, quarantine)
+    rollup.rollup_dirty(client, store)
+    return store
+
+
+def usd(nano: int) -> Decimal:
+    return Decimal(nano).scaleb(-9)
+
+
+def page(made: report.Report, width: int = 120) -> str:
+    console = Console(file=io.StringIO(), width=width)
+    present.render(made, console)
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue()
+
+
+def routed(lane: str = "local", **said: Any) -> Routed:
+    return Routed("intent", "extractive", "regex", "", 1.0, CHAIN, lane, "", **said)
+
+
+@pytest.fixture
+def small(client: redis.Redis, store: LocalStore, quarantine: LocalStore) -> LocalStore:
+    """Ten successes at a cent, one failure at two dollars, one without a gate, one parked; two calls unpriced."""
+    usd = 10**9
+    cheap: list[list[Event]] = [
+        story(
+            f"ok-{n}",
+            [
+                Submitted("sync", user=f"u-{n}"),
+                routed(),
+                attempted(f"ok-{n}-1", cost_nano=usd // 100, verdict="pass", output_tokens=9),
+                Finished("succeeded", True, "local"),
+            ],
+        )
+        for n in range(10)
+    ]
+    failed: list[Fact] = [
+        Submitted("sync"),
+        routed(),
+        attempted("bad-1", cost_nano=usd // 2, verdict="fail"),
+        attempted("bad-2", cost_nano=usd // 2, purpose="retry", verdict="fail", failure="timeout"),
+        Escalated("local", "frontier", "gate"),
+        attempted("bad-3", hop=1, lane="frontier", model="gpt-4o", cost_nano=usd, verdict="fail"),
+        attempted("bad-4", hop=1, lane="frontier", model="gpt-4o", cost_nano=None, purpose="reprompt"),
+        Finished("failed", False, "frontier"),
+    ]
+    ungated: list[Fact] = [
+        Submitted("async"),
+        routed(),
+        attempted("n-1", cost_nano=None),
+        Finished("succeeded", None),
+    ]
+    parked: list[Fact] = [
+        Submitted("sync"),
+        routed(),
+        attempted("p-1", cost_nano=usd, settled=False),
+        Parked("budget"),
+    ]
+    return rolled(
+        client, store, quarantine, [*cheap, story("bad", failed), story("n", ungated), story("p", parked)]
+    )
+
+
+def test_figures_by_hand(small: LocalStore) -> None:
+    made = report.build(small, since=DAY, until=DAY)
+    total = made.totals
+    assert (total.tasks, total.judged, total.succeeded) == (13, 11, 10)
+    assert total.cost_nano == 3_100_000_000
+    assert total.cost_per_success_nano == 310_000_000
+    assert total.cost_per_task_nano == 238_461_538
+    assert made.open.cost_per_judged_success_nano == 210_000_000
+    assert (made.open.unjudged_tasks, made.open.unjudged_nano, made.open.failed_nano) == (2, 10**9, 2 * 10**9)
+    assert (made.open.unpriced_calls, made.open.unsettled_calls) == (2, 1)
+    assert (made.open.parked_tasks, made.open.parked_nano) == (1, 10**9)
+    assert (total.p50_nano, total.p95_nano, total.max_nano) == (10_000_000, 2_000_000_000, 2_000_000_000)
+    assert {part.name: part.nano for part in made.parts if part.nano} == {
+        "inference": 2_600_000_000,
+        "retry": 500_000_000,
+    }
+    assert made.overhead_nano == 500_000_000
+    assert made.statuses == {"failed": 1, "parked": 1, "succeeded": 11}
+    assert (made.escalated_tasks, made.escalations) == (1, 1)
+    lanes = {lane.name: lane for lane in made.lanes}
+    assert (lanes["local"].attempts, lanes["local"].passed, lanes["local"].not_passed) == (14, 10, 2)
+    assert lanes["local"].failures == 1
+    assert lanes["frontier"].pass_rate == 0.0
+    [cell] = [cell for cell in made.cells if cell.lane == "frontier"]
+    assert cell.cost_per_1k_nano == 2_000 * 10**9
+    assert [(line.tasks, line.cost_nano) for line in made.dearest] == [(1, 2 * 10**9), (2, 3 * 10**9)]
+
+
+@pytest.mark.parametrize("name", report.BY)
+def test_every_breakdown_sums_to_the_total(name: str, small: LocalStore) -> None:
+    made = report.build(small, since=DAY, until=DAY, by=[name])
+    for field in ("tasks", "judged", "succeeded", "cost_nano"):
+        assert sum(getattr(group, field) for group in made.groups[name]) == getattr(made.totals, field)
+    lanes = sum(lane.cost_nano for lane in made.lanes) + made.open.machine_nano
+    assert lanes == made.totals.cost_nano == sum(part.nano for part in made.parts)
+
+
+def test_duckdb_agrees(client: redis.Redis, store: LocalStore, quarantine: LocalStore) -> None:
+    two_days = [*day_of_stories(400), *day_of_stories(200, 9, at_us=NOON_US + 86_400_000_000)]
+    made = report.build(rolled(client, store, quarantine, two_days), since=DAY, until=NEXT, by=["type"])
+    amounts = ("cost_nano", "p50_nano", "p95_nano", "p99_nano", "max_nano")
+    oracle = """
+        select {key}, count(*), count(succeeded), count(*) filter (succeeded), sum(cost_usd),
+               quantile_disc(cost_usd, 0.5), quantile_disc(cost_usd, 0.95), quantile_disc(cost_usd, 0.99), max(cost_usd)
+        from '{root}/tasks/*/*.parquet' group by 1 order by 1
+    """
+    for groups, key in (
+        (made.groups["type"], "task_type"),
+        (made.days, "date::varchar"),
+        ((made.totals,), "'total'"),
+    ):
+        ours = [
+            (g.name, g.tasks, g.judged, g.succeeded, *(usd(getattr(g, field)) for field in amounts))
+            for g in sorted(groups, key=lambda group: group.name)
+        ]
+        assert ours == duckdb.connect().execute(oracle.format(key=key, root=store.root)).fetchall()
+
+
+def test_only_the_days_asked_for(client: redis.Redis, store: LocalStore, quarantine: LocalStore) -> None:
+    two_days = [*day_of_stories(4), *day_of_stories(3, 9, at_us=NOON_US + 86_400_000_000)]
+    rolled(client, store, quarantine, two_days)
+    assert report.build(store, since=NEXT, until=NEXT).totals.tasks == 3
+    assert report.build(store, since=DAY, until=NEXT).totals.tasks == 7
+    assert report.build(store, since="2026-01-03", until="2026-01-31").totals.tasks == 0
+
+
+def test_json_has_money_as_exact_text(small: LocalStore) -> None:
+    made = json.loads(json.dumps(report.to_dict(report.build(small, since=DAY, until=DAY))))
+    assert made["currency"] == "USD"
+    assert made["totals"]["cost_usd"] == "3.1"
+    assert made["totals"]["cost_per_success_usd"] == "0.31"
+    assert made["totals"]["success_rate"] == pytest.approx(10 / 11)
+    assert made["open"]["parked_usd"] == "1.0"
+    assert made["groups"]["lane"][0]["name"] == "frontier"
+    assert made["overhead_usd"] == "0.5"
+
+
+def test_nothing_to_report(store: LocalStore) -> None:
+    made = report.build(store, since=DAY, until=DAY, by=list(report.BY))
+    assert made.totals.cost_per_task_nano is None
+    assert made.totals.cost_per_success_nano is None
+    assert "No tasks" in page(made)
+    json.dumps(report.to_dict(made))
+
+
+def test_what_cannot_be_asked(store: LocalStore) -> None:
+    with pytest.raises(ValueError, match="'colour'"):
+        report.build(store, since=DAY, until=DAY, by=["colour"])
+    with pytest.raises(ValueError, match="month"):
+        report.build(store, since="2026-13-01", until=DAY)
+
+
+def test_a_damaged_file_names_the_mend(small: LocalStore) -> None:
+    (small.root / "tasks" / f"date={DAY}" / "tasks.parquet").write_bytes(b"PAR1")
+    with pytest.raises(LedgerError, match=f"laneway rollup --date {DAY}"):
+        report.build(small, since=DAY, until=DAY)
+
+
+def test_the_page_says_what_the_figures_leave_open(small: LocalStore) -> None:
+    text = " ".join(page(report.build(small, since=DAY, until=DAY)).split())
+    for said in (
+        "Cost per successful task $0.310",
+        "90.9% (10 of 11 judged)",
+        "No verdict on 2 tasks ($1.00)",
+        "a success costs $0.210",
+        "Waiting for a person: 1 task, $1.00 spent so far",
+        "2 calls had no known price",
+        "1 call got lost on the way",
+        "of which overhead (all but inference) $0.5000 16.1%",
+        "frontier",
+    ):
+        assert said in text
+
+
+@pytest.mark.parametrize("width", [60, 80, 100, 160])
+def test_no_figure_is_ever_cut(
+    width: int, client: redis.Redis, store: LocalStore, quarantine: LocalStore
+) -> None:
+    rolled(client, store, quarantine, day_of_stories(200))
+    text = page(report.build(store, since=DAY, until=DAY, by=list(report.BY)), width)
+    assert "…" not in text
+    assert max(map(len, text.splitlines())) <= width
+
+
+@pytest.mark.parametrize(
+    ("amounts", "decimals", "printed"),
+    [
+        ([1_000_000_000] * 3, 2, ["$1.00"] * 3),
+        ([333_333_333, 333_333_333, 333_333_334], 2, ["$0.33", "$0.33", "$0.34"]),
+        ([1, 2_000_000_000], 2, ["<$0.01", "$2.00"]),
+        ([0, 5_000_000], 2, ["$0.00", "<$0.01"]),
+        ([], 2, []),
+    ],
+)
+def test_columns_add_up_as_printed(amounts: list[int], decimals: int, printed: list[str]) -> None:
+    assert present.column(amounts, decimals) == printed
+
+
+@pytest.mark.parametrize(
+    ("nano", "printed"),
+    [
+        (0, "$0.00"),
+        (1, "$0.000000001"),
+        (1_234, "$0.00000123"),
+        (12_345_678, "$0.0123"),
+        (1_234_567_890, "$1.23"),
+        (1_234_567_890_123, "$1,234.57"),
+        (None, "-"),
+    ],
+)
+def test_amounts_have_the_figures_that_count(nano: int | None, printed: str) -> None:
+    assert present.usd(nano) == printed
