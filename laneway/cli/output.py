@@ -6,10 +6,14 @@ import json
 import sys
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
+from typing import TYPE_CHECKING
 
 import click
 
 from broker.money import text
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 PIPE_WIDTH = 200  # columns of a table that no terminal cuts off
 json_option = click.option("--json", "as_json", is_flag=True, help="One JSON document on standard output.")
@@ -74,7 +78,6 @@ def span(seconds: float | None) -> str:
 def table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, right: Sequence[str] = ()) -> None:
     """A table for a person. ``right`` names the columns of numbers."""
     from rich import box
-    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
@@ -83,5 +86,11 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, right: Seque
         drawn.add_column(name, justify="right" if name in right else "left", overflow="fold")
     for row in rows:
         drawn.add_row(*(Text(plain(cell)) for cell in row))
-    console = Console(width=None if sys.stdout.isatty() else PIPE_WIDTH)
-    console.print(drawn)
+    console().print(drawn)
+
+
+def console(pipe_width: int = PIPE_WIDTH) -> Console:
+    """Standard output for rich, which is loaded only by commands that draw."""
+    from rich.console import Console
+
+    return Console(width=None if sys.stdout.isatty() else pipe_width, highlight=False)

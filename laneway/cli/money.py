@@ -1,0 +1,153 @@
+"""`laneway rollup` and `laneway report`: from facts to files, from files to figures."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from datetime import UTC, datetime
+from typing import Any
+
+import click
+
+from accounting import ledger
+from accounting.ingest import Ingested, drain_all
+from accounting.report import BY, build, to_dict
+from accounting.rollup import RolledDay, rollup_dirty
+from accounting.rollup import rollup as roll
+from broker.connect import connect
+from broker.errors import LedgerError, RedisUnavailable
+from broker.settings import Settings, load
+from broker.store import Store, ask
+from laneway.cli.output import console, emit, json_option, price, say, usd
+
+QUARANTINE = "quarantine"
+REPORT_WIDTH = 120  # columns where no terminal says how many
+
+
+def _day(_: click.Context, option: click.Parameter, value: datetime | None) -> str | None:
+    return None if value is None else value.date().isoformat()
+
+
+_date = click.DateTime(formats=["%Y-%m-%d"])
+date_option = click.option(
+    "--date", type=_date, callback=_day, metavar="DAY", help="This UTC day, as 2026-01-31."
+)
+since_option = click.option("--since", type=_date, callback=_day, metavar="DAY", help="From this UTC day on.")
+
+
+@click.command()
+@date_option
+@since_option
+@json_option
+def rollup(date: str | None, since: str | None, as_json: bool) -> None:
+    """Write the nightly files of a day again.
+
+    First whatever waits in Redis goes into the ledger; without a Redis the ledger is rolled as it is. With no day
+    named, every day with news is rolled. The same facts give the same bytes, so a file that would not change is left
+    alone.
+    """
+    if date and since:
+        raise click.UsageError("give --date or --since, not both")
+    settings = load()
+    files = ledger.open_store(settings.fleet.ledger)
+    try:
+        store = connect(settings)
+    except RedisUnavailable as error:
+        click.echo(f"the ledger is rolled as it is: {error.message}", err=True)
+        drained, rolled = None, _roll(files, date, since)
+    else:
+        drained = _drain(settings, store, files)
+        rolled = (
+            _roll(files, date, since) if date or since else ask(lambda: rollup_dirty(store.client, files))
+        )
+    if as_json:
+        emit(
+            {
+                "ledger": settings.fleet.ledger,
+                "ingested": None if drained is None else asdict(drained),
+                "days": [_rolled_row(day) for day in rolled],
+            }
+        )
+    else:
+        _tell(settings.fleet.ledger, drained, rolled)
+
+
+def _drain(settings: Settings, store: Store, files: ledger.Store) -> Ingested:
+    quarantine = ledger.LocalStore(settings.fleet.var / QUARANTINE)
+    return ask(  # type: ignore[no-any-return]
+        lambda: drain_all(store.client, files, quarantine, limit=settings.fleet.ingest_flush_events)
+    )
+
+
+def _roll(files: ledger.Store, date: str | None, since: str | None) -> tuple[RolledDay, ...]:
+    if date:
+        return (roll(files, date),)
+    return tuple(roll(files, day) for day in ledger.days(files, ledger.EVENTS) if day >= (since or ""))
+
+
+def _rolled_row(day: RolledDay) -> dict[str, Any]:
+    return {
+        "date": day.day,
+        "events": day.events,
+        "tasks": day.tasks,
+        "attempts": day.attempts,
+        "cost_usd": usd(day.cost_nano),
+        "written": list(day.written),
+    }
+
+
+def _tell(place: str, drained: Ingested | None, rolled: tuple[RolledDay, ...]) -> None:
+    if drained is not None:
+        said = "another process is writing them" if drained.busy else f"{drained.parts} files"
+        say(f"ingested    {drained.events} events, {said}")
+        if drained.flaws:
+            say(f"set aside   {drained.flaws} facts that cannot be read, in {QUARANTINE}")
+    for day in rolled:
+        say(f"{day.day}  {day.tasks} tasks, {day.attempts} attempts, {price(usd(day.cost_nano))}")
+        for path in day.written:
+            say(f"  written   {place}/{path}")
+        if not day.written:
+            say("  unchanged" if day.events else "  no events of that day")
+    if not rolled:
+        say("nothing new to roll")
+
+
+@click.command()
+@date_option
+@since_option
+@click.option(
+    "--by",
+    default="type,lane,workspace",
+    show_default=True,
+    metavar="COLUMNS",
+    help=f"Some of {', '.join(BY)}.",
+)
+@json_option
+def report(date: str | None, since: str | None, by: str, as_json: bool) -> None:
+    """Cost per task and per success, latencies, overhead, concentration.
+
+    Of the last day that was rolled, where no other is named. `laneway rollup` brings the files up to date.
+    """
+    if date and since:
+        raise click.UsageError("give --date or --since, not both")
+    columns = [name.strip() for name in by.split(",") if name.strip()]
+    if unknown := [name for name in columns if name not in BY]:
+        raise click.BadParameter(f"no {unknown[0]!r}; there are {', '.join(BY)}", param_hint="--by")
+    files = ledger.open_store(load().fleet.ledger)
+    first, last = _range(ledger.days(files, ledger.TASKS), date, since)
+    made = build(files, since=first, until=last, by=columns)
+    if as_json:
+        emit(to_dict(made))
+    else:
+        from accounting import present  # it loads rich, which --json does without
+
+        present.render(made, console(REPORT_WIDTH))
+
+
+def _range(days: tuple[str, ...], date: str | None, since: str | None) -> tuple[str, str]:
+    """The first and the last day of the report. Raises LedgerError where there is none."""
+    wanted = [day for day in days if (date is None or day == date) and (since is None or day >= since)]
+    if not wanted:
+        named = f" of {date}" if date else f" since {since}" if since else ""
+        today = date or since or datetime.now(tz=UTC).date().isoformat()
+        raise LedgerError(f"the ledger has no nightly files{named}", mend=f"laneway rollup --date {today}")
+    return (since or wanted[-1], wanted[-1])
