@@ -25,10 +25,9 @@ from dispatcher.text import window
 
 Vectors = npt.NDArray[np.float32]
 
-HEAD_CHARS = (
-    600  # an instruction stands at the start of a prompt or at its end; the body between says little of it
-)
-TAIL_CHARS = 200
+# An instruction stands at the start of a prompt, sometimes at its end. More of the body made long prompts harder to
+# tell, and short prompts gained nothing by it.
+HEAD_CHARS, TAIL_CHARS = 200, 50
 _WORD = re.compile(r"\w+", re.UNICODE)
 _MEND = "pip install --no-deps wordllama tokenizers"
 

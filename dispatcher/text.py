@@ -5,7 +5,7 @@ from __future__ import annotations
 
 def window(text: str, head: int, tail: int) -> str:
     """The start and the end of a text longer than both: instructions stand there, the body between says little."""
-    return encodable(text if len(text) <= head + tail else f"{text[:head]}\n{text[-tail:]}")
+    return encodable(text if len(text) <= head + tail else f"{text[:head]}\n{text[len(text) - tail :]}")
 
 
 def encodable(text: str) -> str:
