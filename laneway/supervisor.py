@@ -368,9 +368,9 @@ def on_signals(first: Callable[[], None], again: Callable[[], None]) -> Iterator
 
 def log_files(folder: Path) -> Say:
     """Says into ``folder/<name>.log``, one file a process, appended to."""
-    folder.mkdir(parents=True, exist_ok=True)
 
     def say(name: str, line: str) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
         with (folder / f"{name}.log").open("a", encoding="utf-8") as file:
             file.write(f"{line}\n")
 
