@@ -301,29 +301,25 @@ class Store:
         """Have ``reader`` told of each ref's end. Gives how many of them are unknown."""
         return int(self._call("watch", keys.reply_key(reader), *refs))
 
-    def next_end(self, reader: str, timeout_s: float) -> str | None:
-        """The next ref that ended or was parked, None when the time is over."""
-        found = self._ask(lambda: self.client.blpop([keys.reply_key(reader)], timeout=max(0.01, timeout_s)))
-        return found[1].decode() if found else None
+    def next_ends(self, reader: str, timeout_s: float, limit: int = 500) -> list[str]:
+        """The next refs that ended or were parked, as many as there are; none when the time is over."""
+        found = self._ask(
+            lambda: self.client.blmpop(
+                max(0.01, timeout_s), 1, keys.reply_key(reader), direction="LEFT", count=limit
+            )
+        )
+        return [ref.decode() for ref in found[1]] if found else []
 
     def record(self, ref: str) -> Record:
         """Raises UnknownTask, or BadTask for a record that cannot be read."""
-        row = self._ask(lambda: self.client.hgetall(keys.task_key(ref)))
-        if b"task" not in row:
-            raise unknown(ref)
-        return Record(
-            decode_task(row[b"task"]),
-            decode_progress(row[b"progress"]) if b"progress" in row else Progress(),
-            decode_outcome(row[b"outcome"]) if b"outcome" in row else None,
-            row[b"status"].decode(),
-            row[b"queue"].decode(),
-            int(row[b"epoch"]),
-            int(row[b"cost"]),
-            int(row.get(b"reserved", 0)),
-            int(row[b"submitted"]),
-            int(row[b"started"]) if b"started" in row else None,
-            int(row[b"finished"]) if b"finished" in row else None,
-        )
+        return self.records([ref])[0]
+
+    def records(self, refs: Sequence[str]) -> list[Record]:
+        """Many in one round trip. Raises as ``record`` does."""
+        pipe = self.client.pipeline(transaction=False)
+        for ref in refs:
+            pipe.hgetall(keys.task_key(ref))
+        return [_record(ref, row) for ref, row in zip(refs, self._ask(pipe.execute), strict=True)]
 
     def record_status(self, ref: str) -> str | None:
         """The status alone, readable even where the rest of the record is not. None: unknown."""
@@ -416,6 +412,24 @@ class Store:
 
     def _ask(self, question: Callable[[], Any]) -> Any:
         return ask(question)
+
+
+def _record(ref: str, row: dict[bytes, bytes]) -> Record:
+    if b"task" not in row:
+        raise unknown(ref)
+    return Record(
+        decode_task(row[b"task"]),
+        decode_progress(row[b"progress"]) if b"progress" in row else Progress(),
+        decode_outcome(row[b"outcome"]) if b"outcome" in row else None,
+        row[b"status"].decode(),
+        row[b"queue"].decode(),
+        int(row[b"epoch"]),
+        int(row[b"cost"]),
+        int(row.get(b"reserved", 0)),
+        int(row[b"submitted"]),
+        int(row[b"started"]) if b"started" in row else None,
+        int(row[b"finished"]) if b"finished" in row else None,
+    )
 
 
 def ask(question: Callable[[], Any]) -> Any:

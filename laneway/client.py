@@ -169,11 +169,12 @@ class Client:
 
     def results(self, handles: Sequence[Handle], timeout_s: float | None = None) -> Iterator[Result]:
         """The results of many, as they end. Stops early when the time is over."""
-        for ref in self._ends([reference(one.workspace, one.task_id) for one in handles], timeout_s):
-            yield result_of(self.store.record(ref))
+        refs = [reference(one.workspace, one.task_id) for one in handles]
+        for ended in self._ends(refs, timeout_s):
+            yield from map(result_of, self.store.records(ended))
 
-    def _ends(self, refs: Sequence[str], timeout_s: float | None) -> Iterator[str]:
-        """The refs, each as it ends or is parked. Asks anew now and then, so that a Redis that restarted in between
+    def _ends(self, refs: Sequence[str], timeout_s: float | None) -> Iterator[list[str]]:
+        """The refs, handful by handful as they end or are parked. Asks anew now and then, so that a Redis that restarted in between
         and forgot who waits is no reason to wait for ever."""
         until = None if timeout_s is None else monotonic() + timeout_s
         waiting = set(refs)
@@ -185,11 +186,12 @@ class Client:
             silent = False
             while waiting and not silent:
                 left_s = LONGEST_WAIT_S if until is None else min(LONGEST_WAIT_S, until - monotonic())
-                ref = self.store.next_end(reader, left_s) if left_s > 0 else None
-                if ref in waiting:
-                    waiting.discard(ref)
-                    yield ref
-                silent = ref is None
+                ended = self.store.next_ends(reader, left_s) if left_s > 0 else []
+                news = [ref for ref in dict.fromkeys(ended) if ref in waiting]
+                waiting.difference_update(news)
+                if news:
+                    yield news
+                silent = not ended
             if until is not None and monotonic() >= until:
                 return
 

@@ -239,7 +239,7 @@ def test_every_reader_of_an_end_is_told(store: Store) -> None:
     assert store.watch("two", ["acme/a", "acme/nobody"]) == 1
     store.commit([done(claim)])
     assert store.watch("three", ["acme/a"]) == 0
-    assert [store.next_end(reader, 1) for reader in ("one", "two", "three")] == ["acme/a"] * 3
+    assert [store.next_ends(reader, 1) for reader in ("one", "two", "three")] == [["acme/a"]] * 3
 
 
 def test_strays_and_unreadable_records_become_dead_letters_and_their_neighbours_go_on(
