@@ -5,7 +5,7 @@ local words = {}
 for i, item in ipairs(cmsgpack.unpack(ARGV[1])) do
   local ref, epoch, reserved, fact = unpack(item)
   local key = task_key(ref)
-  local h = redis.call('HMGET', key, 'epoch', 'done', 'cancel', 'call', 'starts')
+  local h = redis.call('HMGET', key, 'epoch', 'done', 'cancel', 'call', 'starts', 'started')
   if h[1] ~= epoch or h[2] == epoch then
     words[i] = 'lost'
   elseif h[3] then
@@ -14,8 +14,7 @@ for i, item in ipairs(cmsgpack.unpack(ARGV[1])) do
     words[i] = 'go'
     if not h[4] then
       redis.call('HSET', key, 'status', 'running', 'reserved', reserved, 'call', fact,
-        'starts', text(tonumber(h[5] or '0') + 1))
-      redis.call('HSETNX', key, 'started', text(now))
+        'starts', text(tonumber(h[5] or '0') + 1), 'started', h[6] or text(now))
     end
   end
 end

@@ -3,7 +3,7 @@
 local now = clock()
 local ref = ARGV[1]
 local key = task_key(ref)
-local h = redis.call('HMGET', key, 'status', 'queue', 'submitted')
+local h = redis.call('HMGET', key, 'status', 'queue', 'submitted', 'seq', 'watched')
 if not h[1] then
   return ''
 end
@@ -15,11 +15,11 @@ if redis.call('ZSCORE', P .. 'leases', ref) then
   return 'cancelling'
 end
 for _, place in ipairs({ 'queue:', 'later:', 'suspects:' }) do
-  redis.call('ZREM', P .. place .. h[2], ref)
+  remove(P .. place .. h[2], ref)
 end
-redis.call('ZREM', P .. 'parked', ref)
-redis.call('HSET', key, 'status', 'cancelled', 'outcome', ARGV[4])
-book(ref, tonumber(h[3]), { ARGV[3] })
-finish(ref, now, tonumber(ARGV[2]))
-publish(now)
+remove(P .. 'parked', ref)
+local seq = book(ref, tonumber(h[3]), tonumber(h[4]), { ARGV[3] })
+redis.call('HSET', key, 'status', 'cancelled', 'outcome', ARGV[4], 'finished', text(now), 'seq', text(seq))
+finish(ref, tonumber(ARGV[2]), h[5])
+apply(now)
 return 'cancelled'

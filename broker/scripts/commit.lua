@@ -9,54 +9,61 @@ local words = {}
 for i, item in ipairs(cmsgpack.unpack(ARGV[1])) do
   local ref, epoch, cost, status, queue, delay, progress, outcome, attempts, moves, cause = unpack(item)
   local key = task_key(ref)
-  local h = redis.call('HMGET', key, 'epoch', 'done', 'cancel', 'submitted', 'workspace', 'priority', 'lost:' .. epoch, 'queue')
-  local submitted = tonumber(h[4] or '0')
+  local lost = 'lost:' .. epoch
+  local h = redis.call('HMGET', key, 'epoch', 'done', 'cancel', 'submitted', 'workspace', 'priority', lost, 'queue',
+    'seq', 'cost', 'call', 'watched')
+  local submitted, seq, spent = tonumber(h[4] or '0'), tonumber(h[9] or '0'), tonumber(h[10] or '0')
   if h[7] then
-    book(ref, submitted, attempts)
-    redis.call('HINCRBY', key, 'cost', text(cost - tonumber(h[7])))
-    redis.call('HDEL', key, 'lost:' .. epoch)
+    seq = book(ref, submitted, seq, attempts)
+    redis.call('HSET', key, 'seq', text(seq), 'cost', text(spent + cost - tonumber(h[7])))
+    redis.call('HDEL', key, lost)
     words[i] = 'late'
   elseif h[1] ~= epoch or h[2] == epoch then
     words[i] = 'done before'
   else
-    book(ref, submitted, attempts)
-    if cost ~= 0 then
-      redis.call('HINCRBY', key, 'cost', text(cost))
-    end
-    redis.call('ZREM', P .. 'leases', ref)
     if h[3] then
       status, queue, outcome, moves = 'cancelled', '', ARGV[4], { ARGV[3] }
     end
-    book(ref, submitted, moves)
-    redis.call('HSET', key, 'done', epoch, 'status', status, 'starts', '0', 'enqueued', at)
+    seq = book(ref, submitted, book(ref, submitted, seq, attempts), moves)
+    local fields = { 'done', epoch, 'status', status, 'starts', '0', 'enqueued', at, 'seq', text(seq),
+      'cost', text(spent + cost), 'queue', queue ~= '' and queue or h[8] }
     if progress ~= '' then
-      redis.call('HSET', key, 'progress', progress)
+      fields[#fields + 1] = 'progress'
+      fields[#fields + 1] = progress
     end
-    if queue ~= '' then
-      redis.call('HSET', key, 'queue', queue)
-    end
-    redis.call('HDEL', key, 'call', 'reserved')
     if outcome ~= '' then
-      redis.call('HSET', key, 'outcome', outcome)
+      fields[#fields + 1] = 'outcome'
+      fields[#fields + 1] = outcome
     end
     if ENDS[status] then
-      finish(ref, now, tonumber(ARGV[2]))
+      fields[#fields + 1] = 'finished'
+      fields[#fields + 1] = at
+    end
+    redis.call('HSET', key, unpack(fields))
+    if h[11] then
+      redis.call('HDEL', key, 'call', 'reserved')
+    end
+    remove(P .. 'leases', ref)
+    if ENDS[status] then
+      finish(ref, tonumber(ARGV[2]), h[12])
       if cause ~= '' then
         dead_letter(ref, now, cause, h[8], 0, '')
         keep_for_ever(ref)
       end
     elseif status == 'parked' then
-      redis.call('ZREM', P .. 'open', ref)
-      redis.call('ZADD', P .. 'parked', at, ref)
-      tell_watchers(ref)
+      remove(P .. 'open', ref)
+      add(P .. 'parked', at, ref)
+      if h[12] then
+        tell_watchers(ref)
+      end
     elseif delay > 0 then
-      redis.call('ZADD', P .. 'later:' .. queue, text(now + delay), ref)
-      wake(queue)
+      add(P .. 'later:' .. queue, text(now + delay), ref)
+      woken[queue] = true
     else
       enqueue(queue, ref, h[5], tonumber(h[6]))
     end
     words[i] = status == 'cancelled' and 'cancelled' or 'moved'
   end
 end
-publish(now)
+apply(now)
 return words

@@ -2,6 +2,7 @@
 -- Takes tasks and claims them: {now, microseconds until the next timed one or -1, 1 when the task must run alone, rows}.
 local queue, want, lease, idle = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), ARGV[4] == '1'
 local now = clock()
+local lease_end = text(now + lease)
 local waiting = P .. 'queue:' .. queue
 
 -- A plain message of some other producer cannot be run here: kept as a dead letter, the neighbours go on.
@@ -17,12 +18,13 @@ end
 local later = P .. 'later:' .. queue
 local due = redis.call('ZRANGEBYSCORE', later, '-inf', text(now), 'LIMIT', 0, 1000)
 for _, ref in ipairs(due) do
-  redis.call('ZREM', later, ref)
+  remove(later, ref)
   local h = redis.call('HMGET', task_key(ref), 'workspace', 'priority')
   if h[1] then
     enqueue(queue, ref, h[1], tonumber(h[2]))
   end
 end
+apply(now)
 local next_due = redis.call('ZRANGE', later, 0, 0, 'WITHSCORES')[2]
 local until_due = next_due and math.max(0, tonumber(next_due) - now) or -1
 
@@ -35,7 +37,7 @@ local function claim(ref)
   elseif not ENDS[h[1]] and h[1] ~= 'parked' then
     local epoch = text(tonumber(h[2]) + 1)
     redis.call('HSET', key, 'epoch', epoch)
-    redis.call('ZADD', P .. 'leases', text(now + lease), ref)
+    add(P .. 'leases', lease_end, ref)
     rows[#rows + 1] = { ref, epoch, h[3], h[4] or '', h[5], h[6], h[7] }
   end
 end
@@ -44,7 +46,7 @@ local suspects = P .. 'suspects:' .. queue
 if redis.call('EXISTS', suspects) == 1 then
   if idle then
     claim(redis.call('ZPOPMIN', suspects)[1])
-    return { text(now), until_due, 1, rows }
+    apply(now)
   end
   return { text(now), until_due, 1, rows }
 end
@@ -55,10 +57,11 @@ for i = 1, #taken, 2 do
 end
 if #taken > 0 then
   if redis.call('EXISTS', waiting) == 1 then
-    served(queue, tonumber(taken[#taken]))
-    wake(queue)
+    turns[queue] = { [''] = tonumber(taken[#taken]) % TURNS_PER_PRIORITY }
+    woken[queue] = true
   else
     redis.call('DEL', P .. 'turns:' .. queue)
   end
+  apply(now)
 end
 return { text(now), until_due, 0, rows }

@@ -26,20 +26,21 @@ if redis.call('SET', P .. 'sweeping', '1', 'NX', 'PX', text(math.max(50, lease /
     give_up(ref, now, 'its worker was lost', rules)
     recovered = recovered + 1
   end
+  apply(now)
   local unseen = redis.call('ZRANGEBYSCORE', P .. 'open', '-inf', text(now - 2 * lease), 'LIMIT', 0, 500)
   for _, ref in ipairs(unseen) do
     local h = redis.call('HMGET', task_key(ref), 'status', 'queue', 'workspace', 'priority')
     if not h[1] or ENDS[h[1]] or h[1] == 'parked' then
-      redis.call('ZREM', P .. 'open', ref)
+      remove(P .. 'open', ref)
     else
       if not (redis.call('ZSCORE', P .. 'leases', ref) or redis.call('ZSCORE', P .. 'queue:' .. h[2], ref)
         or redis.call('ZSCORE', P .. 'later:' .. h[2], ref) or redis.call('ZSCORE', P .. 'suspects:' .. h[2], ref)) then
         enqueue(h[2], ref, h[3], tonumber(h[4]))
         replaced = replaced + 1
       end
-      redis.call('ZADD', P .. 'open', text(now), ref)
+      add(P .. 'open', text(now), ref)
     end
   end
 end
-publish(now)
+apply(now)
 return { broken, recovered, replaced }

@@ -8,6 +8,7 @@
 --   starts    attempts begun without an end     call      the fact to book if the call is never settled
 --   reserved  nano-dollars held for that call   cost      nano-dollars booked
 --   seq       facts written                     cancel    1 when somebody asked for its end
+--   watched   1 when somebody waits for its end
 --   lost:<epoch>  what was booked for a claim that never came back
 --   submitted, enqueued, started, finished      microseconds of Redis's clock
 --   workspace, priority
@@ -28,53 +29,89 @@ local function task_key(ref)
   return P .. 'task:' .. ref
 end
 
--- Facts of this call: numbered per task, written as one stream entry.
-local facts = {}
+-- A script works on many tasks at a time. What it adds to or takes from shared sets is gathered here and written once,
+-- by apply(): a call from Lua costs more than the command it makes.
+local added, removed = {}, {}
 
-local function book(ref, submitted, blobs)
-  local count = #blobs
-  if count == 0 then
-    return
-  end
-  local seq = redis.call('HINCRBY', task_key(ref), 'seq', count) - count
-  for i = 1, count do
-    facts[#facts + 1] = { ref, submitted, seq + i, blobs[i] }
+local function add(set, score, member)
+  local list = added[set] or {}
+  added[set] = list
+  list[#list + 1] = score
+  list[#list + 1] = member
+end
+
+local function remove(set, member)
+  local list = removed[set] or {}
+  removed[set] = list
+  list[#list + 1] = member
+end
+
+local function in_parts(command, key, list)
+  for first = 1, #list, 2000 do
+    redis.call(command, key, unpack(list, first, math.min(first + 1999, #list)))
   end
 end
 
-local function publish(now)
-  if #facts > 0 then
-    redis.call('XADD', P .. 'events', '*', 'b', cmsgpack.pack({ now, facts }))
+-- Facts of this call: numbered per task, written as one stream entry. Gives the task's new count.
+local facts = {}
+
+local function book(ref, submitted, seq, blobs)
+  for i = 1, #blobs do
+    facts[#facts + 1] = { ref, submitted, seq + i, blobs[i] }
   end
+  return seq + #blobs
 end
 
 -- Queues. A place in a queue is a turn: each workspace's tasks take turns one apart, starting from the turn that is now
 -- served, so that a workspace with a long backlog does not hold up another's first task (start-time fair queueing).
 -- A priority is worth 2^40 turns.
 local TURNS_PER_PRIORITY = 1099511627776
+local turns = {}
 local woken = {}
 
-local function wake(queue)
-  if not woken[queue] then
-    woken[queue] = true
+local function turn_of(queue, workspace)
+  local known = turns[queue]
+  if not known then
+    known = {}
+    turns[queue] = known
+  end
+  if not known[workspace] then
+    known[workspace] = tonumber(redis.call('HGET', P .. 'turns:' .. queue, workspace) or '0')
+  end
+  return known[workspace]
+end
+
+local function enqueue(queue, ref, workspace, priority)
+  local turn = math.max(turn_of(queue, ''), turn_of(queue, workspace)) + 1
+  turns[queue][workspace] = turn
+  add(P .. 'queue:' .. queue, text(turn - priority * TURNS_PER_PRIORITY), ref)
+  woken[queue] = true
+end
+
+local function apply(now)
+  for set, list in pairs(removed) do
+    in_parts('ZREM', set, list)
+  end
+  for set, list in pairs(added) do
+    in_parts('ZADD', set, list)
+  end
+  for queue, known in pairs(turns) do
+    local list = {}
+    for workspace, turn in pairs(known) do
+      list[#list + 1] = workspace
+      list[#list + 1] = text(turn)
+    end
+    in_parts('HSET', P .. 'turns:' .. queue, list)
+  end
+  for queue in pairs(woken) do
     if redis.call('LLEN', P .. 'wake:' .. queue) == 0 then
       redis.call('RPUSH', P .. 'wake:' .. queue, '1')
     end
   end
-end
-
-local function enqueue(queue, ref, workspace, priority)
-  local turns = P .. 'turns:' .. queue
-  local known = redis.call('HMGET', turns, '', workspace)
-  local turn = math.max(tonumber(known[1] or '0'), tonumber(known[2] or '0')) + 1
-  redis.call('HSET', turns, workspace, text(turn))
-  redis.call('ZADD', P .. 'queue:' .. queue, text(turn - priority * TURNS_PER_PRIORITY), ref)
-  wake(queue)
-end
-
-local function served(queue, score)
-  local turn = score % TURNS_PER_PRIORITY
-  redis.call('HSET', P .. 'turns:' .. queue, '', text(turn))
+  if #facts > 0 then
+    redis.call('XADD', P .. 'events', '*', 'b', cmsgpack.pack({ now, facts }))
+  end
+  added, removed, turns, woken, facts = {}, {}, {}, {}, {}
 end
 
 -- Ends and waits.
@@ -85,19 +122,18 @@ local function tell_watchers(ref)
     redis.call('RPUSH', readers[i], ref)
     redis.call('EXPIRE', readers[i], 3600)
   end
-  if #readers > 0 then
-    redis.call('DEL', watch)
-  end
+  redis.call('DEL', watch)
+  redis.call('HDEL', task_key(ref), 'watched')
 end
 
-local function finish(ref, now, ttl)
-  local key = task_key(ref)
-  redis.call('HSET', key, 'finished', text(now))
-  redis.call('HDEL', key, 'call', 'reserved')
-  redis.call('ZREM', P .. 'open', ref)
-  redis.call('EXPIRE', key, ttl)
+-- The record is at its end: it lives on for ttl seconds. The caller has written its status and outcome.
+local function finish(ref, ttl, watched)
+  remove(P .. 'open', ref)
+  redis.call('EXPIRE', task_key(ref), ttl)
   redis.call('EXPIRE', P .. 'ids:' .. string.match(ref, '/(.*)$'), ttl)
-  tell_watchers(ref)
+  if watched then
+    tell_watchers(ref)
+  end
 end
 
 local function dead_letter(id, now, cause, queue, starts, body)
@@ -113,47 +149,51 @@ end
 local FINISHED, DEAD_LETTERED = 6, 7
 
 -- A claim that did not come back: what its call had reserved is booked, and the task goes on or is a dead letter.
--- rules = { max_starts, ttl, cancelled fact, cancelled outcome, failed outcome of a dead letter }
+-- rules = { max_starts, ttl, cancelled fact, cancelled outcome, outcome of a dead letter }
 local function give_up(ref, now, cause, rules)
   local key = task_key(ref)
   local h = redis.call('HMGET', key, 'status', 'epoch', 'done', 'starts', 'call', 'reserved', 'cancel',
-    'queue', 'submitted', 'workspace', 'priority')
+    'queue', 'submitted', 'workspace', 'priority', 'seq', 'cost', 'watched')
   local status, epoch, starts, queue = h[1], h[2], tonumber(h[4] or '0'), h[8]
-  redis.call('ZREM', P .. 'leases', ref)
+  remove(P .. 'leases', ref)
   if not status or ENDS[status] or h[3] == epoch then
     return 'ended'
   end
-  local submitted = tonumber(h[9])
+  local at, submitted, seq, cost = text(now), tonumber(h[9]), tonumber(h[12]), tonumber(h[13])
   local reserved = h[6] or '0'
-  if h[5] then
-    book(ref, submitted, { h[5] })
-    redis.call('HINCRBY', key, 'cost', reserved)
+  if h[5] and h[5] ~= '' then
+    seq = book(ref, submitted, seq, { h[5] })
+    cost = cost + tonumber(reserved)
   end
-  redis.call('HDEL', key, 'call', 'reserved')
-  redis.call('HSET', key, 'lost:' .. epoch, reserved, 'done', epoch, 'status', 'queued')
+  local word, outcome = 'requeued', false
   if h[7] then
-    redis.call('HSET', key, 'status', 'cancelled', 'outcome', rules[4])
-    book(ref, submitted, { rules[3] })
-    finish(ref, now, rules[2])
-    return 'cancelled'
-  end
-  if starts >= rules[1] then
-    book(ref, submitted, {
+    seq = book(ref, submitted, seq, { rules[3] })
+    word, status, outcome = 'cancelled', 'cancelled', rules[4]
+  elseif starts >= rules[1] then
+    seq = book(ref, submitted, seq, {
       cmsgpack.pack({ 1, DEAD_LETTERED, cause, starts }),
       cmsgpack.pack({ 1, FINISHED, 'failed', false, '', 'dead letter: ' .. cause }),
     })
-    redis.call('HSET', key, 'status', 'failed', 'outcome', rules[5])
+    word, status, outcome = 'dead', 'failed', rules[5]
     dead_letter(ref, now, cause, queue, starts, '')
-    finish(ref, now, rules[2])
-    keep_for_ever(ref)
-    return 'dead'
-  end
-  if starts > 0 and starts >= rules[1] - 1 then
-    redis.call('ZADD', P .. 'suspects:' .. queue, text(now), ref)
-    wake(queue)
   else
-    enqueue(queue, ref, h[10], tonumber(h[11]))
+    status = 'queued'
+    if starts > 0 and starts >= rules[1] - 1 then
+      add(P .. 'suspects:' .. queue, at, ref)
+      woken[queue] = true
+    else
+      enqueue(queue, ref, h[10], tonumber(h[11]))
+    end
   end
-  redis.call('HSET', key, 'enqueued', text(now))
-  return 'requeued'
+  redis.call('HDEL', key, 'call', 'reserved')
+  redis.call('HSET', key, 'lost:' .. epoch, reserved, 'done', epoch, 'status', status, 'enqueued', at,
+    'seq', text(seq), 'cost', text(cost))
+  if outcome then
+    redis.call('HSET', key, 'outcome', outcome, 'finished', at)
+    finish(ref, rules[2], h[14])
+    if word == 'dead' then
+      keep_for_ever(ref)
+    end
+  end
+  return word
 end

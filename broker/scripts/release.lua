@@ -11,5 +11,5 @@ for i, item in ipairs(cmsgpack.unpack(ARGV[1])) do
     words[i] = 'lost'
   end
 end
-publish(now)
+apply(now)
 return words

@@ -3,15 +3,15 @@
 local now = clock()
 local ref = ARGV[1]
 local key = task_key(ref)
-local h = redis.call('HMGET', key, 'queue', 'workspace', 'priority', 'submitted')
+local h = redis.call('HMGET', key, 'queue', 'workspace', 'priority', 'submitted', 'seq')
 if redis.call('HEXISTS', P .. 'dead', ref) == 0 or not h[1] then
   return 0
 end
 redis.call('HDEL', P .. 'dead', ref)
-redis.call('HSET', key, 'status', 'queued', 'starts', '0', 'enqueued', text(now))
+local seq = book(ref, tonumber(h[4]), tonumber(h[5]), { ARGV[2] })
+redis.call('HSET', key, 'status', 'queued', 'starts', '0', 'enqueued', text(now), 'seq', text(seq))
 redis.call('HDEL', key, 'outcome', 'cancel', 'finished')
-redis.call('ZADD', P .. 'open', text(now), ref)
-book(ref, tonumber(h[4]), { ARGV[2] })
+add(P .. 'open', text(now), ref)
 enqueue(h[1], ref, h[2], tonumber(h[3]))
-publish(now)
+apply(now)
 return 1

@@ -1,6 +1,7 @@
 -- ARGV[1] = [[ref, task_id, workspace, priority, queue, digest, task, fact], …]; refused as a whole when Redis is full.
 -- One word a task: new, same or conflict.
 local now = clock()
+local at = text(now)
 local words = {}
 for i, item in ipairs(cmsgpack.unpack(ARGV[1])) do
   local ref, task_id, workspace, priority, queue, digest, task, fact = unpack(item)
@@ -9,15 +10,14 @@ for i, item in ipairs(cmsgpack.unpack(ARGV[1])) do
   if known then
     words[i] = known == digest and 'same' or 'conflict'
   else
-    local at = text(now)
     redis.call('HSET', key, 'digest', digest, 'task', task, 'status', 'queued', 'queue', queue, 'epoch', '0',
-      'workspace', workspace, 'priority', priority, 'submitted', at, 'enqueued', at, 'cost', '0')
+      'workspace', workspace, 'priority', priority, 'submitted', at, 'enqueued', at, 'cost', '0',
+      'seq', text(book(ref, now, 0, { fact })))
     redis.call('SADD', P .. 'ids:' .. task_id, workspace)
-    redis.call('ZADD', P .. 'open', at, ref)
-    book(ref, now, { fact })
+    add(P .. 'open', at, ref)
     enqueue(queue, ref, workspace, priority)
     words[i] = 'new'
   end
 end
-publish(now)
+apply(now)
 return words

@@ -11,6 +11,7 @@ for i = 2, #ARGV do
   else
     redis.call('SADD', P .. 'watch:' .. ref, ARGV[1])
     redis.call('EXPIRE', P .. 'watch:' .. ref, 604800)
+    redis.call('HSET', task_key(ref), 'watched', '1')
   end
 end
 redis.call('EXPIRE', ARGV[1], 3600)
