@@ -36,7 +36,7 @@ from broker.errors import (
     RateLimited,
 )
 from broker.settings import Lane
-from workers.engines import ENGINES, Engine, build, resolve
+from workers.engines import ENGINES, Engine, build, llamacpp_server, resolve
 from workers.engines.llamacpp import LlamaCppEngine
 from workers.engines.llamacpp_server import Served, Wanted, attach, stop_all
 
@@ -343,14 +343,26 @@ def test_a_dead_worker_leaves_its_engine_and_a_dead_engine_comes_back(served: Se
     started = time.monotonic()
     with pytest.raises(EngineConnectionLost):
         engine.call(story(max_tokens=400), after_polls(5, lambda: os.kill(pid, signal.SIGKILL), answer=False))
-    with pytest.raises(EngineConnectionLost):
-        engine.call(asked("Are you there?"), wanted)
     assert time.monotonic() - started < 5
 
-    engine.open()
-    assert holder(engine).pid != pid
     assert engine.call(asked("Say hello."), wanted).text
+    assert holder(engine).pid != pid
     engine.close()
+
+
+def test_a_frozen_engine_is_replaced(served: Served, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(llamacpp_server, "ANSWER_S", 2)
+    monkeypatch.setattr(llamacpp_server, "STOP_S", 0.5)
+    engine = build("local", llamacpp_lane(context_tokens=256), tmp_path)
+    engine.open()
+    pid = holder(engine).pid
+    os.kill(pid, signal.SIGSTOP)
+    with pytest.raises(EngineTimeout):
+        engine.call(asked("Are you there?", timeout_s=0.3), wanted)
+    assert engine.call(asked("Say hello.", max_tokens=2), wanted).text
+    assert holder(engine).pid != pid
+    engine.close()
+    stop_all(tmp_path)
 
 
 def test_an_engine_that_nobody_uses_ends(served: Served, tmp_path: Path) -> None:
@@ -368,6 +380,7 @@ def test_stop_all_ends_them(served: Served, tmp_path: Path) -> None:
     with pytest.raises(EngineConnectionLost):
         engine.call(asked("Are you there?"), wanted)
     engine.close()
+    assert stop_all(tmp_path) == 0
 
 
 def test_a_model_file_that_is_not_there(tmp_path: Path) -> None:

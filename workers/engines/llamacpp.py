@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from broker.call import Call, Reply
-from broker.errors import EngineUnavailable
+from broker.errors import EngineConnectionLost, EngineTimeout, EngineUnavailable
 from broker.settings import Lane
 from workers.engines.constrain import llamacpp_dialect
 from workers.engines.llamacpp_server import Served, Wanted, attach
@@ -36,6 +36,7 @@ class LlamaCppEngine:
         self._opening = threading.Lock()
         self._served: Served | None = None
         self._chats: list[ChatEndpoint] = []
+        self._doubted = False
 
     def check(self) -> None:
         if find_spec("xllamacpp") is None:
@@ -48,7 +49,7 @@ class LlamaCppEngine:
         with self._opening:
             self.check()
             served = attach(self._wanted(), self._folder)
-            before, self._served = self._served, served
+            before, self._served, self._doubted = self._served, served, False
             if before is not None:
                 os.close(before.users)
             if before is None or (before.pid, before.port) != (served.pid, served.port):
@@ -57,7 +58,13 @@ class LlamaCppEngine:
     def call(self, call: Call, cancelled: Callable[[], bool]) -> Reply:
         if not self._chats:
             raise EngineUnavailable(f"lane {self._lane_name!r} is not open", mend="call open() first")
-        return self._chats[-1].call(call, cancelled)
+        if self._doubted:
+            self.open()
+        try:
+            return self._chats[-1].call(call, cancelled)
+        except (EngineConnectionLost, EngineTimeout):
+            self._doubted = True  # dead or frozen, it may be: the next call looks, and has it started again
+            raise
 
     def close(self) -> None:
         with self._opening:
