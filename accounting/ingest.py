@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import logging
 import os
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Self
@@ -33,6 +34,8 @@ BATCH = PREFIX + "ingest:batch"
 DIRTY = PREFIX + "dirty"
 LOCK_MS = 60_000
 PAGE = 2_000
+PATIENCE_S = 10.0
+TURN_S = 0.05
 
 log = logging.getLogger("laneway.ingest")
 
@@ -162,12 +165,25 @@ def drain(
 
 
 def drain_all(
-    client: redis.Redis, store: Store, quarantine: Store, *, limit: int = 50_000, key: str = EVENTS
+    client: redis.Redis,
+    store: Store,
+    quarantine: Store,
+    *,
+    limit: int = 50_000,
+    key: str = EVENTS,
+    patience_s: float = PATIENCE_S,
 ) -> Ingested:
-    """Drains until a batch does not reach the limit: all that was there when it began, and a little of the rest."""
+    """Drains until a batch does not reach the limit: all that was there when it began, and a little of the rest.
+
+    While another writer is at work it waits its turn for ``patience_s`` seconds; the result is ``busy`` after that.
+    """
     done = Ingested()
+    until = time.monotonic() + patience_s
     while True:
         batch = drain(client, store, quarantine, limit=limit, key=key)
+        if batch.busy and time.monotonic() < until:
+            time.sleep(TURN_S)
+            continue
         done += batch
         if (
             batch.busy

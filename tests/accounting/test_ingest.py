@@ -46,7 +46,7 @@ class Dying(LocalStore):
 if step == "before trim":
     ingest._Lock.commit = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
 client = redis.Redis.from_url(url)
-ingest.drain(client, Dying(Path(root) / "ledger"), LocalStore(Path(root) / "quarantine"), lock_ms=200)
+ingest.drain(client, Dying(Path(root) / "ledger"), LocalStore(Path(root) / "quarantine"), lock_ms=3000)
 """
 
 
@@ -220,6 +220,16 @@ def test_two_writers_never_write_at_once(
     assert ingest.drain(client, store, quarantine) == ingest.Ingested(busy=True)
     assert client.xlen(EVENTS) == 5
     assert client.get(ingest.LOCK) == b"somebody else"
+
+
+def test_draining_all_waits_for_its_turn(
+    client: redis.Redis, store: LocalStore, quarantine: LocalStore
+) -> None:
+    publish(client, map(entry, day_of_stories(5)))
+    client.set(ingest.LOCK, "somebody else", px=300)
+    assert ingest.drain_all(client, store, quarantine, patience_s=0.1).busy
+    done = ingest.drain_all(client, store, quarantine, patience_s=10)
+    assert (done.entries, done.busy) == (5, False)
 
 
 def test_a_writer_that_slept_through_its_lock_harms_nobody(
