@@ -110,7 +110,7 @@ def _examples(name: str, row: TaskType) -> list[str]:
 def _example_file(key: str, path: Path) -> list[str]:
     mend = 'one object a line, as {"text": "..."}'
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8").split("\n")  # a text may hold other line ends, as U+2028
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(
             f"{key}: {path} cannot be read: {error}", mend="make it a readable UTF-8 file"

@@ -17,13 +17,9 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, Protocol
 
-import numpy as np
-import numpy.typing as npt
-
 from broker.errors import ConfigError
+from dispatcher.blas import Matrix, np
 from dispatcher.text import window
-
-Vectors = npt.NDArray[np.float32]
 
 # An instruction stands at the start of a prompt, sometimes at its end. More of the body made long prompts harder to
 # tell, and short prompts gained nothing by it.
@@ -41,7 +37,7 @@ class Embedder(Protocol):
     @property
     def dimensions(self) -> int: ...
 
-    def embed(self, texts: Sequence[str]) -> Vectors: ...
+    def embed(self, texts: Sequence[str]) -> Matrix: ...
 
 
 class WordTable:
@@ -49,7 +45,7 @@ class WordTable:
 
     name = "wordllama-256"
 
-    def __init__(self, table: Vectors, encode: Callable[[list[str]], list[Any]]) -> None:
+    def __init__(self, table: Matrix, encode: Callable[[list[str]], list[Any]]) -> None:
         self._table = table
         self._encode = encode
 
@@ -74,7 +70,7 @@ class WordTable:
     def dimensions(self) -> int:
         return int(self._table.shape[1])
 
-    def embed(self, texts: Sequence[str]) -> Vectors:
+    def embed(self, texts: Sequence[str]) -> Matrix:
         rows = np.zeros((len(texts), self.dimensions), dtype=np.float32)
         for row, encoded in zip(
             rows, self._encode([window(text, HEAD_CHARS, TAIL_CHARS) for text in texts]), strict=True
@@ -91,7 +87,7 @@ class HashEmbedder:
     name = "hash-512"
     dimensions = 512
 
-    def embed(self, texts: Sequence[str]) -> Vectors:
+    def embed(self, texts: Sequence[str]) -> Matrix:
         rows = np.zeros((len(texts), self.dimensions), dtype=np.float32)
         for row, text in zip(rows, texts, strict=True):
             words = _WORD.findall(window(text, HEAD_CHARS, TAIL_CHARS).lower())
@@ -139,7 +135,7 @@ def _packaged(ending: str) -> Path:
     raise ConfigError(f"no *{ending} of the package wordllama is installed", mend=_MEND)
 
 
-def _read_table(path: Path) -> Vectors:
+def _read_table(path: Path) -> Matrix:
     """The one tensor of a safetensors file: eight bytes of header length, a JSON header, then the rows."""
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
@@ -155,7 +151,7 @@ def _read_table(path: Path) -> Vectors:
     return np.asarray(stored, dtype=np.float32)  # twice the bytes, a third of the time of every later sum
 
 
-def _normalised(rows: Vectors) -> Vectors:
+def _normalised(rows: Matrix) -> Matrix:
     lengths = np.linalg.norm(rows, axis=1, keepdims=True)
     np.divide(rows, lengths, out=rows, where=lengths > 0)
     return rows

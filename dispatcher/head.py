@@ -14,12 +14,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from math import exp
 
-import numpy as np
-import numpy.typing as npt
-
-Matrix = npt.NDArray[np.float32]
-Labels = npt.NDArray[np.intp]
-Floats = npt.NDArray[np.float64]
+from dispatcher.blas import Floats, Labels, Matrix, np
 
 NEAREST = 3  # examples whose mean likeness tells whether a text is at home in a type
 _BIAS = np.float32(0.3)
@@ -90,7 +85,8 @@ def fit(vectors: Matrix, labels: Sequence[int]) -> Head:
 def _regression(vectors: Matrix, labels: Labels, steps: int) -> tuple[Matrix, Matrix]:
     """Multinomial logistic regression, each type weighing the same: Nesterov's steps over Böhning's fixed curvature."""
     centre = vectors.mean(axis=0)
-    rows, kinds = _with_bias(vectors, centre), int(labels.max()) + 1
+    axes, rows = _compressed(_with_bias(vectors, centre))
+    kinds = int(labels.max()) + 1
     share = (len(labels) / kinds / np.bincount(labels, minlength=kinds)[labels]).astype(np.float32)[:, None]
     truth = np.eye(kinds, dtype=np.float32)[labels]
     curvature = 0.5 * (rows * share).T @ rows + _RIDGE * np.eye(rows.shape[1], dtype=np.float32)
@@ -103,7 +99,15 @@ def _regression(vectors: Matrix, labels: Labels, steps: int) -> tuple[Matrix, Ma
         next_pace = (1 + (1 + 4 * pace * pace) ** 0.5) / 2
         ahead = moved + np.float32((pace - 1) / next_pace) * (moved - weights)
         weights, pace = moved, next_pace
-    return centre, weights
+    return centre, axes @ weights
+
+
+def _compressed(rows: Matrix) -> tuple[Matrix, Matrix]:
+    """The same rows in as many coordinates as there are rows, where that is fewer; and the axes they are along."""
+    if len(rows) >= rows.shape[1]:
+        return np.eye(rows.shape[1], dtype=np.float32), rows
+    axes, coordinates = np.linalg.qr(rows.T)
+    return axes, np.ascontiguousarray(coordinates.T)
 
 
 def _calibrated(vectors: Matrix, labels: Labels) -> tuple[float, float]:
