@@ -109,6 +109,7 @@ def _selecting(command: Selecting) -> Selecting:
 @_selecting
 def replay(ids: tuple[str, ...], cause: str | None, every: bool, yes: bool, as_json: bool) -> None:
     """Put them back on their queues, with their ids, stories and spend."""
+    choice = _Choice(ids, cause, every, yes, as_json)
     store = connect(load())
 
     def again(letter: DeadLetter) -> str:
@@ -116,19 +117,20 @@ def replay(ids: tuple[str, ...], cause: str | None, every: bool, yes: bool, as_j
             return "is no task and cannot be replayed; drop it"
         return DONE if store.replay(letter.id) else "is no dead letter any more"
 
-    _carry_out("replay", store, _Choice(ids, cause, every, yes, as_json), again)
+    _carry_out("replay", store, choice, again)
 
 
 @dead.command("drop")
 @_selecting
 def drop(ids: tuple[str, ...], cause: str | None, every: bool, yes: bool, as_json: bool) -> None:
     """Forget them. A task's record ends with its time to live, its costs stay in the ledger."""
+    choice = _Choice(ids, cause, every, yes, as_json)
     store = connect(load())
 
     def forget(letter: DeadLetter) -> str:
         return DONE if store.drop_dead(letter.id) else "is no dead letter any more"
 
-    _carry_out("drop", store, _Choice(ids, cause, every, yes, as_json), forget)
+    _carry_out("drop", store, choice, forget)
 
 
 class _Choice:

@@ -1,0 +1,151 @@
+"""What an operator asks: lanes, queues, dead letters, files, figures, the doctor."""
+
+import json
+from decimal import Decimal
+from typing import Any
+
+import pyarrow.parquet as pq
+
+
+def test_lanes_tell_price_key_and_why_one_is_not_served(laneway: Any) -> None:
+    laneway.store.keep([], ["local"])
+    laneway.client.submit("hello", task_id="t")
+    laneway.work()
+    laneway.client.submit("hello", task_id="waits", mode="async")
+    by_name = {row["lane"]: row for row in laneway.json("lanes")["lanes"]}
+    local, frontier = by_name["local"], by_name["frontier"]
+    assert (local["engine"], local["model"], local["key"], local["here"]) == (
+        "echo",
+        "small",
+        "none needed",
+        "ready",
+    )
+    assert (local["price"]["input_mtok_usd"], local["price"]["output_mtok_usd"]) == ("100", "400")
+    assert local["seen_s_ago"] < 60
+    assert local["available"] is True
+    assert local["recent"] == {"ungated": 1}
+    assert frontier["available"] is False
+    assert frontier["key"] == "missing"
+    assert "its key is not set" in frontier["reason"]
+    words = laneway.process("lanes").stdout
+    assert "frontier takes no tasks: no node serves it: its key is not set" in words
+    assert "$100 in, $400 out a Mtok" in words
+
+
+def test_queues_tell_what_waits_and_what_is_in_hand(laneway: Any) -> None:
+    for number in range(3):
+        laneway.client.submit("hello", task_id=f"t{number}")
+    laneway.store.fetch("dispatch", 1, idle=True)
+    told = laneway.json("queues")
+    states = {state["queue"]: state for state in told["queues"]}
+    assert set(states) == {
+        "dispatch", "lane-local-sync", "lane-local-async", "lane-frontier-sync", "lane-frontier-async",
+    }  # fmt: skip
+    assert (states["dispatch"]["depth"], states["dispatch"]["in_flight"]) == (2, 1)
+    assert states["dispatch"]["oldest_s"] >= 0
+    assert (told["open"], told["parked"], told["dead"]) == (3, 0, 0)
+    assert "3 tasks are under way" in laneway.run("queues").stdout
+
+
+def test_dead_letters_are_grouped_shown_replayed_and_dropped(laneway: Any) -> None:
+    for name, cause in (("a", "out of memory"), ("b", "out of memory"), ("c", "segfault")):
+        laneway.bury(name, cause)
+    letters = laneway.json("dead", "list")["dead"]
+    assert [(row["id"], row["cause"]) for row in letters] == [
+        ("default/a", "out of memory"), ("default/b", "out of memory"), ("default/c", "segfault"),
+    ]  # fmt: skip
+    words = laneway.run("dead", "list").stdout
+    assert words.count("out of memory") == 1
+    shown = laneway.json("dead", "show", "a")
+    assert (shown["cause"], shown["task"]["status"]) == ("out of memory", "failed")
+    assert "poison a" in laneway.run("dead", "show", "default/a").stdout
+    assert "say --yes" in laneway.run("dead", "replay", "--all", code=2).stderr
+    assert laneway.json("dead", "replay", "a", "--yes") == {"done": ["default/a"], "failed": {}}
+    assert laneway.client.record("a").status == "queued"
+    assert laneway.json("dead", "drop", "--cause", "memory", "--yes")["done"] == ["default/b"]
+    assert "no dead letter 'a'" in laneway.run("dead", "drop", "a", "--yes", code=1).stderr
+    assert laneway.run("dead", "drop", "--all", "--yes").stdout == "drop: 1 done\n"
+    assert laneway.run("dead", "list").stdout == "no dead letters\n"
+    assert laneway.json("dead", "replay", "--all") == {"done": [], "failed": {}}
+
+
+def test_rollup_drains_the_stream_and_report_adds_up(laneway: Any) -> None:
+    for number in range(5):
+        laneway.client.submit(f"hello {number}", task_id=f"t{number}", workspace="acme")
+    laneway.work()
+    assert "no nightly files" in laneway.run("report", code=1).stderr
+    told = laneway.json("rollup")
+    [day] = told["days"]
+    assert (day["tasks"], day["attempts"]) == (5, 5)
+    assert told["ingested"]["events"] > 0
+    for path in day["written"]:
+        assert pq.read_table(f"{told['ledger']}/{path}", partitioning=None).num_rows > 0
+    spent = sum(laneway.client.record(f"t{number}").cost_nano for number in range(5))
+    made = laneway.json("report", "--by", "type,workspace")
+    assert made["totals"]["tasks"] == 5
+    assert Decimal(made["totals"]["cost_usd"]) == Decimal(spent).scaleb(-9) == Decimal(day["cost_usd"])
+    assert set(made["groups"]) == {"type", "workspace"}
+    assert laneway.json("report", "--date", day["date"])["totals"] == made["totals"]
+    assert laneway.json("report", "--since", "2020-01-01")["totals"] == made["totals"]
+    assert "acme" in laneway.process("report").stdout
+    assert laneway.run("rollup").stdout.endswith("nothing new to roll\n")
+    assert "unchanged" in laneway.run("rollup", "--date", day["date"]).stdout
+    assert "no events of that day" in laneway.run("rollup", "--date", "2020-01-01").stdout
+    alone = laneway.run("rollup", "--since", day["date"], "--json", LANEWAY_REDIS_URL="redis://127.0.0.1:1/0")
+    assert json.loads(alone.stdout)["days"][0]["tasks"] == 5
+    assert "rolled as it is" in alone.stderr
+
+
+def test_the_doctor_finds_a_sound_node_sound(laneway: Any) -> None:
+    told = laneway.json("doctor")
+    assert told["ok"] is True
+    by_name = {row["name"]: row for row in told["checks"]}
+    assert {"python", "packages", "config", "redis", "gates", "lane local", "ledger", "var"} <= set(by_name)
+    assert by_name["lane frontier"]["status"] == "warn"
+    assert "LANEWAY_TEST_KEY_THAT_IS_NOT_SET" in by_name["lane frontier"]["what"]
+
+
+def test_the_doctor_names_a_key_and_never_shows_it(laneway: Any) -> None:
+    said = laneway.process("doctor", LANEWAY_TEST_KEY_THAT_IS_NOT_SET="sk-very-secret")
+    assert "key in LANEWAY_TEST_KEY_THAT_IS_NOT_SET" in said.stdout
+    assert "sk-very-secret" not in said.stdout + said.stderr
+    listed = laneway.run("lanes", "--json", LANEWAY_TEST_KEY_THAT_IS_NOT_SET="sk-very-secret")
+    assert "sk-very-secret" not in listed.stdout + listed.stderr
+
+
+def test_the_doctor_fails_for_a_wrong_configuration_and_names_every_problem(laneway: Any) -> None:
+    laneway.config.write_text(
+        '[lanes.local]\nengine = "echo"\ncolour = 1\n[types.general]\nchain = ["lokal"]\ncost = 1\n'
+    )
+    told = laneway.json("doctor", code=1)
+    failed = [row["what"] for row in told["checks"] if row["status"] == "fail"]
+    assert any("lanes.local.colour" in what for what in failed)
+    assert any("types.general.cost" in what for what in failed)
+    assert all(row["mend"] for row in told["checks"] if row["status"] == "fail")
+
+
+def test_the_doctor_fails_for_a_redis_that_does_not_answer_and_a_gate_that_cannot_be_imported(
+    laneway: Any,
+) -> None:
+    laneway.config.write_text(
+        laneway.config.read_text() + '[types.odd]\nchain = ["local"]\ngate = "python:no.such:gate"\n'
+    )
+    told = laneway.json("doctor", code=1, LANEWAY_REDIS_URL="redis://127.0.0.1:1/0")
+    status = {row["name"]: row["status"] for row in told["checks"]}
+    assert (status["redis"], status["gates"], status["lane local"]) == ("fail", "fail", "ok")
+    words = laneway.run("doctor", code=1, LANEWAY_REDIS_URL="redis://127.0.0.1:1/0").stdout
+    assert any(line.startswith("fail  gates") and "mend: " in line for line in words.splitlines())
+
+
+def test_every_reading_command_prints_one_json_document_and_nothing_else(laneway: Any) -> None:
+    laneway.client.submit("hello", task_id="t")
+    laneway.work()
+    laneway.run("rollup")
+    for words in (
+        ["result", "t"], ["show", "t"], ["explain", "a"], ["lanes"], ["queues"], ["dead", "list"],
+        ["review", "list"], ["report"], ["doctor"], ["rollup"],
+    ):  # fmt: skip
+        said = laneway.run(*words, "--json")
+        json.loads(said.stdout)
+        assert said.stdout.count("\n") == 1, words
+        assert said.stderr == "", words
