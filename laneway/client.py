@@ -292,6 +292,9 @@ def _check(task: Task) -> None:
         raise BadTask(f"deadline_s {task.deadline_s!r} is not a time in seconds above 0")
     if task.schema is not None and not isinstance(task.schema, Mapping):
         raise BadTask("schema is not a JSON Schema object")
+    for name, comes in (("tools", "tools are not served yet"), ("callback_url", "callbacks are not made yet")):
+        if getattr(task, name):
+            raise BadTask(f"{name}: {comes} by this version", mend="leave it out and read the result")
     _json_only("messages", task.messages)
     _json_only("schema", task.schema)
 

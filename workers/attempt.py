@@ -153,6 +153,26 @@ def move(claim: Claim, step: Step, fact: Attempted, ended: Ended) -> Move:
     )
 
 
+def time_left_s(claim: Claim, now_us: int) -> float | None:
+    """Until the task's deadline, at or below 0 when it has passed; None where it has none."""
+    if claim.task.deadline_s is None:
+        return None
+    return claim.task.deadline_s - (now_us - claim.submitted_us) / 1_000_000
+
+
+def overdue(claim: Claim) -> Move:
+    """Its deadline passed before a call could be made: no money is spent on an answer that nobody waits for."""
+    why = f"its deadline of {claim.task.deadline_s:g} s passed in the queue"
+    outcome = Outcome("failed", why, claim.progress.last_answer or None, claim.progress.lane)
+    facts = (Finished("failed", False, claim.progress.lane, why),)
+    return Move(claim, "failed", claim.progress, outcome=outcome, facts=facts)
+
+
+def put_back(claim: Claim, delay_s: float) -> Move:
+    """To the same queue, for a node that can take it."""
+    return Move(claim, "queued", claim.progress, queue=claim.queue, delay_s=delay_s)
+
+
 Place = tuple[str, Progress, Outcome | None, tuple[Fact, ...], str, float]
 
 

@@ -14,9 +14,18 @@ REPROMPT = "That answer was not accepted: {complaint} Answer again, and give the
 TEMPLATE_TOKENS = 16
 
 
-def compose(claim: Claim, lane: Lane, task_type: TaskType, gates: Sequence[GateSettings]) -> Call:
-    """System text first (the stable prefix that providers cache), then the lane's shots, the task's own messages, and
-    for a re-prompt the last answer with what was wrong about it."""
+def compose(
+    claim: Claim,
+    lane: Lane,
+    task_type: TaskType,
+    gates: Sequence[GateSettings],
+    left_s: float | None,
+) -> Call:
+    """``left_s`` is the time to the task's deadline, None where it has none.
+
+    System text first (the stable prefix that providers cache), then the lane's shots, the task's own messages, and
+    for a re-prompt the last answer with what was wrong about it.
+    """
     messages: list[Mapping[str, Any]] = []
     system = "\n\n".join(part for part in (lane.system, task_type.instruction) if part)
     if system:
@@ -35,11 +44,19 @@ def compose(claim: Claim, lane: Lane, task_type: TaskType, gates: Sequence[GateS
         schema=next(
             (gate.schema_ for gate in gates if isinstance(gate, JsonSchemaGate) and gate.schema_), None
         ),
-        choices=next((gate.choices for gate in gates if isinstance(gate, ChoiceGate)), None),
+        choices=_choices([gate.choices for gate in gates if isinstance(gate, ChoiceGate)]),
         temperature=lane.temperature,
         seed=lane.seed,
-        timeout_s=lane.timeout_s,
+        timeout_s=lane.timeout_s if left_s is None else min(lane.timeout_s, left_s),
     )
+
+
+def _choices(lists: Sequence[tuple[str, ...]]) -> tuple[str, ...] | None:
+    """What every choice gate would let pass; None where there is none, or where they leave nothing to choose."""
+    if not lists:
+        return None
+    common = [choice for choice in lists[0] if all(choice in other for other in lists[1:])]
+    return tuple(common) or None
 
 
 def input_bound(call: Call) -> int:

@@ -10,23 +10,34 @@ import logging
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from broker.call import Call, Reply
 from broker.connect import connect
-from broker.errors import CallCancelled, ConfigError, EngineError, LanewayError
+from broker.errors import ConfigError, EngineError, LanewayError
 from broker.hands import Hands
 from broker.prices import Price, cost_nano, worst_nano
 from broker.queue import LaneBroker, TaskQueue
-from broker.settings import HUMAN, Settings, load
+from broker.settings import HUMAN, GateSettings, Settings, TaskType, load
 from broker.settings import Lane as LaneSettings
 from broker.sights import Sights
 from broker.store import Intent, Move, Store
 from broker.tariff import cpu_price, price_of
 from broker.task import Claim, lane_queue
 from dispatcher.availability import unavailable
-from dispatcher.gates import check, gates_of, judge
-from workers.attempt import NO_VERDICT, Ended, attempted, lost, move, next_step
+from dispatcher.gates import Verdict, check, gates_of, judge
+from workers.attempt import (
+    NO_VERDICT,
+    Ended,
+    attempted,
+    lost,
+    move,
+    next_step,
+    overdue,
+    put_back,
+    time_left_s,
+)
 from workers.compose import compose, input_bound
 from workers.engines import Engine, build
 from workers.settle import settle
@@ -34,6 +45,7 @@ from workers.settle import settle
 log = logging.getLogger(__name__)
 ASYNC_BEHIND_SYNC = 10
 HOLD_MARGIN_S = 30.0
+UNKNOWN_TYPE_DELAY_S = 5.0
 
 
 def serve(lane_name: str) -> LaneBroker:
@@ -81,6 +93,18 @@ def _lane(settings: Settings, name: str) -> LaneSettings:
     return settings.lanes[name]
 
 
+@dataclass(frozen=True, slots=True)
+class _Job:
+    """A call that is about to be made. ``worst_nano`` None: no price is known."""
+
+    claim: Claim
+    task_type: TaskType
+    gates: tuple[GateSettings, ...]
+    call: Call
+    price: Price | None
+    worst_nano: int | None
+
+
 class Lane:
     """One lane on this node. ``work`` runs on dramatiq's threads."""
 
@@ -92,68 +116,75 @@ class Lane:
 
     def work(self, claims: Sequence[Claim]) -> None:
         """Record the intents, make the calls, settle and move on."""
-        price = price_of(self.name, self.row, _today(self.store.now_us()))
-        calls = [self._compose(claim) for claim in claims]
-        worsts = [self._worst(call, price) for call in calls]
-        words = self.store.begin(
-            [self._intent(claim, worst) for claim, worst in zip(claims, worsts, strict=True)]
-        )
-        moves = [
-            self._attempt(claim, call, price, worst)
-            for claim, call, worst, word in zip(claims, calls, worsts, words, strict=True)
-            if word == "go"
-        ]
-        self.store.commit(
-            moves
-            + [self._cancelled(claim) for claim, word in zip(claims, words, strict=True) if word == "cancel"]
-        )
+        jobs, moves = self._prepare(claims)
+        words = self.store.begin([self._intent(job) for job in jobs]) if jobs else []
+        for job, word in zip(jobs, words, strict=True):
+            if word == "go":
+                moves.append(self._attempt(job))
+            elif word == "cancel":  # nothing was called; the script turns any move of a cancelled task into its end
+                moves.append(Move(job.claim, "cancelled", job.claim.progress))
+        self.store.commit(moves)
 
-    def _compose(self, claim: Claim) -> Call:
-        task_type = self.settings.types[claim.progress.task_type]
-        return compose(claim, self.row, task_type, gates_of(task_type, claim.task))
+    def _prepare(self, claims: Sequence[Claim]) -> tuple[list[_Job], list[Move]]:
+        """The calls to make, and the moves of tasks that this lane can make no call for."""
+        now_us = self.store.now_us()
+        price = price_of(self.name, self.row, _today(now_us))
+        jobs, moves = [], []
+        for claim in claims:
+            task_type = self.settings.types.get(claim.progress.task_type)
+            left_s = time_left_s(claim, now_us)
+            if task_type is None:
+                log.error("no type %r in this node's configuration; put back", claim.progress.task_type)
+                moves.append(put_back(claim, UNKNOWN_TYPE_DELAY_S))
+            elif left_s is not None and left_s <= 0:
+                moves.append(overdue(claim))
+            else:
+                gates = gates_of(task_type, claim.task)
+                call = compose(claim, self.row, task_type, gates, left_s)
+                jobs.append(_Job(claim, task_type, gates, call, price, self._worst(call, price)))
+        return jobs, moves
 
     def _worst(self, call: Call, price: Price | None) -> int | None:
         return worst_nano(
             price, input_tokens=input_bound(call), max_tokens=call.max_tokens, timeout_s=call.timeout_s
         )
 
-    def _intent(self, claim: Claim, worst: int | None) -> Intent:
-        fact = lost(claim, self.name, self.engine.name, self.row.model, self.store.now_us(), worst)
-        return Intent(claim, worst or 0, fact)
+    def _intent(self, job: _Job) -> Intent:
+        fact = lost(job.claim, self.name, self.engine.name, self.row.model, self.store.now_us(), job.worst_nano)
+        return Intent(job.claim, job.worst_nano or 0, fact)
 
-    def _attempt(self, claim: Claim, call: Call, price: Price | None, worst: int | None) -> Move:
-        task_type = self.settings.types[claim.progress.task_type]
+    def _attempt(self, job: _Job) -> Move:
         started_us = self.store.now_us()
         result: Reply | EngineError
         try:
-            result = self.engine.call(call, lambda: self.hands.broken(claim))
+            result = self.engine.call(job.call, lambda: self.hands.broken(job.claim))
         except EngineError as error:
             result = error
         ended_us = self.store.now_us()
+        verdict, gate_nano = self._judge(job, result)
         busy_ms = (ended_us - started_us) / 1000
-        verdict, gate_nano = NO_VERDICT, 0
-        if isinstance(result, Reply):
-            before = time.thread_time_ns()
-            verdict = judge(gates_of(task_type, claim.task), result.text, claim.task)
-            gate_ms = (time.thread_time_ns() - before) / 1e6
-            gate_nano = cost_nano(self.cpu, None, busy_ms=gate_ms) or 0
         ended = Ended(
             result=result,
             verdict=verdict,
-            settlement=settle(price, result, worst_nano=worst, busy_ms=busy_ms),
+            settlement=settle(job.price, result, worst_nano=job.worst_nano, busy_ms=busy_ms),
             started_us=started_us,
             ended_us=ended_us,
             gate_cost_nano=gate_nano,
-            price_ref=price.ref if price else "",
+            price_ref=job.price.ref if job.price else "",
         )
-        fact = attempted(claim, self.name, self.engine.name, self.row.model, ended)
+        fact = attempted(job.claim, self.name, self.engine.name, self.row.model, ended)
         away = unavailable(self.settings, self.sights.seen_s_ago(), self.sights.watched_s())
-        step = next_step(claim, self.name, self.row, task_type, ended, away)
-        return move(claim, step, fact, ended)
+        step = next_step(job.claim, self.name, self.row, job.task_type, ended, away)
+        return move(job.claim, step, fact, ended)
 
-    def _cancelled(self, claim: Claim) -> Move:
-        """Nothing was called; the script turns any move of a cancelled task into its end."""
-        return Move(claim, "cancelled", claim.progress)
+    def _judge(self, job: _Job, result: Reply | EngineError) -> tuple[Verdict, int]:
+        """The verdict, and what reaching it cost in nano-dollars of processor time."""
+        if not isinstance(result, Reply):
+            return NO_VERDICT, 0
+        before_ns = time.thread_time_ns()
+        verdict = judge(job.gates, result.text, job.claim.task)
+        spent_ms = (time.thread_time_ns() - before_ns) / 1e6
+        return verdict, cost_nano(self.cpu, None, busy_ms=spent_ms) or 0
 
 
 def _today(now_us: int) -> str:

@@ -98,6 +98,42 @@ def test_a_deadly_task_is_a_dead_letter_and_its_neighbours_succeed(live: Callabl
     assert letter.starts == 3
 
 
+def test_a_task_takes_at_most_six_round_trips_and_a_batch_far_fewer(live: Callable[[str], LiveFleet]) -> None:
+    fleet = live(ECHO.replace("lease_s = 1.5", "lease_s = 60"))
+    fleet.start("dispatcher.node")
+    fleet.start("workers.lane_local")
+    fleet.client.submit("question: warm up, the capital of France?").result()
+
+    def asked() -> int:
+        """Commands that come over connections alone: no script calls any of these."""
+        stats = fleet.store.client.info("commandstats")
+        sent = ("evalsha", "blpop", "blmpop", "hgetall")
+        return sum(int(stats.get(f"cmdstat_{name}", {}).get("calls", 0)) for name in sent)
+
+    before = asked()
+    handles = fleet.client.submit_many({"prompt": f"question: {n}, the capital of France?"} for n in range(1000))
+    assert sum(result.status == "succeeded" for result in fleet.client.results(handles, timeout_s=60)) == 1000
+    assert asked() - before <= 1000 + 600  # 1,000 are the reader's own HGETALLs, sent as a few pipelines
+    fleet.store.client.config_resetstat()
+    for n in range(20):
+        fleet.client.submit(f"question: {n}, the capital of France?")
+        fleet.wait_until(lambda: not fleet.store.client.exists(OPEN), "the task ends")
+    scripts = fleet.store.client.info("commandstats")["cmdstat_evalsha"]["calls"]
+    # Submit, fetch, commit, fetch, begin, commit; and at most one fetch that finds the queue empty after each.
+    assert scripts / 20 <= 9
+
+
+def test_a_deadline_that_passed_in_the_queue_costs_nothing(live: Callable[[str], LiveFleet]) -> None:
+    fleet = live(ECHO)
+    handle = fleet.client.submit("too late", deadline_s=0.2)
+    fleet.wait_until(lambda: fleet.store.now_us() - fleet.client.record(handle.task_id).submitted_us > 300_000, "it passes")
+    fleet.start("dispatcher.node")
+    fleet.start("workers.lane_local")
+    result = handle.result()
+    assert (result.status, result.attempts) == ("failed", ())
+    assert "deadline of 0.2 s" in result.reason
+
+
 def test_a_cancelled_call_settles(live: Callable[[str], LiveFleet]) -> None:
     fleet = live(ECHO.replace('reply = "Paris"', "latency_ms = 60000").replace('["local", "human"]', '["frontier"]'))
     fleet.start("dispatcher.node")
