@@ -11,10 +11,10 @@ from typing import Any
 
 import click
 
+from accounting.ledger import open_store
 from broker import keys
 from broker.connect import connect
 from broker.errors import EngineUnavailable
-from broker.events import Attempted, decode_entry
 from broker.prices import HardwarePrice, Price, TokenPrice
 from broker.settings import Lane, Settings, load, secret
 from broker.sights import Sights
@@ -23,10 +23,10 @@ from broker.tariff import price_of
 from broker.task import DISPATCH, MODES, lane_queue
 from dispatcher.availability import needs_key, unavailable
 from laneway.cli.output import emit, json_option, say, span, table
+from laneway.cli.recent import verdicts
 from workers.engines import build, resolve
 
 PICO_PER_USD = 10**12
-RECENT_ENTRIES = 1000
 
 
 @click.command()
@@ -35,7 +35,7 @@ def lanes(as_json: bool) -> None:
     """Each lane: price, health, verdicts, and why it is not served.
 
     Whether its key and its engine are here is said of this node, all else of the whole fleet. Verdicts are those of the
-    latest calls that are not yet in the ledger.
+    latest calls: what is not yet in the ledger, and its newest files.
     """
     settings = load()
     store = connect(settings)
@@ -50,7 +50,7 @@ def lane_rows(settings: Settings, store: Store) -> list[dict[str, Any]]:
     seen = Sights(store).seen_s_ago()
     away = unavailable(settings, seen, math.inf)
     states = {state.queue: state for state in store.queues(_queue_names(settings))}
-    verdicts = _recent_verdicts(store)
+    latest = verdicts(store, open_store(settings.fleet.ledger))
     today = datetime.now(tz=UTC).date().isoformat()
     return [
         {
@@ -65,7 +65,7 @@ def lane_rows(settings: Settings, store: Store) -> list[dict[str, Any]]:
             "reason": away.get(name, ""),
             "queues": {mode: _depths(states[lane_queue(name, mode)]) for mode in MODES},
             "in_flight": sum(states[lane_queue(name, mode)].in_flight for mode in MODES),
-            "recent": dict(sorted(verdicts.get(name, Counter()).items())),
+            "recent": dict(sorted(latest.get(name, Counter()).items())),
         }
         for name, lane in settings.lanes.items()
     ]
@@ -120,18 +120,6 @@ def _lacking(name: str, lane: Lane, settings: Settings) -> str:
     except EngineUnavailable as error:
         return error.message
     return ""
-
-
-def _recent_verdicts(store: Store) -> dict[str, Counter[str]]:
-    """How the latest calls ended, by lane: ``pass``, ``fail``, ``ungated`` or the code of a failure."""
-    entries = ask(lambda: store.client.xrevrange(keys.EVENTS, count=RECENT_ENTRIES))
-    counted: dict[str, Counter[str]] = {}
-    for _, fields in entries:
-        for event in decode_entry(fields[b"b"]):
-            if isinstance(event.fact, Attempted):
-                said = event.fact.failure or event.fact.verdict or "ungated"
-                counted.setdefault(event.fact.lane, Counter())[said] += 1
-    return counted
 
 
 def _draw_lanes(rows: list[dict[str, Any]]) -> None:

@@ -32,6 +32,18 @@ def test_lanes_tell_price_key_and_why_one_is_not_served(laneway: Any) -> None:
     assert "$100 in, $400 out a Mtok" in words
 
 
+def test_lanes_count_the_latest_verdicts_in_the_stream_and_in_the_ledger(laneway: Any) -> None:
+    laneway.client.submit("intent: a refund")
+    laneway.work()
+    laneway.run("rollup")
+    laneway.client.submit("intent: be rude")
+    laneway.work()
+    laneway.store.client.xadd("laneway:events", {"b": b"nonsense"})
+    laneway.store.client.xadd("laneway:events", {"c": b""})
+    [local, _] = laneway.json("lanes")["lanes"]
+    assert local["recent"] == {"fail": 1, "pass": 1}
+
+
 def test_queues_tell_what_waits_and_what_is_in_hand(laneway: Any) -> None:
     for number in range(3):
         laneway.client.submit("hello", task_id=f"t{number}")
