@@ -24,5 +24,6 @@ if _unset:
 Matrix = NDArray[np.float32]
 Labels = NDArray[np.intp]
 Floats = NDArray[np.float64]
+Hashes = NDArray[np.uint64]
 
-__all__ = ["Floats", "Labels", "Matrix", "np"]
+__all__ = ["Floats", "Hashes", "Labels", "Matrix", "np"]

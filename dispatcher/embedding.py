@@ -1,7 +1,7 @@
 """Text to vectors without a model server: one small protocol, and a file's worth of implementations.
 
 ``WordTable`` reads the table of word vectors inside the ``wordllama`` package with numpy; ``HashEmbedder`` needs no
-data at all and stands in where that package is missing. Neither opens a network connection.
+data at all and stands in where that package is missing; ``Joined`` is both. None opens a network connection.
 """
 
 from __future__ import annotations
@@ -12,19 +12,23 @@ import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
-from hashlib import blake2b
-from itertools import pairwise
 from pathlib import Path
 from typing import Any, Protocol
+from zlib import crc32
 
 from broker.errors import ConfigError
-from dispatcher.blas import Matrix, np
+from dispatcher.blas import Floats, Hashes, Labels, Matrix, np
 from dispatcher.text import window
 
 # An instruction stands at the start of a prompt, sometimes at its end. More of the body made long prompts harder to
 # tell, and short prompts gained nothing by it.
 HEAD_CHARS, TAIL_CHARS = 200, 50
 _WORD = re.compile(r"\w+", re.UNICODE)
+_WORD_CHARS = 40
+_PAIR, _PIECE = 0.7, 0.4  # against 1 for a word
+_MEANING = 0.75  # the word table's part of the joined vector, whose other part completes it to length 1
+_MIX = np.array([0x9E3779B1, 0x85EBCA6B], dtype=np.uint64)
+_MASK = np.uint64(0xFFFFFFFF)
 _MEND = "pip install --no-deps wordllama tokenizers"
 
 
@@ -88,25 +92,50 @@ class HashEmbedder:
     dimensions = 512
 
     def embed(self, texts: Sequence[str]) -> Matrix:
-        rows = np.zeros((len(texts), self.dimensions), dtype=np.float32)
-        for row, text in zip(rows, texts, strict=True):
-            words = _WORD.findall(window(text, HEAD_CHARS, TAIL_CHARS).lower())
-            features = [feature for word in words for feature in _word_features(word)]
-            features += [_place(f"{one} {two}") for one, two in pairwise(words)]
-            for place, weight in features:
-                row[place] += weight
-        return _normalised(rows)
+        words = [_WORD.findall(window(text, HEAD_CHARS, TAIL_CHARS).lower()) for text in texts]
+        hashed = [_hashed(word) for row in words for word in row]
+        rows = np.repeat(np.arange(len(texts)), [len(row) for row in words])
+        singles = np.array([word for word, _ in hashed], dtype=np.uint64)
+        pieces = np.array([piece for _, word in hashed for piece in word], dtype=np.uint64)
+        piece_rows = np.repeat(rows, [len(word) for _, word in hashed])
+        within = rows[1:] == rows[:-1]
+        pairs = (singles[:-1] * _MIX[0] + singles[1:])[within] * _MIX[1] & _MASK
+        total = _scattered(singles, rows, len(texts)) + _PIECE * _scattered(pieces, piece_rows, len(texts))
+        total += _PAIR * _scattered(pairs, rows[1:][within], len(texts))
+        return _normalised(total.astype(np.float32))
 
 
-EMBEDDERS: Mapping[str, Callable[[], Embedder]] = {"wordllama": WordTable.load, "hash": HashEmbedder}
+class Joined:
+    """The word table for meaning and the hashes for wording, beside each other.
+
+    Against the table alone: 3 to 4 points more of the task types right, and half as many foreign prompts taken for one
+    of them, for twice the time.
+    """
+
+    def __init__(self, meaning: Embedder, wording: Embedder) -> None:
+        self._parts = ((meaning, np.float32(_MEANING)), (wording, np.float32((1 - _MEANING**2) ** 0.5)))
+        self.name = f"{meaning.name}+{wording.name}"
+        self.dimensions = meaning.dimensions + wording.dimensions
+
+    def embed(self, texts: Sequence[str]) -> Matrix:
+        return _normalised(
+            np.concatenate([part.embed(texts) * weight for part, weight in self._parts], axis=1)
+        )
+
+
+EMBEDDERS: Mapping[str, Callable[[], Embedder]] = {
+    "joined": lambda: Joined(WordTable.load(), HashEmbedder()),
+    "wordllama": WordTable.load,
+    "hash": HashEmbedder,
+}
 
 
 def embedder(name: str = "auto") -> Embedder:
     """An embedder by its name in the table; ``auto`` is the best that is installed. Raises ConfigError."""
     if name == "auto":
-        name = "wordllama" if installed() else "hash"
+        name = "joined" if installed() else "hash"
     if name not in EMBEDDERS:
-        raise ConfigError(f"unknown embedder {name!r}", mend=f"use auto, {' or '.join(EMBEDDERS)}")
+        raise ConfigError(f"unknown embedder {name!r}", mend=f"use auto, {', '.join(EMBEDDERS)}")
     return EMBEDDERS[name]()
 
 
@@ -158,13 +187,21 @@ def _normalised(rows: Matrix) -> Matrix:
 
 
 @lru_cache(maxsize=50_000)
-def _word_features(word: str) -> tuple[tuple[int, float], ...]:
-    framed = f"<{word[:40]}>"
-    pieces = [framed[at : at + 3] for at in range(len(framed) - 2)]
-    return (_place(word, 1.0), *(_place(f"#{piece}", 0.4) for piece in pieces))
+def _hashed(word: str) -> tuple[int, tuple[int, ...]]:
+    """A word's hash and its pieces' hashes, 32 bits each. Stable over processes, which Python's own are not."""
+    framed = f"<{word[:_WORD_CHARS]}>"
+    return crc32(word.encode()), tuple(
+        crc32(f"#{framed[at : at + 3]}".encode()) for at in range(len(framed) - 2)
+    )
 
 
-def _place(feature: str, weight: float = 0.7) -> tuple[int, float]:
-    """Stable over processes and machines, which Python's own ``hash`` is not."""
-    digest = int.from_bytes(blake2b(feature.encode(), digest_size=4).digest(), "little")
-    return digest >> 1 & (HashEmbedder.dimensions - 1), weight if digest & 1 else -weight
+def _scattered(hashes: Hashes, rows: Labels, count: int) -> Floats:
+    """For each row the sum of its hashes' signs, each at its hash's place."""
+    mixed = (hashes * _MIX[1] & _MASK) >> np.uint64(16)
+    places = (
+        rows * HashEmbedder.dimensions + (mixed >> np.uint64(1)).astype(np.intp) % HashEmbedder.dimensions
+    )
+    signs = 1.0 - 2.0 * (mixed & np.uint64(1)).astype(np.float64)
+    size = count * HashEmbedder.dimensions
+    sums = np.bincount(places, weights=signs, minlength=size).astype(np.float64)
+    return sums.reshape(count, HashEmbedder.dimensions)
