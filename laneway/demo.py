@@ -206,7 +206,8 @@ def tell(run: Run) -> None:
     if run.report is not None:
         present.render(run.report, Console(width=None if Console().is_terminal else PIPE_WIDTH))
     _tell_lanes(run)
-    _tell_some("Climbed to a dearer lane", run.escalated, ("way", _way))
+    climbed = [result for result in run.escalated if result.status != "parked"]
+    _tell_some("Climbed to a dearer lane", climbed, ("way", _way))
     _tell_some("Waiting for a person", run.parked, ("reason", lambda result: shorten(result.reason, 120)))
     if run.waiting:
         say(f"\nNeither ended nor waiting for a person: {len(run.waiting)} of {run.tasks} tasks")

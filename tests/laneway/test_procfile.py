@@ -45,3 +45,10 @@ def test_our_own_procfile_runs_every_lane_the_dispatcher_and_accounting() -> Non
     lanes = {path.stem for path in (ROOT / "workers").glob("lane_*.py")}
     modules = {command[1] for command in commands.values() if command[0] == "dramatiq"}
     assert modules == {f"workers.{lane}" for lane in lanes} | {"dispatcher.node", "accounting.node"}
+
+
+def test_compose_runs_the_same_commands_as_the_procfile() -> None:
+    compose = (ROOT / "deploy" / "compose.yaml").read_text(encoding="utf-8")
+
+    for command in parse((ROOT / "Procfile").read_text(encoding="utf-8")).values():
+        assert f"command: {' '.join(command)}\n" in compose
