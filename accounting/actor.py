@@ -22,7 +22,9 @@ log = logging.getLogger(__name__)
 class Accounting:
     """Each method is one round of a clock; what cannot be done now waits where it is and is told in the log."""
 
-    def __init__(self, settings: Settings, store: Store, files: ledger.Store, quarantine: ledger.Store) -> None:
+    def __init__(
+        self, settings: Settings, store: Store, files: ledger.Store, quarantine: ledger.Store
+    ) -> None:
         self.settings, self.client, self.files, self.quarantine = settings, store.client, files, quarantine
         self.rolled: str | None = None
 
@@ -46,7 +48,9 @@ class Accounting:
     def nightly(self) -> None:
         try:
             self.rolled = ask(
-                lambda: nightly.run_if_due(self.client, self.files, self.quarantine, self.settings, self.rolled)
+                lambda: nightly.run_if_due(
+                    self.client, self.files, self.quarantine, self.settings, self.rolled
+                )
             )
         except (LedgerError, RedisUnavailable) as error:
             log.error("the rollup is tried again in %.0f s: %s", NIGHTLY_EVERY_S, error)

@@ -1,4 +1,4 @@
-"""An idle fleet: how soon a single task's lane actor starts (two hops), what sleeping costs, how large the processes are.
+"""An idle fleet: how soon a task's lane actor starts (two hops), what sleeping costs, how large the processes are.
 
 Submit → dispatch (regular expression) → the echo lane's actor starts, one task at a time with pauses between; against
 two hops of stock dramatiq on an idle queue, in turn.
@@ -50,7 +50,11 @@ def pause() -> None:
 
 
 def main(samples: int = SAMPLES) -> None:
-    commands = [dramatiq("dispatcher.node", threads=2), dramatiq("workers.lane_local"), dramatiq("accounting.node", threads=2)]
+    commands = [
+        dramatiq("dispatcher.node", threads=2),
+        dramatiq("workers.lane_local"),
+        dramatiq("accounting.node", threads=2),
+    ]
     with fleet(TOML, *commands) as client:
         starts, ends = [], []
         for number in range(samples):
@@ -65,19 +69,20 @@ def main(samples: int = SAMPLES) -> None:
         before_s = cpu_s(mine)
         time.sleep(IDLE_S)
         load = (cpu_s(mine) - before_s) / IDLE_S
-        sizes = {name: 0.0 for name in ("dispatcher", "lane", "accounting")}
+        sizes = dict.fromkeys(("dispatcher", "lane", "accounting"), 0.0)
         for pid in mine:
             command = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode()
             for name in sizes:
                 if f"{name}.node" in command or f"workers.{name}" in command:
                     sizes[name] = max(sizes[name], rss_mb(pid))
-    print(  # noqa: T201
-        f"idle, submit to the lane actor's start: p50 {percentile(starts, 0.5):.1f} ms, p99 {percentile(starts, 0.99):.1f} ms;"
+    print(
+        f"idle, submit to the lane actor's start: p50 {percentile(starts, 0.5):.1f} ms,"
+        f" p99 {percentile(starts, 0.99):.1f} ms;"
         f" to the result in the producer's hand: p50 {percentile(ends, 0.5):.1f} ms"
     )
-    print(f"idle CPU of {len(mine)} processes: {load:.2%} of a core in all")  # noqa: T201
-    print("RSS: " + ", ".join(f"{name} {size:.0f} MB" for name, size in sizes.items()))  # noqa: T201
-    print(f"stock dramatiq, two hops on an idle queue: p50 {statistics.median(stock(samples // 4)):.0f} ms")  # noqa: T201
+    print(f"idle CPU of {len(mine)} processes: {load:.2%} of a core in all")
+    print("RSS: " + ", ".join(f"{name} {size:.0f} MB" for name, size in sizes.items()))
+    print(f"stock dramatiq, two hops on an idle queue: p50 {statistics.median(stock(samples // 4)):.0f} ms")
 
 
 def stock(samples: int) -> list[float]:

@@ -52,7 +52,8 @@ def processes(*commands: list[str], **environment: str) -> Iterator[list[subproc
     """Started with the environment on top of ours, killed at the end."""
     env = os.environ | environment
     started = [
-        subprocess.Popen(command, env=env, stderr=subprocess.DEVNULL, start_new_session=True) for command in commands
+        subprocess.Popen(command, env=env, stderr=subprocess.DEVNULL, start_new_session=True)
+        for command in commands
     ]
     try:
         yield started
@@ -125,7 +126,7 @@ def main(pairs: int = PAIRS) -> None:
             embedded.stop(server)
     mine, theirs = (statistics.median(column) for column in zip(*rates, strict=True))
     ratio = statistics.median(one / other for one, other in rates)
-    print(f"full path {mine:,.0f} tasks/s, stock dramatiq's three no-op hops {theirs:,.0f}/s: {ratio:.2f}x")  # noqa: T201
+    print(f"full path {mine:,.0f} tasks/s, stock dramatiq's three no-op hops {theirs:,.0f}/s: {ratio:.2f}x")
 
 
 if __name__ == "__main__":

@@ -22,7 +22,8 @@ def connect(settings: Settings, *, check: bool = True) -> Store:
         client = redis.Redis.from_url(url, socket_timeout=SOCKET_TIMEOUT_S, socket_connect_timeout=5.0)
     except ValueError as error:
         raise ConfigError(
-            "LANEWAY_REDIS_URL is not a Redis URL", mend="write it as redis://host:6379/0 or unix:///path/to.sock"
+            "LANEWAY_REDIS_URL is not a Redis URL",
+            mend="write it as redis://host:6379/0 or unix:///path/to.sock",
         ) from error
     if check:
         _check(client)

@@ -31,7 +31,7 @@ class Submitted:
 
 @dataclass(frozen=True, slots=True)
 class Routed:
-    """The dispatcher's decision. ``cost_nano`` is what the classification cost (processor time), ``lane`` where it goes."""
+    """The dispatcher's decision: ``lane`` is where it goes, ``cost_nano`` what classifying cost (processor time)."""
 
     task_type: str
     category: str

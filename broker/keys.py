@@ -1,20 +1,20 @@
 """Where everything lies in Redis. The scripts build the same names from the same prefix.
 
-    laneway:task:<ref>        hash    one task's record (fields: see scripts/prelude.lua)
-    laneway:ids:<task_id>     set     the workspaces that have a task of that id
-    laneway:queue:<queue>     zset    refs that wait, by priority and fair turn
-    laneway:suspects:<queue>  zset    refs that twice took their worker along; handed out alone
-    laneway:later:<queue>     zset    refs that wait for a time (microseconds)
-    laneway:turns:<queue>     hash    fair queueing: the last turn given to each workspace, and under "" the turn now served
-    laneway:wake:<queue>      list    at most one token: something waits
-    laneway:leases            zset    refs in hand, by the end of their lease (microseconds)
-    laneway:open              zset    refs that are not at their end, by when they were last seen in place
-    laneway:parked            zset    refs that wait for a person, since when
-    laneway:dead              hash    dead letters by id
-    laneway:watch:<ref>       set     reply lists to tell when the task ends
-    laneway:reply:<id>        list    ends, for one reader
-    laneway:events            stream  facts for accounting
-    laneway:lanes             hash    lane → when a node last said that it serves it
+laneway:task:<ref>        hash    one task's record (fields: see scripts/prelude.lua)
+laneway:ids:<task_id>     set     the workspaces that have a task of that id
+laneway:queue:<queue>     zset    refs that wait, by priority and fair turn
+laneway:suspects:<queue>  zset    refs that twice took their worker along; handed out alone
+laneway:later:<queue>     zset    refs that wait for a time (microseconds)
+laneway:turns:<queue>     hash    fair queueing: the last turn given to each workspace, and under "" the turn now served
+laneway:wake:<queue>      list    at most one token: something waits
+laneway:leases            zset    refs in hand, by the end of their lease (microseconds)
+laneway:open              zset    refs that are not at their end, by when they were last seen in place
+laneway:parked            zset    refs that wait for a person, since when
+laneway:dead              hash    dead letters by id
+laneway:watch:<ref>       set     reply lists to tell when the task ends
+laneway:reply:<id>        list    ends, for one reader
+laneway:events            stream  facts for accounting
+laneway:lanes             hash    lane → when a node last said that it serves it
 """
 
 PREFIX = "laneway:"

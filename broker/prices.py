@@ -51,8 +51,6 @@ def per_mtok(usd: Decimal | str | int) -> int:
     return round_half_even(nano(usd) * PICO_PER_NANO, PPM)
 
 
-
-
 def hardware_price(
     ref: str, *, price_usd: Decimal, life_years: Decimal, watts: Decimal, usd_per_kwh: Decimal, slots: int
 ) -> HardwarePrice:

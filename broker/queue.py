@@ -81,20 +81,21 @@ class LaneBroker(RedisBroker):
         self.clocks: dict[str, float] = {}
         self.stopping = threading.Event()
         self.fetching = threading.Lock()
-        super().__init__(client=store.client, middleware=[_Keeper(store, self.hands, lanes, self.stopping)])
+        super().__init__(  # type: ignore[no-untyped-call]  # dramatiq's Redis broker has no annotations
+            client=store.client, middleware=[_Keeper(store, self.hands, lanes, self.stopping)]
+        )
         dramatiq.set_broker(self)  # the command line serves the global one
 
     def task_queue(self, queue: TaskQueue, work: Work) -> None:
         """Serve a queue of tasks with ``work``, called with a handful of claims at a time on a worker's thread."""
         self.task_queues[queue.name] = queue
-        dramatiq.actor(
-            work, actor_name=queue.name.replace("-", "_"), queue_name=queue.name, priority=queue.priority, broker=self
-        )
+        actor = queue.name.replace("-", "_")
+        dramatiq.actor(actor_name=actor, queue_name=queue.name, priority=queue.priority, broker=self)(work)
 
     def every(self, name: str, seconds: float, work: Callable[[], None]) -> None:
         """Call ``work`` on a worker's thread every so often, never twice at a time in this process."""
         self.clocks[name] = seconds
-        dramatiq.actor(work, actor_name=name, queue_name=name, broker=self)
+        dramatiq.actor(actor_name=name, queue_name=name, broker=self)(work)
 
     def declare_queue(self, queue_name: str) -> None:
         if queue_name not in self.task_queues and queue_name not in self.clocks:
@@ -138,7 +139,7 @@ class TaskConsumer(Consumer):
                 due_s = self.timeout_s if fetched.wait_s is None else fetched.wait_s
                 self.store.wait(self.queue.name, min(self.timeout_s, due_s))
         except RedisUnavailable as error:
-            raise ConnectionClosed(error) from None
+            raise _closed(error) from None
 
     def _fetch(self) -> Fetched | None:
         """None: no room. One consumer of the process at a time, so that shared room is not given out twice."""
@@ -146,7 +147,9 @@ class TaskConsumer(Consumer):
             room = self._room()
             if not room or self.stopping.is_set():
                 return None
-            fetched = self.store.fetch(self.queue.name, room * self.queue.batch, idle=self.hands.messages() == 0)
+            fetched = self.store.fetch(
+                self.queue.name, room * self.queue.batch, idle=self.hands.messages() == 0
+            )
             self._hand_out(fetched.claims)
             if fetched.alone:
                 self.hands.clear_the_table()
@@ -176,7 +179,7 @@ class TaskConsumer(Consumer):
             if error is not None:
                 self.store.release(claims, f"{type(error).__name__}: {_first_line(error)}")
         except (RedisUnavailable, RedisFull) as lost:
-            raise ConnectionClosed(lost) from None
+            raise _closed(lost) from None
         self.hands.drop(claims, self.queue.name)
 
     nack = ack
@@ -215,6 +218,11 @@ class ClockConsumer(Consumer):
         self.rung.set()
 
     nack = ack
+
+
+def _closed(error: Exception) -> Exception:
+    """What dramatiq's consumer thread takes for a lost connection: it comes back after a pause."""
+    return ConnectionClosed(error)  # type: ignore[no-untyped-call]  # not annotated there
 
 
 def _first_line(error: BaseException) -> str:

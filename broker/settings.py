@@ -113,7 +113,7 @@ class Echo(_Table):
 
 
 class Lane(_Table):
-    """One lane. ``threads`` is how many calls it has in flight on a node; ``batch`` how many tasks a message carries."""
+    """One lane. ``threads`` is how many calls a node has in flight, ``batch`` how many tasks a message carries."""
 
     engine: Literal["auto", "echo", "llamacpp", "openai"]
     model: str = ""
@@ -296,7 +296,7 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _names_meet(self) -> Settings:
-        problems = [problem for problem in _cross_check(self)]
+        problems = list(_cross_check(self))
         if problems:
             raise ValueError("\n".join(problems))
         return self
@@ -317,13 +317,14 @@ def _cross_check(settings: Settings) -> list[str]:
     if HUMAN in settings.lanes:
         problems.append(f"lanes.{HUMAN}: the human lane is always there; take the table out")
     if settings.fleet.default_type not in settings.types:
-        problems.append(
-            f"fleet.default_type: no type {settings.fleet.default_type!r}{_near(settings.fleet.default_type, settings.types)}"
-        )
+        named = settings.fleet.default_type
+        problems.append(f"fleet.default_type: no type {named!r}{_near(named, settings.types)}")
     for name, task_type in settings.types.items():
         for lane in task_type.chain:
             if lane != HUMAN and lane not in settings.lanes:
-                problems.append(f"types.{name}.chain: no lane {lane!r}{_near(lane, [*settings.lanes, HUMAN])}")
+                problems.append(
+                    f"types.{name}.chain: no lane {lane!r}{_near(lane, [*settings.lanes, HUMAN])}"
+                )
         if len(set(task_type.chain)) != len(task_type.chain):
             problems.append(f"types.{name}.chain: a lane stands in it twice")
         if HUMAN in task_type.chain[:-1]:
@@ -366,7 +367,9 @@ def _overlay(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]
     for key, value in over.items():
         name = names.get(key.replace("-", "_").lower(), key)
         below = merged.get(name)
-        merged[name] = _overlay(below, value) if isinstance(below, Mapping) and isinstance(value, Mapping) else value
+        merged[name] = (
+            _overlay(below, value) if isinstance(below, Mapping) and isinstance(value, Mapping) else value
+        )
     return merged
 
 
@@ -382,7 +385,9 @@ def parse(text: str, *, source: str = "laneway.toml", folder: Path | None = None
     try:
         settings = Settings(**tables)
     except ValidationError as error:
-        raise ConfigError(_explain(error, source), mend=f"mend these keys in {source} or in the environment") from None
+        raise ConfigError(
+            _explain(error, source), mend=f"mend these keys in {source} or in the environment"
+        ) from None
     return _anchored(settings, folder or Path.cwd())
 
 
@@ -402,9 +407,14 @@ def _explain(error: ValidationError, source: str) -> str:
 
 
 def _known_keys(location: tuple[int | str, ...]) -> str:
-    tables: dict[str, type[BaseModel]] = {"fleet": Fleet, "lanes": Lane, "types": TaskType, "budgets": BudgetRow}
+    tables: dict[str, type[BaseModel]] = {
+        "fleet": Fleet,
+        "lanes": Lane,
+        "types": TaskType,
+        "budgets": BudgetRow,
+    }
     if len(location) == 1:
-        return _near(str(location[0]), [name for name in Settings.model_fields])
+        return _near(str(location[0]), list(Settings.model_fields))
     table = tables.get(str(location[0]))
     depth = 2 if location[0] == "fleet" else 3
     if table is None or len(location) != depth:
@@ -417,7 +427,9 @@ def _anchored(settings: Settings, folder: Path) -> Settings:
     fleet = settings.fleet
     ledger = fleet.ledger if "://" in fleet.ledger else str(folder / fleet.ledger)
     types = {
-        name: row.model_copy(update={"examples_file": folder / row.examples_file}) if row.examples_file else row
+        name: row.model_copy(update={"examples_file": folder / row.examples_file})
+        if row.examples_file
+        else row
         for name, row in settings.types.items()
     }
     lanes = {
@@ -437,7 +449,9 @@ def load() -> Settings:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
         if named:
-            raise ConfigError(f"LANEWAY_CONFIG names {named!r}, which is not there", mend="mend the path") from None
+            raise ConfigError(
+                f"LANEWAY_CONFIG names {named!r}, which is not there", mend="mend the path"
+            ) from None
         return parse("", source="the built-in configuration")
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} cannot be read: {error}", mend="make it a readable UTF-8 file") from error
@@ -454,6 +468,3 @@ def secret(lane: Lane) -> str | None:
         except OSError:
             return None
     return None
-
-
-

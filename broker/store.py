@@ -54,7 +54,7 @@ class Fetched:
 
 @dataclass(frozen=True, slots=True)
 class Intent:
-    """A call that is about to leave: what it may cost at most (nano-dollars), and the fact to book should it be lost."""
+    """A call that is about to leave: what it may cost at most (nano-dollars), and the fact to book if it is lost."""
 
     claim: Claim
     reserved_nano: int
@@ -66,7 +66,8 @@ class Move:
     """Where a claimed task goes next, with everything that is settled in the same step.
 
     ``status`` ``queued`` puts it on ``queue`` (after ``delay_s``), ``parked`` or an end takes ``outcome``. ``attempts``
-    are booked even when the claim turns out stale; ``facts`` only when the move is made. ``cause`` makes it a dead letter.
+    are booked even when the claim turns out stale, ``facts`` only when the move is made. A ``cause`` makes it a dead
+    letter.
     """
 
     claim: Claim
@@ -182,11 +183,26 @@ class Store:
                     mend="shorten the prompt or put the long part behind a link",
                 )
             fact = Submitted(
-                task.mode, task.workflow, task.pipeline, task.user, task.type or "", task.parent, task.value_nano
+                task.mode,
+                task.workflow,
+                task.pipeline,
+                task.user,
+                task.type or "",
+                task.parent,
+                task.value_nano,
             )
             priority = max(-PRIORITY_LIMIT, min(PRIORITY_LIMIT, task.priority))
             rows.append(
-                [task.ref, task.task_id, task.workspace, priority, DISPATCH, digest(task), body, encode_fact(fact)]
+                [
+                    task.ref,
+                    task.task_id,
+                    task.workspace,
+                    priority,
+                    DISPATCH,
+                    digest(task),
+                    body,
+                    encode_fact(fact),
+                ]
             )
         return [word.decode() for word in self._call("submit", _pack(rows))]
 
@@ -225,7 +241,8 @@ class Store:
     def begin(self, intents: Sequence[Intent]) -> list[str]:
         """Record the intent of each call. One word each: ``go``, ``lost`` or ``cancel``."""
         rows = [
-            [one.claim.ref, str(one.claim.epoch), str(one.reserved_nano), encode_fact(one.lost)] for one in intents
+            [one.claim.ref, str(one.claim.epoch), str(one.reserved_nano), encode_fact(one.lost)]
+            for one in intents
         ]
         return [word.decode() for word in self._call("begin", _pack(rows))]
 
@@ -263,7 +280,9 @@ class Store:
     def keep(self, held: Sequence[tuple[str, int]], lanes: Sequence[str]) -> Kept:
         """Renew the leases of (ref, epoch) in hand, announce the lanes served here, look after what is lost."""
         rows = [[ref, str(epoch)] for ref, epoch in held]
-        broken, recovered, replaced = self._call("keep", _pack(rows), self.lease_us, _pack(list(lanes)), *self._rules)
+        broken, recovered, replaced = self._call(
+            "keep", _pack(rows), self.lease_us, _pack(list(lanes)), *self._rules
+        )
         return Kept(frozenset(ref.decode() for ref in broken), recovered, replaced)
 
     def lanes_seen_us(self) -> dict[str, int]:
@@ -439,7 +458,9 @@ def ask(question: Callable[[], Any]) -> Any:
     except redis.exceptions.OutOfMemoryError as error:
         raise full() from error
     except (redis.ConnectionError, redis.TimeoutError) as error:
-        raise RedisUnavailable(f"Redis does not answer: {error}", mend="see that it runs and is reachable") from error
+        raise RedisUnavailable(
+            f"Redis does not answer: {error}", mend="see that it runs and is reachable"
+        ) from error
     except redis.ResponseError as error:
         if "OOM" in str(error):
             raise full() from error
@@ -448,12 +469,15 @@ def ask(question: Callable[[], Any]) -> Any:
 
 def full() -> RedisFull:
     return RedisFull(
-        "Redis is full; nothing was stored", mend="let the fleet drain its queues, or raise maxmemory, and submit again"
+        "Redis is full; nothing was stored",
+        mend="let the fleet drain its queues, or raise maxmemory, and submit again",
     )
 
 
 def unknown(ref: str) -> UnknownTask:
-    return UnknownTask(f"no task {ref!r} is known", mend="check the id and its workspace; records live 30 days")
+    return UnknownTask(
+        f"no task {ref!r} is known", mend="check the id and its workspace; records live 30 days"
+    )
 
 
 def _script(name: str) -> str:

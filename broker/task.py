@@ -96,8 +96,9 @@ def _text(content: object) -> str:
 class Progress:
     """How far a task has come; replaced as a whole at each hop.
 
-    ``by`` is what classified it: ``declared``, ``regex``, ``embedding`` or ``default`` (abstained); ``rule`` the pattern
-    or the nearest example. ``skipped`` are the lanes passed over, each with its reason. ``retries`` and ``reprompts``
+    ``by`` is what classified it: ``declared``, ``regex``, ``embedding`` or ``default`` (abstained); ``rule`` the
+    pattern or the nearest example.
+    ``skipped`` are the lanes passed over, each with its reason. ``retries`` and ``reprompts``
     count on the present lane. ``complaint`` is what the gate said of the last answer, for a re-prompt.
     """
 
@@ -165,16 +166,19 @@ def decode_task(data: bytes) -> Task:
 
 
 def encode_progress(progress: Progress) -> bytes:
-    row = [getattr(progress, name) for name in _PROGRESS_FIELDS[:-1]]
-    attempts = [[getattr(one, name) for name in _ATTEMPT_FIELDS] for one in progress.attempts]
-    return msgpack.packb([VERSION, *row, attempts])  # type: ignore[no-any-return]
+    row = {name: getattr(progress, name) for name in _PROGRESS_FIELDS}
+    row["attempts"] = [[getattr(one, name) for name in _ATTEMPT_FIELDS] for one in progress.attempts]
+    return msgpack.packb([VERSION, *row.values()])  # type: ignore[no-any-return]
 
 
 def decode_progress(data: bytes) -> Progress:
     """Raises BadTask for bytes that are no progress of any released version."""
     progress = _decode(Progress, data)
-    attempts = tuple(Attempted(*one[: len(_ATTEMPT_FIELDS)]) for one in progress.attempts)  # type: ignore[misc]
-    return replace(progress, attempts=attempts)
+    rows: Any = progress.attempts
+    try:
+        return replace(progress, attempts=tuple(Attempted(*row[: len(_ATTEMPT_FIELDS)]) for row in rows))
+    except TypeError as error:
+        raise BadTask(f"{len(data)} bytes whose attempts are of no known version") from error
 
 
 def encode_outcome(outcome: Outcome) -> bytes:

@@ -1,4 +1,4 @@
-"""What happens next to a task: pure decisions over plain data, used by the dispatcher for the first lane and by a lane's
+"""What happens next to a task: pure decisions over plain data. The dispatcher uses them for the first lane, a lane's
 worker for the next one.
 
 A task only ever moves to a lane that its type's chain names, in the chain's order; a lane that cannot take it is passed
@@ -94,7 +94,11 @@ def start(chain: Sequence[str], unavailable: Mapping[str, str]) -> Run | Park | 
 
 
 def after(
-    outcome: Answered | Broken, lane: str, chain: Sequence[str], bounds: Bounds, unavailable: Mapping[str, str]
+    outcome: Answered | Broken,
+    lane: str,
+    chain: Sequence[str],
+    bounds: Bounds,
+    unavailable: Mapping[str, str],
 ) -> Step:
     """What follows an attempt on ``lane``."""
     match outcome:

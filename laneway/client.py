@@ -62,7 +62,11 @@ class Result:
     def as_dict(self) -> dict[str, Any]:
         """For JSON: money as a decimal string."""
         row = asdict(self)
-        return row | {"cost_usd": text(nano(self.cost_usd)), "lanes": list(self.lanes), "attempts": list(self.attempts)}
+        return row | {
+            "cost_usd": text(nano(self.cost_usd)),
+            "lanes": list(self.lanes),
+            "attempts": list(self.attempts),
+        }
 
 
 class Handle:
@@ -91,7 +95,9 @@ class Handle:
         self, *, ok: bool | None = None, value_usd: str | Decimal | None = None, comment: str = ""
     ) -> None:
         """Say what the outcome was worth."""
-        self._client.feedback(self.task_id, workspace=self.workspace, ok=ok, value_usd=value_usd, comment=comment)
+        self._client.feedback(
+            self.task_id, workspace=self.workspace, ok=ok, value_usd=value_usd, comment=comment
+        )
 
 
 class Client:
@@ -158,14 +164,14 @@ class Client:
         workspace, _, task_id = self.find(task_id, workspace).partition("/")
         return Handle(self, workspace, task_id)
 
-    def result(
-        self, task_id: str, *, workspace: str | None = None, timeout_s: float | None = 60.0
-    ) -> Result:
+    def result(self, task_id: str, *, workspace: str | None = None, timeout_s: float | None = 60.0) -> Result:
         """See ``Handle.result``."""
         ref = self.find(task_id, workspace)
         for _ in self._ends([ref], timeout_s):
             return result_of(self.store.record(ref))
-        raise ResultTimeout(f"task {task_id!r} has not ended within {timeout_s} s; it goes on", mend="ask again later")
+        raise ResultTimeout(
+            f"task {task_id!r} has not ended within {timeout_s} s; it goes on", mend="ask again later"
+        )
 
     def results(self, handles: Sequence[Handle], timeout_s: float | None = None) -> Iterator[Result]:
         """The results of many, as they end. Stops early when the time is over."""
@@ -174,15 +180,19 @@ class Client:
             yield from map(result_of, self.store.records(ended))
 
     def _ends(self, refs: Sequence[str], timeout_s: float | None) -> Iterator[list[str]]:
-        """The refs, handful by handful as they end or are parked. Asks anew now and then, so that a Redis that restarted in between
-        and forgot who waits is no reason to wait for ever."""
+        """The refs, handful by handful as they end or are parked.
+
+        Asks anew now and then: a Redis that restarted and forgot who waits is no reason to wait for ever.
+        """
         until = None if timeout_s is None else monotonic() + timeout_s
         waiting = set(refs)
         while waiting:
             reader = uuid.uuid4().hex
             missing = self.store.watch(reader, sorted(waiting))
             if missing:
-                raise UnknownTask(f"{missing} of {len(waiting)} tasks are unknown", mend="check ids and workspaces")
+                raise UnknownTask(
+                    f"{missing} of {len(waiting)} tasks are unknown", mend="check ids and workspaces"
+                )
             silent = False
             while waiting and not silent:
                 left_s = LONGEST_WAIT_S if until is None else min(LONGEST_WAIT_S, until - monotonic())
@@ -224,7 +234,9 @@ class Client:
         if not refs:
             raise unknown(task_id)
         if len(refs) > 1:
-            raise BadTask(f"{task_id!r} is a task of several workspaces: {', '.join(refs)}", mend="name the workspace")
+            raise BadTask(
+                f"{task_id!r} is a task of several workspaces: {', '.join(refs)}", mend="name the workspace"
+            )
         return refs[0]
 
     def _admit(self) -> None:
@@ -250,7 +262,8 @@ def task_of(row: Mapping[str, Any]) -> Task:
     unknown_names = sorted(set(known) - _ARGUMENTS)
     if unknown_names:
         raise BadTask(
-            f"unknown argument {', '.join(map(repr, unknown_names))}", mend=f"use {', '.join(sorted(_ARGUMENTS))}"
+            f"unknown argument {', '.join(map(repr, unknown_names))}",
+            mend=f"use {', '.join(sorted(_ARGUMENTS))}",
         )
     plain = {name: value for name, value in known.items() if value is not None}
     task = Task(
@@ -292,7 +305,10 @@ def _check(task: Task) -> None:
         raise BadTask(f"deadline_s {task.deadline_s!r} is not a time in seconds above 0")
     if task.schema is not None and not isinstance(task.schema, Mapping):
         raise BadTask("schema is not a JSON Schema object")
-    for name, comes in (("tools", "tools are not served yet"), ("callback_url", "callbacks are not made yet")):
+    for name, comes in (
+        ("tools", "tools are not served yet"),
+        ("callback_url", "callbacks are not made yet"),
+    ):
         if getattr(task, name):
             raise BadTask(f"{name}: {comes} by this version", mend="leave it out and read the result")
     _json_only("messages", task.messages)
@@ -309,7 +325,12 @@ def _messages(prompt: object, messages: object) -> tuple[Mapping[str, Any], ...]
     if not isinstance(messages, list | tuple) or not messages:
         raise BadTask("messages is not a list with at least one message")
     for index, message in enumerate(messages):
-        if not isinstance(message, Mapping) or message.get("role") not in ("system", "user", "assistant", "tool"):
+        if not isinstance(message, Mapping) or message.get("role") not in (
+            "system",
+            "user",
+            "assistant",
+            "tool",
+        ):
             raise BadTask(f"messages[{index}] has no role of system, user, assistant or tool")
         if "content" not in message:
             raise BadTask(f"messages[{index}] has no content")
@@ -325,7 +346,9 @@ def _gate(value: object) -> Mapping[str, Any] | None:
     except ValueError as error:
         raise BadTask(f"gate: {error}") from None
     if parsed.kind.startswith("python:"):
-        raise BadTask("gate: python gates come from the fleet's configuration only", mend="name it in the type's gate")
+        raise BadTask(
+            "gate: python gates come from the fleet's configuration only", mend="name it in the type's gate"
+        )
     return table  # type: ignore[return-value]
 
 
@@ -379,6 +402,3 @@ def attempt_row(one: Any) -> dict[str, Any]:
         value = row.pop(f"{name}_nano")
         row[f"{name}_usd"] = None if value is None else text(value)
     return row
-
-
-

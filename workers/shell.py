@@ -1,7 +1,7 @@
 """The shell around every lane: connect, check the engine, serve the lane's two queues.
 
-A lane's module is its name and a call of ``serve``. What happens to one handful of tasks stands in ``Lane.work``, in the
-order in which it happens.
+A lane's module is its name and a call of ``serve``. What happens to one handful of tasks stands in ``Lane.work``, in
+the order in which it happens.
 """
 
 from __future__ import annotations
@@ -70,17 +70,14 @@ def broker_of(lane_name: str, settings: Settings, store: Store, engine: Engine) 
     work = Lane(lane_name, settings, store, engine, broker.hands).work
     kept = lane.sync_threads if lane.sync_threads is not None else max(1, lane.threads // 4)
     hold_s = lane.timeout_s * lane.batch + HOLD_MARGIN_S
-    both = {"batch": lane.batch, "hold_s": hold_s, "shared": lane.threads}
-    broker.task_queue(TaskQueue(lane_queue(lane_name, "sync"), messages=lane.threads, **both), work)
-    broker.task_queue(
-        TaskQueue(
-            lane_queue(lane_name, "async"),
-            messages=max(1, lane.threads - kept),
-            priority=ASYNC_BEHIND_SYNC,
-            **both,
-        ),
-        work,
-    )
+    for mode, messages, priority in (
+        ("sync", lane.threads, 0),
+        ("async", max(1, lane.threads - kept), ASYNC_BEHIND_SYNC),
+    ):
+        queue = TaskQueue(
+            lane_queue(lane_name, mode), messages, lane.batch, hold_s, priority, shared=lane.threads
+        )
+        broker.task_queue(queue, work)
     return broker
 
 
@@ -121,7 +118,9 @@ class Lane:
         for job, word in zip(jobs, words, strict=True):
             if word == "go":
                 moves.append(self._attempt(job))
-            elif word == "cancel":  # nothing was called; the script turns any move of a cancelled task into its end
+            elif (
+                word == "cancel"
+            ):  # nothing was called; the script turns any move of a cancelled task into its end
                 moves.append(Move(job.claim, "cancelled", job.claim.progress))
         self.store.commit(moves)
 
@@ -150,7 +149,9 @@ class Lane:
         )
 
     def _intent(self, job: _Job) -> Intent:
-        fact = lost(job.claim, self.name, self.engine.name, self.row.model, self.store.now_us(), job.worst_nano)
+        fact = lost(
+            job.claim, self.name, self.engine.name, self.row.model, self.store.now_us(), job.worst_nano
+        )
         return Intent(job.claim, job.worst_nano or 0, fact)
 
     def _attempt(self, job: _Job) -> Move:

@@ -34,7 +34,9 @@ def test_a_token_price_without_usage_is_unknown() -> None:
 
 
 @given(tokens, tokens, tokens, tokens, tokens)
-def test_no_call_costs_more_than_its_worst_case(fresh: int, cached: int, written: int, out: int, spare: int) -> None:
+def test_no_call_costs_more_than_its_worst_case(
+    fresh: int, cached: int, written: int, out: int, spare: int
+) -> None:
     usage = Usage(fresh, cached, written, out)
     worst = worst_nano(GPT_4O, input_tokens=fresh + cached + written + spare, max_tokens=out, timeout_s=1)
     cost = cost_nano(GPT_4O, usage, busy_ms=0)
@@ -54,7 +56,12 @@ def test_a_node_used_for_all_of_its_life_pays_for_itself() -> None:
 
 def test_the_marginal_cost_of_own_hardware_is_its_energy() -> None:
     price = hardware_price(
-        "h", price_usd=Decimal(3000), life_years=Decimal(4), watts=Decimal(200), usd_per_kwh=Decimal("0.30"), slots=1
+        "h",
+        price_usd=Decimal(3000),
+        life_years=Decimal(4),
+        watts=Decimal(200),
+        usd_per_kwh=Decimal("0.30"),
+        slots=1,
     )
     hour_ms = 3_600_000
     assert marginal_nano(price, None, busy_ms=hour_ms) == pytest.approx(60_000_000, rel=1e-6)
@@ -79,4 +86,6 @@ def test_a_free_lane_is_declared_free_and_hardware_is_priced_by_the_second() -> 
     priced = price_of("x", Lane(engine="llamacpp", hardware=own, threads=2), "2026-11-22")
     assert priced is not None
     assert priced.ref == "hardware:x"
-    assert (cost_nano(cpu_price(Decimal("0.05")), None, busy_ms=3_600_000) or 0) == pytest.approx(50_000_000, rel=1e-6)
+    assert (cost_nano(cpu_price(Decimal("0.05")), None, busy_ms=3_600_000) or 0) == pytest.approx(
+        50_000_000, rel=1e-6
+    )

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import redis
@@ -46,7 +47,7 @@ def done(claim: Claim, cost: int = 0, text: str = "ok") -> Move:
     )
 
 
-def facts(client: redis.Redis) -> Iterator[tuple[str, int, Fact]]:
+def facts(client: Any) -> Iterator[tuple[str, int, Fact]]:
     for _, entry in client.xrange(keys.EVENTS):
         for event in decode_entry(entry[b"b"]):
             yield event.task_id, event.seq, event.fact
@@ -54,8 +55,9 @@ def facts(client: redis.Redis) -> Iterator[tuple[str, int, Fact]]:
 
 def lose(store: Store) -> None:
     """Let the lease of whatever is in hand run out, and have the fleet look after it."""
-    ends = store.client.zrange(keys.LEASES, -1, -1, withscores=True)
-    while store.client.time()[0] * 10**6 + store.client.time()[1] <= ends[0][1]:
+    client: Any = store.client
+    ends = client.zrange(keys.LEASES, -1, -1, withscores=True)
+    while client.time()[0] * 10**6 + client.time()[1] <= ends[0][1]:
         time.sleep(0.02)  # the clock that must pass is Redis's own
     while not store.keep([], []).recovered:
         time.sleep(0.02)
@@ -198,7 +200,7 @@ def test_a_lease_that_is_renewed_is_not_lost(store: Store) -> None:
 def test_what_waits_is_cancelled_at_once_and_what_runs_when_it_settles(store: Store) -> None:
     store.submit([task("waits"), task("runs")])
     running = next(claim for claim in take(store) if claim.task.task_id == "runs")
-    store.release([claim for claim in take(store)])
+    store.release(list(take(store)))
     store.begin([Intent(running, 500, call(running, 500, settled=False))])
     assert store.cancel("acme/runs") == "cancelling"
     assert store.keep([(running.ref, running.epoch)], []).broken == {"acme/runs"}
@@ -256,7 +258,9 @@ def test_strays_and_unreadable_records_become_dead_letters_and_their_neighbours_
     assert store.record_status("acme/bad") == "failed"
 
 
-def test_a_full_redis_refuses_what_is_new_and_lets_the_queues_drain(store: Store, client: redis.Redis) -> None:
+def test_a_full_redis_refuses_what_is_new_and_lets_the_queues_drain(
+    store: Store, client: redis.Redis
+) -> None:
     store.submit([task("a"), task("b")])
     (first, _) = take(store)
     client.config_set("maxmemory", 1)

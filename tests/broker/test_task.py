@@ -29,7 +29,9 @@ def test_generated_ids_are_uuid7_and_sort_by_time() -> None:
 
 def test_a_task_and_its_progress_come_back_as_they_were() -> None:
     task = Task("a", "acme", ({"role": "user", "content": "hi"},), schema={"type": "object"}, value_nano=5)
-    progress = Progress(task_type="t", chain=("local", "human"), skipped=(("x", "why"),), attempts=(A_CALL, A_CALL))
+    progress = Progress(
+        task_type="t", chain=("local", "human"), skipped=(("x", "why"),), attempts=(A_CALL, A_CALL)
+    )
     assert decode_task(encode_task(task)) == task
     assert decode_progress(encode_progress(progress)) == progress
     assert decode_fact(encode_fact(A_CALL)) == A_CALL

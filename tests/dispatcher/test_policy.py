@@ -38,7 +38,13 @@ OUT = Broken("rejected", transient=False)
         (Broken("rate_limited", True, 3600.0), "local", FRESH, {}, Run("guided", "rate_limited on local")),
         (Broken("timeout", True), "local", SPENT, {}, Run("guided", "timeout on local")),
         (OUT, "local", FRESH, {}, Run("guided", "rejected on local")),
-        (OUT, "local", FRESH, {"guided": "gone"}, Run("frontier", "rejected on local", (("guided", "gone"),))),
+        (
+            OUT,
+            "local",
+            FRESH,
+            {"guided": "gone"},
+            Run("frontier", "rejected on local", (("guided", "gone"),)),
+        ),
         (
             OUT,
             "local",
@@ -56,7 +62,9 @@ def test_what_follows_an_attempt(
 
 
 def test_a_chain_without_a_person_ends_as_failed() -> None:
-    assert after(OUT, "local", ("local",), FRESH, {}) == Fail("rejected on local; no lane of its chain is left")
+    assert after(OUT, "local", ("local",), FRESH, {}) == Fail(
+        "rejected on local; no lane of its chain is left"
+    )
 
 
 def test_the_cheapest_lane_that_can_take_it_is_first_and_the_others_are_named() -> None:
@@ -79,7 +87,7 @@ def test_no_chain_reaches_a_lane_that_it_does_not_name_and_every_task_ends(
     lanes: list[str], data: st.DataObject
 ) -> None:
     chain = (*lanes, *(["human"] if data.draw(st.booleans()) else []))
-    unavailable = {name: "gone" for name in data.draw(st.lists(names, unique=True))}
+    unavailable = dict.fromkeys(data.draw(st.lists(names, unique=True)), "gone")
     step: Step = start(chain, unavailable)
     visited = []
     while isinstance(step, Run):

@@ -86,7 +86,9 @@ def test_a_deadly_task_is_a_dead_letter_and_its_neighbours_succeed(live: Callabl
     supervisor = threading.Thread(target=supervise)
     supervisor.start()
     try:
-        handles = fleet.client.submit_many([{"prompt": f"good {n}"} for n in range(10)] + [{"prompt": "poison"}])
+        handles = fleet.client.submit_many(
+            [{"prompt": f"good {n}"} for n in range(10)] + [{"prompt": "poison"}]
+        )
         results = {result.task_id: result for result in fleet.client.results(handles, timeout_s=60)}
     finally:
         stop.set()
@@ -111,7 +113,9 @@ def test_a_task_takes_at_most_six_round_trips_and_a_batch_far_fewer(live: Callab
         return sum(int(stats.get(f"cmdstat_{name}", {}).get("calls", 0)) for name in sent)
 
     before = asked()
-    handles = fleet.client.submit_many({"prompt": f"question: {n}, the capital of France?"} for n in range(1000))
+    handles = fleet.client.submit_many(
+        {"prompt": f"question: {n}, the capital of France?"} for n in range(1000)
+    )
     assert sum(result.status == "succeeded" for result in fleet.client.results(handles, timeout_s=60)) == 1000
     assert asked() - before <= 1000 + 600  # 1,000 are the reader's own HGETALLs, sent as a few pipelines
     fleet.store.client.config_resetstat()
@@ -126,7 +130,9 @@ def test_a_task_takes_at_most_six_round_trips_and_a_batch_far_fewer(live: Callab
 def test_a_deadline_that_passed_in_the_queue_costs_nothing(live: Callable[[str], LiveFleet]) -> None:
     fleet = live(ECHO)
     handle = fleet.client.submit("too late", deadline_s=0.2)
-    fleet.wait_until(lambda: fleet.store.now_us() - fleet.client.record(handle.task_id).submitted_us > 300_000, "it passes")
+    fleet.wait_until(
+        lambda: fleet.store.now_us() - fleet.client.record(handle.task_id).submitted_us > 300_000, "it passes"
+    )
     fleet.start("dispatcher.node")
     fleet.start("workers.lane_local")
     result = handle.result()
@@ -135,7 +141,9 @@ def test_a_deadline_that_passed_in_the_queue_costs_nothing(live: Callable[[str],
 
 
 def test_a_cancelled_call_settles(live: Callable[[str], LiveFleet]) -> None:
-    fleet = live(ECHO.replace('reply = "Paris"', "latency_ms = 60000").replace('["local", "human"]', '["frontier"]'))
+    fleet = live(
+        ECHO.replace('reply = "Paris"', "latency_ms = 60000").replace('["local", "human"]', '["frontier"]')
+    )
     fleet.start("dispatcher.node")
     fleet.start("workers.lane_frontier")
     handle = fleet.client.submit("slow")
@@ -154,14 +162,20 @@ def test_two_thousand_tasks_survive_kill_9_of_anything(live: Callable[[str], Liv
         fleet.start(module)
     handles = fleet.client.submit_many(
         [
-            {"prompt": "question: gone wrong" if n % 10 == 0 else f"task {n}", "task_id": f"t{n}", "workspace": f"w{n % 3}"}
+            {
+                "prompt": "question: gone wrong" if n % 10 == 0 else f"task {n}",
+                "task_id": f"t{n}",
+                "workspace": f"w{n % 3}",
+            }
             for n in range(2000)
         ]
     )
     rng = random.Random(7)
     ended: dict[str, str] = {}
     reader = threading.Thread(
-        target=lambda: ended.update({one.task_id: one.status for one in fleet.client.results(handles, timeout_s=120)})
+        target=lambda: ended.update(
+            {one.task_id: one.status for one in fleet.client.results(handles, timeout_s=120)}
+        )
     )
     reader.start()
     kills = 0
@@ -193,13 +207,20 @@ def _facts_are_exactly_once(fleet: LiveFleet) -> None:
     fleet.wait_until(drain, "the lock of a killed writer runs out", timeout_s=90)
     assert sum(one.flaws for one in drained) == 0
     pyarrow_dataset = pytest.importorskip("pyarrow.dataset")
-    rows = pyarrow_dataset.dataset(Path(fleet.settings.fleet.ledger) / "events", format="parquet").to_table().to_pylist()
+    rows = (
+        pyarrow_dataset.dataset(Path(fleet.settings.fleet.ledger) / "events", format="parquet")
+        .to_table()
+        .to_pylist()
+    )
     identities = Counter((row["workspace"], row["task_id"], row["seq"]) for row in rows)
     assert max(identities.values()) == 1
     finished = Counter(row["task_id"] for row in rows if row["kind"] == "finished")
     assert (len(finished), set(finished.values())) == (2000, {1})
     booked: Counter[str] = Counter()
-    for task_id, row in {(row["task_id"], row["attempt_id"] or row["seq"]): row for row in sorted(rows, key=lambda row: row["seq"])}.items():
+    for task_id, row in {
+        (row["task_id"], row["attempt_id"] or row["seq"]): row
+        for row in sorted(rows, key=lambda row: row["seq"])
+    }.items():
         fact = decode_fact(row["fact"])
         booked[task_id[0]] += (getattr(fact, "cost_nano", 0) or 0) + getattr(fact, "gate_cost_nano", 0)
     for number in range(0, 2000, 97):
@@ -216,7 +237,7 @@ def test_the_command_line_of_a_broken_lane_says_what_to_do(live: Callable[[str],
 
 def test_async_work_leaves_threads_for_sync_work(live: Callable[[str], LiveFleet]) -> None:
     fleet = live(
-        ECHO.replace('batch = 20\necho = { replies', "batch = 1\necho = { latency_ms = 300, replies")
+        ECHO.replace("batch = 20\necho = { replies", "batch = 1\necho = { latency_ms = 300, replies")
     )
     fleet.start("dispatcher.node")
     fleet.start("workers.lane_local", threads=4)
