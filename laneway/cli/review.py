@@ -50,7 +50,7 @@ def list_parked(as_json: bool) -> None:
 
 
 def parked(store: Store) -> list[dict[str, Any]]:
-    return [_row(store.record(ref)) for ref in store.parked(SHOWN)]
+    return [_row(record) for record in store.records(store.parked(SHOWN))]
 
 
 def _row(record: Record) -> dict[str, Any]:

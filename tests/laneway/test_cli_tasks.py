@@ -38,7 +38,7 @@ def test_all_options_reach_the_task(laneway: Any) -> None:
         "--workflow", "w", "--pipeline", "p", "--user", "u", "--priority", "3", "--deadline-s", "9.5",
         "--schema", '{"type": "string"}', "--gate", '{"kind": "choice", "choices": ["a"]}', "--value-usd", "1.5",
         "--hard-usd", "0.5", "--soft-usd", "0.3", "--retry-usd", "0.2", "--llm-calls", "30", "--tool-calls", "50",
-        "--callback-url", "https://example.org/done", "--parent", "t0",
+        "--parent", "t0",
     )  # fmt: skip
     task = laneway.store.record("acme/t").task
     assert (task.type, task.mode, task.workflow, task.pipeline, task.user) == (
@@ -54,7 +54,12 @@ def test_all_options_reach_the_task(laneway: Any) -> None:
     assert task.budget == {
         "hard_usd": "0.5", "soft_usd": "0.3", "retry_usd": "0.2", "llm_calls": 30, "tool_calls": 50,
     }  # fmt: skip
-    assert task.callback_url == "https://example.org/done"
+
+
+def test_what_this_version_does_not_do_is_refused(laneway: Any) -> None:
+    said = laneway.run("submit", "a", "--callback-url", "https://example.org/done", code=1).stderr
+    assert said.startswith("error: callback_url: ")
+    assert laneway.store.queues(["dispatch"])[0].depth == 0
 
 
 def test_wait_may_stand_without_seconds_in_front_of_the_prompt(laneway: Any) -> None:
