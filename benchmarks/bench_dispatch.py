@@ -84,7 +84,7 @@ def main() -> None:
     print(
         f"batches of {BATCH}      {median(rates):,.0f} tasks/s, the median of {ROUNDS} rounds; least {min(rates):,.0f}"
     )
-    print(f"processor time      {cpu_us:.0f} µs a task, which other processes on the machine do not stretch")
+    print(f"processor time      {cpu_us:.0f} µs a task")
     print(f"single              p50 {median(singles):.3f} ms, p99 {cuts[98]:.3f} ms")
     print(f"peak memory         {megabytes():.0f} MB")
 
