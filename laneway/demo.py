@@ -21,10 +21,11 @@ from accounting import ledger, nightly, present
 from accounting import report as reports
 from broker.errors import LedgerError
 from broker.settings import HUMAN, Settings, load
+from broker.task import TERMINAL
 from laneway.board import Board
 from laneway.cli.output import PIPE_WIDTH, emit, json_option, say, shorten, table
 from laneway.cli.taskfile import Row, opened
-from laneway.client import Client, Result
+from laneway.client import Client, Result, result_of
 from laneway.fleet import Fleet, Plan, missing_here, plan, read_procfile
 from laneway.supervisor import log_files, on_signals
 
@@ -32,6 +33,7 @@ TASKS = Path("demo") / "tasks.jsonl"
 TICK_S = 5.0
 CLOSING_S = 30.0  # of the whole time: for draining, the rollup and the report
 DRAIN_S = 10.0
+ENDS = TERMINAL | {"parked"}
 SHOWN = 5
 
 
@@ -92,8 +94,6 @@ def demo(tasks: Path, timeout_s: float, as_json: bool) -> int:
     run = Run(settings, plan(settings, read_procfile(), missing_here(settings.fleet.var)), len(rows))
     with Board(len(rows)) as board, _fleet(run) as fleet:
         _work(run, fleet, rows, board, started + max(timeout_s - CLOSING_S, timeout_s / 2))
-        board.stage("draining")
-        fleet.stop_processes()
         board.stage("rolling the day up")
         _close_books(run, fleet)
         board.stage("stopping")
@@ -136,7 +136,7 @@ def _fleet(run: Run) -> Iterator[Fleet]:
 
 
 def _work(run: Run, fleet: Fleet, rows: Sequence[Row], board: Board, until: float) -> None:
-    """Hand in, and wait until each task ended or was parked, or the time is over."""
+    """Hand in, wait until each task ended or was parked or the time is over, and drain the lanes."""
     client = Client(run.settings.model_copy(update={"redis_url": fleet.redis_url}))
     with closing(client.store.client):
         left = {(one.workspace, one.task_id): one for one in client.submit_many(rows)}
@@ -147,8 +147,16 @@ def _work(run: Run, fleet: Fleet, rows: Sequence[Row], board: Board, until: floa
                 run.results.append(result)
                 board.ended(result)
             board.tick()
-    run.waiting = [task_id for _, task_id in left]
-    run.failing = fleet.failing()
+        run.failing = fleet.failing()
+        board.stage("draining")
+        fleet.stop_processes()
+        for one in left.values():  # the last calls in flight have ended by now
+            result = result_of(client.record(one.task_id, workspace=one.workspace))
+            if result.status in ENDS:
+                run.results.append(result)
+                board.ended(result)
+            else:
+                run.waiting.append(one.task_id)
 
 
 def _close_books(run: Run, fleet: Fleet) -> None:
