@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from operator import add
 
 from accounting.rows import GATE, AttemptRow, Cost, DailyKey, Folded, TaskRow, Tokens
 from broker.events import (
@@ -262,7 +263,10 @@ def cost_of(rows: Iterable[AttemptRow]) -> Cost:
 
 
 def add_tokens(tokens: Iterable[Tokens]) -> Tokens:
-    return Tokens(*map(sum, zip(Tokens(), *tokens, strict=True)))
+    total = Tokens()
+    for one in tokens:
+        total = Tokens(*map(add, total, one))
+    return total
 
 
 def add_to_day(day: dict[DailyKey, list[int]], folded: Folded) -> None:

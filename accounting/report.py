@@ -197,7 +197,7 @@ def _read(store: Store, dataset: str, columns: Any, since: str, until: str, name
         if not since <= day <= until:
             continue
         folder = ledger.partition(dataset, day)
-        for name in store.list(folder):
+        for name in (one for one in store.list(folder) if one.endswith(".parquet")):
             try:
                 table = pq.ParquetFile(store.open(f"{folder}/{name}")).read(columns=list(names))
             except pa.ArrowInvalid as error:

@@ -24,8 +24,9 @@ from accounting.rows import AttemptRow, DailyKey, Folded, TaskRow
 from broker.errors import LedgerError
 from broker.events import Event, decode_fact
 
-SLICE_ROWS = 400_000
+SLICE_ROWS = 100_000
 LOCK = "rollup"
+_LAST = "\U0010ffff"  # no id of a task is above it
 _READ = ("workspace", "task_id", "seq", "at", "submitted_at", "fact")
 
 log = logging.getLogger("laneway.rollup")
@@ -49,9 +50,10 @@ class RolledDay:
 
 
 class _Group(NamedTuple):
-    """One row group of a part: task ids from ``low`` to ``high``, both in it."""
+    """One row group of a part: task ids from ``low`` to ``high``, both in it. ``meta`` is the part's footer."""
 
     path: str
+    meta: Any
     number: int
     low: str
     high: str
@@ -71,7 +73,7 @@ def rollup(store: Store, day: str, *, slice_rows: int = SLICE_ROWS) -> RolledDay
             made.add(_tasks_of(piece, day))
         written = tuple(
             path
-            for dataset, table in (made.tables().items() if events else ())
+            for dataset, table in (made.tables() if events else ())
             if _publish(store, path := f"{ledger.partition(dataset, day)}/{dataset}.parquet", table)
         )
     return RolledDay(day, events, made.task_count, made.attempt_count, made.cost_nano, written)
@@ -124,26 +126,22 @@ class _Made:
         rows = schema.table(schema.ATTEMPTS, [row.columns for _, row in attempts])
         self._attempts.append(rows.append_column("workspace", whose))
 
-    def tables(self) -> dict[str, Any]:
-        """The finished tables by data set, in an order that depends on the rows alone."""
-        tasks = _sorted(self._tasks, schema.TASKS, ("workspace", "task_id", "submitted_at"))
-        attempts = _sorted(
-            self._attempts,
-            schema.ATTEMPTS.append(pa.field("workspace", schema.TEXT)),
-            ("workspace", "task_id", "hop", "started_at", "attempt_id"),
+    def tables(self) -> Iterator[tuple[str, Any]]:
+        """The finished tables, one after another, in an order of rows that depends on the rows alone."""
+        yield ledger.TASKS, _sorted(self._tasks, ("workspace", "task_id", "submitted_at"))
+        keys = ("workspace", "task_id", "hop", "started_at", "attempt_id")
+        yield (
+            ledger.ATTEMPTS,
+            _sorted(self._attempts, keys).select(schema.ATTEMPTS.names).cast(schema.ATTEMPTS),
         )
         daily = [(*key, *sums) for key, sums in sorted(self._daily.items())]
-        return {
-            ledger.TASKS: tasks,
-            ledger.ATTEMPTS: attempts.select(schema.ATTEMPTS.names).cast(schema.ATTEMPTS),
-            ledger.DAILY: schema.table(schema.DAILY, daily),
-        }
+        yield ledger.DAILY, schema.table(schema.DAILY, daily)
 
 
-def _sorted(pieces: Sequence[Any], columns: Any, keys: Sequence[str]) -> Any:
-    if not pieces:
-        return columns.empty_table()
-    table = pa.concat_tables(pieces)
+def _sorted(pieces: list[Any], keys: Sequence[str]) -> Any:
+    """The pieces as one sorted table. They are let go on the way: a day is large."""
+    table = pa.concat_tables(pieces).combine_chunks()
+    pieces.clear()
     return table.take(pc.sort_indices(table, sort_keys=[(key, "ascending") for key in keys]))
 
 
@@ -158,7 +156,8 @@ def _publish(store: Store, path: str, table: Any) -> bool:
 def _slices(store: Store, day: str, slice_rows: int) -> Iterator[Any]:
     """The day's facts in tables of about ``slice_rows`` rows, each task's facts together in one of them."""
     folder = ledger.partition(ledger.EVENTS, day)
-    groups = [group for name in store.list(folder) for group in _groups(store, f"{folder}/{name}")]
+    parts = [f"{folder}/{name}" for name in store.list(folder) if name.endswith(".parquet")]
+    groups = [group for part in parts for group in _groups(store, part)]
     starts = _cuts(groups, slice_rows)
     for low, high in zip(starts, [*starts[1:], None], strict=True):
         mine = [group for group in groups if group.high >= low and (high is None or group.low < high)]
@@ -177,7 +176,9 @@ def _groups(store: Store, path: str) -> list[_Group]:
     for number in range(meta.num_row_groups):
         group = meta.row_group(number)
         said = group.column(column).statistics
-        groups.append(_Group(path, number, said.min, said.max, group.num_rows))
+        known = said is not None and said.has_min_max
+        low, high = (said.min, said.max) if known else ("", _LAST)
+        groups.append(_Group(path, meta, number, low, high, group.num_rows))
     return groups
 
 
@@ -194,13 +195,14 @@ def _cuts(groups: Sequence[_Group], slice_rows: int) -> list[str]:
 
 
 def _tables(store: Store, groups: Sequence[_Group]) -> Iterator[Any]:
-    by_path: dict[str, list[int]] = {}
+    by_path: dict[str, list[_Group]] = {}
     for group in groups:
-        by_path.setdefault(group.path, []).append(group.number)
-    for path, numbers in by_path.items():
+        by_path.setdefault(group.path, []).append(group)
+    for path, mine in by_path.items():
         try:
-            yield pq.ParquetFile(store.open(path)).read_row_groups(
-                numbers, columns=list(_READ), use_threads=False
+            part = pq.ParquetFile(store.open(path), metadata=mine[0].meta)
+            yield part.read_row_groups(
+                [group.number for group in mine], columns=list(_READ), use_threads=False
             )
         except (pa.ArrowInvalid, OSError) as error:
             raise _damaged(path, error) from error

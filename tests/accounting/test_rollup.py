@@ -172,6 +172,14 @@ def test_a_damaged_day_stays_dirty_and_stops_no_other(
     assert ledger.days(filled, "tasks") == ("2026-01-02",)
 
 
+def test_an_id_too_long_for_statistics_and_a_stray_file_do_no_harm(
+    client: redis.Redis, filled: LocalStore, quarantine: LocalStore
+) -> None:
+    fill(client, filled, quarantine, [story("x" * 5_000, [Submitted("sync")])])
+    (filled.root / "events" / f"date={DAY}" / "notes.txt").write_text("not a part")
+    assert rollup.rollup(filled, DAY, slice_rows=500).tasks == 301
+
+
 def test_a_day_without_events_has_no_tasks(store: LocalStore) -> None:
     rolled = rollup.rollup(store, DAY)
     assert (rolled.tasks, rolled.written) == (0, ())
