@@ -53,6 +53,7 @@ class Attempted:
     known (unpriced). ``purpose`` is task, retry, reprompt, judge, eval, embed, tool or human. ``verdict`` is ``pass``,
     ``fail`` or "" (no gate); ``failure`` the code of what went wrong, "" for nothing. ``settled`` False: the call was
     lost and stands at its reserved cost. ``gate_cost_nano`` is what checking the answer cost.
+    ``overrun``: the provider used more than the worst case that was reserved.
     """
 
     attempt_id: str
@@ -83,6 +84,7 @@ class Attempted:
     complaint: str = ""
     settled: bool = True
     gate_cost_nano: int = 0
+    overrun: bool = False
 
 
 @dataclass(frozen=True, slots=True)

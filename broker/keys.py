@@ -15,6 +15,14 @@ laneway:watch:<ref>       set     reply lists to tell when the task ends
 laneway:reply:<id>        list    ends, for one reader
 laneway:events            stream  facts for accounting
 laneway:lanes             hash    lane → when a node last said that it serves it
+    laneway:limits:file       hash    scope|period → limit in nano-dollars, as the configuration says
+    laneway:limits            hash    the same, as an operator says; goes over the file
+    laneway:used:<window>     hash    scope → spent and reserved in a day, a month or in all (total)
+    laneway:held:<day>        hash    scope → reserved in that day and not yet settled
+    laneway:killed            hash    scopes switched off, since when
+    laneway:closed            hash    scope|period → the window in which an overrun closed it
+    laneway:alerted:<window>  hash    scope|period|level → when the level was passed
+    laneway:alerts            list    alerts that nobody was told of yet
 """
 
 PREFIX = "laneway:"
@@ -24,6 +32,10 @@ OPEN = PREFIX + "open"
 PARKED = PREFIX + "parked"
 DEAD = PREFIX + "dead"
 LANES = PREFIX + "lanes"
+LIMITS_FILE = PREFIX + "limits:file"
+LIMITS = PREFIX + "limits"
+KILLED = PREFIX + "killed"
+CLOSED = PREFIX + "closed"
 
 
 def task_key(ref: str) -> str:
@@ -52,3 +64,11 @@ def wake_key(queue: str) -> str:
 
 def reply_key(reader: str) -> str:
     return f"{PREFIX}reply:{reader}"
+
+
+def used_key(window: str) -> str:
+    return f"{PREFIX}used:{window}"
+
+
+def held_key(day: str) -> str:
+    return f"{PREFIX}held:{day}"

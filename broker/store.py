@@ -10,6 +10,7 @@ import hashlib
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from importlib.resources import files
 from typing import Any
 
@@ -19,7 +20,8 @@ import redis
 from broker import keys
 from broker.errors import BadTask, RedisFull, RedisUnavailable, TaskTooLarge, UnknownTask
 from broker.events import DeadLettered, Fact, Finished, Resumed, Submitted, encode_fact
-from broker.settings import Fleet
+from broker.money import nano
+from broker.settings import BudgetRow, Fleet
 from broker.task import (
     DISPATCH,
     Claim,
@@ -38,6 +40,7 @@ from broker.task import (
 MICRO = 1_000_000
 PAYLOAD_LIMIT_BYTES = 256 * 1024
 PRIORITY_LIMIT = 1000
+PERIODS = ("day", "month", "total")
 _CANCELLED = Outcome("cancelled", "cancelled by its producer")
 _DEAD = Outcome("failed", "dead letter: it took its worker along again and again")
 
@@ -54,11 +57,16 @@ class Fetched:
 
 @dataclass(frozen=True, slots=True)
 class Intent:
-    """A call that is about to leave: what it may cost at most (nano-dollars), and the fact to book if it is lost."""
+    """A call that is about to leave: what it may cost at most (nano-dollars), and the fact to book if it is lost.
+
+    ``reserved_nano`` None: no price is known. ``hard_nano`` is the task's own limit, None where it has none.
+    """
 
     claim: Claim
-    reserved_nano: int
+    reserved_nano: int | None
     lost: Fact
+    scopes: tuple[str, ...] = ()
+    hard_nano: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +88,8 @@ class Move:
     attempts: tuple[Fact, ...] = ()
     facts: tuple[Fact, ...] = ()
     cause: str = ""
+    scopes: tuple[str, ...] = ()
+    overrun: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +131,26 @@ class DeadLetter:
 
 
 @dataclass(frozen=True, slots=True)
+class BudgetState:
+    """A limited scope in its present window, in nano-dollars. ``closed``: an overrun closed it until the next one.
+
+    A reservation made before midnight counts in the window in which it was made.
+    """
+
+    scope: str
+    period: str
+    window: str
+    limit_nano: int
+    spent_nano: int
+    reserved_nano: int
+    closed: bool
+
+    @property
+    def left_nano(self) -> int:
+        return self.limit_nano - self.spent_nano - self.reserved_nano
+
+
+@dataclass(frozen=True, slots=True)
 class QueueState:
     """``oldest_s`` is the age of what has waited longest, 0 for an empty queue."""
 
@@ -150,6 +180,7 @@ class Store:
             name: client.register_script(f"{_flags(name)}\n{prelude}\n{_script(name)}")
             for name in (
                 "submit", "fetch", "begin", "commit", "release", "keep", "cancel", "watch", "note", "replay",
+                "resume",
             )
         }  # fmt: skip
         self._rules = [
@@ -236,12 +267,22 @@ class Store:
         cause = f"unreadable record: {why}"
         facts = [encode_fact(DeadLettered(cause)), encode_fact(Finished("failed", False, "", cause))]
         outcome = encode_outcome(Outcome("failed", cause))
-        self._commit([[ref, epoch, 0, "failed", "", 0, b"", outcome, [], facts, cause]])
+        self._commit([[ref, epoch, 0, "failed", "", 0, b"", outcome, [], facts, cause, "", 0]])
 
     def begin(self, intents: Sequence[Intent]) -> list[str]:
-        """Record the intent of each call. One word each: ``go``, ``lost`` or ``cancel``."""
+        """Reserve the worst case of each call in all of its scopes, or in none, and record the intent.
+
+        One word each: ``go``, ``lost``, ``cancel``, or why it must not leave (see ``scripts/begin.lua``).
+        """
         rows = [
-            [one.claim.ref, str(one.claim.epoch), str(one.reserved_nano), encode_fact(one.lost)]
+            [
+                one.claim.ref,
+                str(one.claim.epoch),
+                -1 if one.reserved_nano is None else one.reserved_nano,
+                encode_fact(one.lost),
+                "\n".join(one.scopes),
+                -1 if one.hard_nano is None else one.hard_nano,
+            ]
             for one in intents
         ]
         return [word.decode() for word in self._call("begin", _pack(rows))]
@@ -262,6 +303,8 @@ class Store:
                     [encode_fact(fact) for fact in move.attempts],
                     [encode_fact(fact) for fact in move.facts],
                     move.cause,
+                    "\n".join(move.scopes),
+                    int(move.overrun),
                 ]
                 for move in moves
             ]
@@ -418,6 +461,99 @@ class Store:
     def replay(self, ref: str) -> bool:
         """Put a dead letter of a task back on its queue, with its story and spend. False: there is none."""
         return bool(self._call("replay", ref, encode_fact(Resumed("replay", ""))))
+
+    def resume(
+        self,
+        ref: str,
+        status: str,
+        facts: Sequence[Fact],
+        *,
+        queue: str = "",
+        progress: Progress | None = None,
+        outcome: Outcome | None = None,
+        cost_nano: int = 0,
+        scopes: Sequence[str] = (),
+        hard_nano: int | None = None,
+    ) -> str:
+        """A parked task goes on (``queued``, on its queue or another) or gets its end.
+
+        Gives its status before; one that was not parked is left where it is. Raises UnknownTask.
+        """
+        row = [
+            ref,
+            status,
+            queue,
+            encode_progress(progress) if progress else b"",
+            encode_outcome(outcome) if outcome else b"",
+            cost_nano,
+            [encode_fact(fact) for fact in facts],
+            "\n".join(scopes),
+            -1 if hard_nano is None else hard_nano,
+        ]
+        before = self._call("resume", _pack(row), self.fleet.idempotency_ttl_s)
+        if not before:
+            raise unknown(ref)
+        return before.decode()  # type: ignore[no-any-return]
+
+    def raise_limit(self, ref: str, hard_nano: int) -> str:
+        """Set a task's own hard limit; one that is parked for want of it goes on. Gives its status before."""
+        return self.resume(ref, "queued", [Resumed("budget", "")], hard_nano=hard_nano)
+
+    def declare_limits(self, rows: Sequence[BudgetRow]) -> None:
+        """The limits that the configuration names, in place of those it named before."""
+        pipe = self.client.pipeline()
+        pipe.delete(keys.LIMITS_FILE)
+        if rows:
+            pipe.hset(keys.LIMITS_FILE, mapping={f"{row.scope}|{row.period}": nano(row.usd) for row in rows})
+        self._ask(pipe.execute)
+
+    def set_limit(self, scope: str, period: str, limit_nano: int) -> None:
+        """An operator's limit, over what the configuration says, at once and for the whole fleet."""
+        self._ask(lambda: self.client.hset(keys.LIMITS, f"{scope}|{period}", str(limit_nano)))
+
+    def kill(self, scope: str) -> None:
+        """No call leaves under this scope any more, at once and fleet-wide."""
+        self._ask(lambda: self.client.hset(keys.KILLED, scope, str(self.now_us())))
+
+    def unkill(self, scope: str) -> None:
+        """The scope's switch is back, and what an overrun closed is open again."""
+        pipe = self.client.pipeline()
+        pipe.hdel(keys.KILLED, scope)
+        for period in PERIODS:
+            pipe.hdel(keys.CLOSED, f"{scope}|{period}")
+        self._ask(pipe.execute)
+
+    def killed(self) -> list[str]:
+        return sorted(scope.decode() for scope in self._ask(lambda: self.client.hkeys(keys.KILLED)))
+
+    def budgets(self) -> list[BudgetState]:
+        """Every limited scope in its present window."""
+        day = datetime.fromtimestamp(self.now_us() / MICRO, tz=UTC).date().isoformat()
+        windows = {"day": day, "month": day[:7], "total": "total"}
+        pipe = self.client.pipeline()
+        for key in (keys.LIMITS_FILE, keys.LIMITS, keys.CLOSED):
+            pipe.hgetall(key)
+        for period in PERIODS:
+            pipe.hgetall(keys.used_key(windows[period]))
+        pipe.hgetall(keys.held_key(day))
+        file, operator, closed, *used, held = self._ask(pipe.execute)
+        states = []
+        for name, limit in sorted((file | operator).items()):
+            scope, _, period = name.decode().rpartition("|")
+            used_nano = int(used[PERIODS.index(period)].get(scope.encode(), 0))
+            held_nano = int(held.get(scope.encode(), 0))
+            states.append(
+                BudgetState(
+                    scope=scope,
+                    period=period,
+                    window=windows[period],
+                    limit_nano=int(limit),
+                    spent_nano=used_nano - held_nano,
+                    reserved_nano=held_nano,
+                    closed=closed.get(name, b"").decode() == windows[period],
+                )
+            )
+        return states
 
     def drop_dead(self, letter_id: str) -> bool:
         """Forget a dead letter; the task's record then ends with its time to live. False: there is none."""

@@ -70,6 +70,7 @@ def serve() -> LaneBroker:
         settings = load()
         classifier = Classifier.build(settings, embedder())
         store = connect(settings)
+        store.declare_limits(settings.budgets)
     except LanewayError as error:
         sys.exit(f"the dispatcher cannot run on this node: {error}")
     broker = LaneBroker(store)

@@ -90,7 +90,7 @@ class Bounds:
 
 def start(chain: Sequence[str], unavailable: Mapping[str, str]) -> Run | Park | Fail:
     """The cheapest lane of the chain that can take the task now. ``unavailable`` tells why a lane cannot."""
-    return _climb(chain, unavailable, "the cheapest lane of its chain")
+    return climb(chain, unavailable, "the cheapest lane of its chain")
 
 
 def after(
@@ -107,19 +107,21 @@ def after(
         case Answered(complaint=complaint):
             if bounds.reprompts_left > 0:
                 return Reprompt(complaint)
-            return _climb(_above(lane, chain), unavailable, f"gate failed on {lane}: {complaint}")
+            return climb(above(lane, chain), unavailable, f"gate failed on {lane}: {complaint}")
         case Broken(transient=True, retry_after_s=wish) if bounds.retries_left > 0:
             delay_s = max(wish or 0.0, bounds.retry_delay_s * 2**bounds.retries)
             if delay_s <= LONGEST_RETRY_DELAY_S:
                 return Retry(delay_s)
-    return _climb(_above(lane, chain), unavailable, f"{outcome.failure} on {lane}")
+    return climb(above(lane, chain), unavailable, f"{outcome.failure} on {lane}")
 
 
-def _above(lane: str, chain: Sequence[str]) -> Sequence[str]:
+def above(lane: str, chain: Sequence[str]) -> Sequence[str]:
+    """The rungs above a lane."""
     return chain[chain.index(lane) + 1 :] if lane in chain else ()
 
 
-def _climb(chain: Sequence[str], unavailable: Mapping[str, str], why: str) -> Run | Park | Fail:
+def climb(chain: Sequence[str], unavailable: Mapping[str, str], why: str) -> Run | Park | Fail:
+    """The first rung that can take the task now."""
     skipped: list[tuple[str, str]] = []
     for lane in chain:
         if lane == HUMAN:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from broker.events import Fact, Finished, Parked, Routed
+from broker.scopes import scopes_of
 from broker.settings import HUMAN, Settings
 from broker.store import Move
 from broker.task import Claim, Outcome, Progress, lane_queue
@@ -56,7 +57,8 @@ def _place(claim: Claim, step: Run | Park | Fail, progress: Progress, cost_nano:
         progress.skipped,
         cost_nano,
     )
-    move = Move(claim, "queued", progress, cost_nano=cost_nano, attempts=(routed,))
+    scopes = scopes_of(claim.task, "")
+    move = Move(claim, "queued", progress, cost_nano=cost_nano, attempts=(routed,), scopes=scopes)
     match step:
         case Run(lane):
             return replace(move, queue=lane_queue(lane, claim.task.mode))

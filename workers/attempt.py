@@ -11,6 +11,7 @@ from broker.events import Attempted, Escalated, Fact, Finished, Parked
 from broker.settings import HUMAN, Lane, TaskType
 from broker.store import Move
 from broker.task import Claim, Outcome, Progress, lane_queue
+from dispatcher.budget import Exceeded, ParkForBudget, Unusable, Wait
 from dispatcher.gates import Verdict
 from dispatcher.policy import (
     Answered,
@@ -23,7 +24,9 @@ from dispatcher.policy import (
     Retry,
     Run,
     Step,
+    above,
     after,
+    climb,
 )
 from workers.settle import Settlement
 
@@ -86,6 +89,7 @@ def attempted(claim: Claim, lane_name: str, engine: str, model: str, ended: Ende
         complaint=ended.verdict.complaint if answered else _first_line(result),
         settled=ended.settlement.settled,
         gate_cost_nano=ended.gate_cost_nano,
+        overrun=ended.settlement.overrun,
     )
 
 
@@ -112,23 +116,21 @@ def lost(
     )
 
 
-def next_step(
-    claim: Claim,
-    lane_name: str,
-    lane: Lane,
-    task_type: TaskType,
-    ended: Ended,
-    unavailable: Mapping[str, str],
-) -> Step:
-    """The policy's answer to how the call ended."""
-    progress = claim.progress
-    bounds = Bounds(
-        retries_left=lane.retries - progress.retries,
-        reprompts_left=task_type.reprompts - progress.reprompts,
+def bounds_of(progress: Progress, lane: Lane, task_type: TaskType, *, again: bool) -> Bounds:
+    """How often the present lane may still be tried. ``again`` False: the task may spend no more on trying."""
+    return Bounds(
+        retries_left=lane.retries - progress.retries if again else 0,
+        reprompts_left=task_type.reprompts - progress.reprompts if again else 0,
         retry_delay_s=lane.retry_delay_s,
         retries=progress.retries,
     )
-    return after(_outcome(ended), lane_name, progress.chain, bounds, unavailable)
+
+
+def next_step(
+    claim: Claim, lane_name: str, bounds: Bounds, ended: Ended, unavailable: Mapping[str, str]
+) -> Step:
+    """The policy's answer to how the call ended."""
+    return after(_outcome(ended), lane_name, claim.progress.chain, bounds, unavailable)
 
 
 def move(claim: Claim, step: Step, fact: Attempted, ended: Ended) -> Move:
@@ -139,7 +141,7 @@ def move(claim: Claim, step: Step, fact: Attempted, ended: Ended) -> Move:
         attempts=(*claim.progress.attempts, fact),
         last_answer=text or claim.progress.last_answer,
     )
-    status, progress, outcome, facts, queue, delay_s = _place(claim, step, told, ended, text)
+    status, progress, outcome, facts, queue, delay_s = _place(claim, step, told, ended.verdict, text)
     return Move(
         claim=claim,
         status=status,
@@ -150,7 +152,31 @@ def move(claim: Claim, step: Step, fact: Attempted, ended: Ended) -> Move:
         outcome=outcome,
         attempts=(fact,),
         facts=facts,
+        overrun=fact.overrun,
     )
+
+
+def without_call(
+    claim: Claim, decision: Wait | Exceeded | ParkForBudget | Unusable, unavailable: Mapping[str, str]
+) -> Move:
+    """Where a task goes whose call its limits did not let leave."""
+    progress = claim.progress
+    match decision:
+        case Wait(delay_s):
+            return put_back(claim, delay_s)
+        case Exceeded(why):
+            outcome = Outcome("budget_exceeded", why, progress.last_answer or None, progress.lane)
+            facts: tuple[Fact, ...] = (Finished("budget_exceeded", False, progress.lane, why),)
+            return Move(claim, "budget_exceeded", replace(progress, why=why), outcome=outcome, facts=facts)
+        case ParkForBudget(why):
+            outcome = Outcome("parked", f"budget: {why}", progress.last_answer or None, progress.lane)
+            return Move(
+                claim, "parked", replace(progress, why=why), outcome=outcome, facts=(Parked("budget", why),)
+            )
+        case Unusable(why):
+            step = climb(above(progress.lane, progress.chain), unavailable, why)
+            status, risen, end, facts, queue, delay_s = _place(claim, step, progress, NO_VERDICT, "")
+            return Move(claim, status, risen, queue, delay_s, outcome=end, facts=facts)
 
 
 def time_left_s(claim: Claim, now_us: int) -> float | None:
@@ -176,12 +202,12 @@ def put_back(claim: Claim, delay_s: float) -> Move:
 Place = tuple[str, Progress, Outcome | None, tuple[Fact, ...], str, float]
 
 
-def _place(claim: Claim, step: Step, told: Progress, ended: Ended, text: str) -> Place:
+def _place(claim: Claim, step: Step, told: Progress, verdict: Verdict, text: str) -> Place:
     """Status, progress, outcome, facts, queue and delay of each step."""
     lane, mode = told.lane, claim.task.mode
     match step:
         case Complete():
-            succeeded = True if ended.verdict.passed else None
+            succeeded = True if verdict.passed else None
             outcome = Outcome("succeeded", "", text, lane)
             return "succeeded", told, outcome, (Finished("succeeded", succeeded, lane),), "", 0.0
         case Retry(delay_s):

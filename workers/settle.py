@@ -33,12 +33,16 @@ TURNED_AWAY = (
 
 @dataclass(frozen=True, slots=True)
 class Settlement:
-    """``cost_nano`` None: unpriced. ``settled`` False: what the provider used is unknown, booked at the worst case."""
+    """``cost_nano`` None: unpriced. ``settled`` False: what the provider used is unknown, booked at the worst case.
+
+    ``overrun``: the provider used more than the worst case.
+    """
 
     cost_nano: int | None
     marginal_nano: int | None
     settled: bool
     usage: Usage
+    overrun: bool = False
 
 
 def settle(
@@ -51,7 +55,11 @@ def settle(
     if usage is None:
         return Settlement(worst_nano, worst_nano, False, Usage())
     cost = cost_nano(price, usage, busy_ms=busy_ms)
-    return Settlement(cost, cost, True, usage)
+    return Settlement(cost, cost, True, usage, _above(cost, worst_nano))
+
+
+def _above(cost: int | None, worst_nano: int | None) -> bool:
+    return cost is not None and worst_nano is not None and cost > worst_nano
 
 
 def _usage(ended: Reply | EngineError) -> Usage | None:

@@ -10,15 +10,17 @@ import logging
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 from broker.call import Call, Reply
 from broker.connect import connect
 from broker.errors import ConfigError, EngineError, LanewayError
+from broker.events import Attempted
 from broker.hands import Hands
 from broker.prices import Price, cost_nano, worst_nano
 from broker.queue import LaneBroker, TaskQueue
+from broker.scopes import next_window_s, scopes_of
 from broker.settings import HUMAN, GateSettings, Settings, TaskType, load
 from broker.settings import Lane as LaneSettings
 from broker.sights import Sights
@@ -26,17 +28,30 @@ from broker.store import Intent, Move, Store
 from broker.tariff import cpu_price, price_of
 from broker.task import Claim, lane_queue
 from dispatcher.availability import unavailable
+from dispatcher.budget import (
+    Limits,
+    ParkForBudget,
+    Refusal,
+    calls_left,
+    limits_of,
+    may_retry,
+    parse_refusal,
+    refused,
+)
 from dispatcher.gates import Verdict, check, gates_of, judge
+from dispatcher.policy import Bounds
 from workers.attempt import (
     NO_VERDICT,
     Ended,
     attempted,
+    bounds_of,
     lost,
     move,
     next_step,
     overdue,
     put_back,
     time_left_s,
+    without_call,
 )
 from workers.compose import compose, input_bound
 from workers.engines import Engine, build
@@ -53,10 +68,12 @@ def serve(lane_name: str) -> LaneBroker:
     try:
         settings = load()
         lane = _lane(settings, lane_name)
-        check([gate for row in settings.types.values() for gate in (row.gate,)])
+        for name, row in settings.types.items():
+            check([row.gate], where=f"types.{name}.gate")
         engine = build(lane_name, lane, settings.fleet.var)
         engine.check()
         store = connect(settings)
+        store.declare_limits(settings.budgets)
         engine.open()
     except LanewayError as error:
         sys.exit(f"lane {lane_name!r} cannot be served on this node: {error}")
@@ -96,6 +113,7 @@ class _Job:
 
     claim: Claim
     task_type: TaskType
+    limits: Limits
     gates: tuple[GateSettings, ...]
     call: Call
     price: Price | None
@@ -118,10 +136,10 @@ class Lane:
         for job, word in zip(jobs, words, strict=True):
             if word == "go":
                 moves.append(self._attempt(job))
-            elif (
-                word == "cancel"
-            ):  # nothing was called; the script turns any move of a cancelled task into its end
+            elif word == "cancel":  # no call was made; the script turns any move of it into its end
                 moves.append(Move(job.claim, "cancelled", job.claim.progress))
+            elif word != "lost":
+                moves.append(self._refused(job, parse_refusal(word)))
         self.store.commit(moves)
 
     def _prepare(self, claims: Sequence[Claim]) -> tuple[list[_Job], list[Move]]:
@@ -137,10 +155,15 @@ class Lane:
                 moves.append(put_back(claim, UNKNOWN_TYPE_DELAY_S))
             elif left_s is not None and left_s <= 0:
                 moves.append(overdue(claim))
+            elif not calls_left(
+                limits := limits_of(task_type.budget, claim.task.budget), claim.progress.attempts
+            ):
+                why = f"its limit of {limits.llm_calls} calls is reached"
+                moves.append(without_call(claim, ParkForBudget(why), {}))
             else:
                 gates = gates_of(task_type, claim.task)
                 call = compose(claim, self.row, task_type, gates, left_s)
-                jobs.append(_Job(claim, task_type, gates, call, price, self._worst(call, price)))
+                jobs.append(_Job(claim, task_type, limits, gates, call, price, self._worst(call, price)))
         return jobs, moves
 
     def _worst(self, call: Call, price: Price | None) -> int | None:
@@ -152,7 +175,21 @@ class Lane:
         fact = lost(
             job.claim, self.name, self.engine.name, self.row.model, self.store.now_us(), job.worst_nano
         )
-        return Intent(job.claim, job.worst_nano or 0, fact)
+        scopes = scopes_of(job.claim.task, self.name)
+        return Intent(job.claim, job.worst_nano, fact, scopes, job.limits.hard_nano)
+
+    def _refused(self, job: _Job, refusal: Refusal) -> Move:
+        """The call must not leave: what its limits say follows."""
+        now_us = self.store.now_us()
+        decision = refused(
+            refusal,
+            mode=job.claim.task.mode,
+            spent=bool(job.claim.progress.attempts),
+            worst_nano=job.worst_nano,
+            window_s=next_window_s(refusal.period, now_us),
+            left_s=time_left_s(job.claim, now_us),
+        )
+        return without_call(job.claim, decision, self._away())
 
     def _attempt(self, job: _Job) -> Move:
         started_us = self.store.now_us()
@@ -174,9 +211,17 @@ class Lane:
             price_ref=job.price.ref if job.price else "",
         )
         fact = attempted(job.claim, self.name, self.engine.name, self.row.model, ended)
-        away = unavailable(self.settings, self.sights.seen_s_ago(), self.sights.watched_s())
-        step = next_step(job.claim, self.name, self.row, job.task_type, ended, away)
-        return move(job.claim, step, fact, ended)
+        step = next_step(job.claim, self.name, self._bounds(job, fact), ended, self._away())
+        return replace(move(job.claim, step, fact, ended), scopes=scopes_of(job.claim.task, self.name))
+
+    def _bounds(self, job: _Job, fact: Attempted) -> Bounds:
+        """How often this lane may be tried again, within what the task may spend on trying."""
+        attempts = (*job.claim.progress.attempts, fact)
+        again = may_retry(job.limits, attempts, job.worst_nano)
+        return bounds_of(job.claim.progress, self.row, job.task_type, again=again)
+
+    def _away(self) -> dict[str, str]:
+        return unavailable(self.settings, self.sights.seen_s_ago(), self.sights.watched_s())
 
     def _judge(self, job: _Job, result: Reply | EngineError) -> tuple[Verdict, int]:
         """The verdict, and what reaching it cost in nano-dollars of processor time."""

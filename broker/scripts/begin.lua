@@ -1,21 +1,34 @@
--- ARGV[1] = [[ref, epoch, reserved, fact], …]: the intent, recorded before the call leaves. A fact of '' is no call to
--- book. One word a task: go, lost (another holds it now) or cancel.
+-- ARGV[1] = [[ref, epoch, worst case, fact, scopes, hard limit], …]: the worst case is reserved in every scope or in none,
+-- and the intent recorded, before the call leaves. A worst case below 0 is an unknown price, a hard limit below 0 is none.
+-- One word a task: go, lost (another holds it now), cancel, or why it must not leave: over|scope|period|left,
+-- killed|scope, closed|scope|period, unpriced|scope|period.
 local now = clock()
+local day = day_of(now)
 local words = {}
 for i, item in ipairs(cmsgpack.unpack(ARGV[1])) do
-  local ref, epoch, reserved, fact = unpack(item)
+  local ref, epoch, worst, fact, scopes, hard = unpack(item)
   local key = task_key(ref)
-  local h = redis.call('HMGET', key, 'epoch', 'done', 'cancel', 'call', 'starts', 'started')
+  local h = redis.call('HMGET', key, 'epoch', 'done', 'cancel', 'call', 'starts', 'started', 'cost', 'hard')
   if h[1] ~= epoch or h[2] == epoch then
     words[i] = 'lost'
   elseif h[3] then
     words[i] = 'cancel'
-  else
+  elseif h[4] then
     words[i] = 'go'
-    if not h[4] then
-      redis.call('HSET', key, 'status', 'running', 'reserved', reserved, 'call', fact,
+  else
+    local why = refusal(now, day, scopes, worst, tonumber(h[7]), tonumber(h[8] or hard))
+    if why then
+      words[i] = why
+    else
+      words[i] = 'go'
+      worst = math.max(0, worst)
+      use(day, scopes, worst)
+      hold(day, scopes, worst)
+      alerts(now, day, scopes)
+      redis.call('HSET', key, 'status', 'running', 'reserved', text(worst), 'held', day, 'scopes', scopes, 'call', fact,
         'starts', text(tonumber(h[5] or '0') + 1), 'started', h[6] or text(now))
     end
   end
 end
+apply(now)
 return words

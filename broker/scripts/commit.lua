@@ -1,21 +1,24 @@
--- ARGV[1] = [[ref, epoch, cost, status, queue, delay_us, progress, outcome, attempt facts, move facts, cause], …]
--- A cause makes the task a dead letter too.
+-- ARGV[1] = [[ref, epoch, cost, status, queue, delay_us, progress, outcome, attempt facts, move facts, cause,
+-- scopes, overrun], …]. A cause makes the task a dead letter too; an overrun closes the limited scopes.
 -- ARGV[2] = time to live of an ended record in seconds, ARGV[3] = fact and ARGV[4] = outcome of a cancelled task.
 -- Settles the call, writes the facts and takes the task to its next place, all or nothing for each task.
 -- One word a task: moved, done before (a repeated commit), late (another holds it: only its cost is booked), cancelled.
 local now = clock()
 local at = text(now)
+local day = day_of(now)
 local words = {}
 for i, item in ipairs(cmsgpack.unpack(ARGV[1])) do
-  local ref, epoch, cost, status, queue, delay, progress, outcome, attempts, moves, cause = unpack(item)
+  local ref, epoch, cost, status, queue, delay, progress, outcome, attempts, moves, cause, scopes, overrun = unpack(item)
   local key = task_key(ref)
   local lost = 'lost:' .. epoch
   local h = redis.call('HMGET', key, 'epoch', 'done', 'cancel', 'submitted', 'workspace', 'priority', lost, 'queue',
-    'seq', 'cost', 'call', 'watched')
+    'seq', 'cost', 'call', 'watched', 'reserved', 'held')
   local submitted, seq, spent = tonumber(h[4] or '0'), tonumber(h[9] or '0'), tonumber(h[10] or '0')
   if h[7] then
     seq = book(ref, submitted, seq, attempts)
-    redis.call('HSET', key, 'seq', text(seq), 'cost', text(spent + cost - tonumber(h[7])))
+    local booked, booked_day = string.match(h[7], '^(%-?%d+) (.*)$')
+    redis.call('HSET', key, 'seq', text(seq), 'cost', text(spent + cost - tonumber(booked)))
+    use(booked_day, scopes, cost - tonumber(booked))
     redis.call('HDEL', key, lost)
     words[i] = 'late'
   elseif h[1] ~= epoch or h[2] == epoch then
@@ -40,8 +43,14 @@ for i, item in ipairs(cmsgpack.unpack(ARGV[1])) do
       fields[#fields + 1] = at
     end
     redis.call('HSET', key, unpack(fields))
+    local reserved = h[14] and tonumber(h[13]) or 0
+    use(h[14] or day, scopes, cost - reserved)
     if h[11] then
-      redis.call('HDEL', key, 'call', 'reserved')
+      hold(h[14], scopes, -reserved)
+      redis.call('HDEL', key, 'call', 'reserved', 'held')
+    end
+    if overrun == 1 then
+      close_scopes(h[14] or day, scopes)
     end
     remove(P .. 'leases', ref)
     if ENDS[status] then

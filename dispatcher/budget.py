@@ -1,0 +1,133 @@
+"""What the limits on money and calls mean for a task: pure decisions over plain data.
+
+The scripts refuse a call whose worst case does not fit; here is what follows from a refusal, and which limits a task
+has of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from broker.events import Attempted
+from broker.money import nano, text
+from broker.settings import TaskBudget
+
+KILLED_WAIT_S = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """A task's own limits; None leaves a side open. Money in nano-dollars."""
+
+    hard_nano: int | None = None
+    soft_nano: int | None = None
+    retry_nano: int | None = None
+    llm_calls: int | None = None
+
+
+def limits_of(of_type: TaskBudget, of_task: Mapping[str, Any]) -> Limits:
+    """What the producer said goes over what the type says, side by side."""
+
+    def money(name: str) -> int | None:
+        value = of_task.get(name, getattr(of_type, name))
+        return None if value is None else nano(value)
+
+    calls = of_task.get("llm_calls", of_type.llm_calls)
+    return Limits(money("hard_usd"), money("soft_usd"), money("retry_usd"), calls)
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """Why a call must not leave. ``kind`` is over, killed, closed or unpriced; ``scope`` may be ``task``.
+
+    ``left_nano`` is what the scope has left, None where that is not the point.
+    """
+
+    kind: str
+    scope: str
+    period: str = ""
+    left_nano: int | None = None
+
+
+def parse_refusal(word: str) -> Refusal:
+    """Of a script's word: ``over|workspace:acme|day|1200``."""
+    kind, scope, period, left = [*word.split("|"), "", "", ""][:4]
+    return Refusal(kind, scope, period, int(left) if left else None)
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """Try again after ``delay_s``: the window opens then, or the switch may be back."""
+
+    delay_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Exceeded:
+    """Refused before anything was spent: a result with the estimate."""
+
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class ParkForBudget:
+    """Money was spent already: the task keeps its state until its limit is raised."""
+
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Unusable:
+    """This lane cannot be paid under limits, as nobody knows its price: the next one."""
+
+    why: str
+
+
+def refused(
+    refusal: Refusal,
+    *,
+    mode: str,
+    spent: bool,
+    worst_nano: int | None,
+    window_s: float | None,
+    left_s: float | None,
+) -> Wait | Exceeded | ParkForBudget | Unusable:
+    """``spent``: a call was paid for this task already. ``window_s``: until the next window opens, None: never.
+    ``left_s``: until the task's deadline, None: it has none."""
+    why = explain(refusal, worst_nano)
+    if refusal.kind == "unpriced":
+        return Unusable(why)
+    opens_s = KILLED_WAIT_S if refusal.kind == "killed" else window_s
+    if mode == "async" and opens_s is not None and (left_s is None or opens_s < left_s):
+        return Wait(opens_s)
+    return ParkForBudget(why) if spent else Exceeded(why)
+
+
+def explain(refusal: Refusal, worst_nano: int | None) -> str:
+    where = "the task's own limit" if refusal.scope == "task" else f"{refusal.scope} per {refusal.period}"
+    estimate = (
+        f"the call may cost ${text(worst_nano)}" if worst_nano is not None else "the call has no known price"
+    )
+    match refusal.kind:
+        case "killed":
+            return f"{refusal.scope} is switched off"
+        case "closed":
+            return f"{where} is closed: a provider used more than was reserved"
+        case "unpriced":
+            return f"{estimate}, and {where} is limited"
+        case _:
+            return f"{estimate}, {where} has ${text(refusal.left_nano or 0)} left"
+
+
+def may_retry(limits: Limits, attempts: Sequence[Attempted], worst_nano: int | None) -> bool:
+    """No retry begins whose estimate would take what retries have cost together above their limit."""
+    if limits.retry_nano is None:
+        return True
+    spent = sum(one.cost_nano or 0 for one in attempts if one.purpose in ("retry", "reprompt"))
+    return worst_nano is not None and spent + worst_nano <= limits.retry_nano
+
+
+def calls_left(limits: Limits, attempts: Sequence[Attempted]) -> bool:
+    return limits.llm_calls is None or len(attempts) < limits.llm_calls
