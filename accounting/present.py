@@ -176,7 +176,10 @@ def _totals(report: Report) -> Table:
         ("Spent on tasks that failed their judge", usd(report.open.failed_nano, decimals)),
         ("Cost per task", usd(total.cost_per_task_nano)),
         ("Cost per successful task", usd(total.cost_per_success_nano)),
-        ("Success rate", f"{percent(total.success_rate)} ({total.succeeded:,} of {total.judged:,} judged)"),
+        (
+            "Success rate of what ended with a verdict",
+            f"{percent(total.success_rate)} ({total.succeeded:,} of {total.judged:,})",
+        ),
         ("Cost of a task, p50 · p95 · p99 · max", costs),
         ("Overhead share of spend", percent(total.overhead_share)),
         ("Calls", f"{report.attempts:,} ({report.attempts / total.tasks:.2f} a task)"),
@@ -314,7 +317,9 @@ def _dearest(report: Report) -> Grid:
 
 def _precision(total_nano: int) -> int:
     """Decimals for columns under a total: cents for what is paid in dollars, more where all of it is small."""
-    return 2 if total_nano >= 1_000_000_000_000 else _decimals(total_nano) + 2 if total_nano < 10**9 else 4
+    if total_nano >= 1_000_000_000_000:
+        return 2
+    return min(9, _decimals(total_nano) + 2) if total_nano < 10**9 else 4
 
 
 def percent(share: float | None) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Mapping
+from math import inf
 
 from broker.store import MICRO, Store
 
@@ -25,10 +26,11 @@ class Sights:
         return time.monotonic() - self._since
 
     def seen_s_ago(self) -> dict[str, float]:
-        """Seconds since a node last said that it serves each lane; a lane never served is not in it."""
+        """Seconds since a node last said that it serves each lane; infinite where a fleet said that it cannot be
+        served, and not in it where nobody said anything."""
         with self._lock:
             if time.monotonic() - self._asked > REFRESH_S or not self._asked:
                 self._seen_us = self._store.lanes_seen_us()
                 self._asked = time.monotonic()
             now_us = self._store.now_us()
-            return {lane: max(0, now_us - at) / MICRO for lane, at in self._seen_us.items()}
+            return {lane: max(0, now_us - at) / MICRO if at else inf for lane, at in self._seen_us.items()}

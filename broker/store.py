@@ -329,7 +329,7 @@ class Store:
         return Kept(frozenset(ref.decode() for ref in broken), recovered, replaced)
 
     def lanes_seen_us(self) -> dict[str, int]:
-        """When a node last said that it serves a lane, on Redis's clock."""
+        """When a node last said that it serves a lane, on Redis's clock; 0 where a fleet said that it cannot."""
         seen = self._ask(lambda: self.client.hgetall(keys.LANES))
         return {lane.decode(): int(at) for lane, at in seen.items()}
 
@@ -338,6 +338,13 @@ class Store:
         if lanes:
             now = str(self.now_us())
             self._ask(lambda: self.client.hset(keys.LANES, mapping=dict.fromkeys(lanes, now)))
+
+    def renounce(self, lanes: Sequence[str]) -> None:
+        """Say that these lanes cannot be served, where no node ever said that it serves them."""
+        pipe = self.client.pipeline()
+        for lane in lanes:
+            pipe.hsetnx(keys.LANES, lane, "0")
+        self._ask(pipe.execute)
 
     def wait(self, queue: str, timeout_s: float) -> None:
         """Block until something is put on the queue, or the time is over."""

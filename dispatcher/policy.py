@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import inf
 
 from broker.settings import HUMAN
 
@@ -90,7 +91,15 @@ class Bounds:
 
 def start(chain: Sequence[str], unavailable: Mapping[str, str]) -> Run | Park | Fail:
     """The cheapest lane of the chain that can take the task now. ``unavailable`` tells why a lane cannot."""
-    return climb(chain, unavailable, "the cheapest lane of its chain")
+    step = climb(chain, unavailable, "the cheapest lane of its chain")
+    match step:
+        case Park(skipped=skipped):
+            return Park("no lane of its chain can take it" if skipped else "its chain is a person alone", skipped)
+        case Fail(skipped=skipped):
+            return Fail("no lane of its chain can take it", skipped)
+        case Run(lane, _, skipped) if skipped:
+            return Run(lane, "the cheapest lane of its chain that can take it", skipped)
+    return step
 
 
 def after(
@@ -135,7 +144,8 @@ def climb(chain: Sequence[str], unavailable: Mapping[str, str], why: str) -> Run
 
 @dataclass(frozen=True, slots=True)
 class LaneSight:
-    """What is known of a lane's nodes. ``seen_s_ago`` None: no node has ever said that it serves the lane.
+    """What is known of a lane's nodes. ``seen_s_ago`` None: no node has ever said that it serves the lane; infinite:
+    a fleet said that it cannot.
 
     ``needs_key``: it can only be served where somebody holds its key, so unseen means absent. ``watched_s`` is for how
     long this process has been looking: a lane is absent only when it was watched to be.
@@ -148,6 +158,8 @@ class LaneSight:
 
 def absent(sight: LaneSight, absent_s: float) -> str | None:
     """Why a lane counts as not served, None where it is or may soon be."""
+    if sight.seen_s_ago == inf:
+        return "no node of this fleet can serve it"
     if sight.seen_s_ago is None:
         return "no node serves it: its key is not set" if sight.needs_key else None
     if min(sight.seen_s_ago, sight.watched_s) > absent_s:

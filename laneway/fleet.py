@@ -165,6 +165,7 @@ class Fleet:
             self._open_redis(stack, claim)
             stack.callback(stop_all, self.settings.fleet.var)
             self.store.announce(list(self.plan.lanes))
+            self.store.renounce(list(self.plan.unavailable))
             self._start(stack, claim)
             self._stack = stack.pop_all()
         return self

@@ -60,7 +60,7 @@ def lane_rows(settings: Settings, store: Store) -> list[dict[str, Any]]:
             "price": _price(price_of(name, lane, today)),
             "key": _key(lane),
             "here": _lacking(name, lane, settings) or "ready",
-            "seen_s_ago": seen.get(name),
+            "seen_s_ago": None if seen.get(name) == math.inf else seen.get(name),
             "available": name not in away,
             "reason": away.get(name, ""),
             "queues": {mode: _depths(states[lane_queue(name, mode)]) for mode in MODES},

@@ -190,7 +190,7 @@ def test_the_page_says_what_the_figures_leave_open(small: LocalStore) -> None:
     text = " ".join(page(report.build(small, since=DAY, until=DAY)).split())
     for said in (
         "Cost per successful task $0.310",
-        "90.9% (10 of 11 judged)",
+        "90.9% (10 of 11)",
         "No verdict on 2 tasks ($1.00)",
         "a success costs $0.210",
         "Waiting for a person: 1 task, $1.00 spent so far",

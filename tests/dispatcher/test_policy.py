@@ -1,3 +1,5 @@
+import math
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -70,8 +72,12 @@ def test_a_chain_without_a_person_ends_as_failed() -> None:
 def test_the_cheapest_lane_that_can_take_it_is_first_and_the_others_are_named() -> None:
     assert start(CHAIN, {}) == Run("local", "the cheapest lane of its chain")
     assert start(CHAIN, {"local": "no model"}) == Run(
-        "guided", "the cheapest lane of its chain", (("local", "no model"),)
+        "guided", "the cheapest lane of its chain that can take it", (("local", "no model"),)
     )
+    assert start(("local", "human"), {"local": "no model"}) == Park(
+        "no lane of its chain can take it", (("local", "no model"),)
+    )
+    assert start(("human",), {}) == Park("its chain is a person alone")
 
 
 names = st.sampled_from(["a", "b", "c", "d", "e"])
@@ -117,6 +123,7 @@ def test_a_lane_is_tried_again_only_within_its_bounds(outcome: Answered | Broken
         (LaneSight(5, needs_key=True, watched_s=999), False),
         (LaneSight(90, needs_key=True, watched_s=5), False),
         (LaneSight(90, needs_key=False, watched_s=90), True),
+        (LaneSight(math.inf, needs_key=False, watched_s=0), True),
     ],
 )
 def test_a_lane_counts_as_absent_only_when_it_was_watched_to_be(sight: LaneSight, is_absent: bool) -> None:

@@ -19,7 +19,8 @@ from workers.engines.chat_errors import LEAVES, translate
 from workers.engines.constrain import Constraint, openai_dialect
 from workers.engines.watch import CURRENT, Watch, watched
 
-logging.getLogger("openai").setLevel(logging.WARNING)  # at DEBUG it logs every prompt
+for _name in ("openai", "httpx2"):
+    logging.getLogger(_name).setLevel(logging.WARNING)  # at DEBUG every prompt, at INFO a line for every call
 
 CONNECT_S = 10.0
 
