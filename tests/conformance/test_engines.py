@@ -259,6 +259,14 @@ def test_a_cancelled_call_ends_at_once(engine: Engine, request: pytest.FixtureRe
     assert time.monotonic() - started < 3
 
 
+def test_closing_ends_the_calls_in_flight(engine: Engine, request: pytest.FixtureRequest, var: Path) -> None:
+    engine = slow(engine, request, var)
+    started = time.monotonic()
+    with pytest.raises((CallCancelled, EngineConnectionLost)):
+        engine.call(story(), after_polls(5, engine.close, answer=False))
+    assert time.monotonic() - started < 3
+
+
 def test_it_opens_again_after_it_was_closed(engine: Engine) -> None:
     engine.close()
     engine.open()
