@@ -20,6 +20,7 @@ import redis
 from broker import keys
 from broker.errors import BadTask, RedisFull, RedisUnavailable, TaskTooLarge, UnknownTask
 from broker.events import DeadLettered, Fact, Finished, Resumed, Submitted, encode_fact
+from broker.group import Grouped
 from broker.money import nano
 from broker.settings import BudgetRow, Fleet
 from broker.task import (
@@ -183,6 +184,10 @@ class Store:
                 "resume",
             )
         }  # fmt: skip
+        self._begin: Grouped[list[Any], bytes] = Grouped(lambda rows: self._call("begin", _pack(rows)))
+        self._commit: Grouped[list[Any], bytes] = Grouped(
+            lambda rows: self._call("commit", _pack(rows), *self._commit_rules)
+        )
         self._rules = [
             fleet.max_starts,
             fleet.idempotency_ttl_s,
@@ -190,6 +195,7 @@ class Store:
             encode_outcome(_CANCELLED),
             encode_outcome(_DEAD),
         ]
+        self._commit_rules = self._rules[1:4]
 
     def now_us(self) -> int:
         """Redis's clock as last seen by a fetch, carried on by this machine's monotonic one. Microseconds."""
@@ -285,11 +291,11 @@ class Store:
             ]
             for one in intents
         ]
-        return [word.decode() for word in self._call("begin", _pack(rows))]
+        return [word.decode() for word in self._begin(rows)]
 
     def commit(self, moves: Sequence[Move]) -> list[str]:
         """Settle and move. One word each: ``moved``, ``done before``, ``late`` or ``cancelled``."""
-        return self._commit(
+        words = self._commit(
             [
                 [
                     move.claim.ref,
@@ -309,10 +315,7 @@ class Store:
                 for move in moves
             ]
         )
-
-    def _commit(self, rows: list[list[Any]]) -> list[str]:
-        _, ttl, cancelled_fact, cancelled, _ = self._rules
-        return [word.decode() for word in self._call("commit", _pack(rows), ttl, cancelled_fact, cancelled)]
+        return [word.decode() for word in words]
 
     def release(self, claims: Iterable[Claim], cause: str = "") -> None:
         """Give claims back: unharmed, or with the cause for which their worker failed on them."""
