@@ -28,6 +28,7 @@ class Call:
     ``messages`` are in OpenAI's chat form. ``schema`` is a JSON Schema that the answer must satisfy and that an engine
     constrains its decoding to where it can; ``choices`` likewise restricts the answer to one of a few strings (None:
     free text). ``max_tokens`` bounds the answer. ``timeout_s`` bounds the call as a whole, connect to last token.
+    ``attempt_id`` is told to the provider where it takes such an id, so that its records can be held against ours.
     """
 
     messages: tuple[Mapping[str, Any], ...]
@@ -38,6 +39,7 @@ class Call:
     seed: int | None = None
     stop: tuple[str, ...] = ()
     timeout_s: float = 60.0
+    attempt_id: str = ""
 
 
 @dataclass(frozen=True, slots=True)

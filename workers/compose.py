@@ -48,6 +48,7 @@ def compose(
         temperature=lane.temperature,
         seed=lane.seed,
         timeout_s=lane.timeout_s if left_s is None else min(lane.timeout_s, left_s),
+        attempt_id=claim.attempt_id,
     )
 
 

@@ -23,6 +23,8 @@ for _name in ("openai", "httpx2"):
     logging.getLogger(_name).setLevel(logging.WARNING)  # at DEBUG every prompt, at INFO a line for every call
 
 CONNECT_S = 10.0
+#: The header in which OpenAI, and others after it, take the caller's own name for a request.
+REQUEST_ID = "X-Client-Request-Id"
 
 
 class ChatEndpoint:
@@ -122,6 +124,8 @@ def _request(model: str, call: Call, constraint: Constraint) -> dict[str, Any]:
         "stream_options": {"include_usage": True},
         **constraint.fields,
     }
+    if call.attempt_id:
+        request["extra_headers"] = {REQUEST_ID: call.attempt_id}
     if call.seed is not None:
         request["seed"] = call.seed
     if call.stop:
