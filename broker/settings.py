@@ -15,6 +15,7 @@ from decimal import Decimal
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
+from urllib.parse import urlsplit
 
 from pydantic import (
     AfterValidator,
@@ -58,6 +59,13 @@ class _Table(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
 
+class SmallScale(_Table):
+    """Budgets in one line: of a task that nobody gives another limit, and of the whole fleet in a month."""
+
+    task_usd: Usd
+    month_usd: Usd
+
+
 class Fleet(_Table):
     """What holds for the whole fleet. Times in seconds, sizes in bytes."""
 
@@ -75,6 +83,7 @@ class Fleet(_Table):
     redis_admission: float = Field(0.7, gt=0, le=1)
     cpu_usd_per_hour: Usd = Decimal("0.05")
     rollup_at_utc: str = Field("00:15", pattern=r"^([01]\d|2[0-3]):[0-5]\d$")
+    small_scale: SmallScale | None = None
 
 
 class PriceRow(_Table):
@@ -259,6 +268,42 @@ class BudgetRow(_Table):
         return value
 
 
+class Human(_Table):
+    """What a person's work costs: by the minutes that they say, else by the review. None of both: unpriced."""
+
+    usd_per_review: Usd | None = None
+    usd_per_minute: Usd | None = None
+
+
+class Alerts(_Table):
+    """Who is told when a budget runs out.
+
+    ``webhook`` gets a POST, ``command`` the same JSON on its standard input. ``webhook_token_env`` names the
+    environment variable whose value goes along as a bearer token. ``kill_switch``: a scope whose budget is used up is
+    switched off until a person switches it on again. ``task_p95_usd`` is what 95 of 100 tasks should stay under.
+    """
+
+    webhook: str | None = None
+    webhook_token_env: str | None = None
+    command: tuple[str, ...] = ()
+    kill_switch: bool = False
+    task_p95_usd: Usd | None = None
+
+    @field_validator("webhook")
+    @classmethod
+    def _safe(cls, value: str | None) -> str | None:
+        url = urlsplit(value or "")
+        if value and (not url.hostname or url.scheme not in ("http", "https")):
+            raise ValueError("is no web address; write it as https://host/path")
+        if url.username or url.password:
+            raise ValueError("holds a password; name its environment variable in webhook_token_env")
+        if url.scheme == "http" and url.hostname not in _LOOPBACK:
+            raise ValueError("is not encrypted; use https, or an address on this machine")
+        return value
+
+
+_LOOPBACK = ("localhost", "127.0.0.1", "::1")
+
 #: What pydantic puts into a location to name the branch of a union.
 _BRANCH = re.compile(r"Gate$|\[")
 
@@ -282,6 +327,8 @@ class Settings(BaseSettings):
     lanes: dict[str, Lane] = Field(default_factory=lambda: _validated(Lane, _DEFAULT_LANES))
     types: dict[str, TaskType] = Field(default_factory=lambda: _validated(TaskType, _DEFAULT_TYPES))
     budgets: tuple[BudgetRow, ...] = ()
+    human: Human = Human()
+    alerts: Alerts = Alerts()
 
     @classmethod
     def settings_customise_sources(
@@ -331,8 +378,17 @@ def _cross_check(settings: Settings) -> list[str]:
             problems.append(f"types.{name}.chain: {HUMAN!r} can only be the last rung")
     for row in settings.budgets:
         kind, _, lane = row.scope.partition(":")
-        if kind == "lane" and lane not in settings.lanes:
-            problems.append(f"budgets: scope {row.scope!r} names no lane{_near(lane, settings.lanes)}")
+        if kind == "lane" and lane not in (*settings.lanes, HUMAN):
+            problems.append(
+                f"budgets: scope {row.scope!r} names no lane{_near(lane, [*settings.lanes, HUMAN])}"
+            )
+    limited = [(row.scope, row.period) for row in settings.budgets]
+    if settings.fleet.small_scale and ("fleet", "month") in limited:
+        problems.append("fleet.small_scale: budgets has a limit of the fleet per month too; take one out")
+    if any(scope == f"lane:{HUMAN}" for scope, _ in limited) and settings.human == Human():
+        problems.append(
+            f"budgets: scope 'lane:{HUMAN}' limits what has no price; set usd_per_review or usd_per_minute in [human]"
+        )
     return problems
 
 
@@ -388,7 +444,7 @@ def parse(text: str, *, source: str = "laneway.toml", folder: Path | None = None
         raise ConfigError(
             _explain(error, source), mend=f"mend these keys in {source} or in the environment"
         ) from None
-    return _anchored(settings, folder or Path.cwd())
+    return _small_scale(_anchored(settings, folder or Path.cwd()))
 
 
 def _explain(error: ValidationError, source: str) -> str:
@@ -412,14 +468,31 @@ def _known_keys(location: tuple[int | str, ...]) -> str:
         "lanes": Lane,
         "types": TaskType,
         "budgets": BudgetRow,
+        "human": Human,
+        "alerts": Alerts,
     }
     if len(location) == 1:
         return _near(str(location[0]), list(Settings.model_fields))
     table = tables.get(str(location[0]))
-    depth = 2 if location[0] == "fleet" else 3
+    depth = 2 if location[0] in ("fleet", "human", "alerts") else 3
     if table is None or len(location) != depth:
         return ""
     return _near(str(location[-1]), table.model_fields)
+
+
+def _small_scale(settings: Settings) -> Settings:
+    """The one line of ``fleet.small_scale`` as the limits that it stands for."""
+    small = settings.fleet.small_scale
+    if small is None:
+        return settings
+    month = BudgetRow(scope="fleet", period="month", usd=small.month_usd)
+    types = {
+        name: row
+        if row.budget.hard_usd is not None
+        else row.model_copy(update={"budget": row.budget.model_copy(update={"hard_usd": small.task_usd})})
+        for name, row in settings.types.items()
+    }
+    return settings.model_copy(update={"types": types, "budgets": (*settings.budgets, month)})
 
 
 def _anchored(settings: Settings, folder: Path) -> Settings:
@@ -468,3 +541,8 @@ def secret(lane: Lane) -> str | None:
         except OSError:
             return None
     return None
+
+
+def alert_token(alerts: Alerts) -> str | None:
+    """What the webhook is to be told besides, from its environment variable; None where there is none."""
+    return os.environ.get(alerts.webhook_token_env) or None if alerts.webhook_token_env else None

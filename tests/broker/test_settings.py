@@ -1,3 +1,4 @@
+from decimal import Decimal
 from pathlib import Path
 
 import pytest
@@ -58,6 +59,16 @@ def test_the_contract_s_tables_are_read() -> None:
         ),
         ('[[budgets]]\nscope = "team:x"\nperiod = "day"\nusd = "1"', "unknown scope 'team:x'"),
         ('[[budgets]]\nscope = "lane:x"\nperiod = "day"\nusd = "1"', "names no lane"),
+        ('[[budgets]]\nscope = "lane:human"\nperiod = "day"\nusd = "1"', "limits what has no price"),
+        ('[human]\nusd_per_minutes = "1"', "human.usd_per_minutes: unknown key; did you mean 'usd_per_minute'?"),
+        ('[alerts]\nwebhook = "ftp://example.org"', "alerts.webhook: is no web address"),
+        ('[alerts]\nwebhook = "http://example.org/hook"', "alerts.webhook: is not encrypted"),
+        ('[alerts]\nwebhook = "https://me:pw@example.org"', "alerts.webhook: holds a password"),
+        (
+            '[fleet]\nsmall_scale = { task_usd = "1", month_usd = "9" }\n'
+            '[[budgets]]\nscope = "fleet"\nperiod = "month"\nusd = "1"',
+            "fleet.small_scale: budgets has a limit",
+        ),
         ("[lanes", "is not TOML"),
     ],
 )
@@ -100,3 +111,21 @@ def test_a_secret_comes_from_the_environment_or_a_file(
     assert secret(Lane(engine="openai", api_key_env="A_KEY")) == "from-the-environment"
     assert secret(Lane(engine="openai", api_key_file=tmp_path / "key")) == "from-the-file"
     assert secret(Lane(engine="openai", api_key_env="NO_SUCH_KEY")) is None
+
+
+def test_small_scale_is_one_line_for_a_limit_of_each_task_and_one_of_the_month() -> None:
+    small = '[fleet]\nsmall_scale = { task_usd = "0.20", month_usd = "20" }\n'
+    settings = parse(small + GOOD + '\n[types.other]\nchain = ["local"]\n')
+    assert settings.types["general"].budget.hard_usd == Decimal("0.50")
+    assert settings.types["other"].budget.hard_usd == Decimal("0.20")
+    assert [(row.scope, row.period, row.usd) for row in settings.budgets] == [
+        ("workspace:acme", "day", Decimal("50")),
+        ("fleet", "month", Decimal("20")),
+    ]
+
+
+def test_the_human_lane_has_a_price_and_a_budget_of_its_own() -> None:
+    text = '[human]\nusd_per_minute = "0.75"\n[[budgets]]\nscope = "lane:human"\nperiod = "day"\nusd = "40"\n'
+    settings = parse(text)
+    assert settings.human.usd_per_minute == Decimal("0.75")
+    assert settings.budgets[0].scope == "lane:human"
