@@ -10,17 +10,16 @@ laneway:wake:<queue>      list    at most one token: something waits
 laneway:leases            zset    refs in hand, by the end of their lease (microseconds)
 laneway:open              zset    refs that are not at their end, by when they were last seen in place
 laneway:parked            zset    refs that wait for a person, since when
+laneway:reviewed          zset    refs that a person has ended, since when; as long as their records live
 laneway:dead              hash    dead letters by id
 laneway:watch:<ref>       set     reply lists to tell when the task ends
 laneway:reply:<id>        list    ends, for one reader
 laneway:events            stream  facts for accounting
 laneway:lanes             hash    lane → when a node last said that it serves it
-    laneway:limits:file       hash    scope|period → limit in nano-dollars, as the configuration says
-    laneway:limits            hash    the same, as an operator says; goes over the file
+    laneway:rules             hash    limit|scope|period and, under it, file|scope|period → nano-dollars;
+                                      killed|scope → since when; closed|scope|period → the window of an overrun
     laneway:used:<window>     hash    scope → spent and reserved in a day, a month or in all (total)
     laneway:held:<day>        hash    scope → reserved in that day and not yet settled
-    laneway:killed            hash    scopes switched off, since when
-    laneway:closed            hash    scope|period → the window in which an overrun closed it
     laneway:alerted:<window>  hash    scope|period|level → when the level was passed
     laneway:alerts            list    alerts that nobody was told of yet
 """
@@ -30,12 +29,10 @@ EVENTS = PREFIX + "events"
 LEASES = PREFIX + "leases"
 OPEN = PREFIX + "open"
 PARKED = PREFIX + "parked"
+REVIEWED = PREFIX + "reviewed"
 DEAD = PREFIX + "dead"
 LANES = PREFIX + "lanes"
-LIMITS_FILE = PREFIX + "limits:file"
-LIMITS = PREFIX + "limits"
-KILLED = PREFIX + "killed"
-CLOSED = PREFIX + "closed"
+RULES = PREFIX + "rules"
 
 
 def task_key(ref: str) -> str:

@@ -22,7 +22,7 @@ from broker.errors import BadTask, RedisFull, RedisUnavailable, TaskTooLarge, Un
 from broker.events import DeadLettered, Fact, Finished, Resumed, Submitted, encode_fact
 from broker.group import Grouped
 from broker.money import nano
-from broker.settings import BudgetRow, Fleet
+from broker.settings import HUMAN, BudgetRow, Fleet
 from broker.task import (
     DISPATCH,
     Claim,
@@ -95,7 +95,10 @@ class Move:
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """All that is known of a task. Times in microseconds of Redis's clock, None where it has not come to that."""
+    """All that is known of a task. Times in microseconds of Redis's clock, None where it has not come to that.
+
+    ``since_us`` is when it came to where it is: into its queue, or to a person.
+    """
 
     task: Task
     progress: Progress
@@ -108,6 +111,7 @@ class Record:
     submitted_us: int
     started_us: int | None
     finished_us: int | None
+    since_us: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -252,7 +256,7 @@ class Store:
         return Fetched(tuple(claims), None if until_due < 0 else until_due / MICRO, bool(alone))
 
     def _claim(self, row: list[bytes], queue: str, now_us: int) -> Claim | None:
-        ref, epoch, body, progress, submitted, enqueued, cost = row
+        ref, epoch, body, progress, submitted, enqueued, cost, waited = row
         try:
             return Claim(
                 decode_task(body),
@@ -263,6 +267,7 @@ class Store:
                 int(enqueued),
                 now_us,
                 int(cost),
+                int(waited),
             )
         except BadTask as error:
             self._bury(ref.decode(), epoch.decode(), error.message)
@@ -484,10 +489,12 @@ class Store:
         cost_nano: int = 0,
         scopes: Sequence[str] = (),
         hard_nano: int | None = None,
+        epoch: int | None = None,
     ) -> str:
         """A parked task goes on (``queued``, on its queue or another) or gets its end.
 
-        Gives its status before; one that was not parked is left where it is. Raises UnknownTask.
+        ``epoch`` is the record's, as the caller saw it: where the task has gone on and is parked anew, the word is
+        ``changed``. Else it is the status before; one that was not parked is left where it is. Raises UnknownTask.
         """
         row = [
             ref,
@@ -499,6 +506,7 @@ class Store:
             [encode_fact(fact) for fact in facts],
             "\n".join(scopes),
             -1 if hard_nano is None else hard_nano,
+            "" if epoch is None else str(epoch),
         ]
         before = self._call("resume", _pack(row), self.fleet.idempotency_ttl_s)
         if not before:
@@ -506,50 +514,75 @@ class Store:
         return before.decode()  # type: ignore[no-any-return]
 
     def raise_limit(self, ref: str, hard_nano: int) -> str:
-        """Set a task's own hard limit; one that is parked for want of it goes on. Gives its status before."""
-        return self.resume(ref, "queued", [Resumed("budget", "")], hard_nano=hard_nano)
+        """Set a task's own hard limit; one that is parked for want of money goes on.
+
+        Gives its status before, ``human`` for one that waits for a person and goes on waiting. Raises UnknownTask.
+        """
+        while True:
+            record = self.record(ref)
+            waits = record.status == "parked" and record.progress.lane == HUMAN
+            facts = [Resumed("budget", record.progress.lane)]
+            seen = -1 if waits else record.epoch
+            word = self.resume(ref, "queued", facts, hard_nano=hard_nano, epoch=seen)
+            if word != "changed":
+                return word
+            if waits:
+                return HUMAN
+
+    def reviewed(self) -> list[str]:
+        """The refs that a person has ended within the life of a record, oldest first."""
+        return [ref.decode() for ref in self._ask(lambda: self.client.zrange(keys.REVIEWED, 0, -1))]
 
     def declare_limits(self, rows: Sequence[BudgetRow]) -> None:
         """The limits that the configuration names, in place of those it named before."""
+        named: dict[Any, Any] = {f"file|{row.scope}|{row.period}": nano(row.usd) for row in rows}
+        before = [name for name in self._rules_of_scopes() if name.startswith("file|") and name not in named]
         pipe = self.client.pipeline()
-        pipe.delete(keys.LIMITS_FILE)
-        if rows:
-            pipe.hset(keys.LIMITS_FILE, mapping={f"{row.scope}|{row.period}": nano(row.usd) for row in rows})
+        if before:
+            pipe.hdel(keys.RULES, *before)
+        if named:
+            pipe.hset(keys.RULES, mapping=named)
         self._ask(pipe.execute)
 
-    def set_limit(self, scope: str, period: str, limit_nano: int) -> None:
-        """An operator's limit, over what the configuration says, at once and for the whole fleet."""
-        self._ask(lambda: self.client.hset(keys.LIMITS, f"{scope}|{period}", str(limit_nano)))
+    def set_limit(self, scope: str, period: str, limit_nano: int | None) -> None:
+        """An operator's limit, over what the configuration says, at once and fleet-wide. None takes it back."""
+        name = f"limit|{scope}|{period}"
+        if limit_nano is None:
+            self._ask(lambda: self.client.hdel(keys.RULES, name))
+        else:
+            self._ask(lambda: self.client.hset(keys.RULES, name, str(limit_nano)))
 
     def kill(self, scope: str) -> None:
         """No call leaves under this scope any more, at once and fleet-wide."""
-        self._ask(lambda: self.client.hset(keys.KILLED, scope, str(self.now_us())))
+        self._ask(lambda: self.client.hset(keys.RULES, f"killed|{scope}", str(self.now_us())))
 
     def unkill(self, scope: str) -> None:
         """The scope's switch is back, and what an overrun closed is open again."""
-        pipe = self.client.pipeline()
-        pipe.hdel(keys.KILLED, scope)
-        for period in PERIODS:
-            pipe.hdel(keys.CLOSED, f"{scope}|{period}")
-        self._ask(pipe.execute)
+        names = [f"killed|{scope}", *(f"closed|{scope}|{period}" for period in PERIODS)]
+        self._ask(lambda: self.client.hdel(keys.RULES, *names))
 
     def killed(self) -> list[str]:
-        return sorted(scope.decode() for scope in self._ask(lambda: self.client.hkeys(keys.KILLED)))
+        names = self._rules_of_scopes()
+        return sorted(name.removeprefix("killed|") for name in names if name.startswith("killed|"))
+
+    def _rules_of_scopes(self) -> dict[str, str]:
+        rules = self._ask(lambda: self.client.hgetall(keys.RULES))
+        return {name.decode(): value.decode() for name, value in rules.items()}
 
     def budgets(self) -> list[BudgetState]:
         """Every limited scope in its present window."""
         day = datetime.fromtimestamp(self.now_us() / MICRO, tz=UTC).date().isoformat()
         windows = {"day": day, "month": day[:7], "total": "total"}
         pipe = self.client.pipeline()
-        for key in (keys.LIMITS_FILE, keys.LIMITS, keys.CLOSED):
-            pipe.hgetall(key)
         for period in PERIODS:
             pipe.hgetall(keys.used_key(windows[period]))
         pipe.hgetall(keys.held_key(day))
-        file, operator, closed, *used, held = self._ask(pipe.execute)
+        *used, held = self._ask(pipe.execute)
+        rules = self._rules_of_scopes()
+        limited = {name.partition("|")[2] for name in rules if name.startswith(("file|", "limit|"))}
         states = []
-        for name, limit in sorted((file | operator).items()):
-            scope, _, period = name.decode().rpartition("|")
+        for name in sorted(limited):
+            scope, _, period = name.rpartition("|")
             used_nano = int(used[PERIODS.index(period)].get(scope.encode(), 0))
             held_nano = int(held.get(scope.encode(), 0))
             states.append(
@@ -557,10 +590,10 @@ class Store:
                     scope=scope,
                     period=period,
                     window=windows[period],
-                    limit_nano=int(limit),
+                    limit_nano=int(rules.get(f"limit|{name}") or rules[f"file|{name}"]),
                     spent_nano=used_nano - held_nano,
                     reserved_nano=held_nano,
-                    closed=closed.get(name, b"").decode() == windows[period],
+                    closed=rules.get(f"closed|{name}") == windows[period],
                 )
             )
         return states
@@ -594,6 +627,7 @@ def _record(ref: str, row: dict[bytes, bytes]) -> Record:
         int(row[b"submitted"]),
         int(row[b"started"]) if b"started" in row else None,
         int(row[b"finished"]) if b"finished" in row else None,
+        int(row[b"enqueued"]),
     )
 
 

@@ -99,7 +99,8 @@ class Progress:
     ``by`` is what classified it: ``declared``, ``regex``, ``embedding`` or ``default`` (abstained); ``rule`` the
     pattern or the nearest example.
     ``skipped`` are the lanes passed over, each with its reason. ``retries`` and ``reprompts``
-    count on the present lane. ``complaint`` is what the gate said of the last answer, for a re-prompt.
+    count on the present lane. ``complaint`` is what the gate said of the last answer, for a re-prompt. ``instruction``
+    is what a person who sent it back added to the task.
     """
 
     task_type: str = ""
@@ -117,6 +118,7 @@ class Progress:
     why: str = ""
     skipped: tuple[tuple[str, str], ...] = ()
     attempts: tuple[Attempted, ...] = ()
+    instruction: str = field(default="", repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,8 +135,8 @@ class Outcome:
 class Claim:
     """A worker's hold on a task: valid while the task's record carries the same epoch.
 
-    ``epoch`` grows with every claim and fences off stale holders. ``starts`` counts attempts begun without an end.
-    Times are microseconds of Redis's clock.
+    ``epoch`` grows with every claim and fences off stale holders. Times are microseconds of Redis's clock;
+    ``waited_us`` is how long the task has waited for a person in all.
     """
 
     task: Task
@@ -145,6 +147,7 @@ class Claim:
     enqueued_us: int
     claimed_us: int
     cost_nano: int
+    waited_us: int = 0
 
     @property
     def ref(self) -> str:

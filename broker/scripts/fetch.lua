@@ -31,14 +31,14 @@ local until_due = next_due and math.max(0, tonumber(next_due) - now) or -1
 local rows = {}
 local function claim(ref)
   local key = task_key(ref)
-  local h = redis.call('HMGET', key, 'status', 'epoch', 'task', 'progress', 'submitted', 'enqueued', 'cost')
+  local h = redis.call('HMGET', key, 'status', 'epoch', 'task', 'progress', 'submitted', 'enqueued', 'cost', 'waited')
   if not h[1] then
     dead_letter('message:' .. queue .. ':' .. ref, now, 'unreadable message: no task of that name', queue, 0, ref)
   elseif not ENDS[h[1]] and h[1] ~= 'parked' then
     local epoch = text(tonumber(h[2]) + 1)
     redis.call('HSET', key, 'epoch', epoch)
     add(P .. 'leases', lease_end, ref)
-    rows[#rows + 1] = { ref, epoch, h[3], h[4] or '', h[5], h[6], h[7] }
+    rows[#rows + 1] = { ref, epoch, h[3], h[4] or '', h[5], h[6], h[7], h[8] or '0' }
   end
 end
 

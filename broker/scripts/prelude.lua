@@ -13,6 +13,7 @@
 --   watched   1 when somebody waits for its end
 --   lost:<epoch>  what was booked for a claim that never came back, and in which day
 --   submitted, enqueued, started, finished      microseconds of Redis's clock
+--   waited    microseconds that it waited for a person
 --   workspace, priority
 
 local P = 'laneway:'
@@ -110,67 +111,100 @@ local function window(day, period)
   return period == 'day' and day or period == 'month' and string.sub(day, 1, 7) or 'total'
 end
 
--- Amounts read and changed in this call: hash → scope → { as it stood, change }.
-local amounts = {}
+local PERIODS = { 'day', 'month', 'total' }
 
-local function amount(hash, scope)
+-- Amounts read and changed in this call: hash → scope → { as it stood, change }. All scopes of a task are read at once.
+local amounts = {}
+local lists = {}
+
+local function each(scopes)
+  local list = lists[scopes]
+  if not list then
+    list = {}
+    for scope in string.gmatch(scopes, '[^\n]+') do
+      list[#list + 1] = scope
+    end
+    lists[scopes] = list
+  end
+  return list
+end
+
+local function ledger(hash, scopes)
   local known = amounts[hash]
   if not known then
     known = {}
     amounts[hash] = known
   end
-  if not known[scope] then
-    known[scope] = { tonumber(redis.call('HGET', hash, scope) or '0'), 0 }
+  local missing = {}
+  for _, scope in ipairs(each(scopes)) do
+    if not known[scope] then
+      missing[#missing + 1] = scope
+    end
   end
-  return known[scope]
+  if #missing > 0 then
+    local stood = redis.call('HMGET', hash, unpack(missing))
+    for i, scope in ipairs(missing) do
+      known[scope] = { tonumber(stood[i] or '0'), 0, not stood[i] }
+    end
+  end
+  return known
 end
 
 local function used(day, period, scope)
-  local pair = amount(P .. 'used:' .. window(day, period), scope)
+  local pair = ledger(P .. 'used:' .. window(day, period), scope)[scope]
   return pair[1] + pair[2]
 end
 
-local function change(hash, scope, by)
-  local pair = amount(hash, scope)
-  pair[2] = pair[2] + by
+local function change(hash, scopes, by)
+  local known = ledger(hash, scopes)
+  for _, scope in ipairs(each(scopes)) do
+    known[scope][2] = known[scope][2] + by
+  end
 end
-
-local PERIODS = { 'day', 'month', 'total' }
 
 local function use(day, scopes, by)
   if by ~= 0 then
-    for scope in string.gmatch(scopes, '[^\n]+') do
-      for i = 1, 3 do
-        change(P .. 'used:' .. window(day, PERIODS[i]), scope, by)
-      end
+    for i = 1, 3 do
+      change(P .. 'used:' .. window(day, PERIODS[i]), scopes, by)
     end
   end
 end
 
 local function hold(day, scopes, by)
   if by ~= 0 then
-    for scope in string.gmatch(scopes, '[^\n]+') do
-      change(P .. 'held:' .. day, scope, by)
-    end
+    change(P .. 'held:' .. day, scopes, by)
   end
 end
 
--- Limits: scope → period → nano-dollars; an operator's word goes over the file's.
-local limits
+-- What operators and the configuration say of scopes, one small hash that is read whole: limit|scope|period over
+-- file|scope|period → nano-dollars, killed|scope → since when, closed|scope|period → the window of an overrun.
+local rules
 
-local function limits_of(scope)
-  if not limits then
-    limits = {}
-    for _, hash in ipairs({ 'limits:file', 'limits' }) do
-      local rows = redis.call('HGETALL', P .. hash)
-      for i = 1, #rows, 2 do
-        local named, period = string.match(rows[i], '^(.*)|(%a+)$')
-        limits[named] = limits[named] or {}
-        limits[named][period] = tonumber(rows[i + 1])
+local function rule(name)
+  if not rules then
+    rules = {}
+    local rows = redis.call('HGETALL', P .. 'rules')
+    for i = 1, #rows, 2 do
+      rules[rows[i]] = rows[i + 1]
+    end
+    rules.any = #rows > 0
+  end
+  return rules[name]
+end
+
+-- Calls with (period, limit) of each limit of the scope, until told to stop by a true answer, which it gives.
+local function under_limits(scope, visit)
+  for i = 1, 3 do
+    local id = scope .. '|' .. PERIODS[i]
+    local limit = rule('limit|' .. id) or rule('file|' .. id)
+    if limit then
+      local answer = visit(PERIODS[i], tonumber(limit), id)
+      if answer then
+        return answer
       end
     end
   end
-  return limits[scope]
+  return false
 end
 
 -- Once a window and level, at 50, 80 and 100 parts in a hundred of a limit.
@@ -186,38 +220,25 @@ local function alert(now, day, scope, period, limit)
   end
 end
 
--- Small hashes that every call asks of, read once.
-local whole = {}
-
-local function field(hash, name)
-  if not whole[hash] then
-    local rows = redis.call('HGETALL', P .. hash)
-    local known = {}
-    for i = 1, #rows, 2 do
-      known[rows[i]] = rows[i + 1]
-    end
-    whole[hash] = known
-  end
-  return whole[hash][name]
-end
-
 -- Why a call of this worst case must not leave, or false. A worst case below 0 is an unknown price.
 local function refusal(now, day, scopes, worst, spent, hard)
-  for scope in string.gmatch(scopes, '[^\n]+') do
-    if field('killed', scope) then
-      return 'killed|' .. scope
-    end
-  end
   if hard >= 0 and (worst < 0 or spent + worst > hard) then
     return worst < 0 and 'unpriced|task' or 'over|task||' .. text(hard - spent)
   end
-  for scope in string.gmatch(scopes, '[^\n]+') do
-    for period, limit in pairs(limits_of(scope) or {}) do
-      local id = scope .. '|' .. period
+  if not rule('any') then
+    return false
+  end
+  for _, scope in ipairs(each(scopes)) do
+    if rule('killed|' .. scope) then
+      return 'killed|' .. scope
+    end
+  end
+  for _, scope in ipairs(each(scopes)) do
+    local why = under_limits(scope, function(period, limit, id)
       if worst < 0 then
         return 'unpriced|' .. id
       end
-      if field('closed', id) == window(day, period) then
+      if rule('closed|' .. id) == window(day, period) then
         return 'closed|' .. id
       end
       local left = limit - used(day, period, scope)
@@ -225,25 +246,30 @@ local function refusal(now, day, scopes, worst, spent, hard)
         alert(now, day, scope, period, limit)
         return 'over|' .. id .. '|' .. text(left)
       end
+    end)
+    if why then
+      return why
     end
   end
   return false
 end
 
 local function alerts(now, day, scopes)
-  for scope in string.gmatch(scopes, '[^\n]+') do
-    for period, limit in pairs(limits_of(scope) or {}) do
-      alert(now, day, scope, period, limit)
+  if rule('any') then
+    for _, scope in ipairs(each(scopes)) do
+      under_limits(scope, function(period, limit)
+        alert(now, day, scope, period, limit)
+      end)
     end
   end
 end
 
 -- What the provider used is above what was reserved: booked as it was, and nothing more leaves under these limits.
 local function close_scopes(day, scopes)
-  for scope in string.gmatch(scopes, '[^\n]+') do
-    for period in pairs(limits_of(scope) or {}) do
-      redis.call('HSET', P .. 'closed', scope .. '|' .. period, window(day, period))
-    end
+  for _, scope in ipairs(each(scopes)) do
+    under_limits(scope, function(period, _, id)
+      redis.call('HSET', P .. 'rules', 'closed|' .. id, window(day, period))
+    end)
   end
 end
 
@@ -251,14 +277,16 @@ local KEPT_S = 400 * 86400
 
 local function write_amounts()
   for hash, known in pairs(amounts) do
-    local changed = false
+    local list, new = {}, false
     for scope, pair in pairs(known) do
       if pair[2] ~= 0 then
-        redis.call('HINCRBY', hash, scope, text(pair[2]))
-        changed = true
+        list[#list + 1] = scope
+        list[#list + 1] = text(pair[1] + pair[2])
+        new = new or pair[3]
       end
     end
-    if changed and string.sub(hash, -5) ~= 'total' then
+    in_parts('HSET', hash, list)
+    if new and string.sub(hash, -5) ~= 'total' then
       redis.call('EXPIRE', hash, KEPT_S)
     end
   end

@@ -1,10 +1,12 @@
--- ARGV[1] = [ref, status, queue, progress, outcome, cost, facts, scopes, hard limit], ARGV[2] = time to live of an end.
--- A parked task goes on (status queued, on a queue) or gets its end from a person. A queue, progress or outcome of '' and
--- a hard limit below 0 leave what there is. Gives its status before, '' for an unknown task; only parked ones are moved.
+-- ARGV[1] = [ref, status, queue, progress, outcome, cost, facts, scopes, hard limit, epoch], ARGV[2] = time to live of an
+-- end. A parked task goes on (status queued, on a queue) or gets its end from a person. A queue, progress or outcome of ''
+-- and a hard limit below 0 leave what there is. Gives its status before, '' for an unknown task; only parked ones are
+-- moved, and none that was claimed since the given epoch ('': any): changed. How long it waited is kept with it.
 local now = clock()
-local ref, status, queue, progress, outcome, cost, blobs, scopes, hard = unpack(cmsgpack.unpack(ARGV[1]))
+local ref, status, queue, progress, outcome, cost, blobs, scopes, hard, epoch = unpack(cmsgpack.unpack(ARGV[1]))
 local key = task_key(ref)
-local h = redis.call('HMGET', key, 'status', 'queue', 'workspace', 'priority', 'submitted', 'seq', 'cost', 'watched')
+local h = redis.call('HMGET', key, 'status', 'queue', 'workspace', 'priority', 'submitted', 'seq', 'cost', 'watched',
+  'epoch', 'enqueued')
 if not h[1] then
   return ''
 end
@@ -14,8 +16,13 @@ end
 if h[1] ~= 'parked' then
   return h[1]
 end
+if epoch ~= '' and epoch ~= h[9] then
+  return 'changed'
+end
 local seq = book(ref, tonumber(h[5]), tonumber(h[6]), blobs)
 use(day_of(now), scopes, cost)
+alerts(now, day_of(now), scopes)
+redis.call('HINCRBY', key, 'waited', text(now - tonumber(h[10])))
 local fields = { 'status', status, 'enqueued', text(now), 'seq', text(seq), 'cost', text(tonumber(h[7]) + cost),
   'queue', queue ~= '' and queue or h[2] }
 for name, value in pairs({ progress = progress, outcome = outcome }) do
@@ -28,6 +35,8 @@ redis.call('HSET', key, unpack(fields))
 remove(P .. 'parked', ref)
 if ENDS[status] then
   redis.call('HSET', key, 'finished', text(now))
+  redis.call('ZREMRANGEBYSCORE', P .. 'reviewed', '-inf', text(now - tonumber(ARGV[2]) * 1000000))
+  add(P .. 'reviewed', text(now), ref)
   finish(ref, tonumber(ARGV[2]), h[8])
 else
   redis.call('HDEL', key, 'outcome')
