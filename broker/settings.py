@@ -179,8 +179,11 @@ class ChoiceGate(_Table):
 
 
 class RegexGate(_Table):
+    """``told``: whether a complaint may name the pattern. A task's own gate often is the answer, and is never told."""
+
     kind: Literal["regex"]
     pattern: Pattern
+    told: bool = True
 
 
 class NumberGate(_Table):

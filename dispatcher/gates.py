@@ -122,7 +122,7 @@ def _task_gate(table: Mapping[str, Any]) -> GateSettings:
         raise BadTask(
             "gate: python gates come from the configuration only", mend="name it in the type's gate"
         )
-    return gate
+    return gate.model_copy(update={"told": False}) if isinstance(gate, RegexGate) else gate
 
 
 def _with_schema(gate: GateSettings, task: Task) -> GateSettings:
@@ -169,7 +169,11 @@ def _regex(gate: RegexGate, answer: str, task: Task) -> str:
         found = linear(gate.pattern).search(encodable(answer.strip()))
     except ConfigError as error:
         return f"The gate's pattern cannot be used: {error.message}."
-    return "" if found else f"The answer does not match the pattern {shortened(gate.pattern, 300)}."
+    if found:
+        return ""
+    if not gate.told:
+        return "The answer is not of the form that its task asks for."
+    return f"The answer does not match the pattern {shortened(gate.pattern, 300)}."
 
 
 def _number(gate: NumberGate, answer: str, task: Task) -> str:

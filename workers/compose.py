@@ -12,6 +12,7 @@ from broker.task import Claim
 REPROMPT = "That answer was not accepted: {complaint} Answer again, and give the corrected answer only."
 #: Room for the words that a chat template puts around each message, in tokens; a bound, not a measure.
 TEMPLATE_TOKENS = 16
+WRAPPING_TOKENS = 24
 
 
 def compose(
@@ -23,11 +24,12 @@ def compose(
 ) -> Call:
     """``left_s`` is the time to the task's deadline, None where it has none.
 
-    System text first (the stable prefix that providers cache), then the lane's shots, the task's own messages, and
-    for a re-prompt the last answer with what was wrong about it.
+    System text first (the stable prefix that providers cache) with what a person added, then the lane's shots, the
+    task's own messages, and for a re-prompt the last answer with what was wrong about it.
     """
     messages: list[Mapping[str, Any]] = []
-    system = "\n\n".join(part for part in (lane.system, task_type.instruction) if part)
+    parts = (lane.system, task_type.instruction, claim.progress.instruction)
+    system = "\n\n".join(part for part in parts if part)
     if system:
         messages.append({"role": "system", "content": system})
     for question, answer in lane.shots:
@@ -38,13 +40,17 @@ def compose(
             {"role": "assistant", "content": claim.progress.last_answer},
             {"role": "user", "content": REPROMPT.format(complaint=claim.progress.complaint)},
         ]
+    choices = _choices([gate.choices for gate in gates if isinstance(gate, ChoiceGate)])
+    room = task_type.max_tokens or lane.max_tokens
+    if choices is not None:  # some engines wrap a choice, and none may cut the longest one off
+        room = max(room, WRAPPING_TOKENS + max(map(len, choices)))
     return Call(
         messages=tuple(messages),
-        max_tokens=min(task_type.max_tokens or lane.max_tokens, lane.max_tokens),
+        max_tokens=min(room, lane.max_tokens),
         schema=next(
             (gate.schema_ for gate in gates if isinstance(gate, JsonSchemaGate) and gate.schema_), None
         ),
-        choices=_choices([gate.choices for gate in gates if isinstance(gate, ChoiceGate)]),
+        choices=choices,
         temperature=lane.temperature,
         seed=lane.seed,
         timeout_s=lane.timeout_s if left_s is None else min(lane.timeout_s, left_s),

@@ -308,3 +308,11 @@ def test_a_choice_given_as_it_stands_is_that_choice(choices: list[str], data: st
     found = normalise_choice(chosen, choices)
 
     assert found is None or found.strip() == chosen.strip() or chosen.strip().startswith('"')
+
+
+def test_a_task_s_own_pattern_is_not_given_away_and_a_type_s_is_told() -> None:
+    task = Task("a", "w", (), gate={"kind": "regex", "pattern": "^secret$"})
+    of_type = TaskType.model_validate({"chain": ["human"], "gate": {"kind": "regex", "pattern": "^form$"}})
+    complaint = judge(gates_of(of_type, task), "no", task).complaint
+    assert "^form$" in complaint
+    assert "secret" not in complaint

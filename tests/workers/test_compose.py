@@ -1,0 +1,45 @@
+from broker.settings import ChoiceGate, Lane, TaskType
+from broker.task import Claim, Progress, Task
+from workers.compose import compose, input_bound
+
+LANE = Lane(engine="echo", max_tokens=200, system="Be brief.", shots=(("2+2", "4"),), timeout_s=30)
+TYPE = TaskType.model_validate({"chain": ["local"], "instruction": "Add.", "max_tokens": 8})
+TASK = Task("a", "w", ({"role": "user", "content": "3+3"},))
+
+
+def claim(progress: Progress | None = None, task: Task = TASK) -> Claim:
+    return Claim(task, progress or Progress(task_type="t"), 1, "q", 0, 0, 0, 0)
+
+
+def test_the_stable_parts_come_first_and_the_task_s_own_words_last() -> None:
+    call = compose(claim(), LANE, TYPE, (), None)
+    assert [message["content"] for message in call.messages] == ["Be brief.\n\nAdd.", "2+2", "4", "3+3"]
+    assert (call.max_tokens, call.timeout_s) == (8, 30)
+
+
+def test_a_reprompt_shows_the_answer_and_what_was_wrong_with_it() -> None:
+    told = Progress(task_type="t", complaint="It is no number.", last_answer="six")
+    *_, answer, complaint = compose(claim(told), LANE, TYPE, (), None).messages
+    assert (answer["role"], answer["content"]) == ("assistant", "six")
+    assert "It is no number." in complaint["content"]
+
+
+def test_choices_are_what_all_gates_let_pass_and_have_room() -> None:
+    gates = (
+        ChoiceGate(kind="choice", choices=("a", "bb", "c")),
+        ChoiceGate(kind="choice", choices=("c", "bb")),
+    )
+    call = compose(claim(), LANE, TYPE, gates, None)
+    assert call.choices == ("bb", "c")
+    assert call.max_tokens == 26
+    apart = (gates[0], ChoiceGate(kind="choice", choices=("z",)))
+    assert compose(claim(), LANE, TYPE, apart, None).choices is None
+
+
+def test_a_call_ends_by_its_task_s_deadline() -> None:
+    assert compose(claim(), LANE, TYPE, (), 3.5).timeout_s == 3.5
+
+
+def test_the_input_bound_is_above_any_tokenizer() -> None:
+    call = compose(claim(), LANE, TYPE, (), None)
+    assert input_bound(call) > sum(len(message["content"]) for message in call.messages)
