@@ -104,9 +104,9 @@ def main() -> None:
     if (spent.spent_nano, spent.reserved_nano) != (3000 * len(times), 0):
         sys.exit(f"the counters are off: {spent}")
     print(
-        f"reserve + settle, {PROCESSES * THREADS} callers in {PROCESSES} processes over {len(SCOPES)} limited scopes:"
-        f" {len(times) / seconds:,.0f} pairs/s, p50 {percentile(times, 0.5):.1f} ms, p99 {percentile(times, 0.99):.1f} ms"
-        f" (load {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores)"
+        f"reserve + settle, {PROCESSES * THREADS} callers in {PROCESSES} processes, {len(SCOPES)} limited scopes:"
+        f" {len(times) / seconds:,.0f} pairs/s, p50 {percentile(times, 0.5):.1f} ms,"
+        f" p99 {percentile(times, 0.99):.1f} ms (load {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores)"
     )
 
 

@@ -1,0 +1,19 @@
+"""`make bench`: all benchmarks in turn, or those that are named: `make bench ARGS="path idle"`."""
+
+import importlib
+import sys
+
+ALL = ("path", "idle", "dispatch", "money", "ledger")
+
+
+def main() -> None:
+    chosen = sys.argv[1:] or ALL
+    unknown = sorted(set(chosen) - set(ALL))
+    if unknown:
+        sys.exit(f"no benchmark {', '.join(unknown)}; there are {', '.join(ALL)}")
+    for name in chosen:
+        importlib.import_module(f"benchmarks.bench_{name}").main()
+
+
+if __name__ == "__main__":
+    main()
