@@ -130,4 +130,6 @@ def may_retry(limits: Limits, attempts: Sequence[Attempted], worst_nano: int | N
 
 
 def calls_left(limits: Limits, attempts: Sequence[Attempted]) -> bool:
-    return limits.llm_calls is None or len(attempts) < limits.llm_calls
+    """A person's work is no call of a model."""
+    made = sum(one.purpose != "human" for one in attempts)
+    return limits.llm_calls is None or made < limits.llm_calls

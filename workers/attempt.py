@@ -50,7 +50,8 @@ def purpose(progress: Progress) -> str:
     """Why this call is made: the first on its lane is the task itself, the others are overhead of two kinds."""
     if progress.complaint:
         return "reprompt"
-    return "retry" if progress.retries else "task"
+    tried = any(one.lane == progress.lane for one in progress.attempts)
+    return "retry" if tried or progress.retries else "task"
 
 
 def attempted(claim: Claim, lane_name: str, engine: str, model: str, ended: Ended) -> Attempted:
@@ -180,10 +181,13 @@ def without_call(
 
 
 def time_left_s(claim: Claim, now_us: int) -> float | None:
-    """Until the task's deadline, at or below 0 when it has passed; None where it has none."""
+    """Until the task's deadline, at or below 0 when it has passed; None where it has none.
+
+    The time that it waited for a person is not the lanes' and does not count.
+    """
     if claim.task.deadline_s is None:
         return None
-    return claim.task.deadline_s - (now_us - claim.submitted_us) / 1_000_000
+    return claim.task.deadline_s - (now_us - claim.submitted_us - claim.waited_us) / 1_000_000
 
 
 def overdue(claim: Claim) -> Move:

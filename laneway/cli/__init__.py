@@ -32,7 +32,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "lanes": ("laneway.cli.lanes:lanes", "Each lane: price, health, verdicts, and why it is not served."),
     "queues": ("laneway.cli.lanes:queues", "Each queue: what waits, what is in hand, and for how long."),
     "dead": ("laneway.cli.dead:dead", "Dead letters: list, show, replay, drop."),
-    "review": ("laneway.cli.review:review", "Tasks that wait for a person: list, show."),
+    "review": (
+        "laneway.cli.review:review",
+        "Tasks that wait for a person: list, show, answer, approve, reject, retry, export.",
+    ),
     "rollup": ("laneway.cli.money:rollup", "Write the nightly files of a day again."),
     "report": (
         "laneway.cli.money:report",

@@ -1,31 +1,65 @@
-"""`laneway review`: what waits for a person."""
+"""`laneway review`: what waits for a person, and what a person does about it."""
 
 from __future__ import annotations
 
+import getpass
+import json
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from decimal import Decimal, InvalidOperation
+from pathlib import Path
 from typing import Any
 
 import click
 
 from broker.connect import connect
-from broker.settings import load
+from broker.errors import ReviewRefused
+from broker.money import nano
+from broker.settings import HUMAN, Settings, load
+from broker.sights import Sights
 from broker.store import Record, Store
-from laneway.cli.output import emit, json_option, moment, price, say, shorten, table, usd
+from dispatcher.availability import unavailable
+from dispatcher.gates import Verdict, gates_of, judge
+from laneway.cli.output import emit, json_option, moment, price, say, shorten, span, table, usd
 from laneway.cli.story import story, tell
 from laneway.client import Client
+from workers.human import Word, Work, answered, approved, carry_out, lane_to_try, priced, rejected, sent_back
 
 SHOWN = 1000
+MICRO = 1_000_000
+Command = Callable[..., None]
+Decide = Callable[[Record, Work], Word]
+
+workspace_option = click.option(
+    "--workspace", help="Needed only where two workspaces have a task of that id."
+)
 
 
 @click.group()
 def review() -> None:
-    """Tasks that wait for a person: list, show."""
+    """Tasks that wait for a person: list, show, answer, approve, reject, retry, export.
+
+    What a person does is booked on the task, priced by [human] in laneway.toml; the time that the task waited for them
+    does not count against its deadline.
+    """
 
 
 @review.command("list")
+@click.option(
+    "--sort",
+    type=click.Choice(["oldest", "priority"]),
+    default="oldest",
+    show_default=True,
+    help="What has waited longest first, or what is most urgent.",
+)
 @json_option
-def list_parked(as_json: bool) -> None:
-    """All of them, the longest waiting first."""
+def list_parked(sort: str, as_json: bool) -> None:
+    """All of them, with how long each has waited."""
     rows = parked(connect(load()))
+    if sort == "priority":
+        rows.sort(key=lambda row: -row["priority"])
     if as_json:
         emit({"parked": rows})
         return
@@ -33,32 +67,39 @@ def list_parked(as_json: bool) -> None:
         say("nothing waits for a person")
         return
     table(
-        ("task", "type", "submitted", "cost", "why", "prompt"),
+        ("waits", "task", "type", "priority", "cost", "why", "prompt"),
         (
             (
+                span(row["waiting_s"]),
                 f"{row['workspace']}/{row['task_id']}",
                 row["type"],
-                row["submitted_at"],
+                str(row["priority"]),
                 price(row["cost_usd"]),
                 shorten(row["why"], 80),
                 shorten(row["prompt"], 60),
             )
             for row in rows
         ),
-        right=("cost",),
+        right=("waits", "priority", "cost"),
     )
 
 
 def parked(store: Store) -> list[dict[str, Any]]:
-    return [_row(record) for record in store.records(store.parked(SHOWN))]
+    """The longest waiting first."""
+    records = store.records(store.parked(SHOWN))
+    now_us = store.now_us()
+    return [_row(record, now_us) for record in records]
 
 
-def _row(record: Record) -> dict[str, Any]:
+def _row(record: Record, now_us: int) -> dict[str, Any]:
     return {
         "task_id": record.task.task_id,
         "workspace": record.task.workspace,
         "type": record.progress.task_type,
+        "priority": record.task.priority,
         "submitted_at": moment(record.submitted_us),
+        "parked_at": moment(record.since_us),
+        "waiting_s": max(0, now_us - record.since_us) / MICRO,
         "cost_usd": usd(record.cost_nano),
         "why": record.outcome.reason if record.outcome else record.progress.why,
         "last_answer": record.progress.last_answer or None,
@@ -68,7 +109,7 @@ def _row(record: Record) -> dict[str, Any]:
 
 @review.command("show")
 @click.argument("task_id")
-@click.option("--workspace", help="Needed only where two workspaces have a task of that id.")
+@workspace_option
 @json_option
 def show_parked(task_id: str, workspace: str | None, as_json: bool) -> None:
     """One of them, with all that a person needs to take it over."""
@@ -77,3 +118,252 @@ def show_parked(task_id: str, workspace: str | None, as_json: bool) -> None:
         emit(told)
     else:
         tell(told)
+
+
+def _minutes(_: click.Context, option: click.Parameter, value: str | None) -> Decimal | None:
+    if value is None:
+        return None
+    try:
+        minutes = Decimal(value)
+    except InvalidOperation:
+        minutes = Decimal(-1)
+    if not (minutes.is_finite() and 0 <= minutes <= 7 * 24 * 60):
+        raise click.BadParameter(f"{value!r} is no number of minutes")
+    return minutes
+
+
+def _working(command: Command) -> Command:
+    for option in (
+        json_option,
+        click.option("--by", help="Who did it; this account's name where it is not said."),
+        click.option("--minutes", callback=_minutes, metavar="M", help="How long it took."),
+        workspace_option,
+        click.argument("task_id"),
+    ):
+        command = option(command)
+    return command
+
+
+@dataclass(frozen=True, slots=True)
+class _Desk:
+    """What all the deeds need, and the way in which each is done."""
+
+    client: Client
+    record: Record
+    work: Work
+    as_json: bool
+
+    @property
+    def settings(self) -> Settings:
+        return self.client.settings
+
+    def do(self, word: Word, *, hard_nano: int | None = None) -> None:
+        """Carry it out and tell what came of it. Raises ReviewRefused where the task has gone on meanwhile."""
+        store, ref = self.client.store, self.record.task.ref
+        if not carry_out(store, self.record, word, hard_nano=hard_nano):
+            raise ReviewRefused(
+                f"{ref} has gone on meanwhile; nothing was done",
+                mend=f"look again: laneway review show {ref}",
+            )
+        if self.as_json:
+            emit(
+                {
+                    "task_id": self.record.task.task_id,
+                    "workspace": self.record.task.workspace,
+                    "status": word.status,
+                    "lane": word.progress.lane if word.status == "queued" else HUMAN,
+                    "by": self.work.by,
+                    "human_usd": usd(self.work.cost_nano),
+                    "verdict": word.fact.verdict,
+                    "complaint": word.fact.complaint,
+                }
+            )
+        else:
+            where = f" on lane {word.progress.lane}" if word.status == "queued" else ""
+            say(f"{ref}  {word.status}{where}  by {self.work.by}, {price(usd(self.work.cost_nano))}")
+        if self.work.cost_nano is None:
+            needed = (
+                "say --minutes" if self.settings.human.usd_per_minute is not None else "set one in [human]"
+            )
+            click.echo(f"the work is booked as unpriced: no price is known; {needed}", err=True)
+        for one in store.budgets():
+            if one.scope == f"lane:{HUMAN}" and one.left_nano < 0:
+                over = price(usd(-one.left_nano))
+                click.echo(f"people's work is {over} over its budget per {one.period}", err=True)
+
+
+def _desk(
+    task_id: str, workspace: str | None, minutes: Decimal | None, by: str | None, as_json: bool
+) -> _Desk:
+    """Raises ReviewRefused for a task that does not wait for a person."""
+    client = Client()
+    record = client.record(task_id, workspace=workspace)
+    if record.status != "parked":
+        raise ReviewRefused(
+            f"{record.task.ref} does not wait for a person: it is {record.status}",
+            mend="laneway review list shows what does",
+        )
+    work = priced(client.settings.human, by=by or _account(), at_us=client.store.now_us(), minutes=minutes)
+    return _Desk(client, record, work, as_json)
+
+
+def _account() -> str:
+    try:
+        return getpass.getuser()
+    except (OSError, KeyError, ImportError):  # an account without a name, as in a container
+        return f"uid-{os.getuid()}"
+
+
+@review.command("answer")
+@_working
+@click.option("--text", help="The answer; - reads standard input.")
+@click.option("--file", "path", type=click.Path(dir_okay=False), help="The answer is in this file.")
+@click.option("--force", is_flag=True, help="Also where its gates do not let it pass.")
+def answer(
+    task_id: str, workspace: str | None, minutes: Decimal | None, by: str | None, as_json: bool,
+    text: str | None, path: str | None, force: bool,
+) -> None:  # fmt: skip
+    """A person's answer becomes the task's output; its gates judge it as any other."""
+    if (text is None) == (path is None):
+        raise click.UsageError("give the answer as --text or --file")
+    said = _read(path) if path else sys.stdin.read() if text == "-" else text or ""
+    if not said.strip():
+        raise click.UsageError("the answer is empty")
+    desk = _desk(task_id, workspace, minutes, by, as_json)
+    verdict = _judged(desk, said)
+    if verdict.passed is False and not force:
+        raise ReviewRefused(
+            f"the answer does not pass its gate ({verdict.gate}): {verdict.complaint}",
+            mend="correct the answer, or say --force where the gate is wrong",
+        )
+    if verdict.passed is False:
+        click.echo(f"its gate ({verdict.gate}) is overruled: {verdict.complaint}", err=True)
+    desk.do(answered(desk.record, desk.work, said, verdict))
+
+
+def _read(path: str) -> str:
+    try:
+        return Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ReviewRefused(
+            f"{path} cannot be read: {error}", mend="make it a readable UTF-8 file"
+        ) from error
+
+
+def _judged(desk: _Desk, text: str) -> Verdict:
+    name, types = desk.record.progress.task_type, desk.settings.types
+    if name not in types:
+        raise ReviewRefused(
+            f"the type {name!r} of this task is not in the configuration, and its gate neither",
+            mend="put the type back; or approve, reject or retry the task",
+        )
+    return judge(gates_of(types[name], desk.record.task), text, desk.record.task)
+
+
+@review.command("approve")
+@_working
+def approve(
+    task_id: str, workspace: str | None, minutes: Decimal | None, by: str | None, as_json: bool
+) -> None:
+    """The last model's answer is good: it becomes the output."""
+    desk = _desk(task_id, workspace, minutes, by, as_json)
+    if not desk.record.progress.last_answer:
+        raise ReviewRefused(
+            f"{desk.record.task.ref} has no answer to approve", mend="answer it, or retry it on another lane"
+        )
+    desk.do(approved(desk.record, desk.work))
+
+
+@review.command("reject")
+@_working
+@click.option("--reason", default="", help="Why; it is kept with the task and in the ledger.")
+def reject(
+    task_id: str, workspace: str | None, minutes: Decimal | None, by: str | None, as_json: bool, reason: str
+) -> None:
+    """The task ends as failed."""
+    desk = _desk(task_id, workspace, minutes, by, as_json)
+    desk.do(rejected(desk.record, desk.work, reason))
+
+
+@review.command("retry")
+@_working
+@click.option("--lane", help="A lane of its chain; the last one that tried where it is not said.")
+@click.option("--instruction", default="", metavar="TEXT", help="What is said to the model besides.")
+@click.option(
+    "--hard-usd", metavar="N", help="The task's own limit from now on, what it has cost so far included."
+)
+def retry(
+    task_id: str, workspace: str | None, minutes: Decimal | None, by: str | None, as_json: bool,
+    lane: str | None, instruction: str, hard_usd: str | None,
+) -> None:  # fmt: skip
+    """Back onto a lane of its chain, corrected; from there on it climbs as ever."""
+    hard_nano = None if hard_usd is None else _limit(hard_usd)
+    desk = _desk(task_id, workspace, minutes, by, as_json)
+    named = lane or lane_to_try(desk.record)
+    lanes = [one for one in desk.record.progress.chain if one in desk.settings.lanes]
+    if named not in lanes:
+        raise ReviewRefused(
+            f"{named!r} is no lane of this task's chain", mend=f"name one of {', '.join(lanes) or 'none'}"
+        )
+    sights = Sights(desk.client.store)
+    away = unavailable(desk.settings, sights.seen_s_ago(), sights.watched_s())
+    if named in away:
+        raise ReviewRefused(f"lane {named!r} cannot take it: {away[named]}", mend="see `laneway lanes`")
+    desk.do(sent_back(desk.record, desk.work, named, instruction), hard_nano=hard_nano)
+
+
+def _limit(usd_text: str) -> int:
+    try:
+        limit = nano(usd_text)
+    except ValueError as error:
+        raise click.BadParameter(str(error), param_hint="--hard-usd") from None
+    if limit < 0:
+        raise click.BadParameter(f"{usd_text} is below nothing", param_hint="--hard-usd")
+    return limit
+
+
+@review.command("export")
+@click.option(
+    "--out", required=True, type=click.Path(dir_okay=False), help="The file to write; - is standard output."
+)
+@click.option("--type", "task_type", help="Of this task type only.")
+@json_option
+def export(out: str, task_type: str | None, as_json: bool) -> None:
+    """Answered and approved tasks as golden cases, one JSON object a line.
+
+    From tasks whose records still live: prompt or messages, type, and the expected answer.
+    """
+    if as_json and out == "-":
+        raise click.UsageError("--json and --out - would both write to standard output")
+    cases = [case for case in golden(connect(load())) if task_type in (None, case["type"])]
+    lines = "".join(json.dumps(case) + "\n" for case in cases)
+    if out == "-":
+        click.echo(lines, nl=False)
+        return
+    written = Path(f"{out}.part")
+    written.write_text(lines, encoding="utf-8")
+    written.replace(out)
+    if as_json:
+        emit({"out": out, "cases": len(cases)})
+    else:
+        say(f"{len(cases)} cases in {out}")
+
+
+def golden(store: Store) -> list[dict[str, Any]]:
+    """The oldest first."""
+    living = [ref for ref in store.reviewed() if store.record_status(ref) == "succeeded"]
+    return [
+        _case(record) for record in store.records(living) if record.outcome and record.outcome.lane == HUMAN
+    ]
+
+
+def _case(record: Record) -> dict[str, Any]:
+    messages = [dict(message) for message in record.task.messages]
+    only = messages[0] if len(messages) == 1 else {}
+    asked: dict[str, Any] = (
+        {"prompt": only["content"]}
+        if only.get("role") == "user" and isinstance(only.get("content"), str)
+        else {"messages": messages}
+    )
+    expected = record.outcome.output if record.outcome else None
+    return asked | {"type": record.progress.task_type, "expected": expected}
