@@ -13,6 +13,7 @@ from typing import Any
 from broker.events import Attempted
 from broker.money import nano, text
 from broker.settings import TaskBudget
+from dispatcher.policy import Reprompt, Retry, Run, Step
 
 KILLED_WAIT_S = 30.0
 
@@ -133,3 +134,29 @@ def calls_left(limits: Limits, attempts: Sequence[Attempted]) -> bool:
     """A person's work is no call of a model."""
     made = sum(one.purpose != "human" for one in attempts)
     return limits.llm_calls is None or made < limits.llm_calls
+
+
+def over_soft(limits: Limits, before_nano: int, last: Attempted) -> bool:
+    """``before_nano``: what was booked for the task before its last call."""
+    spent = before_nano + (last.cost_nano or 0) + last.gate_cost_nano
+    return limits.soft_nano is not None and spent >= limits.soft_nano
+
+
+def spare(
+    step: Step, lane: str, chain: Sequence[str], attempts: Sequence[Attempted], unavailable: Mapping[str, str]
+) -> Step:
+    """Over its soft limit a task's next attempt is made on the cheapest lane that was not tried yet, where there is one
+    below the lane that would have its turn. Else it goes on as it would."""
+    match step:
+        case Run(planned):
+            pass
+        case Retry() | Reprompt():
+            planned = lane
+        case _:
+            return step
+    below = chain[: chain.index(planned)] if planned in chain else ()
+    tried = {one.lane for one in attempts}
+    for name in below:
+        if name not in tried and name not in unavailable:
+            return Run(name, f"over its soft limit, so {name} before {planned}")
+    return step

@@ -60,7 +60,10 @@ def test_the_contract_s_tables_are_read() -> None:
         ('[[budgets]]\nscope = "team:x"\nperiod = "day"\nusd = "1"', "unknown scope 'team:x'"),
         ('[[budgets]]\nscope = "lane:x"\nperiod = "day"\nusd = "1"', "names no lane"),
         ('[[budgets]]\nscope = "lane:human"\nperiod = "day"\nusd = "1"', "limits what has no price"),
-        ('[human]\nusd_per_minutes = "1"', "human.usd_per_minutes: unknown key; did you mean 'usd_per_minute'?"),
+        (
+            '[human]\nusd_per_minutes = "1"',
+            "human.usd_per_minutes: unknown key; did you mean 'usd_per_minute'?",
+        ),
         ('[alerts]\nwebhook = "ftp://example.org"', "alerts.webhook: is no web address"),
         ('[alerts]\nwebhook = "http://example.org/hook"', "alerts.webhook: is not encrypted"),
         ('[alerts]\nwebhook = "https://me:pw@example.org"', "alerts.webhook: holds a password"),

@@ -1,0 +1,53 @@
+"""What a task's limits make of its next step: tables of cases."""
+
+import pytest
+
+from broker.events import Attempted
+from dispatcher.budget import Limits, calls_left, over_soft, spare
+from dispatcher.policy import Complete, Park, Reprompt, Retry, Run, Step
+
+CHAIN = ("local", "rented", "midtier", "human")
+
+
+def call(lane: str, cost: int = 5, purpose: str = "task") -> Attempted:
+    return Attempted(f"t-{lane}", 0, lane, "echo", "m", purpose, 1, 2, 0.0, 0.0, cost)
+
+
+@pytest.mark.parametrize(
+    ("step", "lane", "tried", "away", "then"),
+    [
+        (Retry(1.0), "midtier", ["midtier"], (), "local"),
+        (Reprompt("no"), "midtier", ["midtier"], (), "local"),
+        (Reprompt("no"), "midtier", ["midtier", "local"], (), "rented"),
+        (Retry(1.0), "midtier", ["midtier"], ("local",), "rented"),
+        (Run("midtier", "why"), "rented", ["rented"], (), "local"),
+        (Run("rented", "why"), "local", ["local"], (), None),
+        (Retry(1.0), "local", ["local"], (), None),
+        (Retry(1.0), "midtier", ["local", "rented", "midtier"], (), None),
+        (Complete(), "midtier", ["midtier"], (), None),
+        (Park("why"), "midtier", ["midtier"], (), None),
+        (Retry(1.0), "elsewhere", ["elsewhere"], (), None),
+    ],
+)
+def test_over_its_soft_limit_a_task_goes_to_the_cheapest_lane_not_tried_or_stays_as_it_is(
+    step: Step, lane: str, tried: list[str], away: tuple[str, ...], then: str | None
+) -> None:
+    found = spare(step, lane, CHAIN, [call(one) for one in tried], dict.fromkeys(away, "away"))
+    if then is None:
+        assert found is step
+    else:
+        assert isinstance(found, Run)
+        assert found.lane == then
+        assert "soft limit" in found.why
+
+
+def test_the_soft_limit_is_passed_when_it_is_reached_with_what_checking_cost() -> None:
+    last = Attempted("t", 0, "a", "e", "m", "task", 1, 2, 0.0, 0.0, 5, gate_cost_nano=2)
+    assert [over_soft(Limits(soft_nano=10), before, last) for before in (2, 3, 4)] == [False, True, True]
+    assert not over_soft(Limits(), 10**9, last)
+
+
+def test_a_persons_work_is_no_call_of_a_model() -> None:
+    attempts = [call("local"), call("human", purpose="human")]
+    assert calls_left(Limits(llm_calls=2), attempts)
+    assert not calls_left(Limits(llm_calls=1), attempts)
