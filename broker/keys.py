@@ -20,6 +20,7 @@ laneway:lanes             hash    lane → when a node last said that it serves 
                                       killed|scope → since when; closed|scope|period → the window of an overrun
     laneway:used:<window>     hash    scope → spent and reserved in a day, a month or in all (total)
     laneway:held:<day>        hash    scope → reserved in that day and not yet settled
+    laneway:rates:<month>     hash    type|lane|purpose|tries, …|successes, …|nano: what calls came to
     laneway:alerted:<window>  hash    scope|period|level → when the level was passed
     laneway:alerts            list    alerts that nobody was told of yet
 """
@@ -65,6 +66,10 @@ def reply_key(reader: str) -> str:
 
 def used_key(window: str) -> str:
     return f"{PREFIX}used:{window}"
+
+
+def rates_key(month: str) -> str:
+    return f"{PREFIX}rates:{month}"
 
 
 def held_key(day: str) -> str:

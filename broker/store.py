@@ -10,7 +10,7 @@ import hashlib
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from importlib.resources import files
 from typing import Any
 
@@ -76,7 +76,7 @@ class Move:
 
     ``status`` ``queued`` puts it on ``queue`` (after ``delay_s``), ``parked`` or an end takes ``outcome``. ``attempts``
     are booked even when the claim turns out stale, ``facts`` only when the move is made. A ``cause`` makes it a dead
-    letter.
+    letter. ``tally`` (type, lane, purpose) is what the call counts under in ``rates``.
     """
 
     claim: Claim
@@ -91,6 +91,8 @@ class Move:
     cause: str = ""
     scopes: tuple[str, ...] = ()
     overrun: bool = False
+    tally: tuple[str, str, str] | None = None
+    soft_nano: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,6 +155,15 @@ class BudgetState:
     @property
     def left_nano(self) -> int:
         return self.limit_nano - self.spent_nano - self.reserved_nano
+
+
+@dataclass(frozen=True, slots=True)
+class Rate:
+    """What calls of one kind came to: how many, how many of them ended their task well, what they cost together."""
+
+    tries: int
+    successes: int
+    nano: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -278,7 +289,7 @@ class Store:
         cause = f"unreadable record: {why}"
         facts = [encode_fact(DeadLettered(cause)), encode_fact(Finished("failed", False, "", cause))]
         outcome = encode_outcome(Outcome("failed", cause))
-        self._commit([[ref, epoch, 0, "failed", "", 0, b"", outcome, [], facts, cause, "", 0]])
+        self._commit([[ref, epoch, 0, "failed", "", 0, b"", outcome, [], facts, cause, "", 0, -1, ""]])
 
     def begin(self, intents: Sequence[Intent]) -> list[str]:
         """Reserve the worst case of each call in all of its scopes, or in none, and record the intent.
@@ -316,6 +327,8 @@ class Store:
                     move.cause,
                     "\n".join(move.scopes),
                     int(move.overrun),
+                    -1 if move.soft_nano is None else move.soft_nano,
+                    "|".join(move.tally) if move.tally else "",
                 ]
                 for move in moves
             ]
@@ -597,6 +610,24 @@ class Store:
                 )
             )
         return states
+
+    def rates(self) -> dict[tuple[str, str, str], Rate]:
+        """What calls came to, by (type, lane, purpose), over this month and the last one."""
+        today = datetime.fromtimestamp(self.now_us() / MICRO, tz=UTC).date()
+        months = [f"{today:%Y-%m}", f"{today.replace(day=1) - timedelta(days=1):%Y-%m}"]
+        pipe = self.client.pipeline(transaction=False)
+        for month in months:
+            pipe.hgetall(keys.rates_key(month))
+        sums: dict[tuple[str, str, str], dict[str, int]] = {}
+        for row in self._ask(pipe.execute):
+            for name, amount in row.items():
+                *tally, what = name.decode().split("|")
+                counts = sums.setdefault((tally[0], tally[1], tally[2]), {})
+                counts[what] = counts.get(what, 0) + int(amount)
+        return {
+            tally: Rate(counts.get("tries", 0), counts.get("successes", 0), counts.get("nano", 0))
+            for tally, counts in sums.items()
+        }
 
     def drop_dead(self, letter_id: str) -> bool:
         """Forget a dead letter; the task's record then ends with its time to live. False: there is none."""

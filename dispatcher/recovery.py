@@ -6,11 +6,15 @@ geometric distribution), so the one with the least of that is best at every step
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Literal
 
+from broker.settings import HUMAN
+from broker.store import Rate
+
+ENOUGH = 20
 Kind = Literal["restart", "resume", "next_lane", "human"]
 
 
@@ -23,6 +27,40 @@ class Option:
     lane: str
     cost_nano: int
     success: Decimal
+
+
+def again_is_cheapest(
+    task_type: str,
+    lane: str,
+    purpose: str,
+    further: Sequence[str],
+    rates: Mapping[tuple[str, str, str], Rate],
+    *,
+    human_nano: int | None,
+) -> bool:
+    """Whether another try on ``lane`` costs no more, until a success, than the best of the lanes ``further`` up.
+
+    ``purpose`` is retry or reprompt. Where a way on was measured less than ``ENOUGH`` times there is no opinion, and
+    the lane's own bounds decide: True. ``human_nano`` is what a person costs, None: no price, so never the cheapest.
+    """
+    own = _measured("restart", lane, rates.get((task_type, lane, purpose)))
+    others = [
+        _measured("next_lane", one, rates.get((task_type, one, "task"))) for one in further if one != HUMAN
+    ]
+    if own is None or None in others:
+        return True
+    ways = [own, *(one for one in others if one is not None)]
+    if HUMAN in further and human_nano is not None:
+        ways.append(Option("human", HUMAN, human_nano, Decimal(1)))
+    choice = choose(ways)
+    return choice is None or choice.option is own
+
+
+def _measured(kind: Kind, lane: str, rate: Rate | None) -> Option | None:
+    """None: not measured often enough. A rate of nothing or all is taken as one more try would leave it (Laplace)."""
+    if rate is None or rate.tries < ENOUGH:
+        return None
+    return Option(kind, lane, rate.nano // rate.tries, Decimal(rate.successes + 1) / (rate.tries + 2))
 
 
 @dataclass(frozen=True, slots=True)

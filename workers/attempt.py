@@ -154,6 +154,7 @@ def move(claim: Claim, step: Step, fact: Attempted, ended: Ended) -> Move:
         attempts=(fact,),
         facts=facts,
         overrun=fact.overrun,
+        tally=(claim.progress.task_type, fact.lane, fact.purpose),
     )
 
 

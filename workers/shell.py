@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
@@ -18,6 +18,7 @@ from broker.connect import connect
 from broker.errors import ConfigError, EngineError, LanewayError
 from broker.events import Attempted
 from broker.hands import Hands
+from broker.money import nano
 from broker.prices import Price, cost_nano, worst_nano
 from broker.queue import LaneBroker, TaskQueue
 from broker.scopes import next_window_s, scopes_of
@@ -35,11 +36,14 @@ from dispatcher.budget import (
     calls_left,
     limits_of,
     may_retry,
+    over_soft,
     parse_refusal,
     refused,
+    spare,
 )
 from dispatcher.gates import Verdict, check, gates_of, judge
-from dispatcher.policy import Bounds
+from dispatcher.policy import Bounds, above
+from dispatcher.recovery import again_is_cheapest
 from workers.attempt import (
     NO_VERDICT,
     Ended,
@@ -211,14 +215,28 @@ class Lane:
             price_ref=job.price.ref if job.price else "",
         )
         fact = attempted(job.claim, self.name, self.engine.name, self.row.model, ended)
-        step = next_step(job.claim, self.name, self._bounds(job, fact), ended, self._away())
-        return replace(move(job.claim, step, fact, ended), scopes=scopes_of(job.claim.task, self.name))
+        away = self._away()
+        step = next_step(job.claim, self.name, self._bounds(job, fact, away), ended, away)
+        if over_soft(job.limits, job.claim.cost_nano, fact):
+            attempts = (*job.claim.progress.attempts, fact)
+            step = spare(step, self.name, job.claim.progress.chain, attempts, away)
+        done = move(job.claim, step, fact, ended)
+        scopes = scopes_of(job.claim.task, self.name)
+        return replace(done, scopes=scopes, soft_nano=job.limits.soft_nano)
 
-    def _bounds(self, job: _Job, fact: Attempted) -> Bounds:
-        """How often this lane may be tried again, within what the task may spend on trying."""
-        attempts = (*job.claim.progress.attempts, fact)
-        again = may_retry(job.limits, attempts, job.worst_nano)
-        return bounds_of(job.claim.progress, self.row, job.task_type, again=again)
+    def _bounds(self, job: _Job, fact: Attempted, away: Mapping[str, str]) -> Bounds:
+        """How often this lane may be tried again, within what the task may spend on trying, and where it pays."""
+        progress = job.claim.progress
+        human = self.settings.human.usd_per_review
+        again = may_retry(job.limits, (*progress.attempts, fact), job.worst_nano) and again_is_cheapest(
+            progress.task_type,
+            self.name,
+            "reprompt" if fact.verdict == "fail" else "retry",
+            [lane for lane in above(self.name, progress.chain) if lane not in away],
+            self.sights.rates(),
+            human_nano=None if human is None else nano(human),
+        )
+        return bounds_of(progress, self.row, job.task_type, again=again)
 
     def _away(self) -> dict[str, str]:
         return unavailable(self.settings, self.sights.seen_s_ago(), self.sights.watched_s())

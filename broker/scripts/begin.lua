@@ -24,7 +24,6 @@ for i, item in ipairs(cmsgpack.unpack(ARGV[1])) do
       worst = math.max(0, worst)
       use(day, scopes, worst)
       hold(day, scopes, worst)
-      alerts(now, day, scopes)
       redis.call('HSET', key, 'status', 'running', 'reserved', text(worst), 'held', day, 'scopes', scopes, 'call', fact,
         'starts', text(tonumber(h[5] or '0') + 1), 'started', h[6] or text(now))
     end

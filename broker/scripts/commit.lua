@@ -1,5 +1,6 @@
 -- ARGV[1] = [[ref, epoch, cost, status, queue, delay_us, progress, outcome, attempt facts, move facts, cause,
--- scopes, overrun], …]. A cause makes the task a dead letter too; an overrun closes the limited scopes.
+-- scopes, overrun, soft limit, tally], …]. A cause makes the task a dead letter too; an overrun closes the limited scopes; who
+-- watches budgets is told once of a task that passes its soft limit (below 0: it has none).
 -- ARGV[2] = time to live of an ended record in seconds, ARGV[3] = fact and ARGV[4] = outcome of a cancelled task.
 -- Settles the call, writes the facts and takes the task to its next place, all or nothing for each task.
 -- One word a task: moved, done before (a repeated commit), late (another holds it: only its cost is booked), cancelled.
@@ -8,11 +9,12 @@ local at = text(now)
 local day = day_of(now)
 local words = {}
 for i, item in ipairs(cmsgpack.unpack(ARGV[1])) do
-  local ref, epoch, cost, status, queue, delay, progress, outcome, attempts, moves, cause, scopes, overrun = unpack(item)
+  local ref, epoch, cost, status, queue, delay, progress, outcome, attempts, moves, cause, scopes, overrun, soft, tally =
+    unpack(item)
   local key = task_key(ref)
   local lost = 'lost:' .. epoch
   local h = redis.call('HMGET', key, 'epoch', 'done', 'cancel', 'submitted', 'workspace', 'priority', lost, 'queue',
-    'seq', 'cost', 'call', 'watched', 'reserved', 'held')
+    'seq', 'cost', 'call', 'watched', 'reserved', 'held', 'soft')
   local submitted, seq, spent = tonumber(h[4] or '0'), tonumber(h[9] or '0'), tonumber(h[10] or '0')
   if h[7] then
     seq = book(ref, submitted, seq, attempts)
@@ -48,6 +50,19 @@ for i, item in ipairs(cmsgpack.unpack(ARGV[1])) do
     if h[11] then
       hold(h[14], scopes, -reserved)
       redis.call('HDEL', key, 'call', 'reserved', 'held')
+    end
+    if h[14] then
+      alerts(now, h[14], scopes)
+    end
+    if soft >= 0 and spent + cost >= soft and not h[15] then
+      redis.call('HSET', key, 'soft', '1')
+      redis.call('RPUSH', P .. 'alerts', cmsgpack.pack({ 1, now, 'task:' .. ref, 'soft', '', 100, spent + cost, soft }))
+    end
+    if tally ~= '' then
+      local rates = P .. 'rates:' .. window(day, 'month')
+      change(rates, tally .. '|tries', 1)
+      change(rates, tally .. '|successes', status == 'succeeded' and 1 or 0)
+      change(rates, tally .. '|nano', cost)
     end
     if overrun == 1 then
       close_scopes(h[14] or day, scopes)

@@ -8,7 +8,7 @@
 --   starts    attempts begun without an end     call      the fact to book if the call is never settled
 --   reserved  nano-dollars held for that call   cost      nano-dollars booked
 --   held      the day of that reservation       scopes    the scopes that it is held in, one a line
---   hard      the task's own limit, once raised
+--   hard      the task's own limit, once raised  soft      1 once it passed its soft limit
 --   seq       facts written                     cancel    1 when somebody asked for its end
 --   watched   1 when somebody waits for its end
 --   lost:<epoch>  what was booked for a claim that never came back, and in which day
@@ -207,11 +207,15 @@ local function under_limits(scope, visit)
   return false
 end
 
--- Once a window and level, at 50, 80 and 100 parts in a hundred of a limit.
-local function alert(now, day, scope, period, limit)
-  local at = used(day, period, scope)
+-- Once a window and level, when 50, 80 and 100 parts in a hundred of a limit are spent: what is only reserved comes back
+-- for the most part. A cap is never quite reached, for no call leaves that could pass it; it is used up when a call was
+-- refused with 80 parts spent.
+local function alert(now, day, scope, period, limit, refused)
+  local at = used(day, period, scope) - ledger(P .. 'held:' .. day, scope)[scope][1]
+    - ledger(P .. 'held:' .. day, scope)[scope][2]
   for _, level in ipairs({ 50, 80, 100 }) do
-    if at * 100 >= limit * level and limit > 0 then
+    local reached = refused and math.min(level, 80) or level
+    if at * 100 >= limit * reached and limit > 0 then
       local id = scope .. '|' .. period .. '|' .. level
       if redis.call('HSETNX', P .. 'alerted:' .. window(day, period), id, text(now)) == 1 then
         redis.call('RPUSH', P .. 'alerts', cmsgpack.pack({ 1, now, scope, period, window(day, period), level, at, limit }))
@@ -243,7 +247,7 @@ local function refusal(now, day, scopes, worst, spent, hard)
       end
       local left = limit - used(day, period, scope)
       if worst > left then
-        alert(now, day, scope, period, limit)
+        alert(now, day, scope, period, limit, true)
         return 'over|' .. id .. '|' .. text(left)
       end
     end)
@@ -373,6 +377,7 @@ local function give_up(ref, now, cause, rules)
   end
   if h[15] then
     hold(h[15], h[16], -tonumber(reserved))
+    alerts(now, h[15], h[16])
   end
   local word, outcome = 'requeued', false
   if h[7] then

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dispatcher.recovery import Option, choose
+from broker.store import Rate
+from dispatcher.recovery import Option, again_is_cheapest, choose
 
 RUN = 1_000_000
 
@@ -115,3 +116,26 @@ def test_a_further_way_on_never_makes_it_dearer(options: list[Option]) -> None:
     assert whole is not None
     assert part is not None
     assert whole.expected_nano <= part.expected_nano
+
+
+OWN = ("t", "local", "retry")
+NEXT = ("t", "frontier", "task")
+
+
+@pytest.mark.parametrize(
+    ("rates", "human_nano", "again"),
+    [
+        ({}, None, True),
+        ({OWN: Rate(1000, 20, 1000)}, None, True),
+        ({OWN: Rate(1000, 20, 1000), NEXT: Rate(10, 10, 10)}, None, True),
+        ({OWN: Rate(1000, 20, 1000), NEXT: Rate(1000, 990, 20_000)}, None, False),
+        ({OWN: Rate(1000, 900, 1000), NEXT: Rate(1000, 990, 20_000)}, None, True),
+        ({OWN: Rate(1000, 0, 10**9), NEXT: Rate(1000, 1, 10**12)}, 10**8, False),
+        ({OWN: Rate(1000, 900, 1000), NEXT: Rate(1000, 1, 10**12)}, 10**8, True),
+    ],
+)
+def test_a_lane_is_tried_again_where_that_was_measured_to_be_cheapest_or_nothing_was(
+    rates: dict[tuple[str, str, str], Rate], human_nano: int | None, again: bool
+) -> None:
+    further = ["frontier", "human"]
+    assert again_is_cheapest("t", "local", "retry", further, rates, human_nano=human_nano) == again
