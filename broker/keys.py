@@ -74,3 +74,7 @@ def rates_key(month: str) -> str:
 
 def held_key(day: str) -> str:
     return f"{PREFIX}held:{day}"
+
+
+def alerted_key(window: str) -> str:
+    return f"{PREFIX}alerted:{window}"

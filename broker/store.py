@@ -42,6 +42,7 @@ MICRO = 1_000_000
 PAYLOAD_LIMIT_BYTES = 256 * 1024
 PRIORITY_LIMIT = 1000
 PERIODS = ("day", "month", "total")
+LEVELS = (50, 80, 100)
 _CANCELLED = Outcome("cancelled", "cancelled by its producer")
 _DEAD = Outcome("failed", "dead letter: it took its worker along again and again")
 
@@ -141,7 +142,9 @@ class DeadLetter:
 class BudgetState:
     """A limited scope in its present window, in nano-dollars. ``closed``: an overrun closed it until the next one.
 
-    A reservation made before midnight counts in the window in which it was made.
+    A reservation made before midnight counts in the window in which it was made. ``file_nano`` is what the
+    configuration says, None for nothing; ``overridden``: an operator says otherwise. ``alerted`` are the levels that
+    somebody was told of.
     """
 
     scope: str
@@ -151,6 +154,9 @@ class BudgetState:
     spent_nano: int
     reserved_nano: int
     closed: bool
+    file_nano: int | None
+    overridden: bool
+    alerted: tuple[int, ...]
 
     @property
     def left_nano(self) -> int:
@@ -558,12 +564,19 @@ class Store:
         self._ask(pipe.execute)
 
     def set_limit(self, scope: str, period: str, limit_nano: int | None) -> None:
-        """An operator's limit, over what the configuration says, at once and fleet-wide. None takes it back."""
+        """An operator's limit, over what the configuration says, at once and fleet-wide. None takes it back.
+
+        Its levels are told of anew.
+        """
         name = f"limit|{scope}|{period}"
+        pipe = self.client.pipeline()
         if limit_nano is None:
-            self._ask(lambda: self.client.hdel(keys.RULES, name))
+            pipe.hdel(keys.RULES, name)
         else:
-            self._ask(lambda: self.client.hset(keys.RULES, name, str(limit_nano)))
+            pipe.hset(keys.RULES, name, str(limit_nano))
+        fired = [f"{scope}|{period}|{level}" for level in LEVELS]
+        pipe.hdel(keys.alerted_key(self._windows()[period]), *fired)
+        self._ask(pipe.execute)
 
     def kill(self, scope: str) -> None:
         """No call leaves under this scope any more, at once and fleet-wide."""
@@ -584,13 +597,14 @@ class Store:
 
     def budgets(self) -> list[BudgetState]:
         """Every limited scope in its present window."""
-        day = datetime.fromtimestamp(self.now_us() / MICRO, tz=UTC).date().isoformat()
-        windows = {"day": day, "month": day[:7], "total": "total"}
+        windows = self._windows()
         pipe = self.client.pipeline()
         for period in PERIODS:
             pipe.hgetall(keys.used_key(windows[period]))
-        pipe.hgetall(keys.held_key(day))
-        *used, held = self._ask(pipe.execute)
+            pipe.hkeys(keys.alerted_key(windows[period]))
+        pipe.hgetall(keys.held_key(windows["day"]))
+        *found, held = self._ask(pipe.execute)
+        used, told = found[::2], {name.decode() for names in found[1::2] for name in names}
         rules = self._rules_of_scopes()
         limited = {name.partition("|")[2] for name in rules if name.startswith(("file|", "limit|"))}
         states = []
@@ -607,9 +621,17 @@ class Store:
                     spent_nano=used_nano - held_nano,
                     reserved_nano=held_nano,
                     closed=rules.get(f"closed|{name}") == windows[period],
+                    file_nano=int(rules[f"file|{name}"]) if f"file|{name}" in rules else None,
+                    overridden=f"limit|{name}" in rules,
+                    alerted=tuple(level for level in LEVELS if f"{name}|{level}" in told),
                 )
             )
         return states
+
+    def _windows(self) -> dict[str, str]:
+        """The present window of each period."""
+        day = datetime.fromtimestamp(self.now_us() / MICRO, tz=UTC).date().isoformat()
+        return {"day": day, "month": day[:7], "total": "total"}
 
     def rates(self) -> dict[tuple[str, str, str], Rate]:
         """What calls came to, by (type, lane, purpose), over this month and the last one."""

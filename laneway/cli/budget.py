@@ -1,0 +1,231 @@
+"""`laneway budget`: what may be spent, what was, and the switches."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import click
+
+from broker.connect import connect
+from broker.errors import ReviewRefused
+from broker.money import nano
+from broker.settings import HUMAN, SCOPE, Settings, load
+from broker.store import PERIODS, BudgetState
+from broker.task import TERMINAL
+from laneway.cli.output import emit, json_option, price, say, table, usd
+from laneway.client import Client
+
+Command = Callable[..., None]
+FILE = "-"  # in place of an amount: what the configuration says
+
+
+@click.group()
+def budget() -> None:
+    """What may be spent: list, set, raise, kill, unkill.
+
+    A SCOPE is fleet, or one of workspace: workflow: pipeline: user: lane: and a name, as workspace:acme or lane:human.
+    """
+
+
+def _scope(_: click.Context, option: click.Parameter, value: str) -> str:
+    if not SCOPE.fullmatch(value):
+        raise click.BadParameter(
+            f"unknown scope {value!r}; write fleet, or one of workspace: workflow: pipeline: user: lane: and a name,"
+            f" as workspace:{value if SCOPE.fullmatch(f'user:{value}') else 'acme'}"
+        )
+    return value
+
+
+def _amount(_: click.Context, option: click.Parameter, value: str) -> int | None:
+    """Nano-dollars; None for the configuration's word."""
+    if value == FILE:
+        return None
+    try:
+        amount = nano(value)
+    except ValueError as error:
+        raise click.BadParameter(f"{error}; write dollars, as 12.50") from None
+    if amount < 0:
+        raise click.BadParameter(f"{value} is below nothing")
+    return amount
+
+
+scope_argument = click.argument("scope", callback=_scope)
+
+
+@budget.command("list")
+@json_option
+def list_budgets(as_json: bool) -> None:
+    """Every limit with what is spent, reserved and left in its present window."""
+    settings = load()
+    store = connect(settings)
+    states, killed = store.budgets(), store.killed()
+    unlimited = [scope for scope in killed if scope not in {one.scope for one in states}]
+    if as_json:
+        emit({"budgets": [_row(one, killed) for one in states], "killed": killed})
+    elif states:
+        table(
+            ("scope", "per", "limit", "spent", "reserved", "left", "used", "alerts", "state"),
+            (_cells(_row(one, killed)) for one in states),
+            right=("limit", "spent", "reserved", "left", "used"),
+        )
+    else:
+        say("no limits")
+    if not as_json:
+        for scope in unlimited:
+            say(f"{scope} is switched off")
+    _tell_of_the_file(settings, states)
+
+
+def _row(one: BudgetState, killed: list[str]) -> dict[str, Any]:
+    used = one.spent_nano + one.reserved_nano
+    return {
+        "scope": one.scope,
+        "period": one.period,
+        "window": one.window,
+        "limit_usd": usd(one.limit_nano),
+        "configured_usd": usd(one.file_nano),
+        "overridden": one.overridden,
+        "spent_usd": usd(one.spent_nano),
+        "reserved_usd": usd(one.reserved_nano),
+        "left_usd": usd(one.left_nano),
+        "used_share": round(used / one.limit_nano, 4) if one.limit_nano else None,
+        "alerts": list(one.alerted),
+        "closed": one.closed,
+        "killed": one.scope in killed,
+    }
+
+
+def _cells(row: dict[str, Any]) -> tuple[str, ...]:
+    words = [
+        "switched off" if row["killed"] else "",
+        "closed by an overrun" if row["closed"] else "",
+        f"the file says {_configured(row['configured_usd'])}" if row["overridden"] else "",
+    ]
+    return (
+        row["scope"],
+        row["period"],
+        price(row["limit_usd"]),
+        price(row["spent_usd"]),
+        price(row["reserved_usd"]),
+        price(row["left_usd"]),
+        "-" if row["used_share"] is None else f"{row['used_share']:.0%}",
+        ", ".join(f"{level}%" for level in row["alerts"]) or "-",
+        "; ".join(filter(None, words)) or "open",
+    )
+
+
+def _configured(amount: str | None) -> str:
+    return "nothing" if amount is None else price(amount)
+
+
+def _tell_of_the_file(settings: Settings, states: list[BudgetState]) -> None:
+    """A node declares the file's limits when it starts; what was written since does not hold yet."""
+    declared = {(one.scope, one.period): one.file_nano for one in states}
+    for row in settings.budgets:
+        if declared.get((row.scope, row.period)) != nano(row.usd):
+            click.echo(
+                f"{row.scope} per {row.period}: the file's ${row.usd} holds once a node has started with it",
+                err=True,
+            )
+
+
+@budget.command("set")
+@scope_argument
+@click.option("--period", type=click.Choice(PERIODS), required=True, help="In UTC.")
+@click.option(
+    "--usd", "limit_nano", required=True, callback=_amount, metavar="N", help="- is what the file says."
+)
+@json_option
+def set_budget(scope: str, period: str, limit_nano: int | None, as_json: bool) -> None:
+    """An operator's limit, over the file's, at once and fleet-wide."""
+    settings = load()
+    _known_lane(scope, settings)
+    store = connect(settings)
+    store.set_limit(scope, period, limit_nano)
+    states = {(one.scope, one.period): one for one in store.budgets()}
+    state = states.get((scope, period))
+    if as_json:
+        emit({"budget": _row(state, store.killed()) if state else None})
+    elif state is None:
+        say(f"{scope} per {period} has no limit")
+    else:
+        say(f"{scope} per {period}: {price(usd(state.limit_nano))}, {price(usd(state.left_nano))} left")
+
+
+@budget.command("raise")
+@click.argument("task_id")
+@click.option(
+    "--usd", "limit_nano", required=True, callback=_amount, metavar="N", help="The new limit, spend included."
+)
+@click.option("--workspace", help="Needed only where two workspaces have a task of that id.")
+@json_option
+def raise_budget(task_id: str, limit_nano: int | None, workspace: str | None, as_json: bool) -> None:
+    """Give one task another hard limit; one that is parked for want of money goes on."""
+    if limit_nano is None:
+        raise click.BadParameter("a task's limit is an amount", param_hint="--usd")
+    client = Client()
+    record = client.record(task_id, workspace=workspace)
+    ref = record.task.ref
+    if record.status in TERMINAL:
+        raise ReviewRefused(
+            f"{ref} has ended as {record.status}; no limit brings it back",
+            mend="submit it again under a new id",
+        )
+    if limit_nano <= record.cost_nano:
+        raise ReviewRefused(
+            f"{ref} has cost {price(usd(record.cost_nano))} so far; it could not go on with {price(usd(limit_nano))}",
+            mend="name more than it has cost",
+        )
+    before = client.store.raise_limit(ref, limit_nano)
+    goes_on = before == "parked"
+    reason = record.outcome.reason if record.outcome else ""
+    if as_json:
+        emit({"task_id": record.task.task_id, "workspace": record.task.workspace, "hard_usd": usd(limit_nano),
+              "before": before, "goes_on": goes_on, "why_parked": reason if goes_on else None})  # fmt: skip
+    elif goes_on:
+        say(f"{ref} goes on, with {price(usd(limit_nano))} in all; it was parked: {reason}")
+    elif before == HUMAN:
+        say(
+            f"{ref} may cost {price(usd(limit_nano))}, but it waits for a person: laneway review show {task_id}"
+        )
+    else:
+        say(f"{ref} is {before}; {price(usd(limit_nano))} holds from its next call on")
+
+
+def _switching(command: Command) -> Command:
+    return scope_argument(json_option(command))
+
+
+@budget.command("kill")
+@_switching
+def kill(scope: str, as_json: bool) -> None:
+    """No call leaves under this scope any more, at once and fleet-wide; calls under way end."""
+    _switch(scope, as_json, off=True)
+
+
+@budget.command("unkill")
+@_switching
+def unkill(scope: str, as_json: bool) -> None:
+    """The switch is back, and what an overrun closed is open again."""
+    _switch(scope, as_json, off=False)
+
+
+def _switch(scope: str, as_json: bool, *, off: bool) -> None:
+    settings = load()
+    _known_lane(scope, settings)
+    store = connect(settings)
+    (store.kill if off else store.unkill)(scope)
+    if as_json:
+        emit({"scope": scope, "killed": off})
+    else:
+        say(f"{scope} is switched {'off' if off else 'on'}")
+
+
+def _known_lane(scope: str, settings: Settings) -> None:
+    """A mistyped lane would limit nothing and be noticed by nobody."""
+    kind, _, name = scope.partition(":")
+    if kind == "lane" and name not in (*settings.lanes, HUMAN):
+        raise click.BadParameter(
+            f"no lane {name!r}; there are {', '.join([*settings.lanes, HUMAN])}", param_hint="SCOPE"
+        )

@@ -1,0 +1,91 @@
+"""Who watches budgets is told once a level and window, of money that is spent and not of what is only reserved."""
+
+from typing import Any
+
+import msgpack
+import pytest
+import redis
+
+from broker.events import Attempted, Finished
+from broker.settings import Fleet
+from broker.store import Intent, Move, Store
+from broker.task import DISPATCH, Claim, Outcome, Progress, Task
+
+SCOPE = "workspace:acme"
+
+
+@pytest.fixture
+def store(client: redis.Redis) -> Store:
+    store = Store(client, Fleet(lease_s=1.0))
+    store.set_limit(SCOPE, "day", 1000)
+    return store
+
+
+def told(store: Store) -> list[tuple[str, str, int, int]]:
+    raw: Any = store.client.lrange("laneway:alerts", 0, -1)
+    return [(row[2], row[3], row[5], row[6]) for row in map(msgpack.unpackb, raw)]
+
+
+def begin(store: Store, worst: int) -> tuple[Claim, str]:
+    task = Task(f"t{store.client.incr('count')}", "acme", ({"role": "user", "content": "hi"},))
+    store.submit([task])
+    (claim,) = store.fetch(DISPATCH, 1, idle=True).claims
+    lost = Attempted(claim.attempt_id, 0, "x", "echo", "m", "task", 1, 2, 0.0, 0.0, worst, settled=False)
+    return claim, store.begin([Intent(claim, worst, lost, (SCOPE,))])[0]
+
+
+def end(store: Store, claim: Claim, cost: int, soft: int | None = None, status: str = "succeeded") -> None:
+    facts = (Finished("succeeded", True),) if status == "succeeded" else ()
+    outcome = Outcome("succeeded", output="ok") if status == "succeeded" else None
+    move = Move(
+        claim, status, Progress(), DISPATCH,
+        cost_nano=cost, outcome=outcome, facts=facts, scopes=(SCOPE,), soft_nano=soft,
+    )  # fmt: skip
+    assert store.commit([move]) == ["moved"]
+
+
+def spend(store: Store, cost: int) -> None:
+    claim, word = begin(store, cost)
+    assert word == "go"
+    end(store, claim, cost)
+
+
+def test_each_level_is_told_once_a_window(store: Store) -> None:
+    for cost in (400, 150, 150, 50, 60):
+        spend(store, cost)
+    assert told(store) == [(SCOPE, "day", 50, 550), (SCOPE, "day", 80, 810)]
+    store.set_limit(SCOPE, "month", 1000)
+    spend(store, 10)
+    assert told(store)[2:] == [(SCOPE, "month", 50, 820), (SCOPE, "month", 80, 820)]
+
+
+def test_what_is_only_reserved_is_no_alert(store: Store) -> None:
+    claims = [begin(store, 100)[0] for _ in range(10)]
+    assert begin(store, 1)[1] == f"over|{SCOPE}|day|0"
+    for claim in claims:
+        end(store, claim, 1)
+    assert told(store) == []
+
+
+def test_a_budget_is_used_up_when_a_call_was_refused_with_most_of_it_spent(store: Store) -> None:
+    spend(store, 850)
+    assert [row[2] for row in told(store)] == [50, 80]
+    assert begin(store, 200)[1].startswith("over|")
+    assert begin(store, 200)[1].startswith("over|")
+    assert told(store)[2:] == [(SCOPE, "day", 100, 850)]
+
+
+def test_one_giant_call_that_is_refused_does_not_use_a_budget_up(store: Store) -> None:
+    spend(store, 100)
+    assert begin(store, 950)[1].startswith("over|")
+    assert told(store) == []
+
+
+def test_a_task_that_passes_its_soft_limit_is_told_of_once(store: Store) -> None:
+    claim, _ = begin(store, 30)
+    end(store, claim, 20, soft=50, status="queued")
+    assert told(store) == []
+    for _ in range(2):
+        (claim,) = store.fetch(DISPATCH, 1, idle=True).claims
+        end(store, claim, 40, soft=50, status="queued")
+    assert told(store) == [(f"task:{claim.ref}", "soft", 100, 60)]
