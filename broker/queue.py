@@ -32,6 +32,9 @@ from broker.task import Claim
 
 log = logging.getLogger(__name__)
 Work = Callable[[Sequence[Claim]], None]
+#: Nothing is taken so soon after a start: a worker that its first task kills while it still tells dramatiq's main
+#: process that it is up takes a lock into its grave, for which the main process then waits for ever.
+BOOT_S = 0.25
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +126,7 @@ class TaskConsumer(Consumer):
         self.fetching = broker.fetching
         self.queue = queue
         self.timeout_s = timeout_s
+        self.opens_at = time.monotonic() + BOOT_S
         self.ready: deque[TaskMessage] = deque()
 
     def __next__(self) -> MessageProxy | None:
@@ -131,6 +135,7 @@ class TaskConsumer(Consumer):
         return MessageProxy(self.ready.popleft()) if self.ready else None
 
     def _fill(self) -> None:
+        time.sleep(max(0.0, self.opens_at - time.monotonic()))
         try:
             fetched = self._fetch()
             if fetched is None:
