@@ -1,4 +1,4 @@
-"""Accounting's actors: the stream into files all day, the files of the days rolled up at night."""
+"""Accounting's actors: the stream into files all day, the files of the days rolled up at night; alerts to people."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import logging
 import sys
 from pathlib import Path
 
-from accounting import ingest, ledger, nightly
+from accounting import ingest, ledger, nightly, tell
 from broker.connect import connect
 from broker.errors import LanewayError, LedgerError, RedisUnavailable
 from broker.queue import LaneBroker
@@ -15,6 +15,7 @@ from broker.store import Store, ask
 
 INGEST_EVERY_S = 1.0
 NIGHTLY_EVERY_S = 30.0
+ALERTS_EVERY_S = 1.0
 
 log = logging.getLogger(__name__)
 
@@ -25,7 +26,8 @@ class Accounting:
     def __init__(
         self, settings: Settings, store: Store, files: ledger.Store, quarantine: ledger.Store
     ) -> None:
-        self.settings, self.client, self.files, self.quarantine = settings, store.client, files, quarantine
+        self.settings, self.store, self.files, self.quarantine = settings, store, files, quarantine
+        self.client = store.client
         self.rolled: str | None = None
 
     def ingest(self) -> None:
@@ -55,6 +57,19 @@ class Accounting:
         except (LedgerError, RedisUnavailable) as error:
             log.error("the rollup is tried again in %.0f s: %s", NIGHTLY_EVERY_S, error)
 
+    def take_alerts(self) -> None:
+        try:
+            ask(lambda: tell.take(self.store, self.settings.alerts))
+        except RedisUnavailable as error:
+            log.error("alerts wait in Redis: %s", error)
+
+    def tell_people(self) -> None:
+        """On a clock of its own: whoever is slow to be told holds up neither the log nor a switch."""
+        try:
+            ask(lambda: tell.tell(self.store, self.settings.alerts))
+        except RedisUnavailable as error:
+            log.error("who is to be told waits in Redis: %s", error)
+
 
 def serve() -> LaneBroker:
     """The broker for ``dramatiq``. Ends the process with the mend where this node cannot keep the ledger."""
@@ -69,4 +84,6 @@ def serve() -> LaneBroker:
     broker = LaneBroker(store)
     broker.every("accounting-ingest", INGEST_EVERY_S, accounting.ingest)
     broker.every("accounting-nightly", NIGHTLY_EVERY_S, accounting.nightly)
+    broker.every("accounting-alerts", ALERTS_EVERY_S, accounting.take_alerts)
+    broker.every("accounting-tell", ALERTS_EVERY_S, accounting.tell_people)
     return broker

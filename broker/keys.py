@@ -22,7 +22,7 @@ laneway:lanes             hash    lane → when a node last said that it serves 
     laneway:held:<day>        hash    scope → reserved in that day and not yet settled
     laneway:rates:<month>     hash    type|lane|purpose|tries, …|successes, …|nano: what calls came to
     laneway:alerted:<window>  hash    scope|period|level → when the level was passed
-    laneway:alerts            list    alerts that nobody was told of yet
+    laneway:alerts            list    alerts that nobody was told of yet (and what follows it: accounting/tell.py)
 """
 
 PREFIX = "laneway:"

@@ -296,7 +296,7 @@ class Alerts(_Table):
     @classmethod
     def _safe(cls, value: str | None) -> str | None:
         url = urlsplit(value or "")
-        if value and (not url.hostname or url.scheme not in ("http", "https")):
+        if value and (not url.hostname or url.port == 0 or url.scheme not in ("http", "https")):
             raise ValueError("is no web address; write it as https://host/path")
         if url.username or url.password:
             raise ValueError("holds a password; name its environment variable in webhook_token_env")
@@ -548,4 +548,4 @@ def secret(lane: Lane) -> str | None:
 
 def alert_token(alerts: Alerts) -> str | None:
     """What the webhook is to be told besides, from its environment variable; None where there is none."""
-    return os.environ.get(alerts.webhook_token_env) or None if alerts.webhook_token_env else None
+    return os.environ.get(alerts.webhook_token_env, "").strip() or None if alerts.webhook_token_env else None

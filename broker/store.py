@@ -575,7 +575,7 @@ class Store:
         else:
             pipe.hset(keys.RULES, name, str(limit_nano))
         fired = [f"{scope}|{period}|{level}" for level in LEVELS]
-        pipe.hdel(keys.alerted_key(self._windows()[period]), *fired)
+        pipe.hdel(keys.alerted_key(self.windows()[period]), *fired)
         self._ask(pipe.execute)
 
     def kill(self, scope: str) -> None:
@@ -597,7 +597,7 @@ class Store:
 
     def budgets(self) -> list[BudgetState]:
         """Every limited scope in its present window."""
-        windows = self._windows()
+        windows = self.windows()
         pipe = self.client.pipeline()
         for period in PERIODS:
             pipe.hgetall(keys.used_key(windows[period]))
@@ -628,7 +628,7 @@ class Store:
             )
         return states
 
-    def _windows(self) -> dict[str, str]:
+    def windows(self) -> dict[str, str]:
         """The present window of each period."""
         day = datetime.fromtimestamp(self.now_us() / MICRO, tz=UTC).date().isoformat()
         return {"day": day, "month": day[:7], "total": "total"}

@@ -66,6 +66,7 @@ def test_the_contract_s_tables_are_read() -> None:
         ),
         ('[alerts]\nwebhook = "ftp://example.org"', "alerts.webhook: is no web address"),
         ('[alerts]\nwebhook = "http://example.org/hook"', "alerts.webhook: is not encrypted"),
+        ('[alerts]\nwebhook = "https://example.org:port/"', "alerts.webhook: Port could not be cast"),
         ('[alerts]\nwebhook = "https://me:pw@example.org"', "alerts.webhook: holds a password"),
         (
             '[fleet]\nsmall_scale = { task_usd = "1", month_usd = "9" }\n'
