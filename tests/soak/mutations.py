@@ -1,0 +1,231 @@
+"""``python -m tests.soak.mutations``: the checker sees what it is there to see.
+
+Each guard of the product is taken out in a copy of the tree, a short run is made there, and its checker must complain.
+Not part of CI: it takes about two minutes a mutation.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.soak.processes import ROOT
+
+TREES = ("broker", "dispatcher", "workers", "accounting", "laneway", "tests/soak")
+TIMEOUT_S = 600
+
+
+@dataclass(frozen=True, slots=True)
+class Mutation:
+    """``cuts`` are (what stands in the file, what is put in its place). ``breaks`` are the invariants of which at least
+    one is expected among the complaints."""
+
+    name: str
+    file: str
+    cuts: tuple[tuple[str, str], ...]
+    breaks: tuple[str, ...]
+
+
+def _lua(name: str) -> str:
+    return f"broker/scripts/{name}.lua"
+
+
+MUTATIONS = (
+    Mutation(
+        "commit: no fencing",
+        _lua("commit"),
+        (("elseif h[1] ~= epoch or h[2] == epoch then", "elseif false then"),),
+        ("I2a", "I2b", "I15", "I18"),
+    ),
+    Mutation(
+        "commit: a stale attempt overwrites",
+        _lua("commit"),
+        (("if h[7] then", "if false then"), ("elseif h[1] ~= epoch or h[2] == epoch then", "elseif false then")),
+        ("I2a", "I2b", "I15", "I18"),
+    ),
+    Mutation(
+        "commit: a late settlement does not correct the counters",
+        _lua("commit"),
+        (("use(booked_day, scopes, cost - tonumber(booked))", ""),),
+        ("I2b",),
+    ),
+    Mutation(
+        "commit: what was reserved is not given back",
+        _lua("commit"),
+        (("hold(h[14], scopes, -reserved)", ""),),
+        ("I2a",),
+    ),
+    Mutation(
+        "commit: the reservation stays in what is used",
+        _lua("commit"),
+        (("use(h[14] or day, scopes, cost - reserved)", "use(h[14] or day, scopes, cost)"),),
+        ("I2b",),
+    ),
+    Mutation(
+        "commit: a cancelled task's call is not booked",
+        _lua("commit"),
+        (("'cancelled', '', ARGV[4], { ARGV[3] }", "'cancelled', '', ARGV[4], { ARGV[3] }\n      attempts = {}"),),
+        ("I4", "I10"),
+    ),
+    Mutation(
+        "begin: nothing is refused",
+        _lua("begin"),
+        ((re.search(r"local why = .*", (ROOT / _lua("begin")).read_text())[0], "local why = false"),),  # type: ignore[index]
+        ("I1", "I9"),
+    ),
+    Mutation(
+        "begin: nothing is reserved",
+        _lua("begin"),
+        (("use(day, scopes, worst)", ""), ("hold(day, scopes, worst)", "")),
+        ("I1", "I2a", "I2b"),
+    ),
+    Mutation(
+        "begin: a stale claim may begin",
+        _lua("begin"),
+        (("if h[1] ~= epoch or h[2] == epoch then", "if false then"),),
+        ("I2a", "I2b", "I4", "I18"),
+    ),
+    Mutation(
+        "give up: a lost call is not booked",
+        _lua("prelude"),
+        (("seq = book(ref, submitted, seq, { h[5] })", ""),),
+        ("I2b", "I4"),
+    ),
+    Mutation(
+        "give up: a lost call's reservation stays",
+        _lua("prelude"),
+        (("hold(h[15], h[16], -tonumber(reserved))", ""),),
+        ("I2a",),
+    ),
+    Mutation(
+        "give up: poison is started for ever",
+        _lua("prelude"),
+        (("elseif starts >= rules[1] then", "elseif false then"),),
+        ("I15", "I17"),
+    ),
+    Mutation(
+        "keep: lost claims are not looked for",
+        _lua("keep"),
+        (("give_up(ref, now, 'its worker was lost', rules)", ""),),
+        ("I15", "I16"),
+    ),
+    Mutation(
+        "fetch: a claim does not grow the epoch",
+        _lua("fetch"),
+        (("local epoch = text(tonumber(h[2]) + 1)", "local epoch = text(math.max(1, tonumber(h[2])))"),),
+        ("I6", "I15"),
+    ),
+    Mutation(
+        "submit: the same id is a new task",
+        _lua("submit"),
+        (("if known then", "if false then"),),
+        ("I19",),
+    ),
+    Mutation(
+        "lane: a call leaves when Redis is away",
+        "workers/shell.py",
+        (
+            (
+                "words = self.store.begin([self._intent(job) for job in jobs]) if jobs else []",
+                "try:\n            words = self.store.begin([self._intent(job) for job in jobs]) if jobs else []\n"
+                "        except LanewayError:\n            words = ['go' for _ in jobs]",
+            ),
+        ),
+        ("I3", "I4"),
+    ),
+    Mutation(
+        "engine: the library tries again by itself",
+        "workers/engines/chat.py",
+        (("max_retries=0", "max_retries=2"),),
+        ("I6",),
+    ),
+    Mutation(
+        "settle: a call whose usage is unknown costs nothing",
+        "workers/settle.py",
+        (("return Settlement(worst_nano, worst_nano, False, Usage())", "return Settlement(0, 0, True, Usage())"),),
+        ("I7", "I10"),
+    ),
+    Mutation(
+        "fold: a late settlement counts beside what it corrects",
+        "accounting/fold.py",
+        (("state.calls[call.attempt_id] = (event.at_us, call)", "state.calls[f'{call.attempt_id} {event.seq}'] = (event.at_us, call)"),),
+        ("I2b",),
+    ),
+    Mutation(
+        "rollup: a fact that comes twice counts twice",
+        "accounting/fold.py",
+        (("if unique[-1] == event:", "if False:"), ("state.calls[call.attempt_id] =", "state.calls[repr(id(event))] =")),
+        ("I5",),
+    ),
+)  # fmt: skip
+
+
+def copy_of_the_tree(folder: Path, mutation: Mutation) -> None:
+    for tree in TREES:
+        shutil.copytree(ROOT / tree, folder / tree, ignore=shutil.ignore_patterns("__pycache__"))
+    file = folder / mutation.file
+    text = file.read_text()
+    for old, new in mutation.cuts:
+        if text.count(old) != 1:
+            raise ValueError(f"{mutation.name}: {old!r} stands {text.count(old)} times in {mutation.file}")
+        text = text.replace(old, new)
+    file.write_text(text)
+
+
+def tried(mutation: Mutation, minutes: float, tasks: int, seed: int) -> tuple[Mutation, set[str], str]:
+    """The invariants that the checker found broken, and its words."""
+    with tempfile.TemporaryDirectory(prefix="mutant-") as scratch:
+        copy_of_the_tree(Path(scratch), mutation)
+        command = [
+            sys.executable, "-m", "tests.soak", "--minutes", str(minutes), "--tasks", str(tasks),
+            "--seed", str(seed), "--folder", f"{scratch}/run",
+        ]  # fmt: skip
+        try:
+            done = subprocess.run(
+                command, cwd=scratch, capture_output=True, text=True, timeout=TIMEOUT_S, check=False
+            )
+        except subprocess.TimeoutExpired:
+            return mutation, set(), f"no verdict after {TIMEOUT_S} s"
+        broken = set(re.findall(r"BROKEN (\w+):", done.stdout))
+        return mutation, broken, "" if broken else (done.stdout + done.stderr)[-1500:]
+
+
+def main() -> int:
+    options = argparse.ArgumentParser(prog="python -m tests.soak.mutations", description=__doc__)
+    options.add_argument("--minutes", type=float, default=0.9)
+    options.add_argument("--tasks", type=int, default=320)
+    options.add_argument("--seed", type=int, default=3)
+    options.add_argument("--side-by-side", type=int, default=2)
+    options.add_argument("--only", default="", help="a piece of the names of those to try")
+    told = options.parse_args()
+    chosen = [one for one in MUTATIONS if told.only in one.name]
+    for one in chosen:
+        with tempfile.TemporaryDirectory() as scratch:
+            copy_of_the_tree(Path(scratch), one)
+    missed = 0
+    began = time.monotonic()
+    with ThreadPoolExecutor(told.side_by_side) as pool:
+        for mutation, broken, words in pool.map(
+            lambda one: tried(one, told.minutes, told.tasks, told.seed), chosen
+        ):
+            seen = bool(broken & set(mutation.breaks))
+            missed += not seen
+            verdict = "seen" if seen else "MISSED"
+            found = " ".join(sorted(broken)) or "nothing"
+            print(f"{time.monotonic() - began:6.0f} s  {verdict:6} {mutation.name:60} {found}", flush=True)
+            if words:
+                print(words, flush=True)
+    print(f"{len(chosen) - missed} of {len(chosen)} mutations seen")
+    return 1 if missed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,118 @@
+"""A TCP proxy before Redis that loses replies, resets connections and goes silent, one thread with its own loop."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import struct
+import threading
+from collections.abc import Callable
+
+CHUNK = 65536
+RESET = struct.pack("ii", 1, 0)  # linger on, for no time: closing sends a reset
+
+
+class _Link:
+    """One client's connection. ``asked`` is the last piece it sent."""
+
+    def __init__(self, client: asyncio.StreamWriter, server: asyncio.StreamWriter) -> None:
+        self.client, self.server = client, server
+        self.asked = b""
+
+    def reset(self) -> None:
+        for writer in (self.client, self.server):
+            raw = writer.get_extra_info("socket")
+            with contextlib.suppress(OSError):
+                raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
+            writer.transport.abort()
+
+
+class Proxy:
+    """``start`` it, then let the nemesis at it. Every method may be called from any thread."""
+
+    def __init__(self, target: int) -> None:
+        self.target = target
+        self.port = 0
+        self.lost = 0
+        self._drops: list[bytes] = []
+        self._links: set[_Link] = set()
+        self._loop = asyncio.new_event_loop()
+        self._open = asyncio.Event()
+        self._thread = threading.Thread(target=self._run, name="proxy", daemon=True)
+        self._ready = threading.Event()
+
+    def start(self) -> None:
+        self._thread.start()
+        self._ready.wait(10)
+
+    def stop(self) -> None:
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(5)
+
+    def lose_replies(self, count: int, of: str) -> None:
+        """The next replies to the script of this digest are swallowed and their connections reset."""
+        self._soon(lambda: self._drops.extend([of.encode()] * count))
+
+    def forgive(self) -> None:
+        """What was still to be lost is not."""
+        self._soon(self._drops.clear)
+
+    def reset_all(self) -> None:
+        self._soon(lambda: [link.reset() for link in tuple(self._links)])
+
+    def cut(self) -> None:
+        """Nothing passes any more, in either direction, and nobody is told."""
+        self._soon(self._open.clear)
+
+    def mend(self) -> None:
+        self._soon(self._open.set)
+
+    def _soon(self, deed: Callable[[], object]) -> None:
+        self._loop.call_soon_threadsafe(deed)
+
+    def _run(self) -> None:
+        asyncio.set_event_loop(self._loop)
+        self._open.set()
+        server = self._loop.run_until_complete(asyncio.start_server(self._serve, "127.0.0.1", 0, backlog=512))
+        self.port = server.sockets[0].getsockname()[1]
+        self._ready.set()
+        self._loop.run_forever()
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await self._open.wait()
+        try:
+            up_reader, up_writer = await asyncio.open_connection("127.0.0.1", self.target)
+        except OSError:  # Redis is down
+            writer.transport.abort()
+            return
+        link = _Link(writer, up_writer)
+        self._links.add(link)
+        try:
+            await asyncio.gather(self._asks(link, reader), self._replies(link, up_reader))
+        except OSError:
+            pass
+        finally:
+            self._links.discard(link)
+            for one in (writer, up_writer):
+                one.transport.abort()
+
+    async def _asks(self, link: _Link, reader: asyncio.StreamReader) -> None:
+        while piece := await reader.read(CHUNK):
+            await self._open.wait()
+            link.asked = piece
+            link.server.write(piece)
+            await link.server.drain()
+        link.server.close()
+
+    async def _replies(self, link: _Link, reader: asyncio.StreamReader) -> None:
+        while piece := await reader.read(CHUNK):
+            await self._open.wait()
+            if self._drops and (digest := next((one for one in self._drops if one in link.asked), None)):
+                self._drops.remove(digest)
+                self.lost += 1
+                link.reset()
+                return
+            link.client.write(piece)
+            await link.client.drain()
+        link.client.close()
