@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 from accounting import ingest, ledger, nightly, tell
+from accounting.watch import Watch
 from broker.connect import connect
 from broker.errors import LanewayError, LedgerError, RedisUnavailable
 from broker.queue import LaneBroker
@@ -16,6 +17,7 @@ from broker.store import Store, ask
 INGEST_EVERY_S = 1.0
 NIGHTLY_EVERY_S = 30.0
 ALERTS_EVERY_S = 1.0
+WATCH_EVERY_S = 10.0
 
 log = logging.getLogger(__name__)
 
@@ -28,6 +30,7 @@ class Accounting:
     ) -> None:
         self.settings, self.store, self.files, self.quarantine = settings, store, files, quarantine
         self.client = store.client
+        self.watch = Watch(store, settings.alerts.task_p95_usd)
         self.rolled: str | None = None
 
     def ingest(self) -> None:
@@ -70,6 +73,12 @@ class Accounting:
         except RedisUnavailable as error:
             log.error("who is to be told waits in Redis: %s", error)
 
+    def watch_trends(self) -> None:
+        try:
+            ask(self.watch.round)
+        except RedisUnavailable as error:
+            log.error("what goes on for minutes is not seen just now: %s", error)
+
 
 def serve() -> LaneBroker:
     """The broker for ``dramatiq``. Ends the process with the mend where this node cannot keep the ledger."""
@@ -86,4 +95,5 @@ def serve() -> LaneBroker:
     broker.every("accounting-nightly", NIGHTLY_EVERY_S, accounting.nightly)
     broker.every("accounting-alerts", ALERTS_EVERY_S, accounting.take_alerts)
     broker.every("accounting-tell", ALERTS_EVERY_S, accounting.tell_people)
+    broker.every("accounting-watch", WATCH_EVERY_S, accounting.watch_trends)
     return broker

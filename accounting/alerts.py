@@ -91,7 +91,7 @@ def words(alert: Alert) -> str:
             return f"{alert.scope}: for five minutes the dearest of twenty tasks cost ${used} and more, above ${limit}"
         case "rising":
             return (
-                f"{alert.scope}: for five minutes a success cost ${used}, in the hour before it was ${limit}"
+                f"{alert.scope}: for five minutes a success cost ${used} or more, in the hour before ${limit}"
             )
     state = "used up" if alert.level >= USED_UP else f"{alert.level}% spent"
     when = f" ({alert.window})" if alert.window != alert.period else ""

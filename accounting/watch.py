@@ -1,0 +1,81 @@
+"""The ends of tasks as they come by on the stream, held for an hour, for what only shows over minutes.
+
+A sample: where there are more ends than a glance holds, some are passed over; so is what a writer took off the stream
+between two glances. Nothing is booked from here.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from decimal import Decimal
+from typing import Any
+
+from accounting import wire
+from accounting.alerts import Alert, encode
+from accounting.tell import NEW
+from accounting.trend import BEFORE_MINUTES, MINUTES, US_PER_MINUTE, Ended, trends
+from broker import keys
+from broker.events import Finished, decode_fact
+from broker.money import nano
+from broker.store import Store
+from broker.task import decode_progress, reference
+
+ENTRIES, ENDS = 2000, 200
+AGAIN_S = 3600
+
+
+class Watch:
+    """``round`` is one glance; each trend is told of once an hour, whichever process sees it."""
+
+    def __init__(self, store: Store, p95_usd: Decimal | None) -> None:
+        self.store = store
+        self.p95_nano = None if p95_usd is None else nano(p95_usd)
+        self.ended: deque[Ended] = deque()
+        self.last = ""
+
+    def round(self) -> list[Alert]:
+        """What was told anew."""
+        now_us = self.store.now_us()
+        self.ended.extend(self._seen())
+        oldest_us = now_us - (MINUTES + BEFORE_MINUTES) * US_PER_MINUTE
+        while self.ended and self.ended[0].at_us < oldest_us:
+            self.ended.popleft()
+        return [alert for alert in trends(self.ended, now_us, self.p95_nano) if self._first(alert)]
+
+    def _first(self, alert: Alert) -> bool:
+        told = f"{keys.alerted_key('trend')}:{alert.scope}|{alert.period}"
+        if not self.store.client.set(told, str(alert.at_us), nx=True, ex=AGAIN_S):
+            return False
+        self.store.client.rpush(NEW, encode(alert))
+        return True
+
+    def _seen(self) -> list[Ended]:
+        client = self.store.client
+        newest: Any = client.xrevrange(keys.EVENTS, count=1)
+        if not newest:
+            return []
+        after, self.last = self.last, newest[0][0].decode()
+        if not after:
+            return []
+        entries: Any = client.xrange(keys.EVENTS, min=f"({after}", max=self.last, count=ENTRIES)
+        rows = [
+            row
+            for _, fields in entries
+            for row in wire.rows(fields.get(b"b", b""))
+            if isinstance(row, wire.Row)
+        ]
+        ends = [row for row in rows if row.kind == "finished"]
+        return self._known(ends[:: -(-len(ends) // ENDS) or 1])
+
+    def _known(self, ends: Sequence[wire.Row]) -> list[Ended]:
+        pipe = self.store.client.pipeline(transaction=False)
+        for row in ends:
+            pipe.hmget(keys.task_key(reference(row.workspace, row.task_id)), "cost", "progress")
+        found = []
+        for row, (cost, progress) in zip(ends, pipe.execute(), strict=True):
+            fact = decode_fact(row.fact)
+            if isinstance(fact, Finished) and cost is not None and progress is not None:
+                task_type = decode_progress(progress).task_type
+                found.append(Ended(row.at_us, task_type, int(cost), fact.succeeded))
+        return found

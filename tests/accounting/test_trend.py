@@ -1,0 +1,132 @@
+"""What is a trend and what is a spike: a made-up clock; and the watch over a real Redis."""
+
+from collections.abc import Callable
+from decimal import Decimal
+
+import pytest
+import redis
+
+from accounting.alerts import decode
+from accounting.tell import NEW
+from accounting.trend import Ended, p95, per_success, trends
+from accounting.watch import Watch
+from broker.events import Finished
+from broker.settings import Fleet
+from broker.store import Move, Store
+from broker.task import DISPATCH, Outcome, Progress, Task
+
+MINUTE = 60_000_000
+NOW = 1000 * MINUTE
+Price = Callable[[int], int]
+
+
+def ends(
+    minutes: range, cost: Price, *, each: int = 4, failing: int = 0, task_type: str = "x"
+) -> list[Ended]:
+    """``each`` ends in every minute so long ago, the first ``failing`` of them without success."""
+    return [
+        Ended(NOW - ago * MINUTE - 1 - place, task_type, cost(ago), place >= failing)
+        for ago in minutes
+        for place in range(each)
+    ]
+
+
+def test_tasks_that_are_too_dear_for_five_minutes_are_told_of() -> None:
+    (alert,) = trends(ends(range(5), lambda _: 400), NOW, 300)
+    assert (alert.scope, alert.period, alert.used_nano, alert.limit_nano) == ("type:x", "p95", 400, 300)
+    assert trends(ends(range(5), lambda _: 400), NOW, None) == []
+
+
+@pytest.mark.parametrize(
+    "seen",
+    [
+        ends(range(5), lambda ago: 9000 if ago == 2 else 200),
+        ends(range(5), lambda ago: 200 if ago == 2 else 9000),
+        ends(range(1), lambda _: 9000, each=500),
+        ends(range(2), lambda _: 9000),
+        ends(range(0, 5, 2), lambda _: 9000, each=1),
+        ends(range(5, 30), lambda _: 9000),
+        [],
+    ],
+    ids=[
+        "one dear minute", "one cheap minute", "a flood in one minute", "two minutes", "a handful", "long over",
+        "nothing",
+    ],
+)  # fmt: skip
+def test_a_spike_is_no_trend(seen: list[Ended]) -> None:
+    assert trends(seen, NOW, 300) == []
+
+
+def test_one_type_s_trend_is_not_another_s() -> None:
+    seen = [*ends(range(5), lambda _: 400), *ends(range(5), lambda _: 200, task_type="y")]
+    assert [alert.scope for alert in trends(seen, NOW, 300)] == ["type:x"]
+
+
+def test_the_price_of_a_success_that_rises_is_told_of_whatever_a_task_costs() -> None:
+    before = ends(range(6, 60), lambda _: 100)
+    (alert,) = trends([*before, *ends(range(5), lambda _: 100, failing=2)], NOW, None)
+    assert (alert.period, alert.used_nano, alert.limit_nano) == ("rising", 200, 100)
+    (alert,) = trends([*before, *ends(range(5), lambda _: 100, failing=4)], NOW, None)
+    assert alert.used_nano == 5 * 4 * 100
+    assert trends([*before, *ends(range(5), lambda _: 120)], NOW, None) == []
+    assert trends([*before, *ends(range(5), lambda ago: 900 if ago == 1 else 100)], NOW, None) == []
+    assert trends([*ends(range(50, 53), lambda _: 100), *ends(range(5), lambda _: 900)], NOW, None) == []
+
+
+def test_what_no_gate_judged_has_no_price_of_a_success() -> None:
+    unjudged = [
+        Ended(one.at_us, one.task_type, one.cost_nano, None) for one in ends(range(60), lambda ago: 999 - ago)
+    ]
+    assert trends(unjudged, NOW, None) == []
+    assert per_success(unjudged) is None
+
+
+def test_the_95th_of_a_hundred() -> None:
+    costs = [Ended(0, "x", cost, True) for cost in range(1, 101)]
+    assert [p95(costs), p95(costs[:20]), p95(costs[:1])] == [95, 19, 1]
+
+
+def test_the_watch_sees_ends_as_they_come_and_tells_of_a_trend_once(
+    client: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = Store(client, Fleet())
+    watch = Watch(store, Decimal("0.0000003"))
+    watch.round()
+    finish(store, "before anybody looked", 9)
+    watch.round()
+    assert list(watch.ended) == []
+    for number in range(8):
+        finish(store, f"t{number}", 400)
+    assert watch.round() == []  # all in one minute
+    assert [(one.task_type, one.cost_nano, one.succeeded) for one in watch.ended] == [
+        ("picky", 400, True)
+    ] * 8
+    now_us = store.now_us()
+    spread = [Ended(now_us - place % 4 * MINUTE, "picky", 400, True) for place in range(8)]
+    watch.ended.clear()
+    watch.ended.extend(spread)
+    monkeypatch.setattr(store, "now_us", lambda: now_us)
+    assert [alert.period for alert in watch.round()] == ["p95"]
+    assert watch.round() == []
+    item = client.lindex(NEW, 0)
+    assert isinstance(item, bytes)
+    assert decode(item).scope == "type:picky"
+
+
+def finish(store: Store, task_id: str, cost: int) -> None:
+    store.submit([Task(task_id.replace(" ", "-"), "acme", ({"role": "user", "content": "hi"},))])
+    (claim,) = store.fetch(DISPATCH, 1, idle=True).claims
+    progress = Progress(task_type="picky")
+    outcome = Outcome("succeeded", output="ok")
+    store.commit(
+        [
+            Move(
+                claim,
+                "succeeded",
+                progress,
+                cost_nano=cost,
+                outcome=outcome,
+                facts=(Finished("succeeded", True),),
+            )
+        ]
+    )
