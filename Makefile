@@ -3,7 +3,7 @@
 BIN := .venv/bin
 PINS := pyproject.toml scripts/install requirements/core.txt requirements/bare.txt requirements/data.txt
 
-.PHONY: demo install test check fmt up bench lock clean
+.PHONY: demo install test check fmt up bench soak lock clean
 
 demo: .venv/core.stamp
 	$(BIN)/laneway demo
@@ -28,6 +28,10 @@ up: .venv/core.stamp
 
 bench: .venv/dev.stamp
 	$(BIN)/python -m benchmarks $(ARGS)
+
+# A fleet under a nemesis, about 15 minutes; `make soak ARGS="--minutes 2"` for less.
+soak: .venv/dev.stamp
+	$(BIN)/python -m tests.soak $(ARGS)
 
 # New pins: `make lock` keeps what still fits, `make lock ARGS=--upgrade` takes the newest that are a week old.
 lock:

@@ -95,7 +95,7 @@ def every_request_is_booked(run: Evidence) -> Iterator[str]:
     attempts = _calls(run)
     for request in run.journal:
         if request["id"] not in attempts:
-            yield f"the provider was asked {request['id'] or 'something without a name'}, the ledger knows nothing of it"
+            yield f"the provider was asked {request['id'] or 'without a name'}, the ledger knows nothing of it"
     known = Counter(request["id"] for request in run.journal)
     for name in run.arrivals:
         if name not in attempts and name not in known:
@@ -125,10 +125,11 @@ def one_request_an_attempt(run: Evidence) -> Iterator[str]:
     for name, several in requests.items():
         if len(several) > 1:
             yield f"{name} was asked {len(several)} times"
+    arrived = set(run.arrivals)
     for name, attempt in _calls(run).items():
-        if attempt["model"] in PAID and name not in requests and name not in run.arrivals:
-            if (attempt["failure"] or "") not in UNSENT:
-                yield f"{name} stands in the ledger ({attempt['failure'] or 'answered'}), and nobody was asked"
+        asked = name in requests or name in arrived
+        if attempt["model"] in PAID and not asked and (attempt["failure"] or "") not in UNSENT:
+            yield f"{name} stands in the ledger ({attempt['failure'] or 'answered'}), and nobody was asked"
 
 
 def priced_as_the_provider_counts(run: Evidence) -> Iterator[str]:
@@ -165,13 +166,12 @@ def no_hop_escapes_the_task_s_limit(run: Evidence) -> Iterator[str]:
 
 def cancelled_tasks_are_settled(run: Evidence) -> Iterator[str]:
     attempts = _calls(run)
-    cancelled = {_ref(row) for row in run.tasks if row["status"] == "cancelled"}
-    whose = {row["attempt_id"]: _ref(row) for row in _with_workspace(run)}
+    cancelled = {row["task_id"] for row in run.tasks if row["status"] == "cancelled"}
     for request in run.journal:
         attempt = attempts.get(request["id"])
-        if attempt is None or whose.get(request["id"]) in cancelled:
-            if request["status"] == 200 and (attempt is None or not attempt["cost_nano"]):
-                yield f"{request['id']} of a cancelled task was answered and is not booked"
+        unbooked = request["status"] == 200 and (attempt is None or not attempt["cost_nano"])
+        if unbooked and _task_of(request) in cancelled:
+            yield f"{request['id']} of a cancelled task was answered and is not booked"
 
 
 def a_raise_pays_the_remainder_only(run: Evidence) -> Iterator[str]:
@@ -340,6 +340,11 @@ def _one(run: Evidence, kind: str) -> Row:
 
 def _ref(row: Row) -> str:
     return f"{row['workspace']}/{row['task_id']}"
+
+
+def _task_of(request: Row) -> str:
+    """A request is named after its attempt, and an attempt after its task and the number of its claim."""
+    return str(request["id"]).rpartition("-")[0]
 
 
 def _period(window: str) -> str:

@@ -21,10 +21,11 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """``history`` is the producers' and the nemesis's log, ``journal`` the provider's own, ``arrivals`` the names of the
-    requests as they came in, ``events`` every row of the ledger's facts, ``tasks`` and ``attempts`` its rolled-up rows
-    (money in nano-dollars), ``final`` Redis's account at the end, ``unlike`` the files that came out otherwise when the
-    facts were given to a rollup again, shuffled and some of them several times."""
+    """``history`` is the producers' and the nemesis's log, ``journal`` the provider's own, ``arrivals`` the names of
+    the requests as they came in, ``events`` every row of the ledger's facts, ``tasks`` and ``attempts`` its rolled-up
+    rows (money in nano-dollars), ``final`` Redis's account at the end, ``unlike`` the files that came out otherwise
+    when the facts were given to a rollup again, shuffled and some of them several times.
+    """
 
     history: list[Row]
     journal: list[Row]

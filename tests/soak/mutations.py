@@ -156,13 +156,17 @@ MUTATIONS = (
     Mutation(
         "fold: a late settlement counts beside what it corrects",
         "accounting/fold.py",
-        (("state.calls[call.attempt_id] = (event.at_us, call)", "state.calls[f'{call.attempt_id} {event.seq}'] = (event.at_us, call)"),),
+        (("state.calls[call.attempt_id] =", "state.calls[call.attempt_id + str(event.seq)] ="),),
         ("I2b",),
     ),
     Mutation(
         "rollup: a fact that comes twice counts twice",
         "accounting/fold.py",
-        (("if unique[-1] == event:", "if False:"), ("state.calls[call.attempt_id] =", "state.calls[repr(id(event))] =")),
+        (
+            ("if unique[-1] == event:", "if False:"),
+            ("if clash:", "if False:"),
+            ("state.calls[call.attempt_id] =", "state.calls[str(len(state.calls))] ="),
+        ),
         ("I5",),
     ),
 )  # fmt: skip
@@ -188,14 +192,16 @@ def tried(mutation: Mutation, minutes: float, tasks: int, seed: int) -> tuple[Mu
             sys.executable, "-m", "tests.soak", "--minutes", str(minutes), "--tasks", str(tasks),
             "--seed", str(seed), "--folder", f"{scratch}/run",
         ]  # fmt: skip
-        try:
-            done = subprocess.run(
-                command, cwd=scratch, capture_output=True, text=True, timeout=TIMEOUT_S, check=False
-            )
-        except subprocess.TimeoutExpired:
-            return mutation, set(), f"no verdict after {TIMEOUT_S} s"
-        broken = set(re.findall(r"BROKEN (\w+):", done.stdout))
-        return mutation, broken, "" if broken else (done.stdout + done.stderr)[-1500:]
+        with subprocess.Popen(
+            command, cwd=scratch, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        ) as process:
+            try:
+                words, _ = process.communicate(timeout=TIMEOUT_S)
+            except subprocess.TimeoutExpired:
+                process.terminate()  # it ends its own processes
+                words, _ = process.communicate()
+        broken = set(re.findall(r"BROKEN (\w+):", words))
+        return mutation, broken, "" if broken else words[-1500:]
 
 
 def main() -> int:

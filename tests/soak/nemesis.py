@@ -1,4 +1,4 @@
-"""What goes wrong in a run: one seeded sequence of deeds, each written into the history with when it began and ended."""
+"""What goes wrong in a run: one seeded sequence of deeds, each written into the history with its times."""
 
 from __future__ import annotations
 
@@ -119,7 +119,7 @@ class Nemesis:
         """Redis's own thread is busy with something else, as with a slow script."""
         began = time.monotonic()
         seconds = self.pick.uniform(0.3, 1.0) * LEASE_S
-        self.server.client.execute_command("DEBUG", "SLEEP", f"{seconds:.2f}")
+        self.server.sleep(seconds)
         self.history.add("down", how="sleep", since=began, until=began + seconds)
 
     def kill_redis(self, least_s: float, most_s: float) -> None:

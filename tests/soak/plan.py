@@ -58,7 +58,20 @@ def planned(number: int, seed: int) -> Planned:
     )
 
 
-WORDS = "when where card lost arrive transfer money back account please tell help why not again soon".split()
+WORDS = (
+    "when",
+    "where",
+    "card",
+    "lost",
+    "arrive",
+    "transfer",
+    "money",
+    "back",
+    "account",
+    "please",
+    "tell",
+    "help",
+)
 
 
 def configuration(provider_port: int, tasks: int) -> str:

@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import redis
 from redis.backoff import NoBackoff
@@ -63,10 +64,8 @@ class Process:
             return
         self.signal(signal.SIGCONT)
         self.signal(signal.SIGTERM)
-        try:
+        with contextlib.suppress(subprocess.TimeoutExpired):
             self.running.wait(timeout_s)
-        except subprocess.TimeoutExpired:
-            pass
         self.signal(signal.SIGKILL)
         self.running.wait()
 
@@ -110,6 +109,11 @@ class RedisServer:
                 if time.monotonic() > until:
                     raise
                 time.sleep(0.02)
+
+    def sleep(self, seconds: float) -> None:
+        """Its one thread sleeps, and answers nobody."""
+        ask: Any = self.client.execute_command
+        ask("DEBUG", "SLEEP", f"{seconds:.2f}")
 
     def kill(self) -> None:
         self.process.signal(signal.SIGKILL)

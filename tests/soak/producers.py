@@ -1,4 +1,4 @@
-"""Producers: they submit what is planned, come back after every error with the same id, and write down what they see."""
+"""Producers: they submit what is planned, insist on it under the same id, and write down what they see."""
 
 from __future__ import annotations
 

@@ -59,7 +59,11 @@ class Proxy:
         self._soon(self._drops.clear)
 
     def reset_all(self) -> None:
-        self._soon(lambda: [link.reset() for link in tuple(self._links)])
+        self._soon(self._reset_all)
+
+    def _reset_all(self) -> None:
+        for link in tuple(self._links):
+            link.reset()
 
     def cut(self) -> None:
         """Nothing passes any more, in either direction, and nobody is told."""

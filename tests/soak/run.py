@@ -22,7 +22,7 @@ from accounting import ledger, nightly
 from broker import keys
 from broker.errors import LanewayError
 from broker.settings import parse
-from broker.store import Store
+from broker.store import Record, Store
 from broker.task import TERMINAL
 from laneway.client import Client
 from tests.soak.history import History
@@ -200,7 +200,8 @@ def _last_act(direct: Store, fleet: Fleet, producers: Producers, history: Histor
 
 def _held(direct: Store) -> dict[str, int]:
     """What is in hand, with the claim's number."""
-    refs = [ref.decode() for ref in direct.client.zrange(keys.LEASES, 0, -1)]
+    leased: Any = direct.client.zrange(keys.LEASES, 0, -1)
+    refs = [ref.decode() for ref in leased]
     return {ref: record.epoch for ref, record in zip(refs, direct.records(refs), strict=True)}
 
 
@@ -208,7 +209,7 @@ def _final(direct: Store, producers: Producers) -> dict[str, Any]:
     """Redis's own account at the end: records, and every counter of money."""
     client = direct.client
     refs = sorted(producers.accepted)
-    records = {}
+    records: dict[str, Record] = {}
     for start in range(0, len(refs), 500):
         part = refs[start : start + 500]
         records.update(zip(part, direct.records(part), strict=True))
