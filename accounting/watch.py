@@ -21,7 +21,7 @@ from broker.money import nano
 from broker.store import Store
 from broker.task import decode_progress, reference
 
-ENTRIES, ENDS = 2000, 200
+ENTRIES, ENDS = 200, 200
 AGAIN_S = 3600
 
 
