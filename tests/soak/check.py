@@ -312,9 +312,8 @@ def _facts(run: Evidence) -> Iterator[str]:
             if row["kind"] not in ("budgets", "seen", "submitting", "accepted")
         )
     )
-    yield f"{_one(run, 'calm')['replies_lost']} replies lost; down: " + _counts(
-        Counter(row["how"] for row in _of(run, "down"))
-    )
+    yield "replies lost: " + _counts(Counter(_one(run, "calm")["replies_lost"]))
+    yield "Redis was away: " + _counts(Counter(row["how"] for row in _of(run, "down")))
     reasons = Counter(
         "limit"
         if record["status"] == "budget_exceeded" or record["reason"].startswith("budget")

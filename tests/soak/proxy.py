@@ -7,6 +7,7 @@ import contextlib
 import socket
 import struct
 import threading
+from collections import Counter
 from collections.abc import Callable
 
 CHUNK = 65536
@@ -14,7 +15,7 @@ RESET = struct.pack("ii", 1, 0)  # linger on, for no time: closing sends a reset
 
 
 class _Link:
-    """One client's connection. ``asked`` is the last piece it sent."""
+    """One client's connection. ``asked`` is what it sent since the last reply."""
 
     def __init__(self, client: asyncio.StreamWriter, server: asyncio.StreamWriter) -> None:
         self.client, self.server = client, server
@@ -34,7 +35,7 @@ class Proxy:
     def __init__(self, target: int) -> None:
         self.target = target
         self.port = 0
-        self.lost = 0
+        self.lost: Counter[str] = Counter()
         self._drops: list[bytes] = []
         self._links: set[_Link] = set()
         self._loop = asyncio.new_event_loop()
@@ -104,7 +105,7 @@ class Proxy:
     async def _asks(self, link: _Link, reader: asyncio.StreamReader) -> None:
         while piece := await reader.read(CHUNK):
             await self._open.wait()
-            link.asked = piece
+            link.asked += piece
             link.server.write(piece)
             await link.server.drain()
         link.server.close()
@@ -114,9 +115,10 @@ class Proxy:
             await self._open.wait()
             if self._drops and (digest := next((one for one in self._drops if one in link.asked), None)):
                 self._drops.remove(digest)
-                self.lost += 1
+                self.lost[digest.decode()] += 1
                 link.reset()
                 return
+            link.asked = b""
             link.client.write(piece)
             await link.client.drain()
         link.client.close()

@@ -95,8 +95,9 @@ def run(folder: Path, size: Size, say: Callable[[str], None]) -> None:
         producers.submit_all((planned(number, size.seed) for number in range(size.tasks)), per_s=per_s)
         nemesis.closing.set()
         trouble.join(60)
-        history.add("calm", replies_lost=proxy.lost)
-        say(f"all submitted, {proxy.lost} replies lost; the fleet comes to rest")
+        lost = {name: proxy.lost[digest] for name, digest in digests.items() if proxy.lost[digest]}
+        history.add("calm", replies_lost=lost)
+        say(f"all submitted, {sum(lost.values())} replies lost; the fleet comes to rest")
         _rest(direct, history)
         _last_act(direct, fleet, producers, history)
         _rest(direct, history)
