@@ -1,6 +1,7 @@
 """What an alert says, who is to be told of it, and when to try again: pure decisions over one plain value.
 
-The scripts that book money write one a window and level of each budget, and one when a task passes its soft limit;
+The scripts that book money write one a window and level of each budget, one when a provider's overrun closes a scope,
+and one when a task passes its soft limit;
 ``accounting.trend`` writes what has gone on for minutes.
 """
 
@@ -16,7 +17,7 @@ from broker.settings import Alerts
 from broker.store import PERIODS
 
 VERSION = 1
-SOFT, OVERRUN, RISING = "soft", "p95", "rising"
+SOFT, CLOSED, OVERRUN, RISING = "soft", "closed", "p95", "rising"
 OPERATIONS_LEVEL, USED_UP = 80, 100
 FIRST_RETRY_US, LONGEST_RETRY_US = 5_000_000, 300_000_000
 GIVE_UP_US = 24 * 3600 * 1_000_000
@@ -26,9 +27,9 @@ Deed = Literal["kill", "webhook", "command"]
 
 @dataclass(frozen=True, slots=True)
 class Alert:
-    """``period`` is that of a budget, or ``soft``, ``p95`` or ``rising``. Money in nano-dollars.
+    """``period`` is that of a budget, or ``soft``, ``closed``, ``p95`` or ``rising``. Money in nano-dollars.
 
-    ``window`` is the day or month of the budget, "" where there is none.
+    ``window`` is the day or month of the budget or ``total``, "" where there is none.
     """
 
     at_us: int
@@ -87,6 +88,11 @@ def words(alert: Alert) -> str:
     match alert.period:
         case "soft":
             return f"{alert.scope} passed its soft limit: ${used} of ${limit}"
+        case "closed":
+            opens = f"`laneway budget unkill {alert.scope}` opens it"
+            return (
+                f"{alert.scope} ({alert.window}) is closed: a provider used more than was reserved; {opens}"
+            )
         case "p95":
             return f"{alert.scope}: for five minutes the dearest of twenty tasks cost ${used} and more, above ${limit}"
         case "rising":

@@ -65,7 +65,7 @@ for i, item in ipairs(cmsgpack.unpack(ARGV[1])) do
       change(rates, tally .. '|nano', cost)
     end
     if overrun == 1 then
-      close_scopes(h[14] or day, scopes)
+      close_scopes(now, h[14] or day, scopes)
     end
     remove(P .. 'leases', ref)
     if ENDS[status] then

@@ -269,10 +269,16 @@ local function alerts(now, day, scopes)
 end
 
 -- What the provider used is above what was reserved: booked as it was, and nothing more leaves under these limits.
-local function close_scopes(day, scopes)
+local function close_scopes(now, day, scopes)
   for _, scope in ipairs(each(scopes)) do
-    under_limits(scope, function(period, _, id)
-      redis.call('HSET', P .. 'rules', 'closed|' .. id, window(day, period))
+    under_limits(scope, function(period, limit, id)
+      local span = window(day, period)
+      if rule('closed|' .. id) ~= span then
+        rules['closed|' .. id] = span
+        redis.call('HSET', P .. 'rules', 'closed|' .. id, span)
+        redis.call('RPUSH', P .. 'alerts',
+          cmsgpack.pack({ 1, now, scope, 'closed', span, 100, used(day, period, scope), limit }))
+      end
     end)
   end
 end

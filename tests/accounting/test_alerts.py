@@ -36,6 +36,7 @@ def alert(level: int = 80, period: str = "day", scope: str = "workspace:acme", a
         (alert(100), True, ("kill", "webhook", "command")),
         (alert(100), False, ("webhook", "command")),
         (alert(100, "soft", "task:acme/t"), True, ()),
+        (alert(100, "closed"), True, ("webhook", "command")),
         (alert(100, "p95", "type:x"), True, ("webhook", "command")),
         (alert(100, "rising", "type:x"), True, ("webhook", "command")),
     ],
@@ -52,6 +53,7 @@ def test_an_alert_says_what_it_is_in_one_line() -> None:
     assert words(alert()) == "workspace:acme per day (2026-01-31) is 80% spent: $0.00000081 of $0.000001"
     assert "is used up" in words(alert(100))
     assert words(alert(100, "soft", "task:acme/t")).startswith("task:acme/t passed its soft limit: $")
+    assert "unkill workspace:acme` opens it" in words(alert(100, "closed"))
     for period in ("p95", "rising"):
         assert "for five minutes" in words(alert(100, period))
 

@@ -1,5 +1,6 @@
 """Who watches budgets is told once a level and window, of money that is spent and not of what is only reserved."""
 
+import time
 from typing import Any
 
 import msgpack
@@ -34,12 +35,19 @@ def begin(store: Store, worst: int) -> tuple[Claim, str]:
     return claim, store.begin([Intent(claim, worst, lost, (SCOPE,))])[0]
 
 
-def end(store: Store, claim: Claim, cost: int, soft: int | None = None, status: str = "succeeded") -> None:
+def end(
+    store: Store,
+    claim: Claim,
+    cost: int,
+    soft: int | None = None,
+    status: str = "succeeded",
+    overrun: bool = False,
+) -> None:
     facts = (Finished("succeeded", True),) if status == "succeeded" else ()
     outcome = Outcome("succeeded", output="ok") if status == "succeeded" else None
     move = Move(
         claim, status, Progress(), DISPATCH,
-        cost_nano=cost, outcome=outcome, facts=facts, scopes=(SCOPE,), soft_nano=soft,
+        cost_nano=cost, outcome=outcome, facts=facts, scopes=(SCOPE,), soft_nano=soft, overrun=overrun,
     )  # fmt: skip
     assert store.commit([move]) == ["moved"]
 
@@ -89,3 +97,28 @@ def test_a_task_that_passes_its_soft_limit_is_told_of_once(store: Store) -> None
         (claim,) = store.fetch(DISPATCH, 1, idle=True).claims
         end(store, claim, 40, soft=50, status="queued")
     assert told(store) == [(f"task:{claim.ref}", "soft", 100, 60)]
+
+
+def test_a_scope_that_an_overrun_closes_is_told_of_once(store: Store) -> None:
+    claims = [begin(store, 10)[0] for _ in range(2)]
+    for claim in claims:
+        end(store, claim, 20, overrun=True)
+    assert begin(store, 1)[1] == f"closed|{SCOPE}|day"
+    assert told(store) == [(SCOPE, "closed", 100, 30)]
+    store.unkill(SCOPE)
+    claim, word = begin(store, 1)
+    assert word == "go"
+    end(store, claim, 2, overrun=True)
+    assert told(store)[1:] == [(SCOPE, "closed", 100, 42)]
+
+
+def test_a_replayed_dead_letter_has_its_deadline_left_as_it_died(store: Store) -> None:
+    task = Task("late", "acme", ({"role": "user", "content": "hi"},), deadline_s=0.5)
+    store.submit([task])
+    (claim,) = store.fetch(DISPATCH, 1, idle=True).claims
+    dead = Move(claim, "failed", Progress(), outcome=Outcome("failed"), cause="it cannot be read")
+    assert store.commit([dead]) == ["moved"]
+    time.sleep(0.3)
+    assert store.replay("acme/late")
+    (again,) = store.fetch(DISPATCH, 1, idle=True).claims
+    assert again.waited_us >= 300_000
