@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from accounting.fold import fold
-from broker.events import Attempted, Event, Finished, Submitted
+from broker.events import Attempted, Escalated, Event, Finished, Submitted
 from broker.money import nano, text
 from broker.task import TERMINAL
 from tests.soak.evidence import Evidence, Row
@@ -202,6 +202,10 @@ def each_task_ends_once(run: Evidence) -> Iterator[str]:
     rows = Counter(_ref(row) for row in run.tasks)
     status = {_ref(row): row["status"] for row in run.tasks}
     ends = Counter(f"{e.workspace}/{e.task_id}" for e in _unique(run) if isinstance(e.fact, Finished))
+    climbs = Counter((e.workspace, e.task_id, e.fact) for e in _unique(run) if isinstance(e.fact, Escalated))
+    for (workspace, task_id, climb), count in climbs.items():
+        if count > 1:
+            yield f"{workspace}/{task_id} climbed {count} times from {climb.from_lane} to {climb.to_lane}"
     for row in _of(run, "restless"):
         yield f"the fleet did not come to rest: {row['open']} open, {row['leased']} in hand"
     for ref in sorted(accepted):

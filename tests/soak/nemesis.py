@@ -88,8 +88,8 @@ class Nemesis:
         self.history.add("stop", process=process.name, since=began)
 
     def lose_replies(self) -> None:
-        for name in ("commit", "begin", self.pick.choice(SCRIPTS)):
-            count = self.pick.randint(1, 3)
+        for name, most in (("commit", 8), ("begin", 3), (self.pick.choice(SCRIPTS), 3)):
+            count = self.pick.randint(most // 2, most)
             self.history.add("lose", script=name, count=count)
             self.proxy.lose_replies(count, self.digests[name])
         self.closing.wait(2)

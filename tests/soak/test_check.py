@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from broker.events import Attempted, Event, Finished, Submitted
+from broker.events import Attempted, Escalated, Event, Finished, Submitted
 from tests.soak.check import RULES, check
 from tests.soak.evidence import Evidence
 from tests.soak.plan import RENTED
@@ -15,6 +15,7 @@ from tests.soak.plan import RENTED
 REF, DEAD_REF = "acme/a", "default/p"
 COST = 2 * 1_000_000 + 3 * 2_000_000
 BEGAN_S = 1_000.0
+CLIMB = Escalated("rented", "frontier", "gate failed")
 
 
 def event(seq: int, fact: Any, task_id: str = "a", workspace: str = "acme") -> Event:
@@ -155,6 +156,7 @@ PLANTED: list[tuple[str, Callable[[Evidence], Evidence]]] = [
     ("I15", lambda run: record(run, status="running")),
     ("I15", lambda run: record(run, status="parked")),
     ("I15", lambda run: more_events(run, Finished("failed", False))),
+    ("I15", lambda run: more_events(more_events(run, CLIMB), CLIMB, seq=10)),
     ("I15", lambda run: more_history(run, kind="accepted", ref="acme/gone")),
     ("I16", lambda run: replace(run, history=[*run.history[:-1], run.history[-1] | {"back_s": 6.5}])),
     ("I17", lambda run: final(run, dead=[])),
