@@ -23,9 +23,13 @@ def main() -> int:
         "--folder", type=Path, help="where the evidence is kept; a new temporary one by itself"
     )
     options.add_argument("--check-only", action="store_true", help="judge the evidence of an earlier run")
+    options.add_argument(
+        "--deeds", default="", help="what goes wrong, by name and comma; everything by itself"
+    )
     told = options.parse_args()
     folder = told.folder or Path(tempfile.mkdtemp(prefix="soak-"))
     tasks = told.tasks or round(told.minutes * 60 * 7.5)
+    deeds = tuple(filter(None, told.deeds.split(",")))
     began = time.monotonic()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what it started is ended
 
@@ -33,7 +37,7 @@ def main() -> int:
         print(f"{time.monotonic() - began:6.1f} s  {text}", flush=True)
 
     if not told.check_only:
-        run(folder.resolve(), Size(tasks, told.minutes, told.seed), say)
+        run(folder.resolve(), Size(tasks, told.minutes, told.seed, deeds=deeds), say)
     verdict = check(gather(folder.resolve()))
     for line in verdict.facts:
         say(line)

@@ -26,12 +26,13 @@ TIMEOUT_S = 600
 @dataclass(frozen=True, slots=True)
 class Mutation:
     """``cuts`` are (what stands in the file, what is put in its place). ``breaks`` are the invariants of which at least
-    one is expected among the complaints."""
+    one is expected among the complaints, ``deeds`` those of the nemesis against which the guard stands."""
 
     name: str
     file: str
     cuts: tuple[tuple[str, str], ...]
     breaks: tuple[str, ...]
+    deeds: tuple[str, ...] = ()
 
 
 def _lua(name: str) -> str:
@@ -44,90 +45,105 @@ MUTATIONS = (
         _lua("commit"),
         (("elseif h[1] ~= epoch or h[2] == epoch then", "elseif false then"),),
         ("I2a", "I2b", "I15", "I18"),
+        ("lose replies",),
     ),
     Mutation(
         "commit: a stale attempt overwrites",
         _lua("commit"),
         (("if h[7] then", "if false then"), ("elseif h[1] ~= epoch or h[2] == epoch then", "elseif false then")),
         ("I2a", "I2b", "I15", "I18"),
+        ("stop lane", "lose replies",),
     ),
     Mutation(
         "commit: a late settlement does not correct the counters",
         _lua("commit"),
         (("use(booked_day, scopes, cost - tonumber(booked))", ""),),
         ("I2b",),
+        ("stop lane",),
     ),
     Mutation(
         "commit: what was reserved is not given back",
         _lua("commit"),
         (("hold(h[14], scopes, -reserved)", ""),),
         ("I2a",),
+        ("kill lane",),
     ),
     Mutation(
         "commit: the reservation stays in what is used",
         _lua("commit"),
         (("use(h[14] or day, scopes, cost - reserved)", "use(h[14] or day, scopes, cost)"),),
         ("I2b",),
+        ("kill lane",),
     ),
     Mutation(
         "commit: a cancelled task's call is not booked",
         _lua("commit"),
         (("'cancelled', '', ARGV[4], { ARGV[3] }", "'cancelled', '', ARGV[4], { ARGV[3] }\n      attempts = {}"),),
         ("I4", "I10"),
+        ("kill head",),
     ),
     Mutation(
         "begin: nothing is refused",
         _lua("begin"),
         ((re.search(r"local why = .*", (ROOT / _lua("begin")).read_text())[0], "local why = false"),),  # type: ignore[index]
         ("I1", "I9"),
+        ("kill lane",),
     ),
     Mutation(
         "begin: nothing is reserved",
         _lua("begin"),
         (("use(day, scopes, worst)", ""), ("hold(day, scopes, worst)", "")),
         ("I1", "I2a", "I2b"),
+        ("kill lane",),
     ),
     Mutation(
         "begin: a stale claim may begin",
         _lua("begin"),
         (("if h[1] ~= epoch or h[2] == epoch then", "if false then"),),
         ("I2a", "I2b", "I4", "I18"),
+        ("stop lane", "stop head", "reset connections",),
     ),
     Mutation(
         "give up: a lost call is not booked",
         _lua("prelude"),
         (("seq = book(ref, submitted, seq, { h[5] })", ""),),
         ("I2b", "I4"),
+        ("kill lane",),
     ),
     Mutation(
         "give up: a lost call's reservation stays",
         _lua("prelude"),
         (("hold(h[15], h[16], -tonumber(reserved))", ""),),
         ("I2a",),
+        ("kill lane",),
     ),
     Mutation(
         "give up: poison is started for ever",
         _lua("prelude"),
         (("elseif starts >= rules[1] then", "elseif false then"),),
         ("I15", "I17"),
+        ("kill head",),
     ),
     Mutation(
         "keep: lost claims are not looked for",
         _lua("keep"),
         (("give_up(ref, now, 'its worker was lost', rules)", ""),),
         ("I15", "I16"),
+        ("kill lane",),
     ),
     Mutation(
         "fetch: a claim does not grow the epoch",
         _lua("fetch"),
         (("local epoch = text(tonumber(h[2]) + 1)", "local epoch = text(math.max(1, tonumber(h[2])))"),),
         ("I6", "I15"),
+        ("kill lane",),
     ),
     Mutation(
         "submit: the same id is a new task",
         _lua("submit"),
         (("if known then", "if false then"),),
         ("I19",),
+        ("lose replies",),
     ),
     Mutation(
         "lane: a call leaves when Redis is away",
@@ -140,24 +156,28 @@ MUTATIONS = (
             ),
         ),
         ("I3", "I4"),
+        ("redis is away",),
     ),
     Mutation(
         "engine: the library tries again by itself",
         "workers/engines/chat.py",
         (("max_retries=0", "max_retries=2"),),
         ("I6",),
+        ("kill head",),
     ),
     Mutation(
         "settle: a call whose usage is unknown costs nothing",
         "workers/settle.py",
         (("return Settlement(worst_nano, worst_nano, False, Usage())", "return Settlement(0, 0, True, Usage())"),),
         ("I7", "I10"),
+        ("kill head",),
     ),
     Mutation(
         "fold: a late settlement counts beside what it corrects",
         "accounting/fold.py",
         (("state.calls[call.attempt_id] =", "state.calls[call.attempt_id + str(event.seq)] ="),),
         ("I2b",),
+        ("stop lane",),
     ),
     Mutation(
         "rollup: a fact that comes twice counts twice",
@@ -168,6 +188,7 @@ MUTATIONS = (
             ("state.calls[call.attempt_id] =", "state.calls[str(len(state.calls))] ="),
         ),
         ("I5",),
+        ("kill head",),
     ),
 )  # fmt: skip
 
@@ -190,7 +211,7 @@ def tried(mutation: Mutation, minutes: float, tasks: int, seed: int) -> tuple[Mu
         copy_of_the_tree(Path(scratch), mutation)
         command = [
             sys.executable, "-m", "tests.soak", "--minutes", str(minutes), "--tasks", str(tasks),
-            "--seed", str(seed), "--folder", f"{scratch}/run",
+            "--seed", str(seed), "--deeds", ",".join(mutation.deeds), "--folder", f"{scratch}/run",
         ]  # fmt: skip
         with subprocess.Popen(
             command, cwd=scratch, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
@@ -206,8 +227,8 @@ def tried(mutation: Mutation, minutes: float, tasks: int, seed: int) -> tuple[Mu
 
 def main() -> int:
     options = argparse.ArgumentParser(prog="python -m tests.soak.mutations", description=__doc__)
-    options.add_argument("--minutes", type=float, default=0.9)
-    options.add_argument("--tasks", type=int, default=320)
+    options.add_argument("--minutes", type=float, default=0.6)
+    options.add_argument("--tasks", type=int, default=220)
     options.add_argument("--seed", type=int, default=3)
     options.add_argument("--side-by-side", type=int, default=2)
     options.add_argument("--only", default="", help="a piece of the names of those to try")

@@ -6,7 +6,7 @@ import random
 import signal
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 from tests.soak.history import History
 from tests.soak.plan import LEASE_S
@@ -20,7 +20,10 @@ OUTAGE_S = (6.5, 8.5)
 
 
 class Nemesis:
-    """``run`` until told to stop. Every kind of deed comes once in each round, in an order of the seed's."""
+    """``run`` until told to stop. Every kind of deed comes once in each round, in an order of the seed's.
+
+    ``only`` names the kinds to do, where not all are wanted.
+    """
 
     def __init__(
         self,
@@ -30,6 +33,7 @@ class Nemesis:
         digests: Mapping[str, str],
         history: History,
         seed: int,
+        only: Sequence[str] = (),
     ) -> None:
         self.fleet, self.server, self.proxy, self.history = fleet, server, proxy, history
         self.digests = digests
@@ -52,9 +56,11 @@ class Nemesis:
             "redis is away": lambda: self.kill_redis(*OUTAGE_S),
         }
 
+        self.only = only or tuple(self.deeds)
+
     def run(self, pause_s: tuple[float, float]) -> None:
         while True:
-            round_ = list(self.deeds)
+            round_ = list(self.only)
             self.pick.shuffle(round_)
             for name in round_:
                 if self.closing.wait(self.pick.uniform(*pause_s)):

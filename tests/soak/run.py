@@ -47,12 +47,14 @@ LAST_ACT = 24
 
 @dataclass(frozen=True, slots=True)
 class Size:
-    """``minutes`` is for how long tasks come in under the nemesis; the calm afterwards is on top."""
+    """``minutes`` is for how long tasks come in under the nemesis; the calm afterwards is on top. ``deeds`` are the
+    nemesis's, all where none is named."""
 
     tasks: int
     minutes: float
     seed: int
     pause_s: tuple[float, float] = (0.2, 1.5)
+    deeds: tuple[str, ...] = ()
 
 
 def run(folder: Path, size: Size, say: Callable[[str], None]) -> None:
@@ -82,7 +84,7 @@ def run(folder: Path, size: Size, say: Callable[[str], None]) -> None:
         history.add("began", wall=time.time(), seed=size.seed, tasks=size.tasks, lease_s=LEASE_S)
         producers = Producers(client, history)
         digests = {name: script.sha for name, script in client.store._run.items()}
-        nemesis = Nemesis(fleet, server, proxy, digests, history, size.seed)
+        nemesis = Nemesis(fleet, server, proxy, digests, history, size.seed, size.deeds)
         threads = [
             threading.Thread(target=sample, args=(direct, history, closing, 0.2), daemon=True),
             threading.Thread(target=producers.watch, daemon=True),
