@@ -14,6 +14,12 @@ from tests.soak.evidence import gather
 from tests.soak.run import Size, run
 
 
+def _end(*_: object) -> None:
+    """What was started is ended on the way out, and a second word does not get in between."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    sys.exit(143)
+
+
 def main() -> int:
     options = argparse.ArgumentParser(prog="python -m tests.soak", description=__doc__)
     options.add_argument("--minutes", type=float, default=12.0, help="for how long tasks come in")
@@ -31,7 +37,7 @@ def main() -> int:
     tasks = told.tasks or round(told.minutes * 60 * 7.5)
     deeds = tuple(filter(None, told.deeds.split(",")))
     began = time.monotonic()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what it started is ended
+    signal.signal(signal.SIGTERM, _end)
 
     def say(text: str) -> None:
         print(f"{time.monotonic() - began:6.1f} s  {text}", flush=True)
