@@ -20,7 +20,7 @@ KILLED_WAIT_S = 30.0
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """A task's own limits; None leaves a side open. Money in nano-dollars."""
+    """A task's own limits; None leaves a side open. Money in nano-dollars; people's work is no part of it."""
 
     hard_nano: int | None = None
     soft_nano: int | None = None
@@ -131,15 +131,20 @@ def may_retry(limits: Limits, attempts: Sequence[Attempted], worst_nano: int | N
 
 
 def calls_left(limits: Limits, attempts: Sequence[Attempted]) -> bool:
-    """A person's work is no call of a model."""
     made = sum(one.purpose != "human" for one in attempts)
     return limits.llm_calls is None or made < limits.llm_calls
 
 
-def over_soft(limits: Limits, before_nano: int, last: Attempted) -> bool:
-    """``before_nano``: what was booked for the task before its last call."""
-    spent = before_nano + (last.cost_nano or 0) + last.gate_cost_nano
-    return limits.soft_nano is not None and spent >= limits.soft_nano
+def own_nano(booked_nano: int, attempts: Sequence[Attempted]) -> int:
+    """What counts against the task's own limits: all that is booked for it but people's work."""
+    return booked_nano - sum(one.cost_nano or 0 for one in attempts if one.purpose == "human")
+
+
+def over_soft(limits: Limits, booked_nano: int, attempts: Sequence[Attempted], last: Attempted) -> bool:
+    """``booked_nano`` and ``attempts`` are from before the last call."""
+    if limits.soft_nano is None:
+        return False
+    return own_nano(booked_nano, attempts) + (last.cost_nano or 0) + last.gate_cost_nano >= limits.soft_nano
 
 
 def spare(

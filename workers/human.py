@@ -81,7 +81,7 @@ def rejected(record: Record, work: Work, reason: str) -> Word:
 
 def sent_back(record: Record, work: Work, lane: str, instruction: str) -> Word:
     """A lane of its chain tries once more, told what the person adds; from there on it climbs as ever."""
-    fact = _attempted(record, work, "", "", "")
+    fact = _attempted(record, work, "", "", f"sent back to {lane}")
     progress = climbed(_told(record, fact), lane, f"sent back by {work.by}", ())
     said = "\n\n".join(part for part in (progress.instruction, instruction) if part)
     queue = lane_queue(lane, record.task.mode)

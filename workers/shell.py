@@ -217,9 +217,9 @@ class Lane:
         fact = attempted(job.claim, self.name, self.engine.name, self.row.model, ended)
         away = self._away()
         step = next_step(job.claim, self.name, self._bounds(job, fact, away), ended, away)
-        if over_soft(job.limits, job.claim.cost_nano, fact):
-            attempts = (*job.claim.progress.attempts, fact)
-            step = spare(step, self.name, job.claim.progress.chain, attempts, away)
+        earlier = job.claim.progress.attempts
+        if over_soft(job.limits, job.claim.cost_nano, earlier, fact):
+            step = spare(step, self.name, job.claim.progress.chain, (*earlier, fact), away)
         done = move(job.claim, step, fact, ended)
         scopes = scopes_of(job.claim.task, self.name)
         return replace(done, scopes=scopes, soft_nano=job.limits.soft_nano)

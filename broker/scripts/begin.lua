@@ -8,7 +8,7 @@ local words = {}
 for i, item in ipairs(cmsgpack.unpack(ARGV[1])) do
   local ref, epoch, worst, fact, scopes, hard = unpack(item)
   local key = task_key(ref)
-  local h = redis.call('HMGET', key, 'epoch', 'done', 'cancel', 'call', 'starts', 'started', 'cost', 'hard')
+  local h = redis.call('HMGET', key, 'epoch', 'done', 'cancel', 'call', 'starts', 'started', 'cost', 'hard', 'human')
   if h[1] ~= epoch or h[2] == epoch then
     words[i] = 'lost'
   elseif h[3] then
@@ -16,7 +16,8 @@ for i, item in ipairs(cmsgpack.unpack(ARGV[1])) do
   elseif h[4] then
     words[i] = 'go'
   else
-    local why = refusal(now, day, scopes, worst, tonumber(h[7]), tonumber(h[8] or hard))
+    local spent = tonumber(h[7]) - tonumber(h[9] or '0')
+    local why = refusal(now, day, scopes, worst, spent, tonumber(h[8] or hard))
     if why then
       words[i] = why
     else

@@ -14,7 +14,7 @@ for i, item in ipairs(cmsgpack.unpack(ARGV[1])) do
   local key = task_key(ref)
   local lost = 'lost:' .. epoch
   local h = redis.call('HMGET', key, 'epoch', 'done', 'cancel', 'submitted', 'workspace', 'priority', lost, 'queue',
-    'seq', 'cost', 'call', 'watched', 'reserved', 'held', 'soft')
+    'seq', 'cost', 'call', 'watched', 'reserved', 'held', 'soft', 'human')
   local submitted, seq, spent = tonumber(h[4] or '0'), tonumber(h[9] or '0'), tonumber(h[10] or '0')
   if h[7] then
     seq = book(ref, submitted, seq, attempts)
@@ -54,9 +54,10 @@ for i, item in ipairs(cmsgpack.unpack(ARGV[1])) do
     if h[14] then
       alerts(now, h[14], scopes)
     end
-    if soft >= 0 and spent + cost >= soft and not h[15] then
+    local own = spent + cost - tonumber(h[16] or '0')
+    if soft >= 0 and own >= soft and not h[15] then
       redis.call('HSET', key, 'soft', '1')
-      redis.call('RPUSH', P .. 'alerts', cmsgpack.pack({ 1, now, 'task:' .. ref, 'soft', '', 100, spent + cost, soft }))
+      redis.call('RPUSH', P .. 'alerts', cmsgpack.pack({ 1, now, 'task:' .. ref, 'soft', '', 100, own, soft }))
     end
     if tally ~= '' then
       local rates = P .. 'rates:' .. window(day, 'month')

@@ -14,6 +14,7 @@
 --   lost:<epoch>  what was booked for a claim that never came back, and in which day
 --   submitted, enqueued, started, finished      microseconds of Redis's clock
 --   waited    microseconds that it waited for a person
+--   human     nano-dollars of people's work: a part of cost, and none of the task's own limits
 --   workspace, priority
 
 local P = 'laneway:'

@@ -1,7 +1,8 @@
 -- ARGV[1] = [ref, status, queue, progress, outcome, cost, facts, scopes, hard limit, epoch], ARGV[2] = time to live of an
 -- end. A parked task goes on (status queued, on a queue) or gets its end from a person. A queue, progress or outcome of ''
 -- and a hard limit below 0 leave what there is. Gives its status before, '' for an unknown task; only parked ones are
--- moved, and none that was claimed since the given epoch ('': any): changed. How long it waited is kept with it.
+-- moved, and none that was claimed since the given epoch ('': any): changed. How long it waited is kept with it. The cost
+-- is that of a person's work.
 local now = clock()
 local ref, status, queue, progress, outcome, cost, blobs, scopes, hard, epoch = unpack(cmsgpack.unpack(ARGV[1]))
 local key = task_key(ref)
@@ -23,6 +24,7 @@ local seq = book(ref, tonumber(h[5]), tonumber(h[6]), blobs)
 use(day_of(now), scopes, cost)
 alerts(now, day_of(now), scopes)
 redis.call('HINCRBY', key, 'waited', text(now - tonumber(h[10])))
+redis.call('HINCRBY', key, 'human', text(cost))
 local fields = { 'status', status, 'enqueued', text(now), 'seq', text(seq), 'cost', text(tonumber(h[7]) + cost),
   'queue', queue ~= '' and queue or h[2] }
 for name, value in pairs({ progress = progress, outcome = outcome }) do

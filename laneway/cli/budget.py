@@ -13,6 +13,7 @@ from broker.money import nano
 from broker.settings import HUMAN, SCOPE, Settings, load
 from broker.store import PERIODS, BudgetState
 from broker.task import TERMINAL
+from dispatcher.budget import own_nano
 from laneway.cli.output import emit, json_option, price, say, table, usd
 from laneway.client import Client
 
@@ -172,9 +173,10 @@ def raise_budget(task_id: str, limit_nano: int | None, workspace: str | None, as
             f"{ref} has ended as {record.status}; no limit brings it back",
             mend="submit it again under a new id",
         )
-    if limit_nano <= record.cost_nano:
+    spent = own_nano(record.cost_nano, record.progress.attempts)
+    if limit_nano <= spent:
         raise ReviewRefused(
-            f"{ref} has cost {price(usd(record.cost_nano))} so far; it could not go on with {price(usd(limit_nano))}",
+            f"{ref} has cost {price(usd(spent))} so far; it could not go on with {price(usd(limit_nano))}",
             mend="name more than it has cost",
         )
     before = client.store.raise_limit(ref, limit_nano)

@@ -10,6 +10,7 @@ import click
 
 from accounting.fold import PART_OF
 from broker.events import Attempted
+from broker.settings import HUMAN
 from broker.store import Record
 from broker.task import TERMINAL, Task
 from laneway.cli.output import emit, json_option, moment, price, say, shorten, table, usd
@@ -247,6 +248,10 @@ def _tell_end(told: Mapping[str, Any]) -> None:
         for name, words in (("complaint", person["complaint"]), ("last answer", person["last_answer"])):
             if words:
                 say(f"  {name:11} {shorten(words, PROMPT_CHARS)}")
+        ways = "answer, approve, reject or retry" if told["decision"]["lane"] == HUMAN else "retry"
+        say(f"  to go on    laneway review {ways} {told['task_id']}")
+        if told["decision"]["lane"] != HUMAN:
+            say(f"  more money  laneway budget raise {told['task_id']} --usd N")
         say(f"  to stop it  laneway cancel {told['task_id']}")
     elif outcome:
         if outcome["reason"]:

@@ -3,7 +3,7 @@
 import pytest
 
 from broker.events import Attempted
-from dispatcher.budget import Limits, calls_left, over_soft, spare
+from dispatcher.budget import Limits, calls_left, over_soft, own_nano, spare
 from dispatcher.policy import Complete, Park, Reprompt, Retry, Run, Step
 
 CHAIN = ("local", "rented", "midtier", "human")
@@ -43,8 +43,14 @@ def test_over_its_soft_limit_a_task_goes_to_the_cheapest_lane_not_tried_or_stays
 
 def test_the_soft_limit_is_passed_when_it_is_reached_with_what_checking_cost() -> None:
     last = Attempted("t", 0, "a", "e", "m", "task", 1, 2, 0.0, 0.0, 5, gate_cost_nano=2)
-    assert [over_soft(Limits(soft_nano=10), before, last) for before in (2, 3, 4)] == [False, True, True]
-    assert not over_soft(Limits(), 10**9, last)
+    assert [over_soft(Limits(soft_nano=10), before, (), last) for before in (2, 3, 4)] == [False, True, True]
+    assert not over_soft(Limits(), 10**9, (), last)
+
+
+def test_peoples_work_is_no_part_of_a_tasks_own_limits() -> None:
+    earlier = (call("local", 3), call("human", 10**9, "human"))
+    assert own_nano(10**9 + 3, earlier) == 3
+    assert not over_soft(Limits(soft_nano=10), 10**9 + 3, earlier, call("local", 5))
 
 
 def test_a_persons_work_is_no_call_of_a_model() -> None:

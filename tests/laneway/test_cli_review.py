@@ -163,6 +163,19 @@ def test_a_corrected_task_goes_back_to_a_lane_of_its_chain_with_what_the_person_
     assert sum(Decimal(part) for part in told["cost"]["parts"].values()) == Decimal(told["cost"]["total_usd"])
 
 
+def test_peoples_work_does_not_use_up_the_limit_of_the_task_that_they_send_back(laneway: Any) -> None:
+    park(laneway, more=PRICED, budget={"hard_usd": "0.50"})
+    laneway.run("review", "retry", "t")
+    laneway.work()
+    told = laneway.json("show", "t")
+    assert (told["decision"]["lane"], [one["purpose"] for one in told["attempts"]]) == (
+        "human", ["task", "human", "retry"],
+    )  # fmt: skip
+    words = laneway.run("show", "t").stdout
+    assert "moved       human → local: sent back to local" in words
+    assert "to go on    laneway review answer, approve, reject or retry t" in words
+
+
 def test_one_of_two_persons_at_the_same_task_comes_too_late(laneway: Any) -> None:
     park(laneway)
     laneway.run("review", "reject", "t")
