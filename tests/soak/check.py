@@ -206,6 +206,8 @@ def each_task_ends_once(run: Evidence) -> Iterator[str]:
     for (workspace, task_id, climb), count in climbs.items():
         if count > 1:
             yield f"{workspace}/{task_id} climbed {count} times from {climb.from_lane} to {climb.to_lane}"
+    for row in _of(run, "gave up"):
+        yield f"{row['ref']}: its producer was refused for two minutes"
     for row in _of(run, "restless"):
         yield f"the fleet did not come to rest: {row['open']} open, {row['leased']} in hand"
     for ref in sorted(accepted):

@@ -21,6 +21,7 @@ from tests.soak.plan import Planned
 
 PAGE = 200
 LOOK_EVERY_S = 1.0
+PATIENCE_S = 120.0
 AGAIN = 100
 
 
@@ -38,11 +39,14 @@ class Producers:
         """Everything that is planned, evenly over time; returns when each is accepted."""
         began = time.monotonic()
         with ThreadPoolExecutor(threads) as pool:
+            running = []
             for number, task in enumerate(tasks):
                 time.sleep(max(0.0, began + number / per_s - time.monotonic()))
                 if self.closing.is_set():
                     break
-                pool.submit(self._produce, task)
+                running.append(pool.submit(self._produce, task))
+            for one in running:
+                one.result()
 
     def submit_together(self, tasks: Sequence[Planned]) -> None:
         for task in tasks:
@@ -74,12 +78,15 @@ class Producers:
 
     def _insist(self, deed: Callable[[], object], ref: str) -> object:
         """Again and again until it is answered: that is what a promise of one task an id is for."""
-        while True:
+        until = time.monotonic() + PATIENCE_S
+        while time.monotonic() < until:
             try:
                 return deed()
             except (LanewayError, redis.RedisError) as error:
                 self.history.add("refused", ref=ref, error=type(error).__name__)
                 time.sleep(0.2)
+        self.history.add("gave up", ref=ref)
+        return None
 
     def _wait_for(self, ref: str) -> None:
         workspace, _, task_id = ref.partition("/")
