@@ -195,8 +195,12 @@ class _Desk:
 def _desk(
     task_id: str, workspace: str | None, minutes: Decimal | None, by: str | None, as_json: bool
 ) -> _Desk:
-    """Raises ReviewRefused for a task that does not wait for a person."""
+    """Raises ReviewRefused for a task that does not wait for a person, and where people's work is switched off."""
     client = Client()
+    if f"lane:{HUMAN}" in client.store.killed():
+        raise ReviewRefused(
+            "people's work is switched off", mend=f"laneway budget unkill lane:{HUMAN} switches it on"
+        )
     record = client.record(task_id, workspace=workspace)
     if record.status != "parked":
         raise ReviewRefused(

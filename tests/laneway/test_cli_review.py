@@ -229,6 +229,14 @@ def test_peoples_money_counts_in_every_scope_and_in_a_budget_of_its_own(laneway:
     assert spent["workspace:acme"] > 2_500_000_000
 
 
+def test_people_can_be_switched_off_as_any_lane(laneway: Any) -> None:
+    park(laneway)
+    laneway.run("budget", "kill", "lane:human")
+    assert "people's work is switched off" in laneway.run("review", "approve", "t", code=1).stderr
+    laneway.run("budget", "unkill", "lane:human")
+    laneway.run("review", "approve", "t")
+
+
 def test_answered_and_approved_tasks_are_golden_cases_and_rejected_ones_are_not(laneway: Any) -> None:
     park(laneway, "answered")
     park(laneway, "approved")
