@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import redis
+from redis.backoff import ExponentialWithJitterBackoff
+from redis.retry import Retry
 
 from broker.embedded import running
 from broker.errors import ConfigError, RedisUnavailable
@@ -10,6 +12,9 @@ from broker.settings import Settings
 from broker.store import Store, ask
 
 SOCKET_TIMEOUT_S = 10.0
+#: A lost reply or a reset connection is no reason to throw away an answer that was paid for, and every script may be
+#: asked twice. A client that is made from a URL asks only once by itself.
+TRIES = 3
 
 
 def connect(settings: Settings, *, check: bool = True) -> Store:
@@ -19,7 +24,12 @@ def connect(settings: Settings, *, check: bool = True) -> Store:
     """
     url = settings.redis_url or _embedded_url(settings)
     try:
-        client = redis.Redis.from_url(url, socket_timeout=SOCKET_TIMEOUT_S, socket_connect_timeout=5.0)
+        client = redis.Redis.from_url(
+            url,
+            socket_timeout=SOCKET_TIMEOUT_S,
+            socket_connect_timeout=5.0,
+            retry=Retry(ExponentialWithJitterBackoff(cap=0.5, base=0.02), TRIES),
+        )
     except ValueError as error:
         raise ConfigError(
             "LANEWAY_REDIS_URL is not a Redis URL",

@@ -38,8 +38,9 @@ class Proxy:
         self.lost: Counter[str] = Counter()
         self._drops: list[bytes] = []
         self._links: set[_Link] = set()
-        self._loop = asyncio.new_event_loop()
-        self._open = asyncio.Event()
+        self._loop: asyncio.AbstractEventLoop
+        self._open: asyncio.Event
+        self._ended: asyncio.Event
         self._thread = threading.Thread(target=self._run, name="proxy", daemon=True)
         self._ready = threading.Event()
 
@@ -48,12 +49,18 @@ class Proxy:
         self._ready.wait(10)
 
     def stop(self) -> None:
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join(5)
+        if self._thread.is_alive():
+            self._soon(self._ended.set)
+            self._thread.join(5)
 
     def lose_replies(self, count: int, of: str) -> None:
         """The next replies to the script of this digest are swallowed and their connections reset."""
         self._soon(lambda: self._drops.extend([of.encode()] * count))
+
+    @property
+    def armed(self) -> bool:
+        """Whether a reply is still to be lost."""
+        return bool(self._drops)
 
     def forgive(self) -> None:
         """What was still to be lost is not."""
@@ -77,12 +84,21 @@ class Proxy:
         self._loop.call_soon_threadsafe(deed)
 
     def _run(self) -> None:
-        asyncio.set_event_loop(self._loop)
+        with asyncio.Runner() as runner:
+            self._loop = runner.get_loop()
+            runner.run(self._main())
+
+    async def _main(self) -> None:
+        self._open, self._ended = asyncio.Event(), asyncio.Event()
         self._open.set()
-        server = self._loop.run_until_complete(asyncio.start_server(self._serve, "127.0.0.1", 0, backlog=512))
+        server = await asyncio.start_server(self._serve, "127.0.0.1", 0, backlog=512)
         self.port = server.sockets[0].getsockname()[1]
         self._ready.set()
-        self._loop.run_forever()
+        await self._ended.wait()
+        server.close()
+        self._reset_all()
+        self._open.set()
+        await asyncio.sleep(0.1)  # the links see that they are closed
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await self._open.wait()
