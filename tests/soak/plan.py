@@ -53,7 +53,7 @@ def planned(number: int, seed: int) -> Planned:
     return Planned(
         arguments,
         again=pick.random() < 0.08,
-        cancel_s=pick.uniform(0.0, 3.0) if pick.random() < 0.08 else None,
+        cancel_s=pick.uniform(0.05, 1.5) if pick.random() < 0.12 else None,
         raise_usd="50" if kind == "limited" and pick.random() < 0.5 else None,
     )
 
