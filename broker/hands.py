@@ -71,12 +71,13 @@ class Hands:
         with self._changed:
             return [(ref, held.epoch) for ref, held in self._held.items() if held.until > now]
 
-    def break_off(self, refs: Iterable[str]) -> None:
-        """These are ours no longer, or somebody wants them ended."""
+    def break_off(self, claims: Iterable[tuple[str, int]]) -> None:
+        """These (ref, epoch) are ours no longer, or to be ended; a later claim of the same task is not meant."""
         with self._changed:
-            for ref in refs:
-                if ref in self._held:
-                    self._held[ref].broken = True
+            for ref, epoch in claims:
+                held = self._held.get(ref)
+                if held and held.epoch == epoch:
+                    held.broken = True
 
     def broken(self, claim: Claim) -> bool:
         """Whether a call for this claim should be broken off."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from importlib.resources import files
@@ -41,6 +41,8 @@ from broker.task import (
 MICRO = 1_000_000
 PAYLOAD_LIMIT_BYTES = 256 * 1024
 PRIORITY_LIMIT = 1000
+#: Above all priorities: on a queue that both modes share, no async task goes before a sync one.
+SYNC_FIRST = 2 * PRIORITY_LIMIT + 1
 PERIODS = ("day", "month", "total")
 LEVELS = (50, 80, 100)
 _CANCELLED = Outcome("cancelled", "cancelled by its producer")
@@ -119,9 +121,9 @@ class Record:
 
 @dataclass(frozen=True, slots=True)
 class Kept:
-    """A keeper's round: refs to break off here, how many lost claims and lost places the fleet got back."""
+    """A keeper's round: claims (ref, epoch) to break off here, how many lost claims and places the fleet got back."""
 
-    broken: frozenset[str]
+    broken: frozenset[tuple[str, int]]
     recovered: int
     replaced: int
 
@@ -201,13 +203,15 @@ class Store:
         self._run = {
             name: client.register_script(f"{_flags(name)}\n{prelude}\n{_script(name)}")
             for name in (
-                "submit", "fetch", "begin", "commit", "release", "keep", "cancel", "watch", "note", "replay",
+                "submit", "fetch", "begin", "commit", "release", "keep", "cancel", "watch", "note", "replay", "drop",
+                "note_down",
                 "resume",
             )
         }  # fmt: skip
-        self._begin: Grouped[list[Any], bytes] = Grouped(lambda rows: self._call("begin", _pack(rows)))
-        self._commit: Grouped[list[Any], bytes] = Grouped(
-            lambda rows: self._call("commit", _pack(rows), *self._commit_rules)
+        # Each caller packs its own rows, so that one that cannot be packed fails alone and not its whole group.
+        self._begin: Grouped[bytes, bytes] = Grouped(lambda rows: self._call("begin", _joined(rows)))
+        self._commit: Grouped[bytes, bytes] = Grouped(
+            lambda rows: self._call("commit", _joined(rows), *self._commit_rules)
         )
         self._rules = [
             fleet.max_starts,
@@ -250,6 +254,7 @@ class Store:
                 task.value_nano,
             )
             priority = max(-PRIORITY_LIMIT, min(PRIORITY_LIMIT, task.priority))
+            priority += SYNC_FIRST if task.mode == "sync" else 0
             rows.append(
                 [
                     task.ref,
@@ -275,8 +280,11 @@ class Store:
     def _claim(self, row: list[bytes], queue: str, now_us: int) -> Claim | None:
         ref, epoch, body, progress, submitted, enqueued, cost, waited = row
         try:
+            task = decode_task(body)
+            if task.ref.encode() != ref:
+                raise BadTask(f"it says that it is {task.ref!r}")
             return Claim(
-                decode_task(body),
+                task,
                 decode_progress(progress) if progress else Progress(),
                 int(epoch),
                 queue,
@@ -286,8 +294,8 @@ class Store:
                 int(cost),
                 int(waited),
             )
-        except BadTask as error:
-            self._bury(ref.decode(), epoch.decode(), error.message)
+        except (BadTask, ValueError) as error:
+            self._bury(ref.decode(errors="replace"), epoch.decode(), str(error))
             return None
 
     def _bury(self, ref: str, epoch: str, why: str) -> None:
@@ -295,7 +303,7 @@ class Store:
         cause = f"unreadable record: {why}"
         facts = [encode_fact(DeadLettered(cause)), encode_fact(Finished("failed", False, "", cause))]
         outcome = encode_outcome(Outcome("failed", cause))
-        self._commit([[ref, epoch, 0, "failed", "", 0, b"", outcome, [], facts, cause, "", 0, -1, ""]])
+        self._commit([_pack([ref, epoch, 0, "failed", "", 0, b"", outcome, [], facts, cause, "", 0, -1, ""])])
 
     def begin(self, intents: Sequence[Intent]) -> list[str]:
         """Reserve the worst case of each call in all of its scopes, or in none, and record the intent.
@@ -313,29 +321,31 @@ class Store:
             ]
             for one in intents
         ]
-        return [word.decode() for word in self._begin(rows)]
+        return [word.decode() for word in self._begin([_pack(row) for row in rows])]
 
     def commit(self, moves: Sequence[Move]) -> list[str]:
         """Settle and move. One word each: ``moved``, ``done before``, ``late`` or ``cancelled``."""
         words = self._commit(
             [
-                [
-                    move.claim.ref,
-                    str(move.claim.epoch),
-                    move.cost_nano,
-                    move.status,
-                    move.queue,
-                    round(move.delay_s * MICRO),
-                    encode_progress(move.progress),
-                    encode_outcome(move.outcome) if move.outcome else b"",
-                    [encode_fact(fact) for fact in move.attempts],
-                    [encode_fact(fact) for fact in move.facts],
-                    move.cause,
-                    "\n".join(move.scopes),
-                    int(move.overrun),
-                    -1 if move.soft_nano is None else move.soft_nano,
-                    "|".join(move.tally) if move.tally else "",
-                ]
+                _pack(
+                    [
+                        move.claim.ref,
+                        str(move.claim.epoch),
+                        move.cost_nano,
+                        move.status,
+                        move.queue,
+                        round(move.delay_s * MICRO),
+                        encode_progress(move.progress),
+                        encode_outcome(move.outcome) if move.outcome else b"",
+                        [encode_fact(fact) for fact in move.attempts],
+                        [encode_fact(fact) for fact in move.facts],
+                        move.cause,
+                        "\n".join(move.scopes),
+                        int(move.overrun),
+                        -1 if move.soft_nano is None else move.soft_nano,
+                        "|".join(move.tally) if move.tally else "",
+                    ]
+                )
                 for move in moves
             ]
         )
@@ -353,7 +363,8 @@ class Store:
         broken, recovered, replaced = self._call(
             "keep", _pack(rows), self.lease_us, _pack(list(lanes)), *self._rules
         )
-        return Kept(frozenset(ref.decode() for ref in broken), recovered, replaced)
+        claims = frozenset((ref.decode(), int(epoch)) for ref, epoch in broken)
+        return Kept(claims, recovered, replaced)
 
     def lanes_seen_us(self) -> dict[str, int]:
         """When a node last said that it serves a lane, on Redis's clock; 0 where a fleet said that it cannot."""
@@ -362,16 +373,17 @@ class Store:
 
     def announce(self, lanes: Sequence[str]) -> None:
         """Say that these lanes are served, or are about to be."""
-        if lanes:
-            now = str(self.now_us())
-            self._ask(lambda: self.client.hset(keys.LANES, mapping=dict.fromkeys(lanes, now)))
+        self._note_down(keys.LANES, dict.fromkeys(lanes, str(self.now_us())))
 
     def renounce(self, lanes: Sequence[str]) -> None:
         """Say that these lanes cannot be served, where no node ever said that it serves them."""
-        pipe = self.client.pipeline()
-        for lane in lanes:
-            pipe.hsetnx(keys.LANES, lane, "0")
-        self._ask(pipe.execute)
+        self._note_down(keys.LANES, dict.fromkeys(lanes, "0"), new_only=True)
+
+    def _note_down(
+        self, key: str, fields: Mapping[str, str], out: Sequence[str] = (), *, new_only: bool = False
+    ) -> None:
+        """Small facts about the fleet, written also when Redis is full."""
+        self._call("note_down", key, _pack(dict(fields)), _pack(list(out)), int(new_only))
 
     def wait(self, queue: str, timeout_s: float) -> None:
         """Block until something is put on the queue, or the time is over."""
@@ -554,14 +566,9 @@ class Store:
 
     def declare_limits(self, rows: Sequence[BudgetRow]) -> None:
         """The limits that the configuration names, in place of those it named before."""
-        named: dict[Any, Any] = {f"file|{row.scope}|{row.period}": nano(row.usd) for row in rows}
+        named = {f"file|{row.scope}|{row.period}": str(nano(row.usd)) for row in rows}
         before = [name for name in self._rules_of_scopes() if name.startswith("file|") and name not in named]
-        pipe = self.client.pipeline()
-        if before:
-            pipe.hdel(keys.RULES, *before)
-        if named:
-            pipe.hset(keys.RULES, mapping=named)
-        self._ask(pipe.execute)
+        self._note_down(keys.RULES, named, before)
 
     def set_limit(self, scope: str, period: str, limit_nano: int | None) -> None:
         """An operator's limit, over what the configuration says, at once and fleet-wide. None takes it back.
@@ -569,23 +576,21 @@ class Store:
         Its levels are told of anew.
         """
         name = f"limit|{scope}|{period}"
-        pipe = self.client.pipeline()
-        if limit_nano is None:
-            pipe.hdel(keys.RULES, name)
-        else:
-            pipe.hset(keys.RULES, name, str(limit_nano))
         fired = [f"{scope}|{period}|{level}" for level in LEVELS]
-        pipe.hdel(keys.alerted_key(self.windows()[period]), *fired)
-        self._ask(pipe.execute)
+        self._note_down(keys.alerted_key(self.windows()[period]), {}, fired)
+        if limit_nano is None:
+            self._note_down(keys.RULES, {}, [name])
+        else:
+            self._note_down(keys.RULES, {name: str(limit_nano)})
 
     def kill(self, scope: str) -> None:
         """No call leaves under this scope any more, at once and fleet-wide."""
-        self._ask(lambda: self.client.hset(keys.RULES, f"killed|{scope}", str(self.now_us())))
+        self._note_down(keys.RULES, {f"killed|{scope}": str(self.now_us())})
 
     def unkill(self, scope: str) -> None:
         """The scope's switch is back, and what an overrun closed is open again."""
         names = [f"killed|{scope}", *(f"closed|{scope}|{period}" for period in PERIODS)]
-        self._ask(lambda: self.client.hdel(keys.RULES, *names))
+        self._note_down(keys.RULES, {}, names)
 
     def killed(self) -> list[str]:
         names = self._rules_of_scopes()
@@ -653,10 +658,7 @@ class Store:
 
     def drop_dead(self, letter_id: str) -> bool:
         """Forget a dead letter; the task's record then ends with its time to live. False: there is none."""
-        pipe = self.client.pipeline()
-        pipe.hdel(keys.DEAD, letter_id)
-        pipe.expire(keys.task_key(letter_id), self.fleet.idempotency_ttl_s)
-        return bool(self._ask(pipe.execute)[0])
+        return bool(self._call("drop", letter_id, self.fleet.idempotency_ttl_s))
 
     def _call(self, name: str, *args: Any) -> Any:
         return self._ask(lambda: self._run[name](args=args))
@@ -724,6 +726,11 @@ def _flags(name: str) -> str:
 
 def _pack(rows: object) -> bytes:
     return msgpack.packb(rows, use_bin_type=False)  # type: ignore[no-any-return]
+
+
+def _joined(rows: Sequence[bytes]) -> bytes:
+    """The array of rows that are packed already."""
+    return msgpack.Packer().pack_array_header(len(rows)) + b"".join(rows)  # type: ignore[no-any-return]
 
 
 def _micros(pair: tuple[int, int]) -> int:

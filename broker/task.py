@@ -165,7 +165,19 @@ def encode_task(task: Task) -> bytes:
 
 def decode_task(data: bytes) -> Task:
     """Raises BadTask for bytes that are no task of any released version."""
-    return _decode(Task, data)
+    task = _decode(Task, data)
+    plausible = (
+        isinstance(task.task_id, str)
+        and isinstance(task.workspace, str)
+        and isinstance(task.messages, tuple)
+        and all(isinstance(message, dict) for message in task.messages)
+        and task.mode in MODES
+        and (task.type is None or isinstance(task.type, str))
+        and isinstance(task.budget, dict)
+    )
+    if not plausible:
+        raise BadTask(f"{len(data)} bytes whose fields are not those of a task")
+    return task
 
 
 def encode_progress(progress: Progress) -> bytes:
@@ -178,6 +190,13 @@ def decode_progress(data: bytes) -> Progress:
     """Raises BadTask for bytes that are no progress of any released version."""
     progress = _decode(Progress, data)
     rows: Any = progress.attempts
+    words = (
+        progress.task_type,
+        progress.lane,
+        *(progress.chain if isinstance(progress.chain, tuple) else (None,)),
+    )
+    if not all(isinstance(word, str) for word in words) or not isinstance(rows, tuple):
+        raise BadTask(f"{len(data)} bytes whose fields are not those of a task's progress")
     try:
         return replace(progress, attempts=tuple(Attempted(*row[: len(_ATTEMPT_FIELDS)]) for row in rows))
     except TypeError as error:

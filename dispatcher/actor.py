@@ -14,16 +14,18 @@ from broker.settings import Settings, load
 from broker.sights import Sights
 from broker.store import Move, Store
 from broker.tariff import cpu_price
-from broker.task import DISPATCH, Claim
+from broker.task import DISPATCH, MODES, Claim, lane_queue
 from dispatcher.availability import unavailable
 from dispatcher.classify import Classified, Classifier
 from dispatcher.embedding import embedder
 from dispatcher.gates import gates_of
-from dispatcher.route import refuse, route
+from dispatcher.policy import above, climb
+from dispatcher.route import climbing, refuse, route
 
 TASKS_A_MESSAGE = 100
 MESSAGES_IN_HAND = 2
 HOLD_S = 60.0
+RESCUE_EVERY_S = 5.0
 
 
 class Dispatcher:
@@ -43,6 +45,19 @@ class Dispatcher:
         self.store.commit(
             [self._move(claim, one, away, share_nano) for claim, one in zip(claims, classified, strict=True)]
         )
+
+    def rescue(self) -> None:
+        """What waits on the queue of a lane that nobody serves any more goes on along its chain."""
+        away = unavailable(self.settings, self.sights.seen_s_ago(), self.sights.watched_s())
+        for lane, reason in away.items():
+            for mode in MODES:
+                claims = self.store.fetch(lane_queue(lane, mode), TASKS_A_MESSAGE, idle=True).claims
+                if claims:
+                    self.store.commit([self._onward(claim, f"{lane}: {reason}", away) for claim in claims])
+
+    def _onward(self, claim: Claim, why: str, away: dict[str, str]) -> Move:
+        progress = claim.progress
+        return climbing(claim, climb(above(progress.lane, progress.chain), away, why), progress)
 
     def classify(self, claims: Sequence[Claim]) -> list[Classified]:
         """The declared type where there is one; the others are classified together."""
@@ -75,5 +90,7 @@ def serve() -> LaneBroker:
         sys.exit(f"the dispatcher cannot run on this node: {error}")
     broker = LaneBroker(store)
     queue = TaskQueue(DISPATCH, messages=MESSAGES_IN_HAND, batch=TASKS_A_MESSAGE, hold_s=HOLD_S)
-    broker.task_queue(queue, Dispatcher(settings, store, classifier).work)
+    dispatcher = Dispatcher(settings, store, classifier)
+    broker.task_queue(queue, dispatcher.work)
+    broker.every("dispatch-rescue", RESCUE_EVERY_S, dispatcher.rescue)
     return broker

@@ -94,7 +94,9 @@ def start(chain: Sequence[str], unavailable: Mapping[str, str]) -> Run | Park | 
     step = climb(chain, unavailable, "the cheapest lane of its chain")
     match step:
         case Park(skipped=skipped):
-            return Park("no lane of its chain can take it" if skipped else "its chain is a person alone", skipped)
+            return Park(
+                "no lane of its chain can take it" if skipped else "its chain is a person alone", skipped
+            )
         case Fail(skipped=skipped):
             return Fail("no lane of its chain can take it", skipped)
         case Run(lane, _, skipped) if skipped:

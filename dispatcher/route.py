@@ -1,11 +1,11 @@
-"""From a classified task to its first place: a pure decision."""
+"""A task's places as values: the first one, and each climb from there."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
 
-from broker.events import Fact, Finished, Parked, Routed
+from broker.events import Escalated, Fact, Finished, Parked, Routed
 from broker.scopes import scopes_of
 from broker.settings import HUMAN, Settings
 from broker.store import Move
@@ -38,6 +38,38 @@ def route(
     return _place(claim, step, progress, cost_nano)
 
 
+def climbing(claim: Claim, step: Run | Park | Fail, told: Progress) -> Move:
+    """From the task's present lane to where ``step`` says. ``told`` is how far it has come."""
+    lane = told.lane
+    match step:
+        case Run(to, why, skipped):
+            facts: tuple[Fact, ...] = (Escalated(lane, to, why, skipped),)
+            queue = lane_queue(to, claim.task.mode)
+            return Move(claim, "queued", climbed(told, to, why, skipped), queue, facts=facts)
+        case Park(why, skipped):
+            outcome = Outcome("parked", f"waits for a person: {why}", told.last_answer or None, HUMAN)
+            facts = (Escalated(lane, HUMAN, why, skipped), Parked(HUMAN, why))
+            return Move(claim, "parked", climbed(told, HUMAN, why, skipped), outcome=outcome, facts=facts)
+        case Fail(why, skipped):
+            outcome = Outcome("failed", why, told.last_answer or None, lane)
+            told = replace(told, why=why, skipped=(*told.skipped, *skipped))
+            return Move(claim, "failed", told, outcome=outcome, facts=(Finished("failed", False, lane, why),))
+
+
+def climbed(progress: Progress, to: str, why: str, skipped: tuple[tuple[str, str], ...]) -> Progress:
+    """On the next lane everything that counts per lane starts anew."""
+    return replace(
+        progress,
+        lane=to,
+        hop=progress.hop + 1,
+        retries=0,
+        reprompts=0,
+        complaint="",
+        why=why,
+        skipped=(*progress.skipped, *skipped),
+    )
+
+
 def refuse(claim: Claim, reason: str) -> Move:
     """A task that no configuration fits ends as failed, with what to change in its reason."""
     facts = (Finished("failed", False, "", reason),)
@@ -66,5 +98,5 @@ def _place(claim: Claim, step: Run | Park | Fail, progress: Progress, cost_nano:
             outcome = Outcome("parked", f"waits for a person: {why}", None, HUMAN)
             return replace(move, status="parked", outcome=outcome, facts=(Parked(HUMAN, why),))
         case Fail(why):
-            facts: tuple[Fact, ...] = (Finished("failed", False, "", why),)
-            return replace(move, status="failed", outcome=Outcome("failed", why), facts=facts)
+            ends = (Finished("failed", False, "", why),)
+            return replace(move, status="failed", outcome=Outcome("failed", why), facts=ends)

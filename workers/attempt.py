@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from broker.call import Reply
-from broker.errors import EngineError, TransientEngineError
-from broker.events import Attempted, Escalated, Fact, Finished, Parked
-from broker.settings import HUMAN, Lane, TaskType
+from broker.errors import CallCancelled, EngineError, TransientEngineError
+from broker.events import Attempted, Fact, Finished, Parked
+from broker.settings import Lane, TaskType
 from broker.store import Move
 from broker.task import Claim, Outcome, Progress, lane_queue
 from dispatcher.budget import Exceeded, ParkForBudget, Unusable, Wait
@@ -28,6 +28,7 @@ from dispatcher.policy import (
     after,
     climb,
 )
+from dispatcher.route import climbing
 from workers.settle import Settlement
 
 NO_VERDICT = Verdict(passed=None, gate="", complaint="")
@@ -131,6 +132,9 @@ def next_step(
     claim: Claim, lane_name: str, bounds: Bounds, ended: Ended, unavailable: Mapping[str, str]
 ) -> Step:
     """The policy's answer to how the call ended."""
+    if isinstance(ended.result, CallCancelled):
+        # Where somebody wants the task's end, or another holds it, the commit sees to that, whatever is said here.
+        return Retry(0.0)
     return after(_outcome(ended), lane_name, claim.progress.chain, bounds, unavailable)
 
 
@@ -142,20 +146,30 @@ def move(claim: Claim, step: Step, fact: Attempted, ended: Ended) -> Move:
         attempts=(*claim.progress.attempts, fact),
         last_answer=text or claim.progress.last_answer,
     )
-    status, progress, outcome, facts, queue, delay_s = _place(claim, step, told, ended.verdict, text)
-    return Move(
-        claim=claim,
-        status=status,
-        progress=progress,
-        queue=queue,
-        delay_s=delay_s,
+    return replace(
+        _next_place(claim, step, told, ended.verdict, text),
         cost_nano=(fact.cost_nano or 0) + fact.gate_cost_nano,
-        outcome=outcome,
         attempts=(fact,),
-        facts=facts,
         overrun=fact.overrun,
         tally=(claim.progress.task_type, fact.lane, fact.purpose),
     )
+
+
+def _next_place(claim: Claim, step: Step, told: Progress, verdict: Verdict, text: str) -> Move:
+    lane = told.lane
+    here = lane_queue(lane, claim.task.mode)
+    match step:
+        case Complete():
+            outcome = Outcome("succeeded", "", text, lane)
+            facts = (Finished("succeeded", True if verdict.passed else None, lane),)
+            return Move(claim, "succeeded", told, outcome=outcome, facts=facts)
+        case Retry(delay_s):
+            return Move(claim, "queued", replace(told, retries=told.retries + 1), here, delay_s)
+        case Reprompt(complaint):
+            again = replace(told, reprompts=told.reprompts + 1, complaint=complaint)
+            return Move(claim, "queued", again, here)
+        case Run() | Park() | Fail():
+            return climbing(claim, step, told)
 
 
 def without_call(
@@ -176,9 +190,7 @@ def without_call(
                 claim, "parked", replace(progress, why=why), outcome=outcome, facts=(Parked("budget", why),)
             )
         case Unusable(why):
-            step = climb(above(progress.lane, progress.chain), unavailable, why)
-            status, risen, end, facts, queue, delay_s = _place(claim, step, progress, NO_VERDICT, "")
-            return Move(claim, status, risen, queue, delay_s, outcome=end, facts=facts)
+            return climbing(claim, climb(above(progress.lane, progress.chain), unavailable, why), progress)
 
 
 def time_left_s(claim: Claim, now_us: int) -> float | None:
@@ -202,63 +214,6 @@ def overdue(claim: Claim) -> Move:
 def put_back(claim: Claim, delay_s: float) -> Move:
     """To the same queue, for a node that can take it."""
     return Move(claim, "queued", claim.progress, queue=claim.queue, delay_s=delay_s)
-
-
-Place = tuple[str, Progress, Outcome | None, tuple[Fact, ...], str, float]
-
-
-def _place(claim: Claim, step: Step, told: Progress, verdict: Verdict, text: str) -> Place:
-    """Status, progress, outcome, facts, queue and delay of each step."""
-    lane, mode = told.lane, claim.task.mode
-    match step:
-        case Complete():
-            succeeded = True if verdict.passed else None
-            outcome = Outcome("succeeded", "", text, lane)
-            return "succeeded", told, outcome, (Finished("succeeded", succeeded, lane),), "", 0.0
-        case Retry(delay_s):
-            return (
-                "queued",
-                replace(told, retries=told.retries + 1),
-                None,
-                (),
-                lane_queue(lane, mode),
-                delay_s,
-            )
-        case Reprompt(complaint):
-            again = replace(told, reprompts=told.reprompts + 1, complaint=complaint)
-            return "queued", again, None, (), lane_queue(lane, mode), 0.0
-        case Run(to, why, skipped):
-            risen = climbed(told, to, why, skipped)
-            return "queued", risen, None, (Escalated(lane, to, why, skipped),), lane_queue(to, mode), 0.0
-        case Park(why, skipped):
-            risen = climbed(told, HUMAN, why, skipped)
-            outcome = Outcome("parked", f"waits for a person: {why}", told.last_answer or None, HUMAN)
-            return (
-                "parked",
-                risen,
-                outcome,
-                (Escalated(lane, HUMAN, why, skipped), Parked(HUMAN, why)),
-                "",
-                0.0,
-            )
-        case Fail(why, skipped):
-            outcome = Outcome("failed", why, told.last_answer or None, lane)
-            skips = replace(told, why=why, skipped=(*told.skipped, *skipped))
-            return "failed", skips, outcome, (Finished("failed", False, lane, why),), "", 0.0
-
-
-def climbed(progress: Progress, to: str, why: str, skipped: tuple[tuple[str, str], ...]) -> Progress:
-    """On the next lane everything that counts per lane starts anew."""
-    return replace(
-        progress,
-        lane=to,
-        hop=progress.hop + 1,
-        retries=0,
-        reprompts=0,
-        complaint="",
-        why=why,
-        skipped=(*progress.skipped, *skipped),
-    )
 
 
 def _outcome(ended: Ended) -> Answered | Broken:

@@ -15,7 +15,7 @@ from broker.settings import HUMAN, Human
 from broker.store import Record, Store
 from broker.task import Outcome, Progress, lane_queue
 from dispatcher.gates import Verdict
-from workers.attempt import climbed
+from dispatcher.route import climbed
 
 US_PER_MINUTE = 60_000_000
 

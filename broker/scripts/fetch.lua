@@ -19,7 +19,7 @@ local later = P .. 'later:' .. queue
 local due = redis.call('ZRANGEBYSCORE', later, '-inf', text(now), 'LIMIT', 0, 1000)
 for _, ref in ipairs(due) do
   remove(later, ref)
-  local h = redis.call('HMGET', task_key(ref), 'workspace', 'priority')
+  local h = redis.pcall('HMGET', task_key(ref), 'workspace', 'priority')
   if h[1] then
     enqueue(queue, ref, h[1], tonumber(h[2]))
   end
@@ -31,9 +31,15 @@ local until_due = next_due and math.max(0, tonumber(next_due) - now) or -1
 local rows = {}
 local function claim(ref)
   local key = task_key(ref)
-  local h = redis.call('HMGET', key, 'status', 'epoch', 'task', 'progress', 'submitted', 'enqueued', 'cost', 'waited')
-  if not h[1] then
-    dead_letter('message:' .. queue .. ':' .. ref, now, 'unreadable message: no task of that name', queue, 0, ref)
+  local h = redis.pcall('HMGET', key, 'status', 'epoch', 'task', 'progress', 'submitted', 'enqueued', 'cost', 'waited')
+  if not (h[1] and tonumber(h[2] or '') and h[3] and tonumber(h[5] or '') and tonumber(h[6] or '') and tonumber(h[7] or '')) then
+    local cause = h[1] and 'unreadable record: fields of a task are missing' or 'unreadable message: no task of that name'
+    dead_letter('message:' .. queue .. ':' .. ref, now, cause, queue, 0, ref)
+    remove(P .. 'open', ref)
+    if h[1] then
+      redis.call('HSET', key, 'status', 'failed')
+      tell_watchers(ref)
+    end
   elseif not ENDS[h[1]] and h[1] ~= 'parked' then
     local epoch = text(tonumber(h[2]) + 1)
     redis.call('HSET', key, 'epoch', epoch)
@@ -57,7 +63,9 @@ for i = 1, #taken, 2 do
 end
 if #taken > 0 then
   if redis.call('EXISTS', waiting) == 1 then
-    turns[queue] = { [''] = tonumber(taken[#taken]) % TURNS_PER_PRIORITY }
+    local score = tonumber(taken[#taken])
+    local turn = score % TURNS_PER_PRIORITY
+    turns[queue] = { ['|' .. text((turn - score) / TURNS_PER_PRIORITY)] = turn }
     woken[queue] = true
   else
     redis.call('DEL', P .. 'turns:' .. queue)

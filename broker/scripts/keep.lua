@@ -1,7 +1,7 @@
 -- The keeper's round, one call a process and third of a lease: renew what is in hand, and let one process of the fleet
 -- look after what is lost.
 -- ARGV[1] = [[ref, epoch], …] in hand, ARGV[2] = lease in microseconds, ARGV[3] = [lanes served here],
--- ARGV[4..8] = rules of give_up. Gives {refs to break off, tasks recovered, tasks whose place was lost}.
+-- ARGV[4..8] = rules of give_up. Gives {claims to break off, tasks recovered, tasks whose place was lost}.
 local now = clock()
 local lease = tonumber(ARGV[2])
 local rules = { tonumber(ARGV[4]), tonumber(ARGV[5]), ARGV[6], ARGV[7], ARGV[8] }
@@ -10,7 +10,7 @@ for _, item in ipairs(cmsgpack.unpack(ARGV[1])) do
   local ref, epoch = unpack(item)
   local h = redis.call('HMGET', task_key(ref), 'epoch', 'done', 'cancel')
   if h[1] ~= epoch or h[2] == epoch or h[3] then
-    broken[#broken + 1] = ref
+    broken[#broken + 1] = { ref, epoch }
   end
   if h[1] == epoch and h[2] ~= epoch then
     redis.call('ZADD', P .. 'leases', 'XX', text(now + lease), ref)
@@ -29,7 +29,7 @@ if redis.call('SET', P .. 'sweeping', '1', 'NX', 'PX', text(math.max(50, lease /
   apply(now)
   local unseen = redis.call('ZRANGEBYSCORE', P .. 'open', '-inf', text(now - 2 * lease), 'LIMIT', 0, 500)
   for _, ref in ipairs(unseen) do
-    local h = redis.call('HMGET', task_key(ref), 'status', 'queue', 'workspace', 'priority')
+    local h = redis.pcall('HMGET', task_key(ref), 'status', 'queue', 'workspace', 'priority')
     if not h[1] or ENDS[h[1]] or h[1] == 'parked' then
       remove(P .. 'open', ref)
     else

@@ -68,7 +68,7 @@ end
 
 -- Queues. A place in a queue is a turn: each workspace's tasks take turns one apart, starting from the turn that is now
 -- served, so that a workspace with a long backlog does not hold up another's first task (start-time fair queueing).
--- A priority is worth 2^40 turns.
+-- A priority is worth 2^40 turns, and each priority has turns of its own.
 local TURNS_PER_PRIORITY = 1099511627776
 local turns = {}
 local woken = {}
@@ -86,8 +86,9 @@ local function turn_of(queue, workspace)
 end
 
 local function enqueue(queue, ref, workspace, priority)
-  local turn = math.max(turn_of(queue, ''), turn_of(queue, workspace)) + 1
-  turns[queue][workspace] = turn
+  local class = '|' .. priority
+  local turn = math.max(turn_of(queue, class), turn_of(queue, workspace .. class)) + 1
+  turns[queue][workspace .. class] = turn
   add(P .. 'queue:' .. queue, text(turn - priority * TURNS_PER_PRIORITY), ref)
   woken[queue] = true
 end
@@ -347,7 +348,10 @@ end
 local function finish(ref, ttl, watched)
   remove(P .. 'open', ref)
   redis.call('EXPIRE', task_key(ref), ttl)
-  redis.call('EXPIRE', P .. 'ids:' .. string.match(ref, '/(.*)$'), ttl)
+  local ids = P .. 'ids:' .. string.match(ref, '/(.*)$')
+  if redis.call('SCARD', ids) == 1 then  -- another workspace's task of the same id may live on
+    redis.call('EXPIRE', ids, ttl)
+  end
   if watched then
     tell_watchers(ref)
   end
@@ -366,10 +370,11 @@ end
 local FINISHED, DEAD_LETTERED = 6, 7
 
 -- A claim that did not come back: what its call had reserved is booked, and the task goes on or is a dead letter.
+-- A cause of '' gives back what nobody had begun. Any other one counts as a start, also where it failed before its call.
 -- rules = { max_starts, ttl, cancelled fact, cancelled outcome, outcome of a dead letter }
 local function give_up(ref, now, cause, rules)
   local key = task_key(ref)
-  local h = redis.call('HMGET', key, 'status', 'epoch', 'done', 'starts', 'call', 'reserved', 'cancel',
+  local h = redis.pcall('HMGET', key, 'status', 'epoch', 'done', 'starts', 'call', 'reserved', 'cancel',
     'queue', 'submitted', 'workspace', 'priority', 'seq', 'cost', 'watched', 'held', 'scopes')
   local status, epoch, starts, queue = h[1], h[2], tonumber(h[4] or '0'), h[8]
   remove(P .. 'leases', ref)
@@ -385,6 +390,9 @@ local function give_up(ref, now, cause, rules)
   if h[15] then
     hold(h[15], h[16], -tonumber(reserved))
     alerts(now, h[15], h[16])
+  end
+  if cause ~= '' and not h[5] then
+    starts = starts + 1
   end
   local word, outcome = 'requeued', false
   if h[7] then
@@ -407,8 +415,11 @@ local function give_up(ref, now, cause, rules)
     end
   end
   redis.call('HDEL', key, 'call', 'reserved', 'held')
-  redis.call('HSET', key, 'lost:' .. epoch, reserved .. ' ' .. (h[15] or day_of(now)), 'done', epoch, 'status', status, 'enqueued', at,
-    'seq', text(seq), 'cost', text(cost))
+  redis.call('HSET', key, 'done', epoch, 'status', status, 'enqueued', at, 'seq', text(seq), 'cost', text(cost),
+    'starts', text(starts))
+  if h[5] then
+    redis.call('HSET', key, 'lost:' .. epoch, reserved .. ' ' .. h[15])
+  end
   if outcome then
     redis.call('HSET', key, 'outcome', outcome, 'finished', at)
     finish(ref, rules[2], h[14])

@@ -1,16 +1,20 @@
 """Task state over a real Redis: what one record's scripts allow and what they refuse."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from decimal import Decimal
 from typing import Any
 
+import msgpack
 import pytest
 import redis
 
 from broker import keys
 from broker.errors import RedisFull, RedisUnavailable, TaskTooLarge, UnknownTask
 from broker.events import Attempted, Fact, Finished, decode_entry
-from broker.settings import Fleet
+from broker.hands import Hands
+from broker.settings import BudgetRow, Fleet
 from broker.store import Intent, Move, Store
 from broker.task import DISPATCH, Claim, Outcome, Progress, Task
 
@@ -203,7 +207,7 @@ def test_what_waits_is_cancelled_at_once_and_what_runs_when_it_settles(store: St
     store.release(list(take(store)))
     store.begin([Intent(running, 500, call(running, 500, settled=False))])
     assert store.cancel("acme/runs") == "cancelling"
-    assert store.keep([(running.ref, running.epoch)], []).broken == {"acme/runs"}
+    assert store.keep([(running.ref, running.epoch)], []).broken == {(running.ref, running.epoch)}
     assert store.commit([done(running, 300)]) == ["cancelled"]
     record = store.record("acme/runs")
     assert (record.status, record.cost_nano) == ("cancelled", 300)
@@ -283,3 +287,90 @@ def test_too_large_a_payload_is_refused_before_anything_is_stored(store: Store) 
 def test_a_redis_that_is_not_there_is_told_as_such() -> None:
     with pytest.raises(RedisUnavailable, match="does not answer"):
         Store(redis.Redis(port=1, socket_connect_timeout=0.2), Fleet()).submit([task("a")])
+
+
+def test_what_fails_before_its_call_counts_as_a_start_and_ends_as_a_dead_letter(store: Store) -> None:
+    store.submit([task("bad"), task("good")])
+    for _ in range(2):
+        store.release(take(store), "TypeError: 'x'")
+    (first,) = take(store)  # both are suspects now, each handed out alone
+    (second,) = take(store)
+    bad, good = sorted((first, second), key=lambda claim: claim.task.task_id)
+    store.release([bad], "TypeError: 'x'")
+    assert store.commit([done(good)]) == ["moved"]
+    assert [(letter.id, letter.starts) for letter in store.dead_letters()] == [("acme/bad", 3)]
+
+
+def test_a_worker_that_dies_with_tasks_that_it_never_began_does_not_loop_on_them(store: Store) -> None:
+    store.submit([task("deadly")])
+    for _ in range(3):
+        assert len(take(store)) == 1
+        lose(store)
+    assert take(store) == []
+    assert [letter.id for letter in store.dead_letters()] == ["acme/deadly"]
+
+
+def test_on_a_queue_that_both_modes_share_no_async_task_goes_before_a_sync_one(store: Store) -> None:
+    store.submit([replace(task(f"a{n}"), mode="async", priority=5) for n in range(300)])
+    take(store, want=100)
+    store.submit([task("sync", priority=-5), task("other", "another")])
+    assert [claim.task.task_id for claim in take(store, want=3)] == ["other", "sync", "a100"]
+
+
+def test_a_backlog_of_one_priority_does_not_hold_up_the_same_workspace_s_next_one(store: Store) -> None:
+    store.submit([replace(task(f"a{n}"), mode="async") for n in range(300)])
+    store.submit([task("mine"), *(task(f"b{n}", "b") for n in range(10))])
+    assert "mine" in [claim.task.task_id for claim in take(store, want=2)]
+
+
+def test_only_the_claim_that_was_asked_about_is_broken_off(store: Store) -> None:
+    store.submit([task("a")])
+    (stale,) = take(store)
+    store.release([stale])
+    (fresh,) = take(store)
+    hands = Hands()
+    hands.take([fresh], DISPATCH, messages=1, hold_s=60)
+    hands.break_off(store.keep([(stale.ref, stale.epoch)], []).broken)
+    assert hands.broken(stale)
+    assert not hands.broken(fresh)
+
+
+def test_nodes_start_and_switches_work_when_redis_is_full(store: Store, client: redis.Redis) -> None:
+    client.config_set("maxmemory", 1)
+    store.declare_limits([BudgetRow(scope="fleet", period="day", usd=Decimal(5))])
+    store.set_limit("fleet", "month", 7)
+    store.announce(["local"])
+    store.kill("workspace:acme")
+    client.config_set("maxmemory", 0)
+    assert [(row.period, row.limit_nano) for row in store.budgets()] == [("day", 5 * 10**9), ("month", 7)]
+    assert store.killed() == ["workspace:acme"]
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda client, key: client.set(key, "a string") if client.delete(key) else None,
+        lambda client, key: client.hdel(key, "task"),
+        lambda client, key: client.hdel(key, "epoch"),
+        lambda client, key: client.hset(key, "epoch", "zz"),
+        lambda client, key: client.hset(key, "submitted", "zz"),
+        lambda client, key: client.hset(key, "task", msgpack.packb([1, "other", "w", [], None, "sync"])),
+        lambda client, key: client.hset(key, "task", msgpack.packb([1, "bad", "acme", 5])),
+        lambda client, key: client.hset(key, "progress", msgpack.packb([1, 2, 3])),
+    ],
+)
+def test_a_spoilt_record_is_a_dead_letter_and_its_neighbours_are_handed_out(
+    store: Store, client: redis.Redis, spoil: Callable[[redis.Redis, str], object]
+) -> None:
+    store.submit([task("bad"), task("good")])
+    spoil(client, keys.task_key("acme/bad"))
+    assert [claim.ref for claim in take(store)] == ["acme/good"]
+    assert len(store.dead_letters()) == 1
+    lose(store)
+    assert [claim.ref for claim in take(store)] == ["acme/good"]
+
+
+def test_dropping_what_is_no_dead_letter_leaves_a_task_alone(store: Store, client: redis.Redis) -> None:
+    store.submit([task("a")])
+    assert not store.drop_dead("acme/a")
+    assert client.ttl(keys.task_key("acme/a")) == -1

@@ -1,4 +1,4 @@
-"""Bytes that a released version wrote decode for ever. A new version adds a file beside wire-1.json and changes none."""
+"""What a released version wrote decode for ever. A new version adds a file beside wire-1.json and changes none."""
 
 import json
 from pathlib import Path
