@@ -96,6 +96,8 @@ def every_request_is_booked(run: Evidence) -> Iterator[str]:
     for request in run.journal:
         if request["id"] not in attempts:
             yield f"the provider was asked {request['id'] or 'without a name'}, the ledger knows nothing of it"
+    if run.final["stream"]:
+        yield f"{run.final['stream']} entries wait in the stream after the last rollup"
     known = Counter(request["id"] for request in run.journal)
     for name in run.arrivals:
         if name not in attempts and name not in known:

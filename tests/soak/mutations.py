@@ -97,13 +97,6 @@ MUTATIONS = (
         ("kill lane",),
     ),
     Mutation(
-        "begin: a stale claim may begin",
-        _lua("begin"),
-        (("if h[1] ~= epoch or h[2] == epoch then", "if false then"),),
-        ("I2a", "I2b", "I4", "I18"),
-        ("stop lane", "stop head", "reset connections",),
-    ),
-    Mutation(
         "give up: a lost call is not booked",
         _lua("prelude"),
         (("seq = book(ref, submitted, seq, { h[5] })", ""),),

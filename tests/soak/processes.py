@@ -110,6 +110,10 @@ class RedisServer:
                     raise
                 time.sleep(0.02)
 
+    def end(self) -> None:
+        self.client.close()
+        self.process.end(5)
+
     def sleep(self, seconds: float) -> None:
         """Its one thread sleeps, and answers nobody."""
         ask: Any = self.client.execute_command

@@ -10,8 +10,8 @@ import json
 import signal
 import threading
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ import redis
 from accounting import ledger, nightly
 from broker import keys
 from broker.errors import LanewayError
-from broker.settings import parse
+from broker.settings import Settings, parse
 from broker.store import Record, Store
 from broker.task import TERMINAL
 from laneway.client import Client
@@ -57,72 +57,111 @@ class Size:
     deeds: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class _Stage:
+    """Everything that runs. ``direct`` reaches Redis past the proxy."""
+
+    folder: Path
+    size: Size
+    history: History
+    server: RedisServer
+    proxy: Proxy
+    fleet: Fleet
+    settings: Settings
+    direct: Store
+    producers: Producers
+
+
 def run(folder: Path, size: Size, say: Callable[[str], None]) -> None:
+    """Raises what a part of the test itself fails with; what the product does wrong is the checker's to say."""
+    with _staged(folder, size) as stage:
+        say(f"{size.tasks} tasks over {size.minutes:g} minutes, seed {size.seed}, in {folder}")
+        with _watched(stage):
+            lost = _storm(stage)
+            say(f"all submitted, {lost} replies lost; the fleet comes to rest")
+            _rest(stage)
+            _last_act(stage)
+            _rest(stage)
+        stage.fleet.end()
+        stage.producers.look(sorted(stage.producers.accepted))
+        files, aside = (ledger.LocalStore(folder / name) for name in ("ledger", "quarantine"))
+        nightly.run(stage.direct.client, files, aside, stage.settings)
+        say("the ledger is rolled up")
+        (folder / "final.json").write_text(json.dumps(_final(stage), indent=1))
+
+
+@contextmanager
+def _staged(folder: Path, size: Size) -> Iterator[_Stage]:
+    """Redis, the proxy before it, the provider and the fleet, all up; ended whatever happens."""
     (folder / "logs").mkdir(parents=True)
-    history = History(folder / "history.jsonl")
-    server = RedisServer(folder / "redis")
-    provider_port = free_port()
-    provider = provider_process(folder, provider_port, size.seed)
-    proxy = Proxy(server.port)
-    fleet = Fleet()
-    closing = threading.Event()
-    text = configuration(provider_port, size.tasks)
-    (folder / "laneway.toml").write_text(text)
-    try:
+    with ExitStack() as ending:
+        history = History(folder / "history.jsonl")
+        ending.callback(history.close)
+        server = RedisServer(folder / "redis")
+        ending.callback(server.end)
         server.start()
+        port = free_port()
+        provider = provider_process(folder, port, size.seed)
+        ending.callback(provider.end)
         provider.start()
-        wait_for_port(provider_port)
+        wait_for_port(port)
+        proxy = Proxy(server.port)
+        ending.callback(proxy.stop)
         proxy.start()
+        text = configuration(port, size.tasks)
+        (folder / "laneway.toml").write_text(text)
         url = f"redis://127.0.0.1:{proxy.port}"
         settings = parse(text, folder=folder).model_copy(update={"redis_url": url})
         direct = Store(quick_client(server.port), settings.fleet)
+        ending.callback(direct.client.close)
+        fleet = Fleet()
         _enlist(fleet, folder, url)
+        ending.callback(fleet.end)
         fleet.start()
         client = Client(settings)
+        ending.callback(client.store.client.close)
         _load(client.store)
         _until(lambda: {b"local", b"rented", b"frontier"} <= set(direct.client.hgetall(keys.LANES)), 60)
         history.add("began", wall=time.time(), seed=size.seed, tasks=size.tasks, lease_s=LEASE_S)
         producers = Producers(client, history)
-        digests = {name: script.sha for name, script in client.store._run.items()}
-        nemesis = Nemesis(fleet, server, proxy, digests, history, size.seed, size.deeds)
-        threads = [
-            threading.Thread(target=sample, args=(direct, history, closing, 0.2), daemon=True),
-            threading.Thread(target=producers.watch, daemon=True),
-        ]
-        trouble = threading.Thread(target=nemesis.run, args=(size.pause_s,), daemon=True)
-        for thread in (*threads, trouble):
-            thread.start()
-        say(f"{size.tasks} tasks over {size.minutes:g} minutes, seed {size.seed}, in {folder}")
-        per_s = size.tasks / (size.minutes * 60)
-        producers.submit_all((planned(number, size.seed) for number in range(size.tasks)), per_s=per_s)
-        nemesis.closing.set()
-        trouble.join(60)
-        lost = {name: proxy.lost[digest] for name, digest in digests.items() if proxy.lost[digest]}
-        history.add("calm", replies_lost=lost)
-        say(f"all submitted, {sum(lost.values())} replies lost; the fleet comes to rest")
-        _rest(direct, history)
-        _last_act(direct, fleet, producers, history)
-        _rest(direct, history)
-        history.add("rest")
-        producers.closing.set()
+        yield _Stage(folder, size, history, server, proxy, fleet, settings, direct, producers)
+
+
+@contextmanager
+def _watched(stage: _Stage) -> Iterator[None]:
+    """Budgets are sampled and results looked at all the while."""
+    closing = threading.Event()
+    threads = [
+        threading.Thread(target=sample, args=(stage.direct, stage.history, closing, 0.2), daemon=True),
+        threading.Thread(target=stage.producers.watch, daemon=True),
+    ]
+    for thread in threads:
+        thread.start()
+    try:
+        yield
+    finally:
+        stage.producers.closing.set()
         closing.set()
         for thread in threads:
             thread.join(15)
-        fleet.end()
-        producers.look(sorted(producers.accepted))
-        say("the ledger is rolled up")
-        files = ledger.LocalStore(folder / "ledger")
-        nightly.run(direct.client, files, ledger.LocalStore(folder / "quarantine"), settings)
-        (folder / "final.json").write_text(json.dumps(_final(direct, producers), indent=1))
-        client.store.client.close()
+
+
+def _storm(stage: _Stage) -> int:
+    """All tasks come in while the nemesis is at work. How many replies were lost."""
+    size, scripts = stage.size, stage.producers.client.store._run
+    digests = {name: script.sha for name, script in scripts.items()}
+    nemesis = Nemesis(stage.fleet, stage.server, stage.proxy, digests, stage.history, size.seed, size.deeds)
+    trouble = threading.Thread(target=nemesis.run, args=(size.pause_s,), daemon=True)
+    trouble.start()
+    try:
+        tasks = (planned(number, size.seed) for number in range(size.tasks))
+        stage.producers.submit_all(tasks, per_s=size.tasks / (size.minutes * 60))
     finally:
-        closing.set()
-        fleet.end()
-        server.process.signal(signal.SIGCONT)
-        server.process.end(5)
-        provider.end(5)
-        proxy.stop()
-        history.close()
+        nemesis.closing.set()
+        trouble.join(60)
+    lost = {name: stage.proxy.lost[digest] for name, digest in digests.items() if stage.proxy.lost[digest]}
+    stage.history.add("calm", replies_lost=lost)
+    return sum(lost.values())
 
 
 def _enlist(fleet: Fleet, folder: Path, url: str) -> None:
@@ -154,8 +193,9 @@ def _until(true: Callable[[], bool], within_s: float) -> bool:
     return False
 
 
-def _rest(direct: Store, history: History) -> None:
+def _rest(stage: _Stage) -> None:
     """Until nothing is open or in hand. What waits for a budget's next window is cancelled: nobody waits for that."""
+    direct, history = stage.direct, stage.history
     until = time.monotonic() + CALM_S
     while time.monotonic() < until:
         with suppress(redis.RedisError, LanewayError):
@@ -176,9 +216,10 @@ def _far(direct: Store) -> list[str]:
     return [ref.decode() for ref in found]
 
 
-def _last_act(direct: Store, fleet: Fleet, producers: Producers, history: History) -> None:
+def _last_act(stage: _Stage) -> None:
     """No other trouble: both workers of a lane are killed with their hands full. What they held must be back, claimed
     or done by others, within two leases."""
+    direct, producers = stage.direct, stage.producers
     producers.submit_together(
         [
             Planned({"prompt": f"last {n}", "type": "plain", "task_id": f"last-{n}", "workspace": "gamma"})
@@ -187,7 +228,7 @@ def _last_act(direct: Store, fleet: Fleet, producers: Producers, history: Histor
     )
     _until(lambda: len(_held(direct)) >= LAST_ACT // 4, 20)
     for name in ("rented-1", "rented-2"):
-        fleet.processes[name].signal(signal.SIGKILL)
+        stage.fleet.processes[name].signal(signal.SIGKILL)
     killed = time.monotonic()
     held = _held(direct)
     back_s = None
@@ -198,18 +239,23 @@ def _last_act(direct: Store, fleet: Fleet, producers: Producers, history: Histor
                 back_s = time.monotonic() - killed
                 break
         time.sleep(0.05)
-    history.add("last act", held=len(held), back_s=back_s)
+    stage.history.add("last act", held=len(held), back_s=back_s)
 
 
 def _held(direct: Store) -> dict[str, int]:
-    """What is in hand, with the claim's number."""
+    """What the lane's workers have in hand, with the claim's number."""
     leased: Any = direct.client.zrange(keys.LEASES, 0, -1)
     refs = [ref.decode() for ref in leased]
-    return {ref: record.epoch for ref, record in zip(refs, direct.records(refs), strict=True)}
+    return {
+        ref: record.epoch
+        for ref, record in zip(refs, direct.records(refs), strict=True)
+        if record.queue.startswith("lane-rented-")
+    }
 
 
-def _final(direct: Store, producers: Producers) -> dict[str, Any]:
+def _final(stage: _Stage) -> dict[str, Any]:
     """Redis's own account at the end: records, and every counter of money."""
+    direct, producers = stage.direct, stage.producers
     client = direct.client
     refs = sorted(producers.accepted)
     records: dict[str, Record] = {}

@@ -69,7 +69,7 @@ def whole() -> Evidence:
         tasks=[task | labels, poison | labels],
         attempts=[call],
         final={
-            "records": {REF: result, DEAD_REF: dead}, "open": [], "held": {"fleet": 0}, "dead": [DEAD_REF],
+            "records": {REF: result, DEAD_REF: dead}, "open": [], "stream": 0, "held": {"fleet": 0}, "dead": [DEAD_REF],
             "used": {"total": used, "2026-01": used, "2026-01-31": used}, "limits": {"fleet|total": 2 * COST},
         },
         unlike=[],
@@ -144,6 +144,7 @@ PLANTED: list[tuple[str, Callable[[Evidence], Evidence]]] = [
     ("I3", without_redis),
     ("I4", asked_namelessly),
     ("I4", lambda run: replace(run, arrivals=["a-2", "a-3"])),
+    ("I4", lambda run: final(run, stream=1)),
     ("I5", lambda run: replace(run, unlike=["tasks.parquet"])),
     ("I5", lambda run: more_events(run, answered("a-4"))),
     ("I6", asked_twice),
