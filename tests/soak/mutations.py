@@ -80,7 +80,7 @@ MUTATIONS = (
         _lua("commit"),
         (("'cancelled', '', ARGV[4], { ARGV[3] }", "'cancelled', '', ARGV[4], { ARGV[3] }\n      attempts = {}"),),
         ("I4", "I10"),
-        ("kill head",),
+        ("lose replies",),
     ),
     Mutation(
         "begin: nothing is refused",
@@ -115,7 +115,7 @@ MUTATIONS = (
         _lua("prelude"),
         (("elseif starts >= rules[1] then", "elseif false then"),),
         ("I15", "I17"),
-        ("kill head",),
+        ("lose replies",),
     ),
     Mutation(
         "keep: lost claims are not looked for",
@@ -156,14 +156,14 @@ MUTATIONS = (
         "workers/engines/chat.py",
         (("max_retries=0", "max_retries=2"),),
         ("I6",),
-        ("kill head",),
+        ("lose replies",),
     ),
     Mutation(
         "settle: a call whose usage is unknown costs nothing",
         "workers/settle.py",
         (("return Settlement(worst_nano, worst_nano, False, Usage())", "return Settlement(0, 0, True, Usage())"),),
         ("I7", "I10"),
-        ("kill head",),
+        ("lose replies",),
     ),
     Mutation(
         "fold: a late settlement counts beside what it corrects",
@@ -181,7 +181,7 @@ MUTATIONS = (
             ("state.calls[call.attempt_id] =", "state.calls[str(len(state.calls))] ="),
         ),
         ("I5",),
-        ("kill head",),
+        ("lose replies",),
     ),
 )  # fmt: skip
 
