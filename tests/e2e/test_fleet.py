@@ -140,6 +140,24 @@ def test_a_deadline_that_passed_in_the_queue_costs_nothing(live: Callable[[str],
     assert "deadline of 0.2 s" in result.reason
 
 
+def test_what_waits_on_a_lane_that_has_gone_goes_on_along_its_chain(live: Callable[[str], LiveFleet]) -> None:
+    fleet = live(
+        ECHO.replace("lease_s = 1.5", "lease_s = 1.5\nlane_absent_s = 1").replace(
+            '["local", "human"]', '["local", "frontier", "human"]'
+        )
+    )
+    fleet.start("dispatcher.node")
+    fleet.store.announce(["local"])
+    handle = fleet.client.submit("hello")
+    fleet.wait_until(
+        lambda: fleet.store.queues(["lane-local-sync"])[0].depth == 1, "it waits on its first lane"
+    )
+    fleet.start("workers.lane_frontier")
+    result = handle.result(timeout_s=40)
+    assert (result.status, result.lane) == ("succeeded", "frontier")
+    assert fleet.client.record(handle.task_id).progress.skipped == ()
+
+
 def test_a_cancelled_call_settles(live: Callable[[str], LiveFleet]) -> None:
     fleet = live(
         ECHO.replace('reply = "Paris"', "latency_ms = 60000").replace('["local", "human"]', '["frontier"]')
