@@ -19,14 +19,14 @@ from rich.console import Console
 
 from accounting import ledger, nightly, present
 from accounting import report as reports
-from broker.errors import LedgerError
+from broker.errors import LedgerError, RedisUnavailable
 from broker.settings import HUMAN, Settings, load
 from broker.task import TERMINAL
 from laneway.board import Board
 from laneway.cli.output import PIPE_WIDTH, emit, json_option, say, shorten, table
 from laneway.cli.taskfile import Row, opened
 from laneway.client import Client, Result, result_of
-from laneway.fleet import Fleet, Plan, missing_here, plan, read_procfile
+from laneway.fleet import REDIS_LOOK_S, Fleet, Plan, missing_here, plan, read_procfile
 from laneway.supervisor import log_files, on_signals
 
 TASKS = Path("demo") / "tasks.jsonl"
@@ -142,10 +142,14 @@ def _work(run: Run, fleet: Fleet, rows: Sequence[Row], board: Board, until: floa
         left = {(one.workspace, one.task_id): one for one in client.submit_many(rows)}
         board.stage("working")
         while left and fleet.running() and (left_s := until - time.monotonic()) > 0:
-            for result in client.results(list(left.values()), min(TICK_S, left_s)):
-                del left[result.workspace, result.task_id]
-                run.results.append(result)
-                board.ended(result)
+            try:
+                for result in client.results(list(left.values()), min(TICK_S, left_s)):
+                    del left[result.workspace, result.task_id]
+                    run.results.append(result)
+                    board.ended(result)
+            except RedisUnavailable as error:
+                board.stage(f"waiting for redis: {error.message}")
+                time.sleep(REDIS_LOOK_S)  # the fleet starts it again
             board.tick()
         run.failing = fleet.failing()
         board.stage("draining")

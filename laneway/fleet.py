@@ -17,10 +17,11 @@ from typing import Self
 from urllib.parse import urlsplit, urlunsplit
 
 import click
+import redis
 
 from broker import embedded
 from broker.connect import connect
-from broker.errors import ConfigError, LanewayError
+from broker.errors import ConfigError, LanewayError, RedisUnavailable
 from broker.settings import Lane, Settings, load
 from broker.store import Store
 from laneway.cli.output import plain
@@ -34,6 +35,8 @@ LANE_MODULE = re.compile(r"workers\.lane_(\w+)")
 READY_LINE = "Worker process is ready for action"
 READY_S = 120.0
 DRAIN_MARGIN_S = 5.0
+REDIS_LOOK_S = 1.0
+REDIS_START_S = 10.0  # of one try: whoever ends the fleet waits no longer than that
 COLOURS = ("cyan", "green", "magenta", "blue", "yellow", "bright_cyan", "bright_green", "bright_magenta")
 
 
@@ -127,10 +130,47 @@ def read_procfile(path: Path | None = None) -> dict[str, list[str]]:
     raise ConfigError(f"no {choices[-1]} to say what runs on this node", mend="name one with --procfile")
 
 
+class RedisWatch:
+    """Starts the embedded server of ``var`` again when it dies, on a thread of its own until ``stop``.
+
+    Its address and its data stay, so that whoever used it comes back by itself.
+    """
+
+    def __init__(self, var: Path, say: Say) -> None:
+        self._var, self._say = var, say
+        self._stop_asked = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="redis-watch", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._stop_asked.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        said = ""
+        while not self._stop_asked.wait(REDIS_LOOK_S):
+            words = self._look()
+            if words and words != said:
+                self._say(OURS, words)
+            said = words
+
+    def _look(self) -> str:
+        """What there is to say: "" where the server runs as it should."""
+        try:
+            if embedded.running(self._var) is not None:
+                return ""
+            server = embedded.start(self._var, timeout_s=REDIS_START_S)
+        except (RedisUnavailable, redis.RedisError, OSError) as error:
+            return f"redis does not answer, which is looked at again every {REDIS_LOOK_S:g} s: {error}"
+        what = "had ended and was started again" if server.started_here else "did not answer and does again"
+        return f"redis {what} (process {server.pid})"
+
+
 class Fleet:
     """A context manager: inside, the planned processes run and ``store`` is open; after it nothing of them is left.
 
-    ``settings.redis_url`` None: over the embedded server of ``fleet.var``, which is stopped too unless it ran before.
+    ``settings.redis_url`` None: over the embedded server of ``fleet.var``, which is started again when it dies and is
+    stopped too unless it ran before.
     ``fresh`` empties that folder first.
     """
 
@@ -206,6 +246,7 @@ class Fleet:
             self.redis_url = server.url
             if server.started_here or claim.crashed:
                 stack.callback(embedded.stop, server)
+            stack.callback(RedisWatch(self.settings.fleet.var, self._say).stop)
         self.store = connect(self.settings.model_copy(update={"redis_url": self.redis_url}))
         stack.callback(self.store.client.close)
 

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO
@@ -14,7 +15,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from broker import embedded
+from broker.settings import parse
 from laneway import guard
+from laneway.client import Client
 
 pytestmark = pytest.mark.e2e
 
@@ -227,3 +230,53 @@ def test_after_kill_9_no_process_is_left_and_the_next_fleet_finds_redis_and_its_
         read_until(process.stdout, "stopped")
         assert process.wait(30) == 0
     assert nothing_runs(folder / "var")
+
+
+def test_a_killed_redis_is_started_again_and_no_task_is_lost(folder: Path) -> None:
+    var = folder / "var"
+    process = begin(folder, "up")
+    with process:
+        read_until(process.stdout, "ready after")
+        server = embedded.running(var)
+        assert server is not None
+        client = Client(parse(CONFIG, folder=folder).model_copy(update={"redis_url": server.url}))
+        task = {"prompt": "the capital of France?", "type": "capital"}
+        before = client.submit_many([task] * 50)  # some of them are under way when it dies
+        os.kill(server.pid, signal.SIGKILL)
+
+        said = read_until(process.stdout, "was started again")
+
+        assert said.splitlines()[-1].startswith(
+            "laneway    | redis had ended and was started again (process "
+        )
+        again = embedded.running(var)
+        assert again is not None
+        assert (again.url, again.started_here) == (server.url, False)
+        assert again.pid != server.pid
+        after = client.submit_many([task])
+        ended = list(client.results([*before, *after], timeout_s=60))
+        client.store.client.close()
+        assert Counter(one.status for one in ended) == {"succeeded": 51}
+        process.send_signal(signal.SIGINT)
+        read_until(process.stdout, "stopped")
+        assert process.wait(30) == 0
+    assert nothing_runs(var)
+
+
+def test_the_demo_outlives_the_death_of_its_redis(folder: Path) -> None:
+    (folder / "laneway.toml").write_text(CONFIG.replace("20 }\n", "2000 }\nthreads = 1\n", 1))
+    process = begin(folder, "demo", "--tasks", "tasks.jsonl")
+    with process:
+        read_until(process.stdout, "working")
+        server = embedded.running(folder / "var" / "demo")
+        assert server is not None
+        time.sleep(2)
+        os.kill(server.pid, signal.SIGKILL)
+
+        said = read_until(process.stdout, "Logs: ")
+
+        assert process.wait(60) == 0, said
+    assert "12 tasks in " in said
+    log = (folder / "var" / "demo" / "log" / "laneway.log").read_text()
+    assert "redis had ended and was started again" in log
+    assert nothing_runs(folder / "var" / "demo")
