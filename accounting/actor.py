@@ -18,6 +18,9 @@ INGEST_EVERY_S = 1.0
 NIGHTLY_EVERY_S = 30.0
 ALERTS_EVERY_S = 1.0
 WATCH_EVERY_S = 10.0
+LEAST_LOCK_MS = (
+    10_000  # the longest step between two renewals, a large part written to a slow disk, takes less
+)
 
 log = logging.getLogger(__name__)
 
@@ -43,7 +46,7 @@ class Accounting:
                         self.files,
                         self.quarantine,
                         limit=fleet.ingest_flush_events,
-                        lock_ms=round(fleet.lease_s * 2000),
+                        lock_ms=max(LEAST_LOCK_MS, round(fleet.lease_s * 2000)),
                     )
                 )
                 log.info("%d events into %d parts", done.events, done.parts)

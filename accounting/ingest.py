@@ -1,6 +1,6 @@
 """From the stream to files, each fact exactly once.
 
-One batch at a time, by whoever holds the lock:
+One batch at a time, by whoever holds the lock and renews it at each step:
 
     1. the boundary ``first last count`` is recorded in Redis before anything is written;
     2. the entries between are written, one part a day, named ``<first>-<last>.parquet``;
@@ -154,7 +154,7 @@ def drain(
         if lock.recorded is None:
             return Ingested(busy=True)
         try:
-            batch = _recorded(client, key, lock.recorded) or _next(client, key, limit)
+            batch = _recorded(lock, lock.recorded) or _next(lock, limit)
             if not batch.ids:
                 return Ingested()
             lock.hold(batch.boundary)
@@ -175,7 +175,8 @@ def drain_all(
 ) -> Ingested:
     """Drains until a batch does not reach the limit: all that was there when it began, and a little of the rest.
 
-    While another writer is at work it waits its turn for ``patience_s`` seconds; the result is ``busy`` after that.
+    While another writer is at work it waits its turn, for ``patience_s`` seconds at a time; the result is ``busy``
+    after that.
     """
     done = Ingested()
     until = time.monotonic() + patience_s
@@ -185,12 +186,19 @@ def drain_all(
             time.sleep(TURN_S)
             continue
         done += batch
+        until = time.monotonic() + patience_s
         if (
             batch.busy
             or batch.entries == 0
             or (batch.events + batch.flaws < limit and not _waiting(client, key))
         ):
             return done
+
+
+def held_s(client: redis.Redis) -> float:
+    """How long a writer may still hold the ledger without a sign of life; 0 where none holds it."""
+    left_ms: Any = client.pttl(LOCK)
+    return float(max(0, left_ms)) / 1000
 
 
 def _waiting(client: redis.Redis, key: str) -> bool:
@@ -216,7 +224,7 @@ def due(client: redis.Redis, settings: Settings, *, key: str = EVENTS) -> bool:
     return bool(half_done) or entries >= fleet.ingest_flush_events or age_s >= fleet.ingest_flush_s
 
 
-def _recorded(client: redis.Redis, key: str, boundary: str) -> _Batch | None:
+def _recorded(lock: _Lock, boundary: str) -> _Batch | None:
     """The batch that a crashed writer had recorded; None where there is none, or the stream no longer has it whole.
 
     It has not when Redis itself lost its latest writes. Then a new boundary is drawn over what is there: a fact that
@@ -225,22 +233,22 @@ def _recorded(client: redis.Redis, key: str, boundary: str) -> _Batch | None:
     if not boundary:
         return None
     first, last, count = boundary.split()
-    batch = _read(client, key, first, last, limit=None)
+    batch = _read(lock, first, last, limit=None)
     if batch.ids and batch.boundary == boundary:
         return batch
     log.warning("the stream has %d of the %s entries %s to %s", len(batch.ids), count, first, last)
     return None
 
 
-def _next(client: redis.Redis, key: str, limit: int) -> _Batch:
-    return _read(client, key, "-", "+", limit=limit)
+def _next(lock: _Lock, limit: int) -> _Batch:
+    return _read(lock, "-", "+", limit=limit)
 
 
-def _read(client: redis.Redis, key: str, first: str, last: str, *, limit: int | None) -> _Batch:
+def _read(lock: _Lock, first: str, last: str, *, limit: int | None) -> _Batch:
     ids: list[str] = []
     rows: list[wire.Row] = []
     flawed: list[tuple[str, bytes, str]] = []
-    for entry_id, fields in _entries(client, key, first, last):
+    for entry_id, fields in _entries(lock, first, last):
         ids.append(entry_id)
         entry = fields.get(b"b")
         if entry is None:
@@ -256,11 +264,10 @@ def _read(client: redis.Redis, key: str, first: str, last: str, *, limit: int | 
     return _Batch(tuple(ids), tuple(rows), tuple(flawed))
 
 
-def _entries(
-    client: redis.Redis, key: str, first: str, last: str
-) -> Iterator[tuple[str, dict[bytes, bytes]]]:
+def _entries(lock: _Lock, first: str, last: str) -> Iterator[tuple[str, dict[bytes, bytes]]]:
     while True:
-        page: Any = client.xrange(key, min=first, max=last, count=PAGE)
+        page: Any = lock.client.xrange(lock.key, min=first, max=last, count=PAGE)
+        lock.hold()
         for entry_id, fields in page:
             yield entry_id.decode(), fields
         if len(page) < PAGE:
@@ -273,9 +280,12 @@ def _write(batch: _Batch, lock: _Lock, store: Store, quarantine: Store) -> Inges
     for entry_id, entry, why in batch.flawed:
         path = f"{entry_id}.msgpack"
         quarantine.put(path, entry)
+        lock.hold()
         log.warning("stream entry %s: %s; the whole entry is kept as quarantine file %s", entry_id, why, path)
     for day in sorted(by_day):
-        store.put(f"{ledger.partition(ledger.EVENTS, day)}/{batch.name}", _part(by_day[day]))
+        part = _part(by_day[day])
+        lock.hold()
+        store.put(f"{ledger.partition(ledger.EVENTS, day)}/{batch.name}", part)
         lock.hold()
     days = tuple(sorted(by_day))
     lock.commit(batch.ids[-1], days)

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+import math
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from typing import Any
 
 import click
 
 from accounting import ledger
-from accounting.ingest import Ingested, drain_all
+from accounting.ingest import Ingested, drain_all, held_s
 from accounting.report import BY, build, to_dict
 from accounting.rollup import RolledDay, rollup_dirty
 from accounting.rollup import rollup as roll
@@ -20,6 +21,7 @@ from broker.store import Store, ask
 from laneway.cli.output import console, emit, json_option, price, say, usd
 
 QUARANTINE = "quarantine"
+BRIEF_S = 1.0  # that a writer at work may take without a word of ours
 REPORT_WIDTH = 120  # columns where no terminal says how many
 
 
@@ -72,9 +74,24 @@ def rollup(date: str | None, since: str | None, as_json: bool) -> None:
 
 
 def _drain(settings: Settings, store: Store, files: ledger.Store) -> Ingested:
+    """All that waits in Redis. A writer that was killed keeps its lock for a while, and that is waited for."""
+    first = _drained(settings, store, files, BRIEF_S)
+    if not first.busy:
+        return first
+    left_s = ask(lambda: held_s(store.client))
+    click.echo(f"another writer holds the ledger: waiting for up to {left_s:.0f} s", err=True)
+    second = _drained(settings, store, files, left_s + BRIEF_S)
+    if second.busy:
+        left_s = ask(lambda: held_s(store.client))
+        raise LedgerError("another writer holds the ledger", mend=f"try again in {math.ceil(left_s)} s")
+    return replace(first + second, busy=False)
+
+
+def _drained(settings: Settings, store: Store, files: ledger.Store, patience_s: float) -> Ingested:
     quarantine = ledger.LocalStore(settings.fleet.var / QUARANTINE)
+    limit = settings.fleet.ingest_flush_events
     return ask(  # type: ignore[no-any-return]
-        lambda: drain_all(store.client, files, quarantine, limit=settings.fleet.ingest_flush_events)
+        lambda: drain_all(store.client, files, quarantine, limit=limit, patience_s=patience_s)
     )
 
 
@@ -97,8 +114,7 @@ def _rolled_row(day: RolledDay) -> dict[str, Any]:
 
 def _tell(place: str, drained: Ingested | None, rolled: tuple[RolledDay, ...]) -> None:
     if drained is not None:
-        said = "another process is writing them" if drained.busy else f"{drained.parts} files"
-        say(f"ingested    {drained.events} events, {said}")
+        say(f"ingested    {drained.events} events, {drained.parts} files")
         if drained.flaws:
             say(f"set aside   {drained.flaws} facts that cannot be read, in {QUARANTINE}")
     for day in rolled:

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import duckdb
 import msgpack
@@ -18,7 +19,9 @@ import pytest
 import redis
 
 from accounting import ingest, schema
+from accounting.actor import Accounting
 from accounting.ledger import LocalStore
+from broker import store as broker_store
 from broker.embedded import Embedded
 from broker.errors import LedgerError
 from broker.events import Event, Fact, Finished, Submitted, decode_fact, encode_fact
@@ -249,6 +252,66 @@ def test_a_writer_that_slept_through_its_lock_harms_nobody(
     assert done.busy
     assert events_of(store) == expected(stories)
     assert client.xlen(EVENTS) == 1
+
+
+class SlowReader(redis.Redis):
+    def xrange(self, *args: Any, **named: Any) -> Any:
+        time.sleep(0.1)
+        return super().xrange(*args, **named)
+
+
+class SlowStore(LocalStore):
+    def put(self, path: str, data: bytes) -> None:
+        time.sleep(0.1)
+        super().put(path, data)
+
+
+def test_a_batch_that_takes_longer_than_the_lock_keeps_it(
+    server: Embedded,
+    client: redis.Redis,
+    store: LocalStore,
+    quarantine: LocalStore,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Read in pages, set aside and written in parts: each step is shorter than the lock, all of them are longer."""
+    monkeypatch.setattr(ingest, "PAGE", 10)
+    stories = [*day_of_stories(50), *day_of_stories(50, 8, at_us=NOON_US + 86_400_000_000)]
+    publish(client, map(entry, stories))
+    publish(client, [b"x", b"y", b"z", b"no", b"entries", b"these"])
+    slow = SlowReader.from_url(server.url)
+    done = ingest.drain(slow, SlowStore(store.root), SlowStore(quarantine.root), lock_ms=400)
+    slow.close()
+    assert (done.busy, done.entries, done.flaws, done.parts) == (False, 106, 6, 2)
+    assert events_of(store) == expected(stories)
+    assert client.xlen(EVENTS) == client.exists(ingest.LOCK, ingest.BATCH) == 0
+
+
+def test_how_long_a_killed_writer_still_holds_the_ledger(
+    client: redis.Redis,
+) -> None:
+    assert ingest.held_s(client) == 0
+    client.set(ingest.LOCK, "somebody who was killed", px=5000)
+    assert 4 < ingest.held_s(client) <= 5
+
+
+def test_accounting_holds_the_lock_for_ten_seconds_at_least(
+    client: redis.Redis, store: LocalStore, quarantine: LocalStore
+) -> None:
+    held: list[float] = []
+
+    class Watched(LocalStore):
+        def put(self, path: str, data: bytes) -> None:
+            held.append(ingest.held_s(client))
+            super().put(path, data)
+
+    settings = Settings.model_validate({"fleet": {"lease_s": 0.5, "ingest_flush_events": 1}})
+    publish(client, map(entry, day_of_stories(3)))
+    accounting = Accounting(
+        settings, broker_store.Store(client, settings.fleet), Watched(store.root), quarantine
+    )
+    accounting.ingest()
+    assert len(held) == 1
+    assert held[0] > 9
 
 
 def test_a_boundary_whose_entries_redis_lost_is_drawn_anew(

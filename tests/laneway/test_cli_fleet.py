@@ -1,10 +1,16 @@
 """What an operator asks: lanes, queues, dead letters, files, figures, the doctor."""
 
 import json
+import signal
+import subprocess
+import sys
+import threading
 from decimal import Decimal
 from typing import Any
 
 import pyarrow.parquet as pq
+
+from accounting import ingest
 
 
 def test_lanes_tell_price_key_and_why_one_is_not_served(laneway: Any) -> None:
@@ -106,6 +112,49 @@ def test_rollup_drains_the_stream_and_report_adds_up(laneway: Any) -> None:
     alone = laneway.run("rollup", "--since", day["date"], "--json", LANEWAY_REDIS_URL="redis://127.0.0.1:1/0")
     assert json.loads(alone.stdout)["days"][0]["tasks"] == 5
     assert "rolled as it is" in alone.stderr
+
+
+KILLED_WRITER = """
+import os, signal, sys
+from pathlib import Path
+import redis
+from accounting import ingest
+from accounting.ledger import LocalStore
+
+class Dying(LocalStore):
+    def put(self, path, data):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+url, root = sys.argv[1:]
+client = redis.Redis.from_url(url)
+ingest.drain(client, Dying(Path(root) / "ledger"), LocalStore(Path(root) / "quarantine"), lock_ms=4000)
+"""
+
+
+def test_a_rollup_waits_until_the_lock_of_a_killed_writer_runs_out(laneway: Any) -> None:
+    laneway.client.submit("hello")
+    laneway.work()
+    killed = subprocess.run([sys.executable, "-c", KILLED_WRITER, laneway.url, laneway.folder], check=False)
+    assert killed.returncode == -signal.SIGKILL
+    laneway.store.client.pexpire(ingest.LOCK, 4000)
+    said = laneway.run("rollup", "--json")
+    told = json.loads(said.stdout)
+    assert "another writer holds the ledger: waiting for up to " in said.stderr
+    assert [day["tasks"] for day in told["days"]] == [1]
+    assert (told["ingested"]["parts"], told["ingested"]["busy"]) == (1, False)
+
+
+def test_a_rollup_that_does_not_get_its_turn_fails_and_says_when_to_try_again(laneway: Any) -> None:
+    laneway.client.submit("hello")
+    laneway.work()
+    laneway.store.client.set(ingest.LOCK, "a writer that goes on and on", px=1500)
+    renewal = threading.Timer(1.2, laneway.store.client.pexpire, (ingest.LOCK, 40_000))
+    renewal.start()
+    said = laneway.run("rollup", code=1)
+    renewal.join()
+    assert said.stdout == ""
+    assert "error: another writer holds the ledger\nmend: try again in " in said.stderr
+    assert 30 < int(said.stderr.split("try again in ")[1].split(" s")[0]) <= 40
 
 
 def test_the_doctor_finds_a_sound_node_sound(laneway: Any) -> None:
