@@ -99,7 +99,7 @@ class Escalated:
 
 @dataclass(frozen=True, slots=True)
 class Parked:
-    """The task waits for a person; ``reason`` is ``human``, ``budget`` or ``dead``-letter causes do not come here."""
+    """The task waits for a person: for their work (``reason`` is ``human``) or for its limit to be raised (``budget``)."""
 
     reason: str
     why: str = ""

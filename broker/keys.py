@@ -5,7 +5,7 @@ laneway:ids:<task_id>     set     the workspaces that have a task of that id
 laneway:queue:<queue>     zset    refs that wait, by priority and fair turn
 laneway:suspects:<queue>  zset    refs that twice took their worker along; handed out alone
 laneway:later:<queue>     zset    refs that wait for a time (microseconds)
-laneway:turns:<queue>     hash    fair queueing: the last turn given to each workspace, and under "" the turn now served
+laneway:turns:<queue>     hash    fair turns by workspace|priority: the last given; |priority: the one now served
 laneway:wake:<queue>      list    at most one token: something waits
 laneway:leases            zset    refs in hand, by the end of their lease (microseconds)
 laneway:open              zset    refs that are not at their end, by when they were last seen in place
@@ -16,13 +16,13 @@ laneway:watch:<ref>       set     reply lists to tell when the task ends
 laneway:reply:<id>        list    ends, for one reader
 laneway:events            stream  facts for accounting
 laneway:lanes             hash    lane → when a node last said that it serves it
-    laneway:rules             hash    limit|scope|period and, under it, file|scope|period → nano-dollars;
-                                      killed|scope → since when; closed|scope|period → the window of an overrun
-    laneway:used:<window>     hash    scope → spent and reserved in a day, a month or in all (total)
-    laneway:held:<day>        hash    scope → reserved in that day and not yet settled
-    laneway:rates:<month>     hash    type|lane|purpose|tries, …|successes, …|nano: what calls came to
-    laneway:alerted:<window>  hash    scope|period|level → when the level was passed
-    laneway:alerts            list    alerts that nobody was told of yet (and what follows it: accounting/tell.py)
+laneway:rules             hash    limit|scope|period and, under it, file|scope|period → nano-dollars;
+                                  killed|scope → since when; closed|scope|period → the window of an overrun
+laneway:used:<window>     hash    scope → spent and reserved in a day, a month or in all (total)
+laneway:held:<day>        hash    scope → reserved in that day and not yet settled
+laneway:rates:<month>     hash    type|lane|purpose|tries, …|successes, …|nano: what calls came to
+laneway:alerted:<window>  hash    scope|period|level → when the level was passed
+laneway:alerts            list    alerts that nobody was told of yet (and what follows it: accounting/tell.py)
 """
 
 PREFIX = "laneway:"
