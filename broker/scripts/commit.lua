@@ -23,7 +23,7 @@ for i, item in ipairs(cmsgpack.unpack(ARGV[1])) do
     use(booked_day, scopes, cost - tonumber(booked))
     redis.call('HDEL', key, lost)
     if overrun == 1 then
-      close_scopes(booked_day, scopes)
+      close_scopes(now, booked_day, scopes)
     end
     words[i] = 'late'
   elseif h[1] ~= epoch or h[2] == epoch then

@@ -42,6 +42,7 @@ def end(
     soft: int | None = None,
     status: str = "succeeded",
     overrun: bool = False,
+    word: str = "moved",
 ) -> None:
     facts = (Finished("succeeded", True),) if status == "succeeded" else ()
     outcome = Outcome("succeeded", output="ok") if status == "succeeded" else None
@@ -49,7 +50,7 @@ def end(
         claim, status, Progress(), DISPATCH,
         cost_nano=cost, outcome=outcome, facts=facts, scopes=(SCOPE,), soft_nano=soft, overrun=overrun,
     )  # fmt: skip
-    assert store.commit([move]) == ["moved"]
+    assert store.commit([move]) == [word]
 
 
 def spend(store: Store, cost: int) -> None:
@@ -110,6 +111,15 @@ def test_a_scope_that_an_overrun_closes_is_told_of_once(store: Store) -> None:
     assert word == "go"
     end(store, claim, 2, overrun=True)
     assert told(store)[1:] == [(SCOPE, "closed", 100, 42)]
+
+
+def test_an_overrun_that_is_settled_late_closes_its_scope_too(store: Store) -> None:
+    claim, _ = begin(store, 10)
+    store.release([claim], "its worker was lost")
+    end(store, claim, 30, overrun=True, word="late")
+    assert begin(store, 1)[1] == f"closed|{SCOPE}|day"
+    assert told(store) == [(SCOPE, "closed", 100, 30)]
+    assert store.budgets()[0].spent_nano == 30
 
 
 def test_a_replayed_dead_letter_has_its_deadline_left_as_it_died(store: Store) -> None:
