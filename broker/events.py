@@ -99,7 +99,7 @@ class Escalated:
 
 @dataclass(frozen=True, slots=True)
 class Parked:
-    """The task waits for a person: for their work (``reason`` is ``human``) or for its limit to be raised (``budget``)."""
+    """The task waits for a person: for their work (``reason`` ``human``) or for a higher limit (``budget``)."""
 
     reason: str
     why: str = ""

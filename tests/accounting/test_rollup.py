@@ -219,9 +219,11 @@ def test_readers_see_the_old_day_or_the_new_day_whole(
             until = time.monotonic() + 0.6
             while time.monotonic() < until:
                 for name, columns in ((ledger.TASKS, schema.TASKS), (ledger.DAILY, schema.DAILY)):
-                    found = pq.read_table(
-                        store.root / name / f"date={DAY}" / f"{name}.parquet", partitioning=None
-                    )
+                    # Opened once, as DuckDB, Spark and S3 readers with an ETag do. `read_table` opens a path twice,
+                    # and may see the footer of one file and the pages of the next: then it raises.
+                    path = store.root / name / f"date={DAY}" / f"{name}.parquet"
+                    with path.open("rb") as file:
+                        found = pq.read_table(file)
                     assert found.schema.equals(columns)
                     assert (
                         found.num_rows if name == ledger.TASKS else sum(found["tasks"].to_pylist())
