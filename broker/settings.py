@@ -47,11 +47,24 @@ def _pattern(value: str) -> str:
         re.compile(value)
     except re.error as error:
         raise ValueError(f"is not a regular expression: {error}") from error
+    except (RecursionError, OverflowError) as error:
+        raise ValueError("is nested too deeply or repeats too often for a regular expression") from error
     return value
 
 
+def _no_truth(value: object) -> object:
+    if isinstance(value, bool):
+        raise ValueError("is true or false; write a number")
+    return value
+
+
+COUNT_LIMIT = 2**31
+_LARGEST = Decimal(10) ** 100
+
 Usd = Annotated[Decimal, BeforeValidator(_no_float), Field(ge=0, allow_inf_nan=False)]
 Amount = Annotated[Decimal, Field(gt=0, allow_inf_nan=False)]
+Count = Annotated[int, BeforeValidator(_no_truth), Field(ge=0, lt=COUNT_LIMIT)]
+Number = Annotated[Decimal, BeforeValidator(_no_truth), Field(gt=-_LARGEST, lt=_LARGEST, allow_inf_nan=False)]
 Pattern = Annotated[str, AfterValidator(_pattern)]
 
 
@@ -190,10 +203,10 @@ class NumberGate(_Table):
     """``equals`` compares within ``tolerance``; ``minimum`` and ``maximum`` are inclusive; None leaves a side open."""
 
     kind: Literal["number"]
-    equals: Decimal | None = None
-    tolerance: Decimal = Decimal(0)
-    minimum: Decimal | None = None
-    maximum: Decimal | None = None
+    equals: Number | None = None
+    tolerance: Number = Decimal(0)
+    minimum: Number | None = None
+    maximum: Number | None = None
 
 
 class PythonGate(_Table):
@@ -223,6 +236,15 @@ def parse_gate(value: object) -> GateSettings:
     return model.model_validate(table)  # type: ignore[return-value]
 
 
+def complaint(error: ValueError) -> str:
+    """The first thing that is wrong, with its place, and without the validator's own links."""
+    if not isinstance(error, ValidationError):
+        return str(error)
+    detail = error.errors(include_url=False, include_input=False)[0]
+    message = detail["msg"].removeprefix("Value error, ")
+    return ": ".join([*map(str, detail["loc"]), message])
+
+
 Gate = Annotated[GateSettings, BeforeValidator(parse_gate)]
 
 
@@ -232,8 +254,8 @@ class TaskBudget(_Table):
     hard_usd: Usd | None = None
     soft_usd: Usd | None = None
     retry_usd: Usd | None = None
-    llm_calls: int | None = Field(None, ge=0)
-    tool_calls: int | None = Field(None, ge=0)
+    llm_calls: Count | None = None
+    tool_calls: Count | None = None
 
 
 class TaskType(_Table):
@@ -509,7 +531,11 @@ def _anchored(settings: Settings, folder: Path) -> Settings:
         for name, row in settings.types.items()
     }
     lanes = {
-        name: row.model_copy(update={"model_path": folder / row.model_path}) if row.model_path else row
+        name: row.model_copy(
+            update={
+                key: folder / path for key in ("model_path", "api_key_file") if (path := getattr(row, key))
+            }
+        )
         for name, row in settings.lanes.items()
     }
     fleet = fleet.model_copy(update={"ledger": ledger, "var": folder / fleet.var})

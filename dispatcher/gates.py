@@ -26,6 +26,7 @@ from broker.settings import (
     PythonGate,
     RegexGate,
     TaskType,
+    complaint,
     parse_gate,
 )
 from broker.task import Task
@@ -117,7 +118,7 @@ def _task_gate(table: Mapping[str, Any]) -> GateSettings:
     try:
         gate = parse_gate(table)
     except ValueError as error:
-        raise BadTask(f"gate: {error}") from error
+        raise BadTask(f"gate: {complaint(error)}") from error
     if isinstance(gate, PythonGate):
         raise BadTask(
             "gate: python gates come from the configuration only", mend="name it in the type's gate"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -12,32 +11,18 @@ from typing import Any
 
 from broker.connect import connect
 from broker.errors import BadTask, RedisFull, ResultTimeout, TaskConflict, UnknownTask
-from broker.events import Rated
 from broker.money import dollars, nano, text
-from broker.settings import Settings, load, parse_gate
+from broker.settings import Settings, load
 from broker.store import Record, Store, unknown
-from broker.task import LABEL, MODES, TASK_ID, TERMINAL, Task, new_task_id, reference
+from broker.task import LABEL, TASK_ID, TERMINAL, Task, reference
+from laneway.submission import SAME_ID, Ids, rated, shown
+from laneway.submission import Budget as Budget
+from laneway.submission import task_of as task_of
 
 ADMISSION_CHECK_S = 1.0
 LONGEST_WAIT_S = 5.0
 BATCH = 500
-
-
-@dataclass(frozen=True, slots=True)
-class Budget:
-    """Limits of one task; None leaves a side open. Money as a decimal string or Decimal, never a float."""
-
-    hard_usd: str | Decimal | None = None
-    soft_usd: str | Decimal | None = None
-    retry_usd: str | Decimal | None = None
-    llm_calls: int | None = None
-    tool_calls: int | None = None
-
-    def __post_init__(self) -> None:
-        for name in ("hard_usd", "soft_usd", "retry_usd"):
-            value = getattr(self, name)
-            if value is not None and _nano(f"budget.{name}", value) < 0:
-                raise BadTask(f"budget.{name} is {value!r}, below nothing")
+SHOWN_IDS = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,26 +123,39 @@ class Client:
         Raises BadTask (nothing was stored), TaskConflict (the id has another content), RedisFull, RedisUnavailable.
         """
         arguments = {name: value for name, value in locals().items() if name != "self"}
-        return self.submit_many([arguments])[0]
+        return self._submit([task_of(arguments)])[0]
 
     def submit_many(self, tasks: Iterable[Mapping[str, Any]]) -> list[Handle]:
         """Queue many, each given as the keyword arguments of ``submit``; one round trip for up to 500.
 
-        All are checked before any is stored. Raises as ``submit`` does.
+        All are checked before any is stored. Raises as ``submit`` does; a TaskConflict with what was there before is
+        only found while storing, and says which of the others are stored.
         """
-        built = [task_of(row) for row in tasks]
+        if isinstance(tasks, str | bytes | Mapping) or not isinstance(tasks, Iterable):
+            raise BadTask(f"tasks: {shown(tasks)} is no list; expected one object a task")
+        built, ids = [], Ids()
+        for index, row in enumerate(tasks):
+            try:
+                built.append(task_of(row))
+            except BadTask as error:
+                raise type(error)(f"tasks[{index}]: {error.message}", mend=error.mend) from None
+            ids.add(built[-1], f"tasks[{index}]")
+        return self._submit(built)
+
+    def _submit(self, tasks: Sequence[Task]) -> list[Handle]:
         self._admit()
-        conflicts = []
-        for start in range(0, len(built), BATCH):
-            part = built[start : start + BATCH]
-            words = self.store.submit(part)
-            conflicts += [task.ref for task, word in zip(part, words, strict=True) if word == "conflict"]
+        words: list[str] = []
+        for start in range(0, len(tasks), BATCH):
+            words += self.store.submit(tasks[start : start + BATCH])
+        refs = [task.ref for task in tasks]
+        conflicts = [ref for ref, word in zip(refs, words, strict=True) if word == "conflict"]
         if conflicts:
+            stored = [ref for ref, word in zip(refs, words, strict=True) if word != "conflict"]
+            besides = f"; stored: {_some(stored)}" if stored else ""
             raise TaskConflict(
-                f"{', '.join(conflicts[:5])}: already submitted with another content",
-                mend="give the new task an id of its own, or submit the same content",
+                f"{_some(conflicts)}: already submitted with another content{besides}", mend=SAME_ID
             )
-        return [Handle(self, task.workspace, task.task_id) for task in built]
+        return [Handle(self, task.workspace, task.task_id) for task in tasks]
 
     def handle(self, task_id: str, *, workspace: str | None = None) -> Handle:
         """The handle of a task submitted elsewhere. Raises UnknownTask."""
@@ -218,9 +216,9 @@ class Client:
         value_usd: str | Decimal | None = None,
         comment: str = "",
     ) -> None:
-        """See ``Handle.feedback``. Raises UnknownTask."""
-        value = None if value_usd is None else _nano("value_usd", value_usd)
-        self.store.note(self.find(task_id, workspace), Rated(ok, value, comment))
+        """See ``Handle.feedback``. Raises UnknownTask, BadTask."""
+        said = rated(ok=ok, value_usd=value_usd, comment=comment)
+        self.store.note(self.find(task_id, workspace), said)
 
     def record(self, task_id: str, *, workspace: str | None = None) -> Record:
         """All that is known of a task. Raises UnknownTask."""
@@ -228,7 +226,13 @@ class Client:
 
     def find(self, task_id: str, workspace: str | None = None) -> str:
         """The ref of a task id. Raises UnknownTask, or BadTask where several workspaces have that id."""
+        if not isinstance(task_id, str) or not TASK_ID.fullmatch(task_id):
+            raise BadTask(f"task_id: {shown(task_id)} is no task id; expected 1 to 128 of A-Z a-z 0-9 _ -")
         if workspace is not None:
+            if not isinstance(workspace, str) or not LABEL.fullmatch(workspace):
+                raise BadTask(
+                    f"workspace: {shown(workspace)} is no name; expected 1 to 128 of A-Z a-z 0-9 _ . @ -"
+                )
             return reference(workspace, task_id)
         refs = self.store.find(task_id)
         if not refs:
@@ -253,128 +257,9 @@ class Client:
         self._admitted = monotonic()
 
 
-def task_of(row: Mapping[str, Any]) -> Task:
-    """The task of ``submit``'s keyword arguments. Raises BadTask that names the argument and what is wrong with it."""
-    known = dict(row)
-    budget = known.pop("budget", None)
-    value_usd = known.pop("value_usd", None)
-    prompt, messages = known.pop("prompt", None), known.pop("messages", None)
-    unknown_names = sorted(set(known) - _ARGUMENTS)
-    if unknown_names:
-        raise BadTask(
-            f"unknown argument {', '.join(map(repr, unknown_names))}",
-            mend=f"use {', '.join(sorted(_ARGUMENTS))}",
-        )
-    plain = {name: value for name, value in known.items() if value is not None}
-    task = Task(
-        **{
-            "workspace": "default",
-            **plain,
-            "task_id": plain.get("task_id") or new_task_id(),
-            "messages": _messages(prompt, messages),
-            "value_nano": None if value_usd is None else _nano("value_usd", value_usd),
-            "budget": _budget(budget),
-            "gate": _gate(plain.get("gate")),
-            "tools": tuple(plain["tools"]) if plain.get("tools") else None,
-        }
-    )
-    _check(task)
-    return task
-
-
-_ARGUMENTS = {
-    "type", "mode", "deadline_s", "priority", "schema", "gate", "tools", "parent", "callback_url", "workspace",
-    "workflow", "pipeline", "user", "task_id",
-}  # fmt: skip
-
-
-def _check(task: Task) -> None:
-    if not isinstance(task.task_id, str) or not TASK_ID.fullmatch(task.task_id):
-        raise BadTask(f"task_id {task.task_id!r} is not 1 to 128 of A-Z a-z 0-9 _ -")
-    for name in ("workspace", "workflow", "pipeline", "user"):
-        value = getattr(task, name)
-        if not isinstance(value, str) or (not LABEL.fullmatch(value) and (value or name == "workspace")):
-            raise BadTask(f"{name} {value!r} is not 1 to 128 of A-Z a-z 0-9 _ . @ -")
-    if task.mode not in MODES:
-        raise BadTask(f"mode {task.mode!r} is neither sync nor async")
-    if isinstance(task.priority, bool) or not isinstance(task.priority, int):
-        raise BadTask(f"priority {task.priority!r} is not an integer")
-    if task.type is not None and not isinstance(task.type, str):
-        raise BadTask(f"type {task.type!r} is not a name")
-    if task.deadline_s is not None and not (isinstance(task.deadline_s, int | float) and task.deadline_s > 0):
-        raise BadTask(f"deadline_s {task.deadline_s!r} is not a time in seconds above 0")
-    if task.schema is not None and not isinstance(task.schema, Mapping):
-        raise BadTask("schema is not a JSON Schema object")
-    for name, comes in (
-        ("tools", "tools are not served yet"),
-        ("callback_url", "callbacks are not made yet"),
-    ):
-        if getattr(task, name):
-            raise BadTask(f"{name}: {comes} by this version", mend="leave it out and read the result")
-    _json_only("messages", task.messages)
-    _json_only("schema", task.schema)
-
-
-def _messages(prompt: object, messages: object) -> tuple[Mapping[str, Any], ...]:
-    if (prompt is None) == (messages is None):
-        raise BadTask("a task needs either a prompt or messages", mend="give exactly one of them")
-    if prompt is not None:
-        if not isinstance(prompt, str) or not prompt.strip():
-            raise BadTask("prompt is empty or not text")
-        return ({"role": "user", "content": prompt},)
-    if not isinstance(messages, list | tuple) or not messages:
-        raise BadTask("messages is not a list with at least one message")
-    for index, message in enumerate(messages):
-        if not isinstance(message, Mapping) or message.get("role") not in (
-            "system",
-            "user",
-            "assistant",
-            "tool",
-        ):
-            raise BadTask(f"messages[{index}] has no role of system, user, assistant or tool")
-        if "content" not in message:
-            raise BadTask(f"messages[{index}] has no content")
-    return tuple(messages)
-
-
-def _gate(value: object) -> Mapping[str, Any] | None:
-    if value is None:
-        return None
-    table = {"kind": value} if isinstance(value, str) else value
-    try:
-        parsed = parse_gate(table)
-    except ValueError as error:
-        raise BadTask(f"gate: {error}") from None
-    if parsed.kind.startswith("python:"):
-        raise BadTask(
-            "gate: python gates come from the fleet's configuration only", mend="name it in the type's gate"
-        )
-    return table  # type: ignore[return-value]
-
-
-def _budget(value: Budget | Mapping[str, Any] | None) -> dict[str, Any]:
-    if value is None:
-        return {}
-    try:
-        budget = value if isinstance(value, Budget) else Budget(**value)
-    except TypeError as error:
-        raise BadTask(f"budget: {error}") from None
-    row = {name: one for name, one in asdict(budget).items() if one is not None}
-    return {name: str(one) if name.endswith("_usd") else one for name, one in row.items()}
-
-
-def _nano(name: str, value: str | Decimal) -> int:
-    try:
-        return nano(value)
-    except ValueError as error:
-        raise BadTask(f"{name}: {error}") from None
-
-
-def _json_only(name: str, value: object) -> None:
-    try:
-        json.dumps(value, allow_nan=False)
-    except (TypeError, ValueError, RecursionError) as error:
-        raise BadTask(f"{name} is not plain JSON: {error}") from None
+def _some(refs: Sequence[str]) -> str:
+    more = f" and {len(refs) - SHOWN_IDS} more" if len(refs) > SHOWN_IDS else ""
+    return ", ".join(refs[:SHOWN_IDS]) + more
 
 
 def result_of(record: Record) -> Result:

@@ -84,6 +84,7 @@ def main() -> None:
 def run(arguments: Sequence[str]) -> int:
     """The exit code of a command line. Every error that is raised on purpose ends here."""
     try:
+        _readable(arguments)
         code = laneway.main(list(arguments), prog_name="laneway", standalone_mode=False)
         sys.stdout.flush()
     except LanewayError as error:
@@ -99,6 +100,15 @@ def run(arguments: Sequence[str]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     return code if isinstance(code, int) else 0
+
+
+def _readable(arguments: Sequence[str]) -> None:
+    """What is no UTF-8 reaches Python as lone surrogates, which nothing further on can store or print."""
+    for number, word in enumerate(arguments, 1):
+        try:
+            word.encode()
+        except UnicodeEncodeError:
+            raise click.UsageError(f"argument {number} is not valid UTF-8: {word[:60]!r}") from None
 
 
 def complain(error: LanewayError) -> None:

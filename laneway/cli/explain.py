@@ -20,8 +20,8 @@ from dispatcher.classify import Classified, Classifier
 from dispatcher.embedding import embedder
 from dispatcher.policy import Park, Run, start
 from laneway.cli.output import emit, json_option, say, shorten, table
-from laneway.cli.taskfile import check_row, opened, read_prompt
-from laneway.client import task_of
+from laneway.cli.taskfile import opened, read_prompt
+from laneway.submission import task_of
 
 BATCH = 500
 NOT_CHECKED = "not checked"
@@ -106,8 +106,8 @@ def explain(prompt: str | None, path: str | None, type: str | None, mode: str | 
         _explain_file(path, row, as_json)
         return
     row |= {"prompt": read_prompt(prompt or "")}
-    check_row(row)
-    [found] = Explainer.build(load()).rows([task_of(row)])
+    task = task_of(row)
+    [found] = Explainer.build(load()).rows([task])
     if as_json:
         emit(found)
     else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
@@ -20,12 +21,20 @@ json_option = click.option("--json", "as_json", is_flag=True, help="One JSON doc
 
 
 def emit(value: object) -> None:
-    """One line of JSON. Characters that standard output cannot take are escaped."""
+    """One line of JSON. Characters that standard output cannot take are escaped; NaN and infinity are null."""
     unicode = (sys.stdout.encoding or "").lower().startswith("utf")
-    line = json.dumps(value, ensure_ascii=not unicode)
+    line = json.dumps(_finite(value), ensure_ascii=not unicode, allow_nan=False)
     if unicode:
         line = line.encode("utf-8", "backslashreplace").decode()  # a lone surrogate becomes its JSON escape
     click.echo(line)
+
+
+def _finite(value: object) -> object:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {key: _finite(one) for key, one in value.items()}
+    return [_finite(one) for one in value] if isinstance(value, list | tuple) else value
 
 
 def say(words: str) -> None:

@@ -16,8 +16,9 @@ import click
 from broker.errors import LanewayError, ResultTimeout
 from broker.task import MODES, new_task_id
 from laneway.cli.output import emit, json_option, price, say
-from laneway.cli.taskfile import Row, check_row, opened, read_prompt
+from laneway.cli.taskfile import Row, opened, read_prompt
 from laneway.client import BATCH, Client, Handle, Result, result_of
+from laneway.submission import task_of
 
 SHOWN_IDS = 3
 Command = Callable[..., None]
@@ -58,7 +59,7 @@ def _json_or_file(_: click.Context, option: click.Parameter, value: str | None) 
         return json.loads(text)
     except OSError as error:
         raise click.BadParameter(f"{value} is neither JSON nor a readable file: {error.strerror}") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise click.BadParameter(f"not JSON: {error}") from error
 
 
@@ -67,7 +68,7 @@ def _gate(_: click.Context, option: click.Parameter, value: str | None) -> Any:
         return value
     try:
         return json.loads(value)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise click.BadParameter(f"not JSON: {error}") from error
 
 
@@ -142,10 +143,10 @@ def submit(
         raise click.UsageError("--task-id is for a single PROMPT; in a file each line has its own task_id")
     row = _row(options)
     if path is None:
-        row |= {"prompt": read_prompt(prompt or ""), "task_id": task_id or new_task_id()}
-        check_row(row)
+        row |= {"prompt": read_prompt(prompt or ""), "task_id": new_task_id() if task_id is None else task_id}
+        task_of(row)  # what is wrong with it is said even where nothing can be reached
         client = Client()
-        handles = client.submit_many([row])
+        handles = [client.submit(**row)]
     else:
         with opened(path) as file:
             total = file.check(row)

@@ -13,9 +13,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from broker.errors import BadTask
-from broker.store import PAYLOAD_LIMIT_BYTES
-from broker.task import encode_task
-from laneway.client import task_of
+from laneway.submission import Ids, task_of
 
 STDIN = "-"
 SHOWN_PROBLEMS = 5
@@ -36,12 +34,15 @@ class TaskFile:
 
     def check(self, defaults: Mapping[str, Any]) -> int:
         """How many tasks there are. Raises BadTask that names file, line and argument of the first few bad ones."""
-        good = 0
+        good, ids = 0, Ids()
         problems: list[str] = []
         mends: set[str] = set()
         for number, line in self._numbered():
             try:
-                check_row(self._row(number, line, defaults))
+                row = self._row(number, line, defaults)
+                task = task_of(row)
+                if "task_id" in row:
+                    ids.add(task, f"line {number}")
                 good += 1
             except BadTask as error:
                 place = "" if error.message.startswith(f"{self.name}:") else f"{self.name}:{number}: "
@@ -102,16 +103,6 @@ def read_prompt(words: str) -> str:
         return sys.stdin.buffer.read().decode()
     except UnicodeDecodeError as error:
         raise BadTask(f"standard input is not UTF-8: {error.reason} at byte {error.start}") from error
-
-
-def check_row(row: Mapping[str, Any]) -> None:
-    """Raises BadTask, for all that the client would refuse before it stores anything."""
-    try:
-        size = len(encode_task(task_of(row)))
-    except UnicodeEncodeError as error:
-        raise BadTask(f"text that is no Unicode: {error.reason} at {error.start}") from error
-    if size > PAYLOAD_LIMIT_BYTES:
-        raise BadTask(f"the task is {size:,} bytes; the limit is {PAYLOAD_LIMIT_BYTES:,}")
 
 
 def _no_constant(name: str) -> object:

@@ -95,6 +95,10 @@ def test_the_environment_overrides_a_scalar_and_a_dash_is_written_as_underscore(
 
 def test_relative_paths_are_taken_from_the_file_s_folder(tmp_path: Path) -> None:
     assert parse(GOOD, folder=tmp_path).fleet.ledger == str(tmp_path / "var/ledger")
+    lane = '[lanes.local]\nengine = "openai"\napi_key_file = "key"\nmodel_path = "/m/a.gguf"\n'
+    settings = parse(lane, folder=tmp_path)
+    assert settings.lanes["local"].api_key_file == tmp_path / "key"
+    assert settings.lanes["local"].model_path == Path("/m/a.gguf")
 
 
 def test_a_configuration_that_is_named_but_missing_stops_the_start(
