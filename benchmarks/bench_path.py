@@ -46,6 +46,16 @@ chain = ["local", "human"]
 gate = { kind = "regex", pattern = "question" }
 """
 
+BUDGETS = "".join(
+    f"""
+[[budgets]]
+scope = "{scope}"
+period = "{period}"
+usd = "1000"
+"""
+    for scope, period in (("fleet", "month"), ("lane:local", "day"), *((f"workspace:w{n}", "day") for n in range(5)))
+)
+
 
 @contextmanager
 def processes(*commands: list[str], **environment: str) -> Iterator[list[subprocess.Popen[bytes]]]:
@@ -117,16 +127,25 @@ def main(pairs: int = PAIRS) -> None:
         os.environ["HOPS_URL"] = server.url
         hops = dramatiq("benchmarks.stock_hops", workers=2)
         try:
-            with fleet() as client, processes(hops):
+            with processes(hops):
                 stock_client = redis.Redis.from_url(server.url)
-                ours(client, 1000)
-                stock(stock_client, 200)
-                rates = [(ours(client), stock(stock_client, TASKS // 4)) for _ in range(pairs)]
+                for what, toml in (("", TOML), (", budgets on three scopes of each task", TOML + BUDGETS)):
+                    with fleet(toml) as client:
+                        ours(client, 1000)
+                        stock(stock_client, 200)
+                        rates = [(ours(client), stock(stock_client, TASKS // 4)) for _ in range(pairs)]
+                    tell(what, rates)
         finally:
             embedded.stop(server)
+
+
+def tell(what: str, rates: list[tuple[float, float]]) -> None:
     mine, theirs = (statistics.median(column) for column in zip(*rates, strict=True))
     ratio = statistics.median(one / other for one, other in rates)
-    print(f"full path {mine:,.0f} tasks/s, stock dramatiq's three no-op hops {theirs:,.0f}/s: {ratio:.2f}x")
+    print(
+        f"full path{what}: {mine:,.0f} tasks/s, stock dramatiq's three no-op hops {theirs:,.0f}/s: {ratio:.2f}x",
+        flush=True,
+    )
 
 
 if __name__ == "__main__":
