@@ -53,7 +53,11 @@ scope = "{scope}"
 period = "{period}"
 usd = "1000"
 """
-    for scope, period in (("fleet", "month"), ("lane:local", "day"), *((f"workspace:w{n}", "day") for n in range(5)))
+    for scope, period in (
+        ("fleet", "month"),
+        ("lane:local", "day"),
+        *((f"workspace:w{n}", "day") for n in range(5)),
+    )
 )
 
 

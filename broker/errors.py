@@ -90,7 +90,8 @@ class EngineError(LanewayError):
     """A model call that did not end well.
 
     ``usage`` is what the provider reported or is known to have used before the failure (a ``broker.call.Usage``);
-    None means unknown, which is booked at the reserved cost for a paid lane.
+    None means unknown, which is booked at the reserved cost for a paid lane. ``quota`` is what it said of its limits
+    (a ``broker.call.Quota``), None for nothing.
     """
 
     failure = "engine_error"
@@ -98,6 +99,7 @@ class EngineError(LanewayError):
     def __init__(self, message: str, *, mend: str = "", usage: object | None = None) -> None:
         super().__init__(message, mend=mend)
         self.usage = usage
+        self.quota: object | None = None
 
 
 class EngineUnavailable(EngineError):

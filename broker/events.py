@@ -53,7 +53,8 @@ class Attempted:
     known (unpriced). ``purpose`` is task, retry, reprompt, judge, eval, embed, tool or human. ``verdict`` is ``pass``,
     ``fail`` or "" (no gate); ``failure`` the code of what went wrong, "" for nothing. ``settled`` False: the call was
     lost and stands at its reserved cost. ``gate_cost_nano`` is what checking the answer cost.
-    ``overrun``: the provider used more than the worst case that was reserved.
+    ``overrun``: the provider used more than the worst case that was reserved. ``cache_write_1h_tokens`` are those of
+    ``cache_write_tokens`` that were written for an hour.
     """
 
     attempt_id: str
@@ -85,6 +86,7 @@ class Attempted:
     settled: bool = True
     gate_cost_nano: int = 0
     overrun: bool = False
+    cache_write_1h_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,6 +27,7 @@ class TokenPrice:
     cached_input_pico: int
     cache_write_pico: int
     output_pico: int
+    cache_write_1h_pico: int
     batch_ppm: int = PPM
 
 
@@ -78,6 +79,7 @@ def cost_nano(price: Price | None, usage: Usage | None, *, busy_ms: float, batch
                 usage.input_tokens * price.input_pico
                 + usage.cached_input_tokens * price.cached_input_pico
                 + usage.cache_write_tokens * price.cache_write_pico
+                + usage.cache_write_1h_tokens * price.cache_write_1h_pico
                 + (usage.output_tokens + usage.reasoning_tokens) * price.output_pico
             )
             if batch:
@@ -99,7 +101,9 @@ def marginal_nano(price: Price | None, cost: int | None, *, busy_ms: float) -> i
 def worst_nano(price: Price | None, *, input_tokens: int, max_tokens: int, timeout_s: float) -> int | None:
     """The most that one call can cost: every bounded token at its dearest class, or the slot until the time-out."""
     if isinstance(price, TokenPrice):
-        dearest = max(price.input_pico, price.cached_input_pico, price.cache_write_pico)
+        dearest = max(
+            price.input_pico, price.cached_input_pico, price.cache_write_pico, price.cache_write_1h_pico
+        )
         return -(-(input_tokens * dearest + max_tokens * price.output_pico) // PICO_PER_NANO)
     return cost_nano(price, None, busy_ms=timeout_s * 1000)
 

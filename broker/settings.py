@@ -100,13 +100,17 @@ class Fleet(_Table):
 
 
 class PriceRow(_Table):
-    """Dollars per million tokens from a UTC day on. ``cached_input_mtok`` and ``cache_write_mtok`` default to input."""
+    """Dollars per million tokens from a UTC day on.
+
+    ``cached_input_mtok`` and ``cache_write_mtok`` default to input, ``cache_write_1h_mtok`` to ``cache_write_mtok``.
+    """
 
     from_: str = Field("1970-01-01", alias="from", pattern=r"^\d{4}-\d{2}-\d{2}$")
     input_mtok: Usd
     output_mtok: Usd
     cached_input_mtok: Usd | None = None
     cache_write_mtok: Usd | None = None
+    cache_write_1h_mtok: Usd | None = None
     batch_discount: Usd = Field(Decimal(0), le=1)
 
 

@@ -28,7 +28,7 @@ def price_of(name: str, lane: Lane, day: str) -> Price | None:
             slots=lane.threads,
         )
     if lane.price == "free":
-        return TokenPrice(f"free:{name}", 0, 0, 0, 0)
+        return TokenPrice(f"free:{name}", 0, 0, 0, 0, 0)
     if lane.price is not None:
         return _dated(f"lane:{name}", lane.price, day)
     return _dated(f"book:{lane.model}", price_book().get(lane.model, ()), day)
@@ -56,11 +56,13 @@ def _dated(ref: str, rows: Sequence[PriceRow], day: str) -> TokenPrice | None:
     row = max(held, key=lambda one: one.from_)
     read = row.input_mtok if row.cached_input_mtok is None else row.cached_input_mtok
     write = row.input_mtok if row.cache_write_mtok is None else row.cache_write_mtok
+    long_write = write if row.cache_write_1h_mtok is None else row.cache_write_1h_mtok
     return TokenPrice(
         f"{ref}@{row.from_}",
         per_mtok(row.input_mtok),
         per_mtok(read),
         per_mtok(write),
         per_mtok(row.output_mtok),
+        per_mtok(long_write),
         int((1 - row.batch_discount) * PPM),
     )

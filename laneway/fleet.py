@@ -28,7 +28,7 @@ from laneway.cli.output import plain
 from laneway.procfile import parse
 from laneway.supervisor import OURS, Claim, Say, Supervisor, log_files, on_signals
 from workers.engines import build, resolve
-from workers.engines.llamacpp_server import stop_all
+from workers.engines.launcher import stop_all
 
 ROOT = Path(__file__).resolve().parents[1]
 LANE_MODULE = re.compile(r"workers\.lane_(\w+)")

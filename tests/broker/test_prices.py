@@ -9,7 +9,9 @@ from broker.prices import TokenPrice, cost_nano, hardware_price, marginal_nano, 
 from broker.settings import Hardware, Lane, PriceRow
 from broker.tariff import cpu_price, price_of
 
-GPT_4O = TokenPrice("t", per_mtok("2.50"), per_mtok("1.25"), per_mtok("2.50"), per_mtok("10"), 500_000)
+GPT_4O = TokenPrice(
+    "t", per_mtok("2.50"), per_mtok("1.25"), per_mtok("2.50"), per_mtok("10"), per_mtok("2.50"), 500_000
+)
 tokens = st.integers(0, 200_000)
 
 

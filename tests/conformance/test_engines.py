@@ -36,9 +36,9 @@ from broker.errors import (
     RateLimited,
 )
 from broker.settings import Lane
-from workers.engines import ENGINES, Engine, build, llamacpp_server, resolve
+from workers.engines import ENGINES, Engine, build, launcher, resolve
+from workers.engines.launcher import Door, attach, stop_all
 from workers.engines.llamacpp import LlamaCppEngine
-from workers.engines.llamacpp_server import Served, Wanted, attach, stop_all
 
 ROOT = Path(__file__).parents[2]
 CONTEXT = 1024
@@ -103,13 +103,13 @@ def llamacpp_lane(**fields: Any) -> Lane:
 
 
 @pytest.fixture(scope="session")
-def served(var: Path) -> Iterator[Served]:
+def served(var: Path) -> Iterator[Door]:
     """The node's llama.cpp process."""
     engine = available(build("local", llamacpp_lane(), var))
     assert isinstance(engine, LlamaCppEngine)
     engine.open()
     assert engine._served is not None
-    yield engine._served
+    yield engine._served.door
     engine.close()
 
 
@@ -167,7 +167,7 @@ def engine(request: pytest.FixtureRequest, var: Path, monkeypatch: pytest.Monkey
             request.getfixturevalue("served")
             lane = llamacpp_lane()
         case "openai over llamacpp":
-            served: Served = request.getfixturevalue("served")
+            served: Door = request.getfixturevalue("served")
             monkeypatch.setenv("A_KEY", served.key)
             lane = Lane(engine="openai", model="any", base_url=served.base_url, api_key_env="A_KEY")
         case _:
@@ -209,6 +209,10 @@ def test_text_comes_with_its_usage_and_times(engine: Engine) -> None:
 def test_a_schema_holds_the_answer(engine: Engine) -> None:
     reply = engine.call(asked("Which city? I live in Paris.", schema=SCHEMA, max_tokens=40), wanted)
     assert set(json.loads(reply.text)) == {"city"}
+
+
+def test_a_sound_engine_passes_its_probe(engine: Engine) -> None:
+    engine.probe()
 
 
 def test_choices_hold_the_answer_to_one_of_them(engine: Engine) -> None:
@@ -277,13 +281,13 @@ def test_it_opens_again_after_it_was_closed(engine: Engine) -> None:
 # --- llama.cpp: the process that owns the model
 
 
-def holder(engine: Engine) -> Served:
+def holder(engine: Engine) -> Door:
     assert isinstance(engine, LlamaCppEngine)
     assert engine._served is not None
-    return engine._served
+    return engine._served.door
 
 
-def test_a_cancelled_call_frees_its_slot(served: Served, var: Path) -> None:
+def test_a_cancelled_call_frees_its_slot(served: Door, var: Path) -> None:
     engine = build("local", llamacpp_lane(), var)
     engine.open()
     for _ in range(4):
@@ -293,14 +297,14 @@ def test_a_cancelled_call_frees_its_slot(served: Served, var: Path) -> None:
     engine.close()
 
 
-def test_lanes_of_the_same_model_share_one_process(served: Served, var: Path) -> None:
+def test_lanes_of_the_same_model_share_one_process(served: Door, var: Path) -> None:
     second = build("local-guided", llamacpp_lane(system="Answer briefly.", threads=2), var)
     second.open()
     assert holder(second).pid == served.pid
     second.close()
 
 
-def test_its_key_keeps_other_users_of_the_machine_out(served: Served, var: Path) -> None:
+def test_its_key_keeps_other_users_of_the_machine_out(served: Door, var: Path) -> None:
     stranger = build("x", Lane(engine="openai", model="any", base_url=served.base_url), var)
     stranger.open()
     with pytest.raises(AuthenticationFailed):
@@ -310,7 +314,7 @@ def test_its_key_keeps_other_users_of_the_machine_out(served: Served, var: Path)
 
 @pytest.mark.parametrize("name", ["llamacpp", "openai"])
 def test_a_prompt_that_does_not_fit(
-    name: str, served: Served, var: Path, monkeypatch: pytest.MonkeyPatch
+    name: str, served: Door, var: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("A_KEY", served.key)
     cloud = Lane(engine="openai", model="any", base_url=served.base_url, api_key_env="A_KEY")
@@ -329,12 +333,12 @@ from broker.settings import Lane
 from workers.engines import build
 engine = build("local", Lane(engine="llamacpp", threads=4, context_tokens=512), Path(sys.argv[1]))
 engine.open()
-print(engine._served.pid, flush=True)
+print(engine._served.door.pid, flush=True)
 os.kill(os.getpid(), signal.SIGKILL)
 """
 
 
-def test_a_dead_worker_leaves_its_engine_and_a_dead_engine_comes_back(served: Served, var: Path) -> None:
+def test_a_dead_worker_leaves_its_engine_and_a_dead_engine_comes_back(served: Door, var: Path) -> None:
     worker = subprocess.run(
         [sys.executable, "-c", WORKER_THAT_DIES, str(var)],
         cwd=ROOT,
@@ -358,13 +362,15 @@ def test_a_dead_worker_leaves_its_engine_and_a_dead_engine_comes_back(served: Se
     engine.close()
 
 
-def test_a_frozen_engine_is_replaced(served: Served, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(llamacpp_server, "ANSWER_S", 2)
-    monkeypatch.setattr(llamacpp_server, "STOP_S", 0.5)
+def test_a_frozen_engine_is_replaced(served: Door, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(launcher, "ANSWER_S", 2)
+    monkeypatch.setattr(launcher, "STOP_S", 0.5)
     engine = build("local", llamacpp_lane(context_tokens=256), tmp_path)
     engine.open()
     pid = holder(engine).pid
     os.kill(pid, signal.SIGSTOP)
+    with pytest.raises(EngineUnavailable, match="makes no token"):
+        engine.probe()
     with pytest.raises(EngineTimeout):
         engine.call(asked("Are you there?", timeout_s=0.3), wanted)
     assert engine.call(asked("Say hello.", max_tokens=2), wanted).text
@@ -373,14 +379,13 @@ def test_a_frozen_engine_is_replaced(served: Served, tmp_path: Path, monkeypatch
     stop_all(tmp_path)
 
 
-def test_an_engine_that_nobody_uses_ends(served: Served, tmp_path: Path) -> None:
-    model = LlamaCppEngine("local", llamacpp_lane(), tmp_path)._wanted()
-    mine = attach(Wanted(model.model_path, model.model, 256, 1, 1), tmp_path, idle_s=0.5)
+def test_an_engine_that_nobody_uses_ends(served: Door, tmp_path: Path) -> None:
+    mine = attach(LlamaCppEngine("local", llamacpp_lane(), tmp_path)._wanted(), tmp_path, idle_s=0.5)
     os.close(mine.users)
     eventually(lambda: not list(tmp_path.glob("*.json")), 10)
 
 
-def test_stop_all_ends_them(served: Served, tmp_path: Path) -> None:
+def test_stop_all_ends_them(served: Door, tmp_path: Path) -> None:
     engine = build("local", llamacpp_lane(context_tokens=256), tmp_path)
     engine.open()
     assert stop_all(tmp_path) == 1
@@ -398,7 +403,7 @@ def test_a_model_file_that_is_not_there(tmp_path: Path) -> None:
         engine.check()
 
 
-def test_a_model_file_that_is_none(served: Served, tmp_path: Path) -> None:
+def test_a_model_file_that_is_none(served: Door, tmp_path: Path) -> None:
     broken = tmp_path / "broken.gguf"
     broken.write_bytes(b"GGUF and then nothing")
     engine = build("local", llamacpp_lane(model_path=broken), tmp_path)

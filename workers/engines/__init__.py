@@ -43,6 +43,12 @@ class Engine(Protocol):
         and raises CallCancelled.
         """
 
+    def probe(self) -> None:
+        """Raise EngineUnavailable unless the engine makes a token within a few seconds: an open port is no health.
+
+        Does nothing for an engine whose tokens somebody bills.
+        """
+
     def close(self) -> None:
         """Let go of connections and threads. Calls in flight end; an engine process that others share goes on."""
 

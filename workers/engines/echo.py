@@ -54,6 +54,9 @@ class EchoEngine:
     def open(self) -> None:
         self._closed.clear()
 
+    def probe(self) -> None:
+        """Nothing: it is this process."""
+
     def close(self) -> None:
         self._closed.set()
 

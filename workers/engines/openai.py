@@ -68,6 +68,9 @@ class OpenAIEngine:
             raise EngineUnavailable(f"lane {self._lane_name!r} is not open", mend="call open() first")
         return self._chat.call(call, cancelled)
 
+    def probe(self) -> None:
+        """Nothing: its tokens are billed."""
+
     def close(self) -> None:
         if self._chat is not None:
             self._chat.close()
