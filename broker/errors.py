@@ -6,6 +6,7 @@
     │   ├── TaskConflict            the task id exists with another payload
     │   └── TaskTooLarge            the payload is above the limit of the wire
     ├── UnknownTask                 no task of that id is known here
+    │   └── ResultGone              it has ended; its payload and result were kept for their time
     ├── ReviewRefused               a person's word does not fit the task, or it does not wait for one; nothing was done
     ├── ResultTimeout               the task did not end within the caller's time-out; it goes on
     ├── RedisUnavailable            no Redis answers
@@ -63,6 +64,10 @@ class TaskTooLarge(BadTask):
 
 
 class UnknownTask(LanewayError):
+    pass
+
+
+class ResultGone(UnknownTask):
     pass
 
 

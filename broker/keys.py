@@ -10,7 +10,8 @@ laneway:wake:<queue>      list    at most one token: something waits
 laneway:leases            zset    refs in hand, by the end of their lease (microseconds)
 laneway:open              zset    refs that are not at their end, by when they were last seen in place
 laneway:parked            zset    refs that wait for a person, since when
-laneway:reviewed          zset    refs that a person has ended, since when; as long as their records live
+laneway:reviewed          zset    refs that a person has ended, since when; as long as their results are kept
+laneway:results           zset    refs at their end whose payload and result are still kept, since when
 laneway:dead              hash    dead letters by id
 laneway:watch:<ref>       set     reply lists to tell when the task ends
 laneway:reply:<id>        list    ends, for one reader
@@ -31,6 +32,7 @@ LEASES = PREFIX + "leases"
 OPEN = PREFIX + "open"
 PARKED = PREFIX + "parked"
 REVIEWED = PREFIX + "reviewed"
+RESULTS = PREFIX + "results"
 DEAD = PREFIX + "dead"
 LANES = PREFIX + "lanes"
 RULES = PREFIX + "rules"

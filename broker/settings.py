@@ -98,6 +98,15 @@ class Fleet(_Table):
     rollup_at_utc: str = Field("00:15", pattern=r"^([01]\d|2[0-3]):[0-5]\d$")
     small_scale: SmallScale | None = None
 
+    @model_validator(mode="after")
+    def _coherent(self) -> Fleet:
+        if self.result_ttl_s > self.idempotency_ttl_s:
+            raise ValueError(
+                f"result_ttl_s = {self.result_ttl_s} is longer than idempotency_ttl_s = {self.idempotency_ttl_s};"
+                " a result goes with its record at the latest"
+            )
+        return self
+
 
 class PriceRow(_Table):
     """Dollars per million tokens from a UTC day on.

@@ -18,7 +18,7 @@ import msgpack
 import redis
 
 from broker import keys
-from broker.errors import BadTask, RedisFull, RedisUnavailable, TaskTooLarge, UnknownTask
+from broker.errors import BadTask, RedisFull, RedisUnavailable, ResultGone, TaskTooLarge, UnknownTask
 from broker.events import DeadLettered, Fact, Finished, Resumed, Submitted, encode_fact
 from broker.group import Grouped
 from broker.money import nano
@@ -361,7 +361,12 @@ class Store:
         """Renew the leases of (ref, epoch) in hand, announce the lanes served here, look after what is lost."""
         rows = [[ref, str(epoch)] for ref, epoch in held]
         broken, recovered, replaced = self._call(
-            "keep", _pack(rows), self.lease_us, _pack(list(lanes)), *self._rules
+            "keep",
+            _pack(rows),
+            self.lease_us,
+            _pack(list(lanes)),
+            *self._rules,
+            self.fleet.result_ttl_s * MICRO,
         )
         claims = frozenset((ref.decode(), int(epoch)) for ref, epoch in broken)
         return Kept(claims, recovered, replaced)
@@ -419,7 +424,7 @@ class Store:
         return [ref.decode() for ref in found[1]] if found else []
 
     def record(self, ref: str) -> Record:
-        """Raises UnknownTask, or BadTask for a record that cannot be read."""
+        """Raises UnknownTask, its leaf ResultGone, or BadTask for a record that cannot be read."""
         return self.records([ref])[0]
 
     def records(self, refs: Sequence[str]) -> list[Record]:
@@ -561,7 +566,7 @@ class Store:
                 return HUMAN
 
     def reviewed(self) -> list[str]:
-        """The refs that a person has ended within the life of a record, oldest first."""
+        """The refs that a person has ended and whose results are still kept, oldest first."""
         return [ref.decode() for ref in self._ask(lambda: self.client.zrange(keys.REVIEWED, 0, -1))]
 
     def declare_limits(self, rows: Sequence[BudgetRow]) -> None:
@@ -668,8 +673,13 @@ class Store:
 
 
 def _record(ref: str, row: dict[bytes, bytes]) -> Record:
-    if b"task" not in row:
+    if not row:
         raise unknown(ref)
+    if b"task" not in row:
+        raise ResultGone(
+            f"task {ref!r} has ended ({row[b'status'].decode()}) and its payload and result are no longer kept",
+            mend="its accounts are in the ledger; fleet.result_ttl_s says how long results are kept",
+        )
     return Record(
         decode_task(row[b"task"]),
         decode_progress(row[b"progress"]) if b"progress" in row else Progress(),

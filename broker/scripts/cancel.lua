@@ -20,6 +20,6 @@ end
 remove(P .. 'parked', ref)
 local seq = book(ref, tonumber(h[3]), tonumber(h[4]), { ARGV[3] })
 redis.call('HSET', key, 'status', 'cancelled', 'outcome', ARGV[4], 'finished', text(now), 'seq', text(seq))
-finish(ref, tonumber(ARGV[2]), h[5])
+finish(ref, now, tonumber(ARGV[2]), h[5])
 apply(now)
 return 'cancelled'

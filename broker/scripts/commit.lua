@@ -73,10 +73,9 @@ for i, item in ipairs(cmsgpack.unpack(ARGV[1])) do
     end
     remove(P .. 'leases', ref)
     if ENDS[status] then
-      finish(ref, tonumber(ARGV[2]), h[12])
+      finish(ref, now, tonumber(ARGV[2]), h[12], cause ~= '')
       if cause ~= '' then
         dead_letter(ref, now, cause, h[8], 0, '')
-        keep_for_ever(ref)
       end
     elseif status == 'parked' then
       remove(P .. 'open', ref)

@@ -2,5 +2,8 @@
 if redis.call('HDEL', P .. 'dead', ARGV[1]) == 0 then
   return 0
 end
-redis.call('EXPIRE', task_key(ARGV[1]), ARGV[2])
+if redis.call('EXPIRE', task_key(ARGV[1]), ARGV[2]) == 1 then
+  add(P .. 'results', text(clock()), ARGV[1])
+  apply()
+end
 return 1

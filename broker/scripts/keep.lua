@@ -1,7 +1,7 @@
 -- The keeper's round, one call a process and third of a lease: renew what is in hand, and let one process of the fleet
 -- look after what is lost.
 -- ARGV[1] = [[ref, epoch], …] in hand, ARGV[2] = lease in microseconds, ARGV[3] = [lanes served here],
--- ARGV[4..8] = rules of give_up. Gives {claims to break off, tasks recovered, tasks whose place was lost}.
+-- ARGV[4..8] = rules of give_up, ARGV[9] = how long payloads and results of ended tasks are kept, in microseconds. Gives {claims to break off, tasks recovered, tasks whose place was lost}.
 local now = clock()
 local lease = tonumber(ARGV[2])
 local rules = { tonumber(ARGV[4]), tonumber(ARGV[5]), ARGV[6], ARGV[7], ARGV[8] }
@@ -25,6 +25,11 @@ if redis.call('SET', P .. 'sweeping', '1', 'NX', 'PX', text(math.max(50, lease /
   for _, ref in ipairs(redis.call('ZRANGEBYSCORE', P .. 'leases', '-inf', text(now), 'LIMIT', 0, 500)) do
     give_up(ref, now, 'its worker was lost', rules)
     recovered = recovered + 1
+  end
+  for _, ref in ipairs(redis.call('ZRANGEBYSCORE', P .. 'results', '-inf', text(now - tonumber(ARGV[9])), 'LIMIT', 0, 500)) do
+    redis.pcall('HDEL', task_key(ref), 'task', 'progress', 'outcome')
+    remove(P .. 'results', ref)
+    remove(P .. 'reviewed', ref)
   end
   apply(now)
   local unseen = redis.call('ZRANGEBYSCORE', P .. 'open', '-inf', text(now - 2 * lease), 'LIMIT', 0, 500)

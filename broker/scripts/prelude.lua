@@ -344,13 +344,19 @@ local function tell_watchers(ref)
   redis.call('HDEL', task_key(ref), 'watched')
 end
 
--- The record is at its end: it lives on for ttl seconds. The caller has written its status and outcome.
-local function finish(ref, ttl, watched)
+-- The record is at its end: it lives on for ttl seconds, its payload and result for less (keep.lua), a dead letter's
+-- until somebody drops it. The caller has written its status and outcome.
+local function finish(ref, now, ttl, watched, dead)
   remove(P .. 'open', ref)
-  redis.call('EXPIRE', task_key(ref), ttl)
   local ids = P .. 'ids:' .. string.match(ref, '/(.*)$')
-  if redis.call('SCARD', ids) == 1 then  -- another workspace's task of the same id may live on
-    redis.call('EXPIRE', ids, ttl)
+  if dead then
+    redis.call('PERSIST', ids)
+  else
+    add(P .. 'results', text(now), ref)
+    redis.call('EXPIRE', task_key(ref), ttl)
+    if redis.call('SCARD', ids) == 1 then  -- another workspace's task of the same id may live on
+      redis.call('EXPIRE', ids, ttl)
+    end
   end
   if watched then
     tell_watchers(ref)
@@ -359,11 +365,6 @@ end
 
 local function dead_letter(id, now, cause, queue, starts, body)
   redis.call('HSET', P .. 'dead', id, cmsgpack.pack({ 1, now, cause, queue, starts, body }))
-end
-
-local function keep_for_ever(ref)
-  redis.call('PERSIST', task_key(ref))
-  redis.call('PERSIST', P .. 'ids:' .. string.match(ref, '/(.*)$'))
 end
 
 -- Codes of facts that scripts write themselves: places in broker/events.py KINDS.
@@ -422,10 +423,7 @@ local function give_up(ref, now, cause, rules)
   end
   if outcome then
     redis.call('HSET', key, 'outcome', outcome, 'finished', at)
-    finish(ref, rules[2], h[14])
-    if word == 'dead' then
-      keep_for_ever(ref)
-    end
+    finish(ref, now, rules[2], h[14], word == 'dead')
   end
   return word
 end

@@ -37,9 +37,8 @@ redis.call('HSET', key, unpack(fields))
 remove(P .. 'parked', ref)
 if ENDS[status] then
   redis.call('HSET', key, 'finished', text(now))
-  redis.call('ZREMRANGEBYSCORE', P .. 'reviewed', '-inf', text(now - tonumber(ARGV[2]) * 1000000))
   add(P .. 'reviewed', text(now), ref)
-  finish(ref, tonumber(ARGV[2]), h[8])
+  finish(ref, now, tonumber(ARGV[2]), h[8])
 else
   redis.call('HDEL', key, 'outcome')
   add(P .. 'open', text(now), ref)

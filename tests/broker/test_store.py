@@ -11,7 +11,7 @@ import pytest
 import redis
 
 from broker import keys
-from broker.errors import RedisFull, RedisUnavailable, TaskTooLarge, UnknownTask
+from broker.errors import RedisFull, RedisUnavailable, ResultGone, TaskTooLarge, UnknownTask
 from broker.events import Attempted, Fact, Finished, decode_entry
 from broker.hands import Hands
 from broker.settings import BudgetRow, Fleet
@@ -236,6 +236,29 @@ def test_a_fetch_on_an_empty_queue_sleeps_until_something_comes(store: Store) ->
     store.submit([task("a")])
     store.wait(DISPATCH, 5)
     assert time.monotonic() - before < 3
+
+
+def test_a_result_goes_after_its_time_and_its_id_stays_the_same_task(
+    store: Store, client: redis.Redis
+) -> None:
+    brief = Store(client, Fleet(lease_s=LEASE_S, result_ttl_s=1))
+    brief.submit([task("a"), task("dead")])
+    ended, dead = sorted(take(brief), key=lambda claim: claim.ref)
+    brief.commit([done(ended), replace(done(dead), cause="it cannot be read")])
+    assert store.record("acme/a").outcome == Outcome("succeeded", output="ok")
+    while client.zcard(keys.RESULTS):
+        brief.keep([], [])
+    with pytest.raises(ResultGone, match=r"has ended \(succeeded\)"):
+        store.record("acme/a")
+    assert store.watch("late", ["acme/a"]) == 0
+    assert store.submit([task("a"), task("a", text="other")]) == ["same", "conflict"]
+    assert take(store) == []
+    assert store.record("acme/dead").outcome == Outcome("succeeded", output="ok")
+    assert store.drop_dead("acme/dead")
+    while client.zcard(keys.RESULTS):
+        brief.keep([], [])
+    with pytest.raises(ResultGone):
+        store.record("acme/dead")
 
 
 def test_every_reader_of_an_end_is_told(store: Store) -> None:

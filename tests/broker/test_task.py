@@ -1,3 +1,4 @@
+import random
 import uuid
 
 import msgpack
@@ -51,6 +52,29 @@ def test_bytes_that_are_no_task_are_told_so_and_nothing_else_is_raised(data: byt
             decode(data)
         except error:
             continue
+
+
+def test_ten_thousand_mutations_of_good_bytes_are_read_or_told_to_be_bad() -> None:
+    chance = random.Random(1)
+    task = Task("a", "acme", ({"role": "user", "content": "hi"},), schema={"type": "object"}, value_nano=5)
+    progress = Progress(task_type="t", chain=("local", "human"), attempts=(A_CALL,))
+    kinds = (
+        (encode_task(task), decode_task, BadTask),
+        (encode_progress(progress), decode_progress, BadTask),
+        (encode_fact(A_CALL), decode_fact, ValueError),
+    )
+    told = 0
+    for _ in range(10_000):
+        good, decode, error = chance.choice(kinds)
+        bytes_ = bytearray(good)
+        for _ in range(chance.randint(1, 4)):
+            bytes_[chance.randrange(len(bytes_))] = chance.randrange(256)
+        del bytes_[chance.randrange(1, 2 * len(bytes_)) :]
+        try:
+            decode(bytes(bytes_))
+        except error:
+            told += 1
+    assert told > 5_000
 
 
 def test_the_codes_of_facts_never_move() -> None:
