@@ -262,13 +262,35 @@ Gate = Annotated[GateSettings, BeforeValidator(parse_gate)]
 
 
 class TaskBudget(_Table):
-    """Limits of one task. None leaves a side open."""
+    """Limits of one task; None leaves a side open.
+
+    ``llm_calls`` and ``tool_calls`` count calls, ``tokens`` all tokens of all its model calls, in and out, and
+    ``same_tool_calls`` how often one tool may be called with the same arguments. ``wall_s`` is in seconds from its
+    first call on, without the time that it waits for a person.
+    """
 
     hard_usd: Usd | None = None
     soft_usd: Usd | None = None
     retry_usd: Usd | None = None
     llm_calls: Count | None = None
     tool_calls: Count | None = None
+    same_tool_calls: Count | None = None
+    tokens: Count | None = None
+    wall_s: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+
+    def over(self, other: TaskBudget) -> TaskBudget:
+        """These limits, and the other's where these leave a side open."""
+        said = {name: value for name in TaskBudget.model_fields if (value := getattr(self, name)) is not None}
+        return other.model_copy(update=said)
+
+
+CategoryName = Literal["exploratory", "extractive", "generative"]
+
+
+class Category(_Table):
+    """What holds for every type of a category; what a type says itself goes over it."""
+
+    budget: TaskBudget = TaskBudget()
 
 
 class TaskType(_Table):
@@ -278,7 +300,7 @@ class TaskType(_Table):
     the same lane before the task climbs.
     """
 
-    category: Literal["exploratory", "extractive", "generative"] = "generative"
+    category: CategoryName = "generative"
     patterns: tuple[Pattern, ...] = ()
     examples: tuple[str, ...] = ()
     examples_file: Path | None = None
@@ -364,6 +386,7 @@ class Settings(BaseSettings):
     fleet: Fleet = Fleet()
     lanes: dict[str, Lane] = Field(default_factory=lambda: _validated(Lane, _DEFAULT_LANES))
     types: dict[str, TaskType] = Field(default_factory=lambda: _validated(TaskType, _DEFAULT_TYPES))
+    categories: dict[CategoryName, Category] = Field(default_factory=dict)
     budgets: tuple[BudgetRow, ...] = ()
     human: Human = Human()
     alerts: Alerts = Alerts()
@@ -482,7 +505,7 @@ def parse(text: str, *, source: str = "laneway.toml", folder: Path | None = None
         raise ConfigError(
             _explain(error, source), mend=f"mend these keys in {source} or in the environment"
         ) from None
-    return _small_scale(_anchored(settings, folder or Path.cwd()))
+    return _small_scale(_by_category(_anchored(settings, folder or Path.cwd())))
 
 
 def _explain(error: ValidationError, source: str) -> str:
@@ -505,6 +528,7 @@ def _known_keys(location: tuple[int | str, ...]) -> str:
         "fleet": Fleet,
         "lanes": Lane,
         "types": TaskType,
+        "categories": Category,
         "budgets": BudgetRow,
         "human": Human,
         "alerts": Alerts,
@@ -518,6 +542,17 @@ def _known_keys(location: tuple[int | str, ...]) -> str:
     return _near(str(location[-1]), table.model_fields)
 
 
+def _by_category(settings: Settings) -> Settings:
+    """Each type with its category's limits under its own."""
+    types = {
+        name: row.model_copy(update={"budget": row.budget.over(settings.categories[row.category].budget)})
+        if row.category in settings.categories
+        else row
+        for name, row in settings.types.items()
+    }
+    return settings.model_copy(update={"types": types})
+
+
 def _small_scale(settings: Settings) -> Settings:
     """The one line of ``fleet.small_scale`` as the limits that it stands for."""
     small = settings.fleet.small_scale
@@ -525,9 +560,7 @@ def _small_scale(settings: Settings) -> Settings:
         return settings
     month = BudgetRow(scope="fleet", period="month", usd=small.month_usd)
     types = {
-        name: row
-        if row.budget.hard_usd is not None
-        else row.model_copy(update={"budget": row.budget.model_copy(update={"hard_usd": small.task_usd})})
+        name: row.model_copy(update={"budget": row.budget.over(TaskBudget(hard_usd=small.task_usd))})
         for name, row in settings.types.items()
     }
     return settings.model_copy(update={"types": types, "budgets": (*settings.budgets, month)})

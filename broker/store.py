@@ -102,7 +102,8 @@ class Move:
 class Record:
     """All that is known of a task. Times in microseconds of Redis's clock, None where it has not come to that.
 
-    ``since_us`` is when it came to where it is: into its queue, or to a person.
+    ``since_us`` is when it came to where it is: into its queue, or to a person. ``raised`` are limits other than money
+    that an operator gave it.
     """
 
     task: Task
@@ -117,6 +118,7 @@ class Record:
     started_us: int | None
     finished_us: int | None
     since_us: int
+    raised: Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -278,7 +280,7 @@ class Store:
         return Fetched(tuple(claims), None if until_due < 0 else until_due / MICRO, bool(alone))
 
     def _claim(self, row: list[bytes], queue: str, now_us: int) -> Claim | None:
-        ref, epoch, body, progress, submitted, enqueued, cost, waited = row
+        ref, epoch, body, progress, submitted, enqueued, cost, waited, raised = row
         try:
             task = decode_task(body)
             if task.ref.encode() != ref:
@@ -293,6 +295,7 @@ class Store:
                 now_us,
                 int(cost),
                 int(waited),
+                msgpack.unpackb(raised) if raised else {},
             )
         except (BadTask, ValueError) as error:
             self._bury(ref.decode(errors="replace"), epoch.decode(), str(error))
@@ -525,12 +528,15 @@ class Store:
         cost_nano: int = 0,
         scopes: Sequence[str] = (),
         hard_nano: int | None = None,
+        raised: Mapping[str, Any] | None = None,
         epoch: int | None = None,
+        over: bool = False,
     ) -> str:
         """A parked task goes on (``queued``, on its queue or another) or gets its end.
 
         ``epoch`` is the record's, as the caller saw it: where the task has gone on and is parked anew, the word is
-        ``changed``. Else it is the status before; one that was not parked is left where it is. Raises UnknownTask.
+        ``changed``. Else it is the status before; one that was not parked is left where it is. A cost that fits no
+        limit does nothing and the word is why (see ``scripts/begin.lua``), but with ``over``. Raises UnknownTask.
         """
         row = [
             ref,
@@ -543,14 +549,16 @@ class Store:
             "\n".join(scopes),
             -1 if hard_nano is None else hard_nano,
             "" if epoch is None else str(epoch),
+            msgpack.packb(dict(raised)) if raised else b"",
+            int(over),
         ]
         before = self._call("resume", _pack(row), self.fleet.idempotency_ttl_s)
         if not before:
             raise unknown(ref)
         return before.decode()  # type: ignore[no-any-return]
 
-    def raise_limit(self, ref: str, hard_nano: int) -> str:
-        """Set a task's own hard limit; one that is parked for want of money goes on.
+    def raise_limits(self, ref: str, hard_nano: int | None, others: Mapping[str, Any] | None = None) -> str:
+        """Set a task's own limits: money, and any others by their names; one that is parked at a limit goes on.
 
         Gives its status before, ``human`` for one that waits for a person and goes on waiting. Raises UnknownTask.
         """
@@ -559,7 +567,8 @@ class Store:
             waits = record.status == "parked" and record.progress.lane == HUMAN
             facts = [Resumed("budget", record.progress.lane)]
             seen = -1 if waits else record.epoch
-            word = self.resume(ref, "queued", facts, hard_nano=hard_nano, epoch=seen)
+            raised = {**record.raised, **(others or {})}
+            word = self.resume(ref, "queued", facts, hard_nano=hard_nano, raised=raised, epoch=seen)
             if word != "changed":
                 return word
             if waits:
@@ -693,6 +702,7 @@ def _record(ref: str, row: dict[bytes, bytes]) -> Record:
         int(row[b"started"]) if b"started" in row else None,
         int(row[b"finished"]) if b"finished" in row else None,
         int(row[b"enqueued"]),
+        msgpack.unpackb(row[b"raised"]) if b"raised" in row else {},
     )
 
 

@@ -136,7 +136,8 @@ class Claim:
     """A worker's hold on a task: valid while the task's record carries the same epoch.
 
     ``epoch`` grows with every claim and fences off stale holders. Times are microseconds of Redis's clock;
-    ``waited_us`` is how long the task has waited for a person in all.
+    ``waited_us`` is how long the task has waited for a person in all. ``raised`` are limits that an operator gave the
+    task, over what it and its type say.
     """
 
     task: Task
@@ -148,6 +149,7 @@ class Claim:
     claimed_us: int
     cost_nano: int
     waited_us: int = 0
+    raised: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def ref(self) -> str:

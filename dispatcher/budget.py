@@ -26,17 +26,24 @@ class Limits:
     soft_nano: int | None = None
     retry_nano: int | None = None
     llm_calls: int | None = None
+    tool_calls: int | None = None
+    same_tool_calls: int | None = None
+    tokens: int | None = None
+    wall_s: float | None = None
 
 
-def limits_of(of_type: TaskBudget, of_task: Mapping[str, Any]) -> Limits:
-    """What the producer said goes over what the type says, side by side."""
+def limits_of(of_type: TaskBudget, of_task: Mapping[str, Any], raised: Mapping[str, Any]) -> Limits:
+    """What an operator raised goes over what the producer said, and that over what the type says, side by side."""
+
+    def said(name: str) -> Any:
+        return raised.get(name, of_task.get(name, getattr(of_type, name)))
 
     def money(name: str) -> int | None:
-        value = of_task.get(name, getattr(of_type, name))
+        value = said(name)
         return None if value is None else nano(value)
 
-    calls = of_task.get("llm_calls", of_type.llm_calls)
-    return Limits(money("hard_usd"), money("soft_usd"), money("retry_usd"), calls)
+    counts = {name: said(name) for name in ("llm_calls", "tool_calls", "same_tool_calls", "tokens", "wall_s")}
+    return Limits(money("hard_usd"), money("soft_usd"), money("retry_usd"), **counts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,11 +113,10 @@ def refused(
     return ParkForBudget(why) if spent else Exceeded(why)
 
 
-def explain(refusal: Refusal, worst_nano: int | None) -> str:
+def explain(refusal: Refusal, worst_nano: int | None, what: str = "the call may cost") -> str:
+    """In words; ``what`` costs ``worst_nano``."""
     where = "the task's own limit" if refusal.scope == "task" else f"{refusal.scope} per {refusal.period}"
-    estimate = (
-        f"the call may cost ${text(worst_nano)}" if worst_nano is not None else "the call has no known price"
-    )
+    estimate = f"{what} ${text(worst_nano)}" if worst_nano is not None else "the call has no known price"
     match refusal.kind:
         case "killed":
             return f"{refusal.scope} is switched off"
@@ -130,9 +136,31 @@ def may_retry(limits: Limits, attempts: Sequence[Attempted], worst_nano: int | N
     return worst_nano is not None and spent + worst_nano <= limits.retry_nano
 
 
-def calls_left(limits: Limits, attempts: Sequence[Attempted]) -> bool:
-    made = sum(one.purpose != "human" for one in attempts)
-    return limits.llm_calls is None or made < limits.llm_calls
+def stopped(limits: Limits, attempts: Sequence[Attempted], running_s: float) -> str | None:
+    """Which limit was reached, so that no further call of a model begins; None where one may.
+
+    ``running_s``: seconds since the task's first call, without the time that it waited for a person. Asked outside
+    every loop that it guards, before each call.
+    """
+    models = [one for one in attempts if one.purpose not in ("human", "tool")]
+    used = sum(_tokens(one) for one in models)
+    if limits.llm_calls is not None and len(models) >= limits.llm_calls:
+        return f"its limit of {limits.llm_calls} model calls is reached"
+    if limits.tokens is not None and used >= limits.tokens:
+        return f"its limit of {limits.tokens} tokens is reached: it has used {used}"
+    if limits.wall_s is not None and running_s >= limits.wall_s:
+        return f"its limit of {limits.wall_s:g} s of running is reached"
+    return None
+
+
+def _tokens(one: Attempted) -> int:
+    return (
+        one.input_tokens
+        + one.cached_input_tokens
+        + one.cache_write_tokens
+        + one.output_tokens
+        + one.reasoning_tokens
+    )
 
 
 def own_nano(booked_nano: int, attempts: Sequence[Attempted]) -> int:

@@ -39,6 +39,9 @@ class Budget:
     retry_usd: str | Decimal | None = None
     llm_calls: int | None = None
     tool_calls: int | None = None
+    same_tool_calls: int | None = None
+    tokens: int | None = None
+    wall_s: float | None = None
 
     def __post_init__(self) -> None:
         _budget("budget", {one.name: getattr(self, one.name) for one in fields(self)})
@@ -230,9 +233,13 @@ def _budget(where: str, value: object) -> dict[str, Any]:
     row = {}
     for name, limit in value.items():
         if limit is not None:
-            (_money if name.endswith("_usd") else _whole(0, COUNT_LIMIT))(f"{where}.{name}", limit)
+            _limit_check(name)(f"{where}.{name}", limit)
             row[name] = str(limit) if name.endswith("_usd") else limit
     return row
+
+
+def _limit_check(name: str) -> Check:
+    return _money if name.endswith("_usd") else _seconds if name.endswith("_s") else _whole(0, COUNT_LIMIT)
 
 
 def _prompt(where: str, value: object) -> tuple[Mapping[str, Any], ...]:

@@ -204,6 +204,12 @@ def time_left_s(claim: Claim, now_us: int) -> float | None:
     return claim.task.deadline_s - (now_us - claim.submitted_us - claim.waited_us) / 1_000_000
 
 
+def running_s(claim: Claim, now_us: int) -> float:
+    """Since the task's first call, without the time that it waited for a person; 0 before that."""
+    attempts = claim.progress.attempts
+    return max(0, now_us - attempts[0].started_us - claim.waited_us) / 1_000_000 if attempts else 0.0
+
+
 def overdue(claim: Claim) -> Move:
     """Its deadline passed before a call could be made: no money is spent on an answer that nobody waits for."""
     why = f"its deadline of {claim.task.deadline_s:g} s passed in the queue"

@@ -22,7 +22,7 @@ def compose(
     gates: Sequence[GateSettings],
     left_s: float | None,
 ) -> Call:
-    """``left_s`` is the time to the task's deadline, None where it has none.
+    """``left_s`` is the time to the task's deadline or the end of its own time, None where it has none.
 
     System text first (the stable prefix that providers cache) with what a person added, then the lane's shots, the
     task's own messages, and for a re-prompt the last answer with what was wrong about it.

@@ -95,8 +95,11 @@ def lane_to_try(record: Record) -> str | None:
     return tried[-1] if tried else next(iter(chain), None)
 
 
-def carry_out(store: Store, record: Record, word: Word, *, hard_nano: int | None = None) -> bool:
-    """Whether it was carried out: False where the task had gone on meanwhile, and nothing was done."""
+def carry_out(
+    store: Store, record: Record, word: Word, *, hard_nano: int | None = None, over: bool = False
+) -> str:
+    """What came of it: ``done``, ``gone on`` (the task had, and nothing was done), or why the work must not be booked
+    (``over|lane:human|day|1200``, see ``scripts/begin.lua``), but with ``over``."""
     before = store.resume(
         record.task.ref,
         word.status,
@@ -108,11 +111,14 @@ def carry_out(store: Store, record: Record, word: Word, *, hard_nano: int | None
         scopes=scopes_of(record.task, HUMAN),
         hard_nano=hard_nano,
         epoch=record.epoch,
+        over=over,
     )
     if before == "parked":
-        return True
+        return "done"
+    if "|" in before:
+        return before
     # Redis's client asks again after a lost reply, and is told that the task has gone on: by this very word.
-    return word.fact in store.record(record.task.ref).progress.attempts
+    return "done" if word.fact in store.record(record.task.ref).progress.attempts else "gone on"
 
 
 def _succeeded(record: Record, work: Work, fact: Attempted, text: str, why: str) -> Word:

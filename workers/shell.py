@@ -33,13 +33,13 @@ from dispatcher.budget import (
     Limits,
     ParkForBudget,
     Refusal,
-    calls_left,
     limits_of,
     may_retry,
     over_soft,
     parse_refusal,
     refused,
     spare,
+    stopped,
 )
 from dispatcher.gates import Verdict, check, gates_of, judge
 from dispatcher.policy import Bounds, above
@@ -54,6 +54,7 @@ from workers.attempt import (
     next_step,
     overdue,
     put_back,
+    running_s,
     time_left_s,
     without_call,
 )
@@ -153,20 +154,22 @@ class Lane:
         jobs, moves = [], []
         for claim in claims:
             task_type = self.settings.types.get(claim.progress.task_type)
-            left_s = time_left_s(claim, now_us)
+            left_s, ran_s = time_left_s(claim, now_us), running_s(claim, now_us)
             if task_type is None:
                 log.error("no type %r in this node's configuration; put back", claim.progress.task_type)
                 moves.append(put_back(claim, UNKNOWN_TYPE_DELAY_S))
-            elif left_s is not None and left_s <= 0:
+                continue
+            limits = limits_of(task_type.budget, claim.task.budget, claim.raised)
+            if left_s is not None and left_s <= 0:
                 moves.append(overdue(claim))
-            elif not calls_left(
-                limits := limits_of(task_type.budget, claim.task.budget), claim.progress.attempts
-            ):
-                why = f"its limit of {limits.llm_calls} calls is reached"
+            elif why := stopped(limits, claim.progress.attempts, ran_s):
                 moves.append(without_call(claim, ParkForBudget(why), {}))
             else:
                 gates = gates_of(task_type, claim.task)
-                call = compose(claim, self.row, task_type, gates, left_s)
+                until_s = [
+                    one for one in (left_s, limits.wall_s and limits.wall_s - ran_s) if one is not None
+                ]
+                call = compose(claim, self.row, task_type, gates, min(until_s, default=None))
                 jobs.append(_Job(claim, task_type, limits, gates, call, price, self._worst(call, price)))
         return jobs, moves
 

@@ -9,6 +9,7 @@
 --   reserved  nano-dollars held for that call   cost      nano-dollars booked
 --   held      the day of that reservation       scopes    the scopes that it is held in, one a line
 --   hard      the task's own limit, once raised  soft      1 once it passed its soft limit
+--   raised    its other limits, once raised, packed
 --   seq       facts written                     cancel    1 when somebody asked for its end
 --   watched   1 when somebody waits for its end
 --   lost:<epoch>  what was booked for a claim that never came back, and in which day

@@ -1,10 +1,12 @@
--- ARGV[1] = [ref, status, queue, progress, outcome, cost, facts, scopes, hard limit, epoch], ARGV[2] = time to live of an
--- end. A parked task goes on (status queued, on a queue) or gets its end from a person. A queue, progress or outcome of ''
--- and a hard limit below 0 leave what there is. Gives its status before, '' for an unknown task; only parked ones are
--- moved, and none that was claimed since the given epoch ('': any): changed. How long it waited is kept with it. The cost
--- is that of a person's work.
+-- ARGV[1] = [ref, status, queue, progress, outcome, cost, facts, scopes, hard limit, epoch, other limits, over],
+-- ARGV[2] = time to live of an end. A parked task goes on (status queued, on a queue) or gets its end from a person. A
+-- queue, progress, outcome or other limits of '' and a hard limit below 0 leave what there is. Gives its status before,
+-- '' for an unknown task; only parked ones are moved, and none that was claimed since the given epoch ('': any): changed.
+-- How long it waited is kept with it. The cost is that of a person's work: where it fits no limit the word is why, as in
+-- begin.lua, and nothing is done; over = 1 books it all the same.
 local now = clock()
-local ref, status, queue, progress, outcome, cost, blobs, scopes, hard, epoch = unpack(cmsgpack.unpack(ARGV[1]))
+local ref, status, queue, progress, outcome, cost, blobs, scopes, hard, epoch, raised, over =
+  unpack(cmsgpack.unpack(ARGV[1]))
 local key = task_key(ref)
 local h = redis.call('HMGET', key, 'status', 'queue', 'workspace', 'priority', 'submitted', 'seq', 'cost', 'watched',
   'epoch', 'enqueued')
@@ -14,11 +16,21 @@ end
 if hard >= 0 then
   redis.call('HSET', key, 'hard', text(hard))
 end
+if raised ~= '' then
+  redis.call('HSET', key, 'raised', raised)
+end
 if h[1] ~= 'parked' then
   return h[1]
 end
 if epoch ~= '' and epoch ~= h[9] then
   return 'changed'
+end
+if cost > 0 and over == 0 then
+  local why = refusal(now, day_of(now), scopes, cost, 0, -1)
+  if why then
+    apply(now)
+    return why
+  end
 end
 local seq = book(ref, tonumber(h[5]), tonumber(h[6]), blobs)
 use(day_of(now), scopes, cost)

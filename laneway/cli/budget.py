@@ -51,6 +51,13 @@ def _amount(_: click.Context, option: click.Parameter, value: str) -> int | None
     return amount
 
 
+def _limit(context: click.Context, option: click.Parameter, value: str | None) -> int | None:
+    """Nano-dollars; None where it is not said."""
+    if value == FILE:
+        raise click.BadParameter("a task's limit is an amount")
+    return None if value is None else _amount(context, option, value)
+
+
 scope_argument = click.argument("scope", callback=_scope)
 
 
@@ -156,15 +163,28 @@ def set_budget(scope: str, period: str, limit_nano: int | None, as_json: bool) -
 
 @budget.command("raise")
 @click.argument("task_id")
+@click.option("--usd", "limit_nano", callback=_limit, metavar="N", help="The new hard limit, spend included.")
+@click.option("--llm-calls", type=click.IntRange(min=1), help="How many model calls it may make in all.")
+@click.option("--tool-calls", type=click.IntRange(min=1), help="How many tool calls it may make in all.")
 @click.option(
-    "--usd", "limit_nano", required=True, callback=_amount, metavar="N", help="The new limit, spend included."
+    "--same-tool-calls", type=click.IntRange(min=1), help="How many of them with the same arguments."
 )
+@click.option("--tokens", type=click.IntRange(min=1), help="How many tokens its model calls may use in all.")
+@click.option("--wall-s", type=click.FloatRange(min=0, min_open=True), help="How long it may run in all.")
 @click.option("--workspace", help="Needed only where two workspaces have a task of that id.")
 @json_option
-def raise_budget(task_id: str, limit_nano: int | None, workspace: str | None, as_json: bool) -> None:
-    """Give one task another hard limit; one that is parked for want of money goes on."""
-    if limit_nano is None:
-        raise click.BadParameter("a task's limit is an amount", param_hint="--usd")
+def raise_budget(
+    task_id: str, limit_nano: int | None, llm_calls: int | None, tool_calls: int | None,
+    same_tool_calls: int | None, tokens: int | None, wall_s: float | None, workspace: str | None, as_json: bool,
+) -> None:  # fmt: skip
+    """Give one task other limits of its own; one that is parked at a limit goes on."""
+    counts = {
+        "llm_calls": llm_calls, "tool_calls": tool_calls, "same_tool_calls": same_tool_calls, "tokens": tokens,
+        "wall_s": wall_s,
+    }  # fmt: skip
+    others = {name: count for name, count in counts.items() if count is not None}
+    if limit_nano is None and not others:
+        raise click.UsageError("say which limit to raise, as --usd 1.50 or --llm-calls 60")
     client = Client()
     record = client.record(task_id, workspace=workspace)
     ref = record.task.ref
@@ -174,25 +194,26 @@ def raise_budget(task_id: str, limit_nano: int | None, workspace: str | None, as
             mend="submit it again under a new id",
         )
     spent = own_nano(record.cost_nano, record.progress.attempts)
-    if limit_nano <= spent:
+    if limit_nano is not None and limit_nano <= spent:
         raise ReviewRefused(
             f"{ref} has cost {price(usd(spent))} so far; it could not go on with {price(usd(limit_nano))}",
             mend="name more than it has cost",
         )
-    before = client.store.raise_limit(ref, limit_nano)
+    money = [] if limit_nano is None else [price(usd(limit_nano))]
+    limits = ", ".join([*money, *(f"{name} {count:g}" for name, count in others.items())])
+    before = client.store.raise_limits(ref, limit_nano, others)
     goes_on = before == "parked"
     reason = record.outcome.reason if record.outcome else ""
     if as_json:
-        emit({"task_id": record.task.task_id, "workspace": record.task.workspace, "hard_usd": usd(limit_nano),
+        emit({"task_id": record.task.task_id, "workspace": record.task.workspace,
+              "hard_usd": usd(limit_nano), **others,
               "before": before, "goes_on": goes_on, "why_parked": reason if goes_on else None})  # fmt: skip
     elif goes_on:
-        say(f"{ref} goes on, with {price(usd(limit_nano))} in all; it was parked: {reason}")
+        say(f"{ref} goes on, with {limits} in all; it was parked: {reason}")
     elif before == HUMAN:
-        say(
-            f"{ref} may cost {price(usd(limit_nano))}, but it waits for a person: laneway review show {task_id}"
-        )
+        say(f"{ref} now has {limits}, but it waits for a person: laneway review show {task_id}")
     else:
-        say(f"{ref} is {before}; {price(usd(limit_nano))} holds from its next call on")
+        say(f"{ref} is {before}; {limits} holds from its next call on")
 
 
 def _switching(command: Command) -> Command:

@@ -21,6 +21,7 @@ from broker.settings import HUMAN, Settings, load
 from broker.sights import Sights
 from broker.store import Record, Store
 from dispatcher.availability import unavailable
+from dispatcher.budget import explain, parse_refusal
 from dispatcher.gates import Verdict, gates_of, judge
 from laneway.cli.output import emit, json_option, moment, price, say, shorten, span, table, usd
 from laneway.cli.story import story, tell
@@ -135,6 +136,12 @@ def _minutes(_: click.Context, option: click.Parameter, value: str | None) -> De
 def _working(command: Command) -> Command:
     for option in (
         json_option,
+        click.option(
+            "--over-budget",
+            "over",
+            is_flag=True,
+            help="Book the work also where a budget has no room for it.",
+        ),
         click.option("--by", help="Who did it; this account's name where it is not said."),
         click.option("--minutes", callback=_minutes, metavar="M", help="How long it took."),
         workspace_option,
@@ -152,6 +159,7 @@ class _Desk:
     record: Record
     work: Work
     as_json: bool
+    over: bool
 
     @property
     def settings(self) -> Settings:
@@ -160,10 +168,17 @@ class _Desk:
     def do(self, word: Word, *, hard_nano: int | None = None) -> None:
         """Carry it out and tell what came of it. Raises ReviewRefused where the task has gone on meanwhile."""
         store, ref = self.client.store, self.record.task.ref
-        if not carry_out(store, self.record, word, hard_nano=hard_nano):
+        came = carry_out(store, self.record, word, hard_nano=hard_nano, over=self.over)
+        if came == "gone on":
             raise ReviewRefused(
                 f"{ref} has gone on meanwhile; nothing was done",
                 mend=f"look again: laneway review show {ref}",
+            )
+        if came != "done":
+            why = explain(parse_refusal(came), self.work.cost_nano, "the work costs")
+            raise ReviewRefused(
+                f"{why}; nothing was done",
+                mend="give the budget room (laneway budget set), or say --over-budget to book it all the same",
             )
         if self.as_json:
             emit(
@@ -186,14 +201,10 @@ class _Desk:
                 "say --minutes" if self.settings.human.usd_per_minute is not None else "set one in [human]"
             )
             click.echo(f"the work is booked as unpriced: no price is known; {needed}", err=True)
-        for one in store.budgets():
-            if one.scope == f"lane:{HUMAN}" and one.left_nano < 0:
-                over = price(usd(-one.left_nano))
-                click.echo(f"people's work is {over} over its budget per {one.period}", err=True)
 
 
 def _desk(
-    task_id: str, workspace: str | None, minutes: Decimal | None, by: str | None, as_json: bool
+    task_id: str, workspace: str | None, minutes: Decimal | None, by: str | None, as_json: bool, over: bool
 ) -> _Desk:
     """Raises ReviewRefused for a task that does not wait for a person, and where people's work is switched off."""
     client = Client()
@@ -208,7 +219,7 @@ def _desk(
             mend="laneway review list shows what does",
         )
     work = priced(client.settings.human, by=by or _account(), at_us=client.store.now_us(), minutes=minutes)
-    return _Desk(client, record, work, as_json)
+    return _Desk(client, record, work, as_json, over)
 
 
 def _account() -> str:
@@ -224,7 +235,7 @@ def _account() -> str:
 @click.option("--file", "path", type=click.Path(dir_okay=False), help="The answer is in this file.")
 @click.option("--force", is_flag=True, help="Also where its gates do not let it pass.")
 def answer(
-    task_id: str, workspace: str | None, minutes: Decimal | None, by: str | None, as_json: bool,
+    task_id: str, workspace: str | None, minutes: Decimal | None, by: str | None, as_json: bool, over: bool,
     text: str | None, path: str | None, force: bool,
 ) -> None:  # fmt: skip
     """A person's answer becomes the task's output; its gates judge it as any other."""
@@ -233,7 +244,7 @@ def answer(
     said = _read(path) if path else sys.stdin.read() if text == "-" else text or ""
     if not said.strip():
         raise click.UsageError("the answer is empty")
-    desk = _desk(task_id, workspace, minutes, by, as_json)
+    desk = _desk(task_id, workspace, minutes, by, as_json, over)
     verdict = _judged(desk, said)
     if verdict.passed is False and not force:
         raise ReviewRefused(
@@ -267,10 +278,10 @@ def _judged(desk: _Desk, text: str) -> Verdict:
 @review.command("approve")
 @_working
 def approve(
-    task_id: str, workspace: str | None, minutes: Decimal | None, by: str | None, as_json: bool
+    task_id: str, workspace: str | None, minutes: Decimal | None, by: str | None, as_json: bool, over: bool
 ) -> None:
     """The last model's answer is good: it becomes the output."""
-    desk = _desk(task_id, workspace, minutes, by, as_json)
+    desk = _desk(task_id, workspace, minutes, by, as_json, over)
     if not desk.record.progress.last_answer:
         raise ReviewRefused(
             f"{desk.record.task.ref} has no answer to approve", mend="answer it, or retry it on another lane"
@@ -282,10 +293,16 @@ def approve(
 @_working
 @click.option("--reason", default="", help="Why; it is kept with the task and in the ledger.")
 def reject(
-    task_id: str, workspace: str | None, minutes: Decimal | None, by: str | None, as_json: bool, reason: str
+    task_id: str,
+    workspace: str | None,
+    minutes: Decimal | None,
+    by: str | None,
+    as_json: bool,
+    over: bool,
+    reason: str,
 ) -> None:
     """The task ends as failed."""
-    desk = _desk(task_id, workspace, minutes, by, as_json)
+    desk = _desk(task_id, workspace, minutes, by, as_json, over)
     desk.do(rejected(desk.record, desk.work, reason))
 
 
@@ -297,12 +314,12 @@ def reject(
     "--hard-usd", metavar="N", help="The task's own limit from now on, what it has cost so far included."
 )
 def retry(
-    task_id: str, workspace: str | None, minutes: Decimal | None, by: str | None, as_json: bool,
+    task_id: str, workspace: str | None, minutes: Decimal | None, by: str | None, as_json: bool, over: bool,
     lane: str | None, instruction: str, hard_usd: str | None,
 ) -> None:  # fmt: skip
     """Back onto a lane of its chain, corrected; from there on it climbs as ever."""
     hard_nano = None if hard_usd is None else _limit(hard_usd)
-    desk = _desk(task_id, workspace, minutes, by, as_json)
+    desk = _desk(task_id, workspace, minutes, by, as_json, over)
     named = lane or lane_to_try(desk.record)
     lanes = [one for one in desk.record.progress.chain if one in desk.settings.lanes]
     if named not in lanes:

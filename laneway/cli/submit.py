@@ -22,7 +22,16 @@ from laneway.submission import task_of
 
 SHOWN_IDS = 3
 Command = Callable[..., None]
-LIMITS = ("hard_usd", "soft_usd", "retry_usd", "llm_calls", "tool_calls")
+LIMITS = (
+    "hard_usd",
+    "soft_usd",
+    "retry_usd",
+    "llm_calls",
+    "tool_calls",
+    "same_tool_calls",
+    "tokens",
+    "wall_s",
+)
 workspace_option = click.option(
     "--workspace", help="Needed only where two workspaces have a task of that id."
 )
@@ -93,10 +102,21 @@ def _arguments(command: Command) -> Command:
         ),
         click.option("--value-usd", metavar="USD", help="What a success is worth."),
         click.option("--hard-usd", metavar="USD", help="The task stops before it costs more."),
-        click.option("--soft-usd", metavar="USD", help="Above it the task is warned of."),
+        click.option(
+            "--soft-usd",
+            metavar="USD",
+            help="Above it the next attempt is on a cheaper lane, and people are told.",
+        ),
         click.option("--retry-usd", metavar="USD", help="What its retries may cost together."),
         click.option("--llm-calls", type=click.IntRange(min=0), help="How many model calls it may make."),
         click.option("--tool-calls", type=click.IntRange(min=0), help="How many tool calls it may make."),
+        click.option(
+            "--same-tool-calls", type=click.IntRange(min=0), help="How many of them with the same arguments."
+        ),
+        click.option(
+            "--tokens", type=click.IntRange(min=0), help="No model call begins once it has used so many."
+        ),
+        click.option("--wall-s", type=float, help="How long it may run, from its first call on."),
         click.option("--callback-url", metavar="URL", help="Told when the task ends."),
         click.option("--parent", metavar="TASK_ID", help="The task that this one is part of."),
     ]

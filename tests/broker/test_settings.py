@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from broker.errors import ConfigError
-from broker.settings import ChoiceGate, Lane, load, parse, secret
+from broker.settings import ChoiceGate, Lane, TaskBudget, load, parse, secret
 
 GOOD = """
 [lanes.local]
@@ -99,6 +99,29 @@ def test_relative_paths_are_taken_from_the_file_s_folder(tmp_path: Path) -> None
     settings = parse(lane, folder=tmp_path)
     assert settings.lanes["local"].api_key_file == tmp_path / "key"
     assert settings.lanes["local"].model_path == Path("/m/a.gguf")
+
+
+def test_a_category_s_limits_hold_under_a_type_s_own() -> None:
+    settings = parse(
+        """
+[fleet]
+small_scale = { task_usd = "9", month_usd = "99" }
+[types.general]
+chain = ["local"]
+category = "exploratory"
+budget = { llm_calls = 5 }
+[types.other]
+chain = ["local"]
+category = "extractive"
+[categories.exploratory]
+budget = { hard_usd = "2", llm_calls = 60, tokens = 100000 }
+"""
+    )
+    budget = settings.types["general"].budget
+    assert (budget.hard_usd, budget.llm_calls, budget.tokens) == (Decimal(2), 5, 100_000)
+    assert settings.types["other"].budget == TaskBudget(hard_usd=Decimal(9))
+    with pytest.raises(ConfigError, match=r"categories\.extractiv"):
+        parse("[categories.extractiv]\n")
 
 
 def test_a_configuration_that_is_named_but_missing_stops_the_start(

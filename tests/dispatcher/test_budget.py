@@ -1,9 +1,12 @@
 """What a task's limits make of its next step: tables of cases."""
 
+from decimal import Decimal
+
 import pytest
 
 from broker.events import Attempted
-from dispatcher.budget import Limits, calls_left, over_soft, own_nano, spare
+from broker.settings import TaskBudget
+from dispatcher.budget import Limits, limits_of, over_soft, own_nano, spare, stopped
 from dispatcher.policy import Complete, Park, Reprompt, Retry, Run, Step
 
 CHAIN = ("local", "rented", "midtier", "human")
@@ -53,7 +56,44 @@ def test_peoples_work_is_no_part_of_a_tasks_own_limits() -> None:
     assert not over_soft(Limits(soft_nano=10), 10**9 + 3, earlier, call("local", 5))
 
 
-def test_a_persons_work_is_no_call_of_a_model() -> None:
-    attempts = [call("local"), call("human", purpose="human")]
-    assert calls_left(Limits(llm_calls=2), attempts)
-    assert not calls_left(Limits(llm_calls=1), attempts)
+SPENT = Attempted(
+    "t",
+    0,
+    "a",
+    "e",
+    "m",
+    "task",
+    1,
+    2,
+    0.0,
+    0.0,
+    5,
+    input_tokens=60,
+    cached_input_tokens=10,
+    output_tokens=30,
+)
+
+
+@pytest.mark.parametrize(
+    ("limits", "attempts", "running_s", "why"),
+    [
+        (Limits(), [SPENT] * 99, 1e6, None),
+        (Limits(llm_calls=2), [SPENT, call("human", purpose="human"), call("x", purpose="tool")], 0, None),
+        (Limits(llm_calls=1), [SPENT], 0, "1 model calls"),
+        (Limits(tokens=101), [SPENT], 0, None),
+        (Limits(tokens=100), [SPENT], 0, "100 tokens"),
+        (Limits(wall_s=2.5), [SPENT], 2.4, None),
+        (Limits(wall_s=2.5), [SPENT], 2.5, "2.5 s of running"),
+    ],
+)
+def test_no_call_begins_once_a_limit_is_reached(
+    limits: Limits, attempts: list[Attempted], running_s: float, why: str | None
+) -> None:
+    found = stopped(limits, attempts, running_s)
+    assert found is None if why is None else why in (found or "")
+
+
+def test_an_operators_limit_goes_over_the_producers_and_that_over_the_types() -> None:
+    of_type = TaskBudget(hard_usd=Decimal("0.5"), llm_calls=30, tokens=1000, wall_s=9.0)
+    found = limits_of(of_type, {"llm_calls": 5, "hard_usd": "0.25"}, {"llm_calls": 8})
+    assert found == Limits(hard_nano=250_000_000, llm_calls=8, tokens=1000, wall_s=9.0)

@@ -67,7 +67,7 @@ def test_a_task_s_own_limit_parks_it_with_its_state_and_a_raise_pays_the_remaind
     parked = handle.result()
     assert (parked.status, parked.lanes) == ("parked", ("local",))
     assert "the task's own limit" in parked.reason
-    assert fleet.client.store.raise_limit(f"default/{handle.task_id}", nano("5")) == "parked"
+    assert fleet.client.store.raise_limits(f"default/{handle.task_id}", nano("5")) == "parked"
     done = handle.result()
     assert (done.status, done.lanes) == ("succeeded", ("local", "frontier"))
     assert done.attempts[0] == parked.attempts[0]

@@ -67,8 +67,12 @@ class CommandLine:
     def __init__(self, folder: Path, url: str) -> None:
         self.folder, self.url = folder, url
         self.config = folder / "laneway.toml"
-        self.config.write_text(TOML)
-        self.settings: Settings = parse(TOML, folder=folder).model_copy(update={"redis_url": url})
+        self.configure(TOML)
+
+    def configure(self, text: str) -> None:
+        """As a fleet that is started with this file."""
+        self.config.write_text(text)
+        self.settings: Settings = parse(text, folder=self.folder).model_copy(update={"redis_url": self.url})
         self.client = Client(self.settings)
         self.store: Store = self.client.store
 
@@ -118,9 +122,12 @@ class CommandLine:
         """Dispatches and runs all that waits, until nothing does."""
         dispatcher = Dispatcher(self.settings, self.store, Classifier.build(self.settings, HashEmbedder()))
         hands = Hands()
-        row = self.settings.lanes["local"]
-        lane = Lane("local", self.settings, self.store, build("local", row, self.settings.fleet.var), hands)
-        doing = {DISPATCH: dispatcher.work} | {lane_queue("local", mode): lane.work for mode in MODES}
+        doing = {DISPATCH: dispatcher.work}
+        for name, row in self.settings.lanes.items():
+            if row.engine == "echo":
+                engine = build(name, row, self.settings.fleet.var)
+                lane = Lane(name, self.settings, self.store, engine, hands)
+                doing |= {lane_queue(name, mode): lane.work for mode in MODES}
         busy = True
         while busy:
             busy = False

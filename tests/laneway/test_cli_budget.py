@@ -7,6 +7,16 @@ import pytest
 from broker.money import nano
 from broker.settings import parse
 
+SECOND = """
+[lanes.second]
+engine = "echo"
+price = { input_mtok = "1", output_mtok = "1" }
+echo = { reply = "fine" }
+
+[types.picky]
+chain = ["local", "second", "human"]
+gate = { kind = "regex", pattern = "fine" }
+"""
 FILE = '\n[[budgets]]\nscope = "workspace:acme"\nperiod = "day"\nusd = "1"\n'
 
 
@@ -110,6 +120,30 @@ def test_raising_a_tasks_limit_says_whether_it_goes_on(laneway: Any) -> None:
     assert laneway.client.record("t").progress.lane == "human"
     laneway.run("review", "reject", "t")
     assert "has ended as failed" in laneway.run("budget", "raise", "t", "--usd", "9", code=1).stderr
+
+
+@pytest.mark.parametrize(
+    ("limits", "raised"),
+    [
+        ({"llm_calls": 1}, ["--llm-calls", "2"]),
+        ({"tokens": 5}, ["--tokens", "500"]),
+        ({"wall_s": 0.0001}, ["--wall-s", "60", "--llm-calls", "30"]),
+    ],
+)
+def test_a_task_that_is_parked_at_a_limit_of_calls_goes_on_where_it_was_when_it_is_raised(
+    laneway: Any, limits: dict[str, Any], raised: list[str]
+) -> None:
+    laneway.configure(laneway.config.read_text() + SECOND)
+    laneway.client.submit("be rude or so", type="picky", task_id="t", budget=limits)
+    laneway.work()
+    parked = laneway.client.record("t")
+    assert (parked.status, parked.progress.lane) == ("parked", "second")
+    assert parked.outcome is not None
+    assert "is reached" in parked.outcome.reason
+    assert laneway.json("budget", "raise", "t", *raised)["goes_on"]
+    laneway.work()
+    result = laneway.client.result("t")
+    assert (result.status, result.lanes) == ("succeeded", ("local", "second"))
 
 
 @pytest.mark.parametrize(

@@ -10,9 +10,7 @@ import pytest
 from accounting.fold import fold
 from broker import keys
 from broker.events import decode_entry
-from broker.settings import parse
 from broker.task import Progress, encode_progress
-from laneway.client import Client
 from workers.human import approved, carry_out, priced
 
 PRICED = '\n[human]\nusd_per_minute = "0.80"\nusd_per_review = "2.50"\n'
@@ -21,11 +19,7 @@ PRICED = '\n[human]\nusd_per_minute = "0.80"\nusd_per_review = "2.50"\n'
 def park(laneway: Any, task_id: str = "t", more: str = "", **task: Any) -> None:
     """A task whose lane answered and whose gate did not let it pass."""
     if more:
-        text = laneway.config.read_text() + more
-        laneway.config.write_text(text)
-        laneway.settings = parse(text, folder=laneway.folder).model_copy(update={"redis_url": laneway.url})
-        laneway.client = Client(laneway.settings)
-        laneway.store = laneway.client.store
+        laneway.configure(laneway.config.read_text() + more)
     laneway.client.submit("intent: be rude", task_id=task_id, **task)
     laneway.work()
     assert laneway.client.record(task_id).status == "parked"
@@ -191,7 +185,7 @@ def test_a_word_about_a_task_that_was_sent_back_and_parked_again_is_refused(lane
     laneway.run("review", "retry", "t")
     laneway.work()
     assert laneway.client.record("t").status == "parked"
-    assert not carry_out(laneway.store, seen, approved(seen, work))
+    assert carry_out(laneway.store, seen, approved(seen, work)) == "gone on"
     assert laneway.client.record("t").status == "parked"
 
 
@@ -200,8 +194,8 @@ def test_a_word_repeated_after_a_lost_reply_counts_once(laneway: Any) -> None:
     record = laneway.client.record("t")
     work = priced(laneway.settings.human, by="bob", at_us=laneway.store.now_us(), minutes=None)
     word = approved(record, work)
-    assert carry_out(laneway.store, record, word)
-    assert carry_out(laneway.store, record, word)
+    assert carry_out(laneway.store, record, word) == "done"
+    assert carry_out(laneway.store, record, word) == "done"
     assert laneway.client.record("t").cost_nano == record.cost_nano + 2_500_000_000
 
 
@@ -222,8 +216,10 @@ def test_peoples_money_counts_in_every_scope_and_in_a_budget_of_its_own(laneway:
     )
     park(laneway, more=PRICED + budgets, workspace="acme")
     laneway.store.declare_limits(laneway.settings.budgets)
-    said = laneway.run("review", "approve", "t")
-    assert "people's work is $0.5 over its budget per day" in said.stderr
+    refused = laneway.run("review", "approve", "t", code=1).stderr
+    assert "the work costs $2.5, lane:human per day has $2.0 left; nothing was done" in refused
+    assert laneway.client.record("t").status == "parked"
+    laneway.run("review", "approve", "t", "--over-budget")
     spent = {one.scope: one.spent_nano for one in laneway.store.budgets()}
     assert spent["lane:human"] == 2_500_000_000
     assert spent["workspace:acme"] > 2_500_000_000

@@ -143,7 +143,7 @@ class Producers:
 
     def _raise(self, ref: str, usd: str) -> None:
         try:
-            before = self.client.store.raise_limit(ref, nano(usd))
+            before = self.client.store.raise_limits(ref, nano(usd))
             self.history.add("raised", ref=ref, before=before)
         except (LanewayError, redis.RedisError):
             self.raised.discard(ref)
