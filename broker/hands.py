@@ -26,6 +26,7 @@ class Hands:
         self._held: dict[str, _Held] = {}
         self._messages: dict[str, int] = {}
         self._alone = False
+        self._paused = False
 
     def take(self, claims: Sequence[Claim], queue: str, *, messages: int, hold_s: float) -> None:
         until = time.monotonic() + hold_s
@@ -60,6 +61,25 @@ class Hands:
     def waiting_for_quiet(self) -> bool:
         with self._changed:
             return self._alone
+
+    def pause(self) -> None:
+        """Take nothing new: the engine behind it makes no tokens."""
+        with self._changed:
+            self._paused = True
+
+    def break_off_all(self) -> None:
+        with self._changed:
+            for held in self._held.values():
+                held.broken = True
+
+    def go_on(self) -> None:
+        with self._changed:
+            self._paused = False
+            self._changed.notify_all()
+
+    @property
+    def paused(self) -> bool:
+        return self._paused
 
     def wait(self, timeout_s: float) -> None:
         """Until something is given back, or the time is over."""

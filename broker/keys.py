@@ -16,7 +16,8 @@ laneway:dead              hash    dead letters by id
 laneway:watch:<ref>       set     reply lists to tell when the task ends
 laneway:reply:<id>        list    ends, for one reader
 laneway:events            stream  facts for accounting
-laneway:lanes             hash    lane → when a node last said that it serves it
+laneway:lanes             hash    lane → when a node last served it; lane|node → when that node last spoke, with a minus
+                                  where its engine makes no tokens
 laneway:rules             hash    limit|scope|period and, under it, file|scope|period → nano-dollars;
                                   killed|scope → since when; closed|scope|period → the window of an overrun
 laneway:used:<window>     hash    scope → spent and reserved in a day, a month or in all (total)

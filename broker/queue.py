@@ -9,12 +9,14 @@ was not declared here with ``task_queue`` is a plain dramatiq queue.
 from __future__ import annotations
 
 import logging
+import os
+import socket
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import dramatiq
 import msgpack
@@ -27,7 +29,7 @@ from dramatiq.middleware import Middleware
 
 from broker.errors import RedisFull, RedisUnavailable
 from broker.hands import Hands
-from broker.store import Fetched, Store
+from broker.store import Fetched, Kept, Store
 from broker.task import Claim
 
 log = logging.getLogger(__name__)
@@ -52,6 +54,14 @@ class TaskQueue:
     hold_s: float
     priority: int = 0
     shared: int | None = None
+
+
+class Beside(Protocol):
+    """A thread that runs beside the workers."""
+
+    def start(self) -> None: ...
+
+    def stop(self) -> None: ...
 
 
 class MsgpackEncoder(Encoder):
@@ -84,8 +94,9 @@ class LaneBroker(RedisBroker):
         self.clocks: dict[str, float] = {}
         self.stopping = threading.Event()
         self.fetching = threading.Lock()
+        self.keeper = _Keeper(store, self.hands, lanes, self.stopping)
         super().__init__(  # type: ignore[no-untyped-call]  # dramatiq's Redis broker has no annotations
-            client=store.client, middleware=[_Keeper(store, self.hands, lanes, self.stopping)]
+            client=store.client, middleware=[self.keeper]
         )
         dramatiq.set_broker(self)  # the command line serves the global one
 
@@ -94,6 +105,14 @@ class LaneBroker(RedisBroker):
         self.task_queues[queue.name] = queue
         actor = queue.name.replace("-", "_")
         dramatiq.actor(actor_name=actor, queue_name=queue.name, priority=queue.priority, broker=self)(work)
+
+    def beside(self, thread: Beside) -> None:
+        """Start ``thread`` when a worker process is up, and stop it before it goes down."""
+        self.keeper.threads.append(thread)
+
+    def speak(self) -> None:
+        """Say at once how this node is, instead of at the keeper's next round. Raises RedisUnavailable."""
+        self.keeper.speak()
 
     def every(self, name: str, seconds: float, work: Callable[[], None]) -> None:
         """Call ``work`` on a worker's thread every so often, never twice at a time in this process."""
@@ -162,7 +181,7 @@ class TaskConsumer(Consumer):
 
     def _room(self) -> int:
         """Messages that may still be taken."""
-        if self.hands.waiting_for_quiet:
+        if self.hands.waiting_for_quiet or self.hands.paused:
             return 0
         room = self.queue.messages - self.hands.messages(self.queue.name)
         if self.queue.shared is not None:
@@ -240,14 +259,20 @@ class _Keeper(Middleware):
     def __init__(self, store: Store, hands: Hands, lanes: Sequence[str], stopping: threading.Event) -> None:
         self.store, self.hands, self.lanes = store, hands, tuple(lanes)
         self.stopping = stopping
+        self.threads: list[Beside] = []
+        self.node = f"{socket.gethostname()}:{os.getpid()}"
         self.ended = threading.Event()
         self.thread = threading.Thread(target=self._run, name="keeper", daemon=True)
 
     def before_worker_boot(self, broker: Any, worker: Any) -> None:
         self.thread.start()
+        for one in self.threads:
+            one.start()
 
     def before_worker_shutdown(self, broker: Any, worker: Any) -> None:
         self.stopping.set()
+        for one in self.threads:
+            one.stop()
 
     def after_worker_shutdown(self, broker: Any, worker: Any) -> None:
         self.ended.set()
@@ -262,13 +287,17 @@ class _Keeper(Middleware):
 
     def _round(self) -> None:
         try:
-            kept = self.store.keep(self.hands.to_renew(), self.lanes)
+            kept = self.speak()
         except (RedisUnavailable, redis.ResponseError) as error:
             log.warning("leases not renewed, trying again in a third of a lease: %s", error)
             return
-        self.hands.break_off(kept.broken)
         if kept.recovered or kept.replaced:
             log.warning("recovered %d lost claims and %d lost places", kept.recovered, kept.replaced)
+
+    def speak(self) -> Kept:
+        kept = self.store.keep(self.hands.to_renew(), self.lanes, node=self.node, well=not self.hands.paused)
+        self.hands.break_off(kept.broken)
+        return kept
 
 
 dramatiq.set_encoder(MsgpackEncoder())

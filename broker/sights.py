@@ -5,9 +5,8 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Mapping
-from math import inf
 
-from broker.store import MICRO, Rate, Store
+from broker.store import Rate, Seen, Store
 
 REFRESH_S = 1.0
 RATES_REFRESH_S = 30.0
@@ -20,7 +19,7 @@ class Sights:
         self._store = store
         self._since = time.monotonic()
         self._asked = 0.0
-        self._seen_us: Mapping[str, int] = {}
+        self._seen: Mapping[str, Seen] = {}
         self._rates_asked = 0.0
         self._rates: Mapping[tuple[str, str, str], Rate] = {}
         self._lock = threading.Lock()
@@ -28,15 +27,18 @@ class Sights:
     def watched_s(self) -> float:
         return time.monotonic() - self._since
 
-    def seen_s_ago(self) -> dict[str, float]:
-        """Seconds since a node last said that it serves each lane; infinite where a fleet said that it cannot be
-        served, and not in it where nobody said anything."""
+    def lanes(self) -> Mapping[str, Seen]:
+        """What is heard of each lane, a second old at most; one that nobody spoke of is not in it."""
         with self._lock:
             if time.monotonic() - self._asked > REFRESH_S or not self._asked:
-                self._seen_us = self._store.lanes_seen_us()
+                self._seen = self._store.lanes_seen()
                 self._asked = time.monotonic()
-            now_us = self._store.now_us()
-            return {lane: max(0, now_us - at) / MICRO if at else inf for lane, at in self._seen_us.items()}
+            return self._seen
+
+    def forget(self) -> None:
+        """The next question about lanes is asked of Redis."""
+        with self._lock:
+            self._asked = 0.0
 
     def rates(self) -> Mapping[tuple[str, str, str], Rate]:
         """What calls have come to, by (type, lane, purpose); half a minute old at most."""

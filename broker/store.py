@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from importlib.resources import files
+from math import inf
 from typing import Any
 
 import msgpack
@@ -128,6 +129,18 @@ class Kept:
     broken: frozenset[tuple[str, int]]
     recovered: int
     replaced: int
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What is heard of a lane. ``s_ago``: seconds since a node last served it, infinite where none ever did and a fleet
+    said that it cannot. ``well`` and ``ailing`` are how many nodes spoke within a lease, by whether their engines make
+    tokens.
+    """
+
+    s_ago: float
+    well: int = 0
+    ailing: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -360,24 +373,45 @@ class Store:
         if rows:
             self._call("release", _pack(rows), *self._rules)
 
-    def keep(self, held: Sequence[tuple[str, int]], lanes: Sequence[str]) -> Kept:
-        """Renew the leases of (ref, epoch) in hand, announce the lanes served here, look after what is lost."""
+    def keep(
+        self, held: Sequence[tuple[str, int]], lanes: Sequence[str], *, node: str = "", well: bool = True
+    ) -> Kept:
+        """Renew the leases of (ref, epoch) in hand, say which lanes ``node`` serves, look after what is lost.
+
+        ``well`` False: the node's engine makes no tokens just now.
+        """
         rows = [[ref, str(epoch)] for ref, epoch in held]
         broken, recovered, replaced = self._call(
             "keep",
             _pack(rows),
             self.lease_us,
-            _pack(list(lanes)),
+            _pack([[lane, node, int(well)] for lane in lanes]),
             *self._rules,
             self.fleet.result_ttl_s * MICRO,
         )
         claims = frozenset((ref.decode(), int(epoch)) for ref, epoch in broken)
         return Kept(claims, recovered, replaced)
 
-    def lanes_seen_us(self) -> dict[str, int]:
-        """When a node last said that it serves a lane, on Redis's clock; 0 where a fleet said that it cannot."""
-        seen = self._ask(lambda: self.client.hgetall(keys.LANES))
-        return {lane.decode(): int(at) for lane, at in seen.items()}
+    def lanes_seen(self) -> dict[str, Seen]:
+        """What nodes said of each lane that any of them ever spoke of."""
+        now_us = self.now_us()
+        words = {
+            name.decode(): int(at) for name, at in self._ask(lambda: self.client.hgetall(keys.LANES)).items()
+        }
+        nodes = [
+            (name.partition("|")[0], at)
+            for name, at in words.items()
+            if "|" in name and abs(at) >= now_us - self.lease_us
+        ]
+        served = {name: at for name, at in words.items() if "|" not in name}
+        return {
+            lane: Seen(
+                max(0, now_us - at) / MICRO if (at := served.get(lane, 0)) else inf,
+                well=sum(one == lane and at > 0 for one, at in nodes),
+                ailing=sum(one == lane and at < 0 for one, at in nodes),
+            )
+            for lane in {*served, *(lane for lane, _ in nodes)}
+        }
 
     def announce(self, lanes: Sequence[str]) -> None:
         """Say that these lanes are served, or are about to be."""

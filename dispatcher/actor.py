@@ -25,7 +25,7 @@ from dispatcher.route import climbing, refuse, route
 TASKS_A_MESSAGE = 100
 MESSAGES_IN_HAND = 2
 HOLD_S = 60.0
-RESCUE_EVERY_S = 5.0
+RESCUE_EVERY_S = 2.0
 
 
 class Dispatcher:
@@ -41,14 +41,14 @@ class Dispatcher:
         classified = self.classify(claims)
         spent_ms = (time.thread_time_ns() - before) / 1e6
         share_nano = cost_nano(self.cpu, None, busy_ms=spent_ms / max(1, len(claims))) or 0
-        away = unavailable(self.settings, self.sights.seen_s_ago(), self.sights.watched_s())
+        away = unavailable(self.settings, self.sights.lanes(), self.sights.watched_s())
         self.store.commit(
             [self._move(claim, one, away, share_nano) for claim, one in zip(claims, classified, strict=True)]
         )
 
     def rescue(self) -> None:
         """What waits on the queue of a lane that nobody serves any more goes on along its chain."""
-        away = unavailable(self.settings, self.sights.seen_s_ago(), self.sights.watched_s())
+        away = unavailable(self.settings, self.sights.lanes(), self.sights.watched_s())
         for lane, reason in away.items():
             for mode in MODES:
                 claims = self.store.fetch(lane_queue(lane, mode), TASKS_A_MESSAGE, idle=True).claims

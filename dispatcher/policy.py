@@ -119,7 +119,9 @@ def after(
             if bounds.reprompts_left > 0:
                 return Reprompt(complaint)
             return climb(above(lane, chain), unavailable, f"gate failed on {lane}: {complaint}")
-        case Broken(transient=True, retry_after_s=wish) if bounds.retries_left > 0:
+        case Broken(transient=True, retry_after_s=wish) if (
+            bounds.retries_left > 0 and lane not in unavailable
+        ):
             delay_s = max(wish or 0.0, bounds.retry_delay_s * 2**bounds.retries)
             if delay_s <= LONGEST_RETRY_DELAY_S:
                 return Retry(delay_s)
@@ -150,16 +152,20 @@ class LaneSight:
     a fleet said that it cannot.
 
     ``needs_key``: it can only be served where somebody holds its key, so unseen means absent. ``watched_s`` is for how
-    long this process has been looking: a lane is absent only when it was watched to be.
+    long this process has been looking: a lane is absent only when it was watched to be. ``ailing``: its nodes speak,
+    and each of them says that its engine makes no tokens.
     """
 
     seen_s_ago: float | None
     needs_key: bool
     watched_s: float
+    ailing: bool = False
 
 
 def absent(sight: LaneSight, absent_s: float) -> str | None:
     """Why a lane counts as not served, None where it is or may soon be."""
+    if sight.ailing:
+        return "no engine of its nodes makes tokens"
     if sight.seen_s_ago == inf:
         return "no node of this fleet can serve it"
     if sight.seen_s_ago is None:

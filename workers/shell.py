@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 
 from broker.call import Call, Reply
 from broker.connect import connect
-from broker.errors import ConfigError, EngineError, LanewayError
+from broker.errors import CallCancelled, ConfigError, EngineConnectionLost, EngineError, LanewayError
 from broker.events import Attempted
 from broker.hands import Hands
 from broker.money import nano
@@ -60,6 +60,7 @@ from workers.attempt import (
 )
 from workers.compose import compose, input_bound
 from workers.engines import Engine, build
+from workers.health import Health
 from workers.settle import settle
 
 log = logging.getLogger(__name__)
@@ -89,7 +90,13 @@ def broker_of(lane_name: str, settings: Settings, store: Store, engine: Engine) 
     """A broker with the lane's two queues: threads are kept for sync tasks, and async ones take what is left."""
     lane = settings.lanes[lane_name]
     broker = LaneBroker(store, lanes=[lane_name])
-    work = Lane(lane_name, settings, store, engine, broker.hands).work
+    served = Lane(lane_name, settings, store, engine, broker.hands)
+
+    def speak() -> None:
+        broker.speak()
+        served.sights.forget()
+
+    broker.beside(Health(lane_name, engine, broker.hands, speak))
     kept = lane.sync_threads if lane.sync_threads is not None else max(1, lane.threads // 4)
     hold_s = lane.timeout_s * lane.batch + HOLD_MARGIN_S
     for mode, messages, priority in (
@@ -99,7 +106,7 @@ def broker_of(lane_name: str, settings: Settings, store: Store, engine: Engine) 
         queue = TaskQueue(
             lane_queue(lane_name, mode), messages, lane.batch, hold_s, priority, shared=lane.threads
         )
-        broker.task_queue(queue, work)
+        broker.task_queue(queue, served.work)
     return broker
 
 
@@ -205,6 +212,10 @@ class Lane:
             result = self.engine.call(job.call, lambda: self.hands.broken(job.claim))
         except EngineError as error:
             result = error
+        if isinstance(result, CallCancelled) and self.hands.paused:
+            result = EngineConnectionLost(
+                f"lane {self.name!r}: the engine makes no tokens", usage=result.usage
+            )
         ended_us = self.store.now_us()
         verdict, gate_nano = self._judge(job, result)
         busy_ms = (ended_us - started_us) / 1000
@@ -242,7 +253,7 @@ class Lane:
         return bounds_of(progress, self.row, job.task_type, again=again)
 
     def _away(self) -> dict[str, str]:
-        return unavailable(self.settings, self.sights.seen_s_ago(), self.sights.watched_s())
+        return unavailable(self.settings, self.sights.lanes(), self.sights.watched_s())
 
     def _judge(self, job: _Job, result: Reply | EngineError) -> tuple[Verdict, int]:
         """The verdict, and what reaching it cost in nano-dollars of processor time."""

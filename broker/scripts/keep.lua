@@ -1,6 +1,6 @@
 -- The keeper's round, one call a process and third of a lease: renew what is in hand, and let one process of the fleet
 -- look after what is lost.
--- ARGV[1] = [[ref, epoch], …] in hand, ARGV[2] = lease in microseconds, ARGV[3] = [lanes served here],
+-- ARGV[1] = [[ref, epoch], …] in hand, ARGV[2] = lease in microseconds, ARGV[3] = [[lane, node, 1 when it is well], …],
 -- ARGV[4..8] = rules of give_up, ARGV[9] = how long payloads and results of ended tasks are kept, in microseconds. Gives {claims to break off, tasks recovered, tasks whose place was lost}.
 local now = clock()
 local lease = tonumber(ARGV[2])
@@ -16,8 +16,12 @@ for _, item in ipairs(cmsgpack.unpack(ARGV[1])) do
     redis.call('ZADD', P .. 'leases', 'XX', text(now + lease), ref)
   end
 end
-for _, lane in ipairs(cmsgpack.unpack(ARGV[3])) do
-  redis.call('HSET', P .. 'lanes', lane, text(now))
+for _, item in ipairs(cmsgpack.unpack(ARGV[3])) do
+  local lane, node, well = unpack(item)
+  redis.call('HSET', P .. 'lanes', lane .. '|' .. node, (well == 1 and '' or '-') .. text(now))
+  if well == 1 then
+    redis.call('HSET', P .. 'lanes', lane, text(now))
+  end
 end
 
 local recovered, replaced = 0, 0
@@ -30,6 +34,12 @@ if redis.call('SET', P .. 'sweeping', '1', 'NX', 'PX', text(math.max(50, lease /
     redis.pcall('HDEL', task_key(ref), 'task', 'progress', 'outcome')
     remove(P .. 'results', ref)
     remove(P .. 'reviewed', ref)
+  end
+  local lanes = redis.call('HGETALL', P .. 'lanes')
+  for i = 1, #lanes, 2 do  -- of a node that is gone
+    if string.find(lanes[i], '|', 1, true) and math.abs(tonumber(lanes[i + 1])) < now - 100 * lease then
+      redis.call('HDEL', P .. 'lanes', lanes[i])
+    end
   end
   apply(now)
   local unseen = redis.call('ZRANGEBYSCORE', P .. 'open', '-inf', text(now - 2 * lease), 'LIMIT', 0, 500)

@@ -247,8 +247,8 @@ def _lane(name: str, lane: Lane, settings: Settings, store: Store | None) -> Che
 
 
 def _served(name: str, settings: Settings, store: Store) -> bool:
-    seen = Sights(store).seen_s_ago().get(name)
-    return seen is not None and seen <= settings.fleet.lane_absent_s
+    seen = Sights(store).lanes().get(name)
+    return seen is not None and seen.s_ago <= settings.fleet.lane_absent_s
 
 
 def _key_words(lane: Lane) -> str:

@@ -41,10 +41,10 @@ class Explainer:
         """Raises ConfigError. Without a Redis every lane counts as there."""
         classifier = Classifier.build(settings, embedder())
         try:
-            seen_s_ago = Sights(connect(settings)).seen_s_ago()
+            lanes = Sights(connect(settings)).lanes()
         except RedisUnavailable:
             return cls(settings, classifier, {}, NOT_CHECKED)
-        return cls(settings, classifier, unavailable(settings, seen_s_ago, math.inf), "checked")
+        return cls(settings, classifier, unavailable(settings, lanes, math.inf), "checked")
 
     def rows(self, tasks: Sequence[Task]) -> list[dict[str, Any]]:
         """One answer a task, in order; those without a type are classified together."""

@@ -18,7 +18,7 @@ from broker.errors import EngineUnavailable
 from broker.prices import HardwarePrice, Price, TokenPrice
 from broker.settings import Lane, Settings, load, secret
 from broker.sights import Sights
-from broker.store import QueueState, Store, ask
+from broker.store import QueueState, Seen, Store, ask
 from broker.tariff import price_of
 from broker.task import DISPATCH, MODES, lane_queue
 from dispatcher.availability import needs_key, unavailable
@@ -47,7 +47,7 @@ def lanes(as_json: bool) -> None:
 
 
 def lane_rows(settings: Settings, store: Store) -> list[dict[str, Any]]:
-    seen = Sights(store).seen_s_ago()
+    seen = Sights(store).lanes()
     away = unavailable(settings, seen, math.inf)
     states = {state.queue: state for state in store.queues(_queue_names(settings))}
     latest = verdicts(store, open_store(settings.fleet.ledger))
@@ -60,7 +60,7 @@ def lane_rows(settings: Settings, store: Store) -> list[dict[str, Any]]:
             "price": _price(price_of(name, lane, today)),
             "key": _key(lane),
             "here": _lacking(name, lane, settings) or "ready",
-            "seen_s_ago": None if seen.get(name) == math.inf else seen.get(name),
+            **_nodes(seen.get(name)),
             "available": name not in away,
             "reason": away.get(name, ""),
             "queues": {mode: _depths(states[lane_queue(name, mode)]) for mode in MODES},
@@ -69,6 +69,13 @@ def lane_rows(settings: Settings, store: Store) -> list[dict[str, Any]]:
         }
         for name, lane in settings.lanes.items()
     ]
+
+
+def _nodes(seen: Seen | None) -> dict[str, Any]:
+    if seen is None:
+        return {"seen_s_ago": None, "nodes": 0, "ailing_nodes": 0}
+    ago = None if seen.s_ago == math.inf else seen.s_ago
+    return {"seen_s_ago": ago, "nodes": seen.well + seen.ailing, "ailing_nodes": seen.ailing}
 
 
 def _queue_names(settings: Settings) -> list[str]:
@@ -124,7 +131,19 @@ def _lacking(name: str, lane: Lane, settings: Settings) -> str:
 
 def _draw_lanes(rows: list[dict[str, Any]]) -> None:
     table(
-        ("lane", "engine", "model", "price", "key", "seen", "sync", "async", "in hand", "recent calls"),
+        (
+            "lane",
+            "engine",
+            "model",
+            "price",
+            "key",
+            "seen",
+            "nodes",
+            "sync",
+            "async",
+            "in hand",
+            "recent calls",
+        ),
         (
             (
                 row["lane"],
@@ -133,6 +152,7 @@ def _draw_lanes(rows: list[dict[str, Any]]) -> None:
                 _price_words(row["price"]),
                 row["key"],
                 "never" if row["seen_s_ago"] is None else f"{span(row['seen_s_ago'])} ago",
+                f"{row['nodes']}, {row['ailing_nodes']} ailing" if row["ailing_nodes"] else str(row["nodes"]),
                 _waiting(row["queues"]["sync"]),
                 _waiting(row["queues"]["async"]),
                 str(row["in_flight"]),
@@ -140,7 +160,7 @@ def _draw_lanes(rows: list[dict[str, Any]]) -> None:
             )
             for row in rows
         ),
-        right=("sync", "async", "in hand"),
+        right=("nodes", "sync", "async", "in hand"),
     )
     for row in rows:
         if not row["available"]:

@@ -327,7 +327,7 @@ def retry(
             f"{named!r} is no lane of this task's chain", mend=f"name one of {', '.join(lanes) or 'none'}"
         )
     sights = Sights(desk.client.store)
-    away = unavailable(desk.settings, sights.seen_s_ago(), sights.watched_s())
+    away = unavailable(desk.settings, sights.lanes(), sights.watched_s())
     if named in away:
         raise ReviewRefused(f"lane {named!r} cannot take it: {away[named]}", mend="see `laneway lanes`")
     desk.do(sent_back(desk.record, desk.work, named, instruction), hard_nano=hard_nano)

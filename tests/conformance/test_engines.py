@@ -212,7 +212,7 @@ def test_a_schema_holds_the_answer(engine: Engine) -> None:
 
 
 def test_a_sound_engine_passes_its_probe(engine: Engine) -> None:
-    engine.probe()
+    engine.probe(8)
 
 
 def test_choices_hold_the_answer_to_one_of_them(engine: Engine) -> None:
@@ -370,7 +370,7 @@ def test_a_frozen_engine_is_replaced(served: Door, tmp_path: Path, monkeypatch: 
     pid = holder(engine).pid
     os.kill(pid, signal.SIGSTOP)
     with pytest.raises(EngineUnavailable, match="makes no token"):
-        engine.probe()
+        engine.probe(1)
     with pytest.raises(EngineTimeout):
         engine.call(asked("Are you there?", timeout_s=0.3), wanted)
     assert engine.call(asked("Say hello.", max_tokens=2), wanted).text

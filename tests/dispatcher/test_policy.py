@@ -39,6 +39,7 @@ OUT = Broken("rejected", transient=False)
         (Broken("rate_limited", True, 7.0), "local", FRESH, {}, Retry(7.0)),
         (Broken("rate_limited", True, 3600.0), "local", FRESH, {}, Run("guided", "rate_limited on local")),
         (Broken("timeout", True), "local", SPENT, {}, Run("guided", "timeout on local")),
+        (Broken("timeout", True), "local", FRESH, {"local": "ailing"}, Run("guided", "timeout on local")),
         (OUT, "local", FRESH, {}, Run("guided", "rejected on local")),
         (
             OUT,
@@ -124,6 +125,7 @@ def test_a_lane_is_tried_again_only_within_its_bounds(outcome: Answered | Broken
         (LaneSight(90, needs_key=True, watched_s=5), False),
         (LaneSight(90, needs_key=False, watched_s=90), True),
         (LaneSight(math.inf, needs_key=False, watched_s=0), True),
+        (LaneSight(1, needs_key=False, watched_s=0, ailing=True), True),
     ],
 )
 def test_a_lane_counts_as_absent_only_when_it_was_watched_to_be(sight: LaneSight, is_absent: bool) -> None:

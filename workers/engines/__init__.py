@@ -43,8 +43,11 @@ class Engine(Protocol):
         and raises CallCancelled.
         """
 
-    def probe(self) -> None:
-        """Raise EngineUnavailable unless the engine makes a token within a few seconds: an open port is no health.
+    def beats(self) -> int:
+        """Grows with every piece of an answer that comes in: a sign that the engine makes tokens."""
+
+    def probe(self, within_s: float) -> None:
+        """Raise EngineUnavailable unless the engine makes a token within that time: an open port is no health.
 
         Does nothing for an engine whose tokens somebody bills.
         """

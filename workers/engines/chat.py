@@ -49,6 +49,7 @@ class ChatEndpoint:
         self._key = key
         self._revision = revision
         self._dialect = dialect
+        self.beats = 0  # pieces of answers that came; threads may lose one now and then, which is no matter
         http = openai.DefaultHttpxClient(trust_env=through_proxy)
         self._client = openai.OpenAI(base_url=base_url, api_key=key, max_retries=0, http_client=watched(http))
 
@@ -89,6 +90,7 @@ class ChatEndpoint:
         with self._client.chat.completions.create(**request, timeout=CONNECT_S) as stream:
             answer.is_stream = "event-stream" in stream.response.headers.get("content-type", "")
             for chunk in stream:
+                self.beats += 1
                 answer.take(chunk)
 
     def _failed(self, error: Exception, watch: Watch, answer: _Answer, timeout_s: float) -> EngineError:

@@ -54,7 +54,10 @@ class EchoEngine:
     def open(self) -> None:
         self._closed.clear()
 
-    def probe(self) -> None:
+    def beats(self) -> int:
+        return 0
+
+    def probe(self, within_s: float) -> None:
         """Nothing: it is this process."""
 
     def close(self) -> None:

@@ -16,7 +16,7 @@ from broker.call import Call, Reply
 from broker.errors import EngineConnectionLost, EngineTimeout, EngineUnavailable
 from broker.settings import Lane
 from workers.engines.constrain import llamacpp_dialect
-from workers.engines.launcher import Door, Served, Wanted, attach
+from workers.engines.launcher import ANSWER_S, Door, Served, Wanted, attach
 
 if TYPE_CHECKING:
     from workers.engines.chat import ChatEndpoint
@@ -68,9 +68,12 @@ class LlamaCppEngine:
             self._doubted = True  # dead or frozen, it may be: the next call looks, and has it started again
             raise
 
-    def probe(self) -> None:
+    def beats(self) -> int:
+        return sum(chat.beats for chat in self._chats)
+
+    def probe(self, within_s: float) -> None:
         served = self._served
-        if served is None or not works(served.door):
+        if served is None or not works(served.door, within_s):
             raise EngineUnavailable(
                 f"lane {self._lane_name!r}: llama.cpp makes no token",
                 mend="its log lies in the node's engines folder",
@@ -132,12 +135,12 @@ class LlamaCppEngine:
         )
 
 
-def works(door: Door) -> bool:
+def works(door: Door, within_s: float = ANSWER_S) -> bool:
     """With a slot free that is a token; with none free, a turning main loop."""
-    status, slots = door.http("GET", "/slots")
+    status, slots = door.http("GET", "/slots", timeout_s=within_s)
     if status != 200:
         return False
-    return all(slot["is_processing"] for slot in slots) or door.chats()
+    return all(slot["is_processing"] for slot in slots) or door.chats(within_s)
 
 
 def quantisation(door: Door) -> str:

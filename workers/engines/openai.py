@@ -68,7 +68,10 @@ class OpenAIEngine:
             raise EngineUnavailable(f"lane {self._lane_name!r} is not open", mend="call open() first")
         return self._chat.call(call, cancelled)
 
-    def probe(self) -> None:
+    def beats(self) -> int:
+        return self._chat.beats if self._chat else 0
+
+    def probe(self, within_s: float) -> None:
         """Nothing: its tokens are billed."""
 
     def close(self) -> None:
