@@ -27,6 +27,7 @@ class Hands:
         self._messages: dict[str, int] = {}
         self._alone = False
         self._paused = False
+        self._rests_until = 0.0
 
     def take(self, claims: Sequence[Claim], queue: str, *, messages: int, hold_s: float) -> None:
         until = time.monotonic() + hold_s
@@ -67,11 +68,6 @@ class Hands:
         with self._changed:
             self._paused = True
 
-    def break_off_all(self) -> None:
-        with self._changed:
-            for held in self._held.values():
-                held.broken = True
-
     def go_on(self) -> None:
         with self._changed:
             self._paused = False
@@ -80,6 +76,15 @@ class Hands:
     @property
     def paused(self) -> bool:
         return self._paused
+
+    def rest(self, seconds: float) -> None:
+        """Take nothing new for so long: no call would be let in. What is in hand goes on."""
+        with self._changed:
+            self._rests_until = max(self._rests_until, time.monotonic() + seconds)
+
+    @property
+    def resting(self) -> bool:
+        return self._rests_until > time.monotonic()
 
     def wait(self, timeout_s: float) -> None:
         """Until something is given back, or the time is over."""

@@ -18,6 +18,7 @@ laneway:reply:<id>        list    ends, for one reader
 laneway:events            stream  facts for accounting
 laneway:lanes             hash    lane → when a node last served it; lane|node → when that node last spoke, with a minus
                                   where its engine makes no tokens
+laneway:endpoint:<id>     hash    how a provider's endpoint is, and what it takes (fields: see scripts/prelude.lua)
 laneway:rules             hash    limit|scope|period and, under it, file|scope|period → nano-dollars;
                                   killed|scope → since when; closed|scope|period → the window of an overrun
 laneway:used:<window>     hash    scope → spent and reserved in a day, a month or in all (total)

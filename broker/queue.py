@@ -181,7 +181,7 @@ class TaskConsumer(Consumer):
 
     def _room(self) -> int:
         """Messages that may still be taken."""
-        if self.hands.waiting_for_quiet or self.hands.paused:
+        if self.hands.waiting_for_quiet or self.hands.paused or self.hands.resting:
             return 0
         room = self.queue.messages - self.hands.messages(self.queue.name)
         if self.queue.shared is not None:

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from decimal import Decimal
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal, TypeVar, get_args
 from urllib.parse import urlsplit
 
 from pydantic import (
@@ -70,6 +70,9 @@ Pattern = Annotated[str, AfterValidator(_pattern)]
 
 class _Table(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+
+
+_Row = TypeVar("_Row", bound=_Table)
 
 
 class SmallScale(_Table):
@@ -147,8 +150,34 @@ class Echo(_Table):
     kill_on: Pattern | None = None
 
 
+def _in_a_row(value: object) -> object:
+    return (value,) if isinstance(value, Mapping) else value
+
+
+class Endpoint(_Table):
+    """One of several doors of a lane; what it leaves open is the lane's own word.
+
+    ``weight`` is its share of the calls beside others of the same price and health.
+    """
+
+    base_url: str | None = None
+    model: str = ""
+    api_key_env: str | None = None
+    api_key_file: Path | None = None
+    price: tuple[PriceRow, ...] | Literal["free"] | None = None
+    requests_per_minute: int | None = Field(None, ge=1)
+    tokens_per_minute: int | None = Field(None, ge=1)
+    weight: float = Field(1.0, gt=0, le=1000)
+
+    _one_row = field_validator("price", mode="before")(_in_a_row)
+
+
 class Lane(_Table):
-    """One lane. ``threads`` is how many calls a node has in flight, ``batch`` how many tasks a message carries."""
+    """One lane. ``threads`` is how many calls a node has in flight, ``batch`` how many tasks a message carries.
+
+    ``requests_per_minute`` and ``tokens_per_minute`` are what its provider lets the whole fleet have with this key;
+    None: what the provider says of itself. ``endpoints`` are several doors to the same kind of model, a call takes one.
+    """
 
     engine: Literal["auto", "echo", "llamacpp", "openai"]
     model: str = ""
@@ -170,17 +199,28 @@ class Lane(_Table):
     system: str = ""
     shots: tuple[tuple[str, str], ...] = ()
     price: tuple[PriceRow, ...] | Literal["free"] | None = None
+    requests_per_minute: int | None = Field(None, ge=1)
+    tokens_per_minute: int | None = Field(None, ge=1)
+    endpoints: tuple[Endpoint, ...] = ()
     hardware: Hardware | None = None
     echo: Echo = Echo()
 
-    @field_validator("price", mode="before")
-    @classmethod
-    def _one_row(cls, value: object) -> object:
-        return (value,) if isinstance(value, Mapping) else value
+    _one_row = field_validator("price", mode="before")(_in_a_row)
+
+    def doors(self) -> tuple[Lane, ...]:
+        """The lane as it is behind each of its endpoints; itself where it has none."""
+        return tuple(
+            self.model_copy(
+                update={"endpoints": ()}
+                | {name: getattr(one, name) for name in one.model_fields_set if name != "weight"}
+            )
+            for one in self.endpoints
+        ) or (self,)
 
     @model_validator(mode="after")
     def _coherent(self) -> Lane:
-        if self.price is not None and self.hardware is not None:
+        priced = self.price is not None or any(one.price is not None for one in self.endpoints)
+        if priced and self.hardware is not None:
             raise ValueError("has both price and hardware; a lane is paid by the token or by its own machine")
         if self.sync_threads is not None and self.sync_threads > self.threads:
             raise ValueError(f"sync_threads = {self.sync_threads} is more than threads = {self.threads}")
@@ -566,6 +606,10 @@ def _small_scale(settings: Settings) -> Settings:
     return settings.model_copy(update={"types": types, "budgets": (*settings.budgets, month)})
 
 
+def _in_folder(row: _Row, folder: Path, *keys: str) -> _Row:
+    return row.model_copy(update={key: folder / path for key in keys if (path := getattr(row, key))})
+
+
 def _anchored(settings: Settings, folder: Path) -> Settings:
     """The same settings with relative paths made absolute, so that every process of a node means the same file."""
     fleet = settings.fleet
@@ -577,10 +621,8 @@ def _anchored(settings: Settings, folder: Path) -> Settings:
         for name, row in settings.types.items()
     }
     lanes = {
-        name: row.model_copy(
-            update={
-                key: folder / path for key in ("model_path", "api_key_file") if (path := getattr(row, key))
-            }
+        name: _in_folder(row, folder, "model_path", "api_key_file").model_copy(
+            update={"endpoints": tuple(_in_folder(one, folder, "api_key_file") for one in row.endpoints)}
         )
         for name, row in settings.lanes.items()
     }

@@ -65,6 +65,8 @@ class Intent:
     """A call that is about to leave: what it may cost at most (nano-dollars), and the fact to book if it is lost.
 
     ``reserved_nano`` None: no price is known. ``hard_nano`` is the task's own limit, None where it has none.
+    ``endpoint`` names where it goes, "" where nobody counts; ``tokens`` is about what it will use there, ``rpm`` and
+    ``tpm`` what the configuration lets the endpoint take a minute (0: what it tells of itself).
     """
 
     claim: Claim
@@ -72,6 +74,25 @@ class Intent:
     lost: Fact
     scopes: tuple[str, ...] = ()
     hard_nano: int | None = None
+    endpoint: str = ""
+    tokens: int = 0
+    rpm: int = 0
+    tpm: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Heard:
+    """How a call to an endpoint went. ``answered`` False: the endpoint failed; None: it was neither its merit nor its
+    fault. ``tokens`` is what the call used beyond what it was let in for, ``blocked_s`` for how long the endpoint wants
+    no further calls, ``rpm`` and ``tpm`` what it told of its limits a minute (0: nothing).
+    """
+
+    endpoint: str
+    answered: bool | None
+    tokens: int = 0
+    blocked_s: float = 0.0
+    rpm: int = 0
+    tpm: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,8 +240,7 @@ class Store:
             name: client.register_script(f"{_flags(name)}\n{prelude}\n{_script(name)}")
             for name in (
                 "submit", "fetch", "begin", "commit", "release", "keep", "cancel", "watch", "note", "replay", "drop",
-                "note_down",
-                "resume",
+                "note_down", "resume", "heard",
             )
         }  # fmt: skip
         # Each caller packs its own rows, so that one that cannot be packed fails alone and not its whole group.
@@ -334,10 +354,27 @@ class Store:
                 encode_fact(one.lost),
                 "\n".join(one.scopes),
                 -1 if one.hard_nano is None else one.hard_nano,
+                one.endpoint,
+                one.tokens,
+                one.rpm,
+                one.tpm,
             ]
             for one in intents
         ]
         return [word.decode() for word in self._begin([_pack(row) for row in rows])]
+
+    def heard(self, rows: Sequence[Heard]) -> list[tuple[int, float, float]]:
+        """Tell the fleet how calls to endpoints went. Of each endpoint: its failures in a row, and for how many seconds
+        it is shut for them, and wants no calls by its own word."""
+        words = {True: 1, False: 0, None: -1}
+        packed = [
+            [one.endpoint, words[one.answered], one.tokens, round(one.blocked_s * MICRO), one.rpm, one.tpm]
+            for one in rows
+        ]
+        return [
+            (int(failures), int(shut_us) / MICRO, int(blocked_us) / MICRO)
+            for failures, shut_us, blocked_us in self._call("heard", _pack(packed))
+        ]
 
     def commit(self, moves: Sequence[Move]) -> list[str]:
         """Settle and move. One word each: ``moved``, ``done before``, ``late`` or ``cancelled``."""

@@ -27,4 +27,4 @@ def unavailable(settings: Settings, lanes: Mapping[str, Seen], watched_s: float)
 
 
 def needs_key(lane: Lane) -> bool:
-    return bool(lane.api_key_env or lane.api_key_file)
+    return any(door.api_key_env or door.api_key_file for door in lane.doors())

@@ -27,7 +27,8 @@ from broker.store import Store
 from laneway.cli.output import plain
 from laneway.procfile import parse
 from laneway.supervisor import OURS, Claim, Say, Supervisor, log_files, on_signals
-from workers.engines import build, resolve
+from workers.endpoints import Endpoints
+from workers.engines import resolve
 from workers.engines.launcher import stop_all
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -111,7 +112,7 @@ def _too_few(lane: str, row: Lane, words: Sequence[str]) -> str | None:
 def missing_here(var: Path) -> Callable[[str, Lane], str | None]:
     def missing(name: str, lane: Lane) -> str | None:
         try:
-            build(name, lane, var).check()
+            Endpoints.build(name, lane, var).check()
         except LanewayError as error:
             return "; ".join(filter(None, (error.message, error.mend)))
         return None

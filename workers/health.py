@@ -11,10 +11,11 @@ import logging
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from broker.errors import EngineUnavailable, RedisUnavailable
 from broker.hands import Hands
-from workers.engines import Engine
+from workers.endpoints import Endpoint, Endpoints
 
 log = logging.getLogger(__name__)
 #: A dead or frozen engine is noticed within 1.5 + 2 * 2.5 s while calls wait for it, its tasks go on by then.
@@ -25,17 +26,24 @@ PROBE_S = 2.5
 STRIKES = 2
 
 
+@dataclass(slots=True)
+class _Pulse:
+    """What was last heard of one endpoint's engine, on ``time.monotonic``."""
+
+    beats: int
+    heard_at: float
+    strikes: int = 0
+
+
 class Health:
-    """Looks after the engine of one worker process, on a thread of its own that no call of a model can block.
+    """Looks after the engines of one worker process, on a thread of its own that no call of a model can block.
 
     ``speak`` tells the fleet how this node is, by ``hands.paused``; it may raise RedisUnavailable.
     """
 
-    def __init__(self, lane_name: str, engine: Engine, hands: Hands, speak: Callable[[], None]) -> None:
-        self.lane_name, self.engine, self.hands, self.speak = lane_name, engine, hands, speak
-        self._beats = engine.beats()
-        self._heard_at = time.monotonic()
-        self._strikes = 0
+    def __init__(self, endpoints: Endpoints, hands: Hands, speak: Callable[[], None]) -> None:
+        self.endpoints, self.hands, self.speak = endpoints, hands, speak
+        self._pulses = {id(one): _Pulse(one.engine.beats(), time.monotonic()) for one in endpoints}
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._run, name="health", daemon=True)
 
@@ -51,46 +59,54 @@ class Health:
 
     def look(self) -> None:
         """One round."""
-        if self.hands.paused:
-            self._mend()
+        for one in self.endpoints:
+            pulse = self._pulses[id(one)]
+            if one.ailing:
+                self._mend(one, pulse)
+            else:
+                self._listen(one, pulse)
+        dead = self.endpoints.dead()
+        if dead and not self.hands.paused:
+            log.error("lane %r takes nothing more on this node: nothing behind it answers", self._lane)
+            self.hands.pause()
+            self._tell()
+        elif self.hands.paused and not dead:
+            log.warning("lane %r goes on on this node", self._lane)
+            self.hands.go_on()
+            self._tell()
+        for one in self.endpoints:  # only now, so that their tasks already see the lane as it is
+            one.broken_off = one.ailing
+
+    @property
+    def _lane(self) -> str:
+        return self.endpoints.lane_name
+
+    def _listen(self, one: Endpoint, pulse: _Pulse) -> None:
+        beats = one.engine.beats()
+        if beats != pulse.beats:
+            pulse.beats, pulse.heard_at, pulse.strikes = beats, time.monotonic(), 0
             return
-        beats = self.engine.beats()
-        if beats != self._beats:
-            self._beats = beats
-            self._well()
-            return
-        silent_s = time.monotonic() - self._heard_at
+        silent_s = time.monotonic() - pulse.heard_at
         if silent_s < (SILENT_BUSY_S if self.hands.messages() else SILENT_IDLE_S):
             return
         try:
-            self.engine.probe(PROBE_S)
-            self._well()
+            one.engine.probe(PROBE_S)
+            pulse.heard_at, pulse.strikes = time.monotonic(), 0
         except EngineUnavailable as error:
-            self._strikes += 1
-            if self._strikes >= STRIKES:
-                self._ail(error)
+            pulse.strikes += 1
+            if pulse.strikes >= STRIKES:
+                log.error("%s", error.message)
+                one.ailing = True
 
-    def _well(self) -> None:
-        self._heard_at = time.monotonic()
-        self._strikes = 0
-
-    def _ail(self, error: EngineUnavailable) -> None:
-        log.error("lane %r takes nothing more on this node: %s", self.lane_name, error)
-        self.hands.pause()
-        self._tell()
-        self.hands.break_off_all()
-
-    def _mend(self) -> None:
+    def _mend(self, one: Endpoint, pulse: _Pulse) -> None:
         try:
-            self.engine.open()
-            self.engine.probe(PROBE_S)
+            one.engine.open()
+            one.engine.probe(PROBE_S)
         except EngineUnavailable as error:
-            log.warning("lane %r is still without an engine on this node: %s", self.lane_name, error.message)
+            log.warning("lane %r is still without an engine: %s", self._lane, error.message)
             return
-        log.warning("lane %r: the engine makes tokens again; this node goes on", self.lane_name)
-        self._well()
-        self.hands.go_on()
-        self._tell()
+        pulse.beats, pulse.heard_at, pulse.strikes = one.engine.beats(), time.monotonic(), 0
+        one.ailing = False
 
     def _tell(self) -> None:
         try:

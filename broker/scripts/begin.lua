@@ -1,12 +1,13 @@
--- ARGV[1] = [[ref, epoch, worst case, fact, scopes, hard limit], …]: the worst case is reserved in every scope or in none,
+-- ARGV[1] = [[ref, epoch, worst case, fact, scopes, hard limit, endpoint, tokens, rpm, tpm], …]: the worst case is reserved in every scope or in none,
 -- and the intent recorded, before the call leaves. A worst case below 0 is an unknown price, a hard limit below 0 is none.
 -- One word a task: go, lost (another holds it now), cancel, or why it must not leave: over|scope|period|left,
--- killed|scope, closed|scope|period, unpriced|scope|period.
+-- killed|scope, closed|scope|period, unpriced|scope|period, busy|microseconds|1 for its failures (its endpoint takes no call
+-- before that; an endpoint of '' takes all).
 local now = clock()
 local day = day_of(now)
 local words = {}
 for i, item in ipairs(cmsgpack.unpack(ARGV[1])) do
-  local ref, epoch, worst, fact, scopes, hard = unpack(item)
+  local ref, epoch, worst, fact, scopes, hard, endpoint, tokens, rpm, tpm = unpack(item)
   local key = task_key(ref)
   local h = redis.call('HMGET', key, 'epoch', 'done', 'cancel', 'call', 'starts', 'started', 'cost', 'hard', 'human')
   if h[1] ~= epoch or h[2] == epoch then
@@ -18,7 +19,13 @@ for i, item in ipairs(cmsgpack.unpack(ARGV[1])) do
   else
     local spent = tonumber(h[7]) - tonumber(h[9] or '0')
     local why = refusal(now, day, scopes, worst, spent, tonumber(h[8] or hard))
-    if why then
+    local wait, broken = 0, 0
+    if not why and endpoint ~= '' then
+      wait, broken = admit(now, endpoint, tokens, rpm, tpm)
+    end
+    if wait > 0 then
+      words[i] = 'busy|' .. text(wait) .. '|' .. broken
+    elseif why then
       words[i] = why
     else
       words[i] = 'go'

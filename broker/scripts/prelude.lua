@@ -286,6 +286,50 @@ local function close_scopes(now, day, scopes)
   end
 end
 
+-- Endpoints of providers, shared by all workers of the fleet: laneway:endpoint:<id>
+--   failures  in a row                 shut     closed after too many of them, until then
+--   probe     one call was let through to try it, until then at the longest
+--   blocked   wants no calls until then (its own word)
+--   rpm, tpm  requests and tokens a minute that it takes; the configuration's word goes before its own
+--   req, tok  when its limits would be whole again (generic cell rate algorithm)
+local MINUTE_US, BURST_US, PROBE_US = 60000000, 10000000, 30000000
+local BREAK_AFTER = 5
+
+-- For how long a call must wait before the limit lets it in, and when the limit is whole again after it. A burst of ten
+-- seconds' worth is let through at once; a call larger than that waits for an unused limit.
+local function paced(now, whole, limit, size)
+  whole = math.max(now, whole)
+  local longer = size * MINUTE_US / limit
+  return math.max(0, whole + math.min(longer, BURST_US) - now - BURST_US), whole + longer
+end
+
+-- Whether a call of about so many tokens may go to an endpoint now: 0, or the microseconds to wait; and 1 where that is
+-- for its failures.
+local function admit(now, endpoint, tokens, rpm, tpm)
+  local key = P .. 'endpoint:' .. endpoint
+  local h = redis.call('HMGET', key, 'failures', 'shut', 'probe', 'blocked', 'rpm', 'tpm', 'req', 'tok')
+  local wait = math.max(0, tonumber(h[4] or '0') - now)
+  local fields = {}
+  local broken = tonumber(h[1] or '0') >= BREAK_AFTER and 1 or 0
+  if broken == 1 then
+    wait = math.max(wait, tonumber(h[2]) - now, tonumber(h[3] or '0') - now)
+    fields = { 'probe', text(now + PROBE_US) }
+  end
+  for i, limit in ipairs({ rpm > 0 and rpm or tonumber(h[5] or '0'), tpm > 0 and tpm or tonumber(h[6] or '0') }) do
+    if limit > 0 then
+      local longer, whole = paced(now, tonumber(h[6 + i] or '0'), limit, i == 1 and 1 or tokens)
+      wait = math.max(wait, longer)
+      fields[#fields + 1] = i == 1 and 'req' or 'tok'
+      fields[#fields + 1] = text(whole)
+    end
+  end
+  if wait == 0 and #fields > 0 then
+    redis.call('HSET', key, unpack(fields))
+    redis.call('EXPIRE', key, 86400)
+  end
+  return math.ceil(wait), broken
+end
+
 local KEPT_S = 400 * 86400
 
 local function write_amounts()

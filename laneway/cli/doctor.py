@@ -31,7 +31,8 @@ from dispatcher.classify import Classifier
 from dispatcher.embedding import embedder, installed
 from dispatcher.gates import check as check_gates
 from laneway.cli.output import emit, json_option, say
-from workers.engines import build, resolve
+from workers.endpoints import Endpoints
+from workers.engines import resolve
 from workers.engines.llamacpp import packaged_model
 
 OLDEST_PYTHON = (3, 11)
@@ -233,7 +234,7 @@ def _lane(name: str, lane: Lane, settings: Settings, store: Store | None) -> Che
     what = f"{resolve(lane.engine)} {lane.model}".rstrip()
     keyless = needs_key(lane) and secret(lane) is None
     try:
-        build(name, lane, settings.fleet.var).check()
+        Endpoints.build(name, lane, settings.fleet.var).check()
     except EngineUnavailable as error:
         served = store is not None and _served(name, settings, store)
         status: Literal["warn", "fail"] = "warn" if keyless or served else "fail"

@@ -24,7 +24,8 @@ from broker.task import DISPATCH, MODES, lane_queue
 from dispatcher.availability import needs_key, unavailable
 from laneway.cli.output import emit, json_option, say, span, table
 from laneway.cli.recent import verdicts
-from workers.engines import build, resolve
+from workers.endpoints import Endpoints
+from workers.engines import resolve
 
 PICO_PER_USD = 10**12
 
@@ -123,7 +124,7 @@ def _key(lane: Lane) -> str:
 def _lacking(name: str, lane: Lane, settings: Settings) -> str:
     """What this node lacks to serve the lane, "" for nothing."""
     try:
-        build(name, lane, settings.fleet.var).check()
+        Endpoints.build(name, lane, settings.fleet.var).check()
     except EngineUnavailable as error:
         return error.message
     return ""

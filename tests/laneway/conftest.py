@@ -23,7 +23,7 @@ from dispatcher.classify import Classifier
 from dispatcher.embedding import HashEmbedder
 from laneway import cli
 from laneway.client import Client
-from workers.engines import build
+from workers.endpoints import Endpoints
 from workers.shell import Lane
 
 TOML = """
@@ -125,8 +125,8 @@ class CommandLine:
         doing = {DISPATCH: dispatcher.work}
         for name, row in self.settings.lanes.items():
             if row.engine == "echo":
-                engine = build(name, row, self.settings.fleet.var)
-                lane = Lane(name, self.settings, self.store, engine, hands)
+                endpoints = Endpoints.build(name, row, self.settings.fleet.var)
+                lane = Lane(name, self.settings, self.store, endpoints, hands)
                 doing |= {lane_queue(name, mode): lane.work for mode in MODES}
         busy = True
         while busy:

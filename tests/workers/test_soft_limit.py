@@ -10,7 +10,7 @@ from broker.hands import Hands
 from broker.settings import Settings, parse
 from broker.store import Move, Store
 from broker.task import DISPATCH, Progress, Task, lane_queue
-from workers.engines import build
+from workers.endpoints import Endpoints
 from workers.shell import Lane
 
 TOML = """
@@ -49,7 +49,9 @@ def on_frontier(store: Store) -> None:
 
 
 def work(store: Store, settings: Settings, name: str) -> None:
-    lane = Lane(name, settings, store, build(name, settings.lanes[name], settings.fleet.var), Hands())
+    lane = Lane(
+        name, settings, store, Endpoints.build(name, settings.lanes[name], settings.fleet.var), Hands()
+    )
     lane.work(store.fetch(lane_queue(name, "sync"), 1, idle=True).claims)
 
 
