@@ -9,6 +9,9 @@ laneway:turns:<queue>     hash    fair turns by workspace|priority: the last giv
 laneway:wake:<queue>      list    at most one token: something waits
 laneway:leases            zset    refs in hand, by the end of their lease (microseconds)
 laneway:open              zset    refs that are not at their end, by when they were last seen in place
+laneway:batches           zset    provider batches that are not done with, since when
+laneway:batch:<id>        hash    one of them (fields: broker/batches.py)
+laneway:batch:<id>:lines  hash    line → ref|epoch of each task in it that is not settled yet
 laneway:parked            zset    refs that wait for a person, since when
 laneway:reviewed          zset    refs that a person has ended, since when; as long as their results are kept
 laneway:results           zset    refs at their end whose payload and result are still kept, since when
@@ -37,6 +40,7 @@ REVIEWED = PREFIX + "reviewed"
 RESULTS = PREFIX + "results"
 DEAD = PREFIX + "dead"
 LANES = PREFIX + "lanes"
+BATCHES = PREFIX + "batches"
 RULES = PREFIX + "rules"
 
 
@@ -54,6 +58,14 @@ def queue_key(queue: str) -> str:
 
 def suspects_key(queue: str) -> str:
     return f"{PREFIX}suspects:{queue}"
+
+
+def batch_key(batch: str) -> str:
+    return f"{PREFIX}batch:{batch}"
+
+
+def lines_key(batch: str) -> str:
+    return f"{PREFIX}batch:{batch}:lines"
 
 
 def later_key(queue: str) -> str:

@@ -98,13 +98,16 @@ def marginal_nano(price: Price | None, cost: int | None, *, busy_ms: float) -> i
     return cost
 
 
-def worst_nano(price: Price | None, *, input_tokens: int, max_tokens: int, timeout_s: float) -> int | None:
+def worst_nano(
+    price: Price | None, *, input_tokens: int, max_tokens: int, timeout_s: float, batch: bool = False
+) -> int | None:
     """The most that one call can cost: every bounded token at its dearest class, or the slot until the time-out."""
     if isinstance(price, TokenPrice):
         dearest = max(
             price.input_pico, price.cached_input_pico, price.cache_write_pico, price.cache_write_1h_pico
         )
-        return -(-(input_tokens * dearest + max_tokens * price.output_pico) // PICO_PER_NANO)
+        pico = input_tokens * dearest + max_tokens * price.output_pico
+        return -(-pico * (price.batch_ppm if batch else PPM) // (PICO_PER_NANO * PPM))
     return cost_nano(price, None, busy_ms=timeout_s * 1000)
 
 

@@ -177,6 +177,11 @@ class Lane(_Table):
 
     ``requests_per_minute`` and ``tokens_per_minute`` are what its provider lets the whole fleet have with this key;
     None: what the provider says of itself. ``endpoints`` are several doors to the same kind of model, a call takes one.
+
+    ``batches``: asynchronous tasks go into the provider's batches where that is cheaper. A batch is sent once
+    ``batch_lines`` tasks wait, or some have waited for ``batch_fill_s``, and looked after every ``batch_poll_s``. A
+    task needs ``batch_least_s`` to its deadline to be put into one, and is called for singly, before all others, when
+    ``batch_overflow_s`` are left.
     """
 
     engine: Literal["auto", "echo", "llamacpp", "openai"]
@@ -202,6 +207,12 @@ class Lane(_Table):
     requests_per_minute: int | None = Field(None, ge=1)
     tokens_per_minute: int | None = Field(None, ge=1)
     endpoints: tuple[Endpoint, ...] = ()
+    batches: bool = False
+    batch_lines: int = Field(10_000, ge=1, le=50_000)
+    batch_fill_s: float = Field(300.0, ge=0)
+    batch_least_s: float = Field(3600.0, gt=0)
+    batch_overflow_s: float = Field(900.0, gt=0)
+    batch_poll_s: float = Field(30.0, gt=0)
     hardware: Hardware | None = None
     echo: Echo = Echo()
 
@@ -222,6 +233,10 @@ class Lane(_Table):
         priced = self.price is not None or any(one.price is not None for one in self.endpoints)
         if priced and self.hardware is not None:
             raise ValueError("has both price and hardware; a lane is paid by the token or by its own machine")
+        if self.batch_overflow_s >= self.batch_least_s:
+            raise ValueError(
+                f"batch_overflow_s = {self.batch_overflow_s:g} is not below batch_least_s = {self.batch_least_s:g}"
+            )
         if self.sync_threads is not None and self.sync_threads > self.threads:
             raise ValueError(f"sync_threads = {self.sync_threads} is more than threads = {self.threads}")
         return self

@@ -240,7 +240,7 @@ class Store:
             name: client.register_script(f"{_flags(name)}\n{prelude}\n{_script(name)}")
             for name in (
                 "submit", "fetch", "begin", "commit", "release", "keep", "cancel", "watch", "note", "replay", "drop",
-                "note_down", "resume", "heard",
+                "note_down", "resume", "heard", "join",
             )
         }  # fmt: skip
         # Each caller packs its own rows, so that one that cannot be packed fails alone and not its whole group.
@@ -300,17 +300,44 @@ class Store:
                     digest(task),
                     body,
                     encode_fact(fact),
+                    round((task.deadline_s or 0) * MICRO),
                 ]
             )
         return [word.decode() for word in self._call("submit", _pack(rows))]
 
-    def fetch(self, queue: str, want: int, *, idle: bool) -> Fetched:
-        """Take and claim up to ``want`` tasks. ``idle``: this process has nothing in hand."""
-        now, until_due, alone, rows = self._call("fetch", queue, want, self.lease_us, int(idle))
+    def fetch(self, queue: str, want: int, *, idle: bool, due_us: int | None = None) -> Fetched:
+        """Take and claim up to ``want`` tasks. ``idle``: this process has nothing in hand.
+
+        ``due_us``: of a pool only those whose deadline is before that, on Redis's clock; None: all.
+        """
+        due = "" if due_us is None else due_us
+        now, until_due, alone, rows = self._call("fetch", queue, want, self.lease_us, int(idle), due)
         now_us = int(now)
         self._set_clock(now_us)
         claims = [claim for row in rows if (claim := self._claim(row, queue, now_us))]
         return Fetched(tuple(claims), None if until_due < 0 else until_due / MICRO, bool(alone))
+
+    def claims(self, refs: Sequence[tuple[str, int]], queue: str) -> list[Claim | None]:
+        """The claims of tasks that a batch holds, as (ref, epoch): None for one that was lost or settled meanwhile."""
+        names = ("task", "progress", "submitted", "enqueued", "cost", "waited", "raised", "epoch", "done")
+        pipe = self.client.pipeline(transaction=False)
+        for ref, _ in refs:
+            pipe.hmget(keys.task_key(ref), names)
+        claims: list[Claim | None] = []
+        for (ref, epoch), row in zip(refs, self._ask(pipe.execute), strict=True):
+            body, progress, submitted, enqueued, cost, waited, raised, now_epoch, done = row
+            own = str(epoch).encode()
+            if body is None or now_epoch != own or done == own:
+                claims.append(None)
+                continue
+            fields = [ref.encode(), own, body, progress, submitted, enqueued, cost, waited or b"0", raised]
+            claims.append(self._claim(fields, queue, int(enqueued)))
+        return claims
+
+    def join(self, batch: str, lines: Sequence[tuple[Claim, str]]) -> set[str]:
+        """Put claims whose calls are recorded into a batch, each under its line. The lines that were taken in."""
+        rows = [[claim.ref, str(claim.epoch), line] for claim, line in lines]
+        return {line.decode() for line in self._call("join", batch, _pack(rows))}
 
     def _claim(self, row: list[bytes], queue: str, now_us: int) -> Claim | None:
         ref, epoch, body, progress, submitted, enqueued, cost, waited, raised = row

@@ -18,6 +18,8 @@ VERSION = 1
 TASK_ID = re.compile(r"[A-Za-z0-9_-]{1,128}")
 LABEL = re.compile(r"[A-Za-z0-9_.@-]{1,128}")
 MODES = ("sync", "async")
+#: Beside a lane's queues for the two modes: the pool of what waits for a provider's batch.
+BATCH = "batch"
 TERMINAL = frozenset({"succeeded", "failed", "budget_exceeded", "cancelled"})
 DISPATCH = "dispatch"
 
@@ -40,7 +42,7 @@ def reference(workspace: str, task_id: str) -> str:
 
 
 def lane_queue(lane: str, mode: str) -> str:
-    """The queue of a lane for a mode; a lane is addressed by this name and nothing else."""
+    """The queue of a lane for a mode, or its pool; a lane is addressed by this name and nothing else."""
     return f"lane-{lane}-{mode}"
 
 

@@ -10,12 +10,14 @@ from broker.connect import connect
 from broker.errors import BadTask, LanewayError
 from broker.prices import cost_nano
 from broker.queue import LaneBroker, TaskQueue
+from broker.scopes import utc_day
 from broker.settings import Settings, load
 from broker.sights import Sights
 from broker.store import Move, Store
 from broker.tariff import cpu_price
-from broker.task import DISPATCH, MODES, Claim, lane_queue
+from broker.task import BATCH, DISPATCH, MODES, Claim, lane_queue
 from dispatcher.availability import unavailable
+from dispatcher.batching import Places
 from dispatcher.classify import Classified, Classifier
 from dispatcher.embedding import embedder
 from dispatcher.gates import gates_of
@@ -42,22 +44,33 @@ class Dispatcher:
         spent_ms = (time.thread_time_ns() - before) / 1e6
         share_nano = cost_nano(self.cpu, None, busy_ms=spent_ms / max(1, len(claims))) or 0
         away = unavailable(self.settings, self.sights.lanes(), self.sights.watched_s())
+        places = self._places()
         self.store.commit(
-            [self._move(claim, one, away, share_nano) for claim, one in zip(claims, classified, strict=True)]
+            [
+                self._move(claim, one, away, share_nano, places)
+                for claim, one in zip(claims, classified, strict=True)
+            ]
         )
 
     def rescue(self) -> None:
         """What waits on the queue of a lane that nobody serves any more goes on along its chain."""
         away = unavailable(self.settings, self.sights.lanes(), self.sights.watched_s())
+        places = self._places()
         for lane, reason in away.items():
-            for mode in MODES:
+            for mode in (*MODES, BATCH) if self.settings.lanes[lane].batches else MODES:
                 claims = self.store.fetch(lane_queue(lane, mode), TASKS_A_MESSAGE, idle=True).claims
                 if claims:
-                    self.store.commit([self._onward(claim, f"{lane}: {reason}", away) for claim in claims])
+                    why = f"{lane}: {reason}"
+                    self.store.commit([self._onward(claim, why, away, places) for claim in claims])
 
-    def _onward(self, claim: Claim, why: str, away: dict[str, str]) -> Move:
+    def _onward(self, claim: Claim, why: str, away: dict[str, str], places: Places) -> Move:
         progress = claim.progress
-        return climbing(claim, climb(above(progress.lane, progress.chain), away, why), progress)
+        step = climb(above(progress.lane, progress.chain), away, why)
+        return climbing(claim, step, progress, places)
+
+    def _places(self) -> Places:
+        now_us = self.store.now_us()
+        return Places(self.settings.lanes, utc_day(now_us), now_us)
 
     def classify(self, claims: Sequence[Claim]) -> list[Classified]:
         """The declared type where there is one; the others are classified together."""
@@ -68,7 +81,9 @@ class Dispatcher:
             for claim in claims
         ]
 
-    def _move(self, claim: Claim, one: Classified, away: dict[str, str], share_nano: int) -> Move:
+    def _move(
+        self, claim: Claim, one: Classified, away: dict[str, str], share_nano: int, places: Places
+    ) -> Move:
         if one.task_type not in self.settings.types:
             known = ", ".join(sorted(self.settings.types))
             return refuse(claim, f"unknown task type {one.task_type!r}; the fleet knows {known}")
@@ -76,7 +91,7 @@ class Dispatcher:
             gates_of(self.settings.types[one.task_type], claim.task)
         except BadTask as error:
             return refuse(claim, f"its gate cannot be used: {error.message}")
-        return route(claim, one, self.settings, away, share_nano)
+        return route(claim, one, self.settings, away, share_nano, places)
 
 
 def serve() -> LaneBroker:

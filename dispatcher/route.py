@@ -9,13 +9,19 @@ from broker.events import Escalated, Fact, Finished, Parked, Routed
 from broker.scopes import scopes_of
 from broker.settings import HUMAN, Settings
 from broker.store import Move
-from broker.task import Claim, Outcome, Progress, lane_queue
+from broker.task import Claim, Outcome, Progress
+from dispatcher.batching import Places
 from dispatcher.classify import Classified
 from dispatcher.policy import Fail, Park, Run, start
 
 
 def route(
-    claim: Claim, classified: Classified, settings: Settings, unavailable: Mapping[str, str], cost_nano: int
+    claim: Claim,
+    classified: Classified,
+    settings: Settings,
+    unavailable: Mapping[str, str],
+    cost_nano: int,
+    places: Places,
 ) -> Move:
     """The first lane of the task's type, with the decision recorded as a fact and on the task.
 
@@ -35,17 +41,16 @@ def route(
         why=step.why,
         skipped=step.skipped,
     )
-    return _place(claim, step, progress, cost_nano)
+    return _place(claim, step, progress, cost_nano, places)
 
 
-def climbing(claim: Claim, step: Run | Park | Fail, told: Progress) -> Move:
+def climbing(claim: Claim, step: Run | Park | Fail, told: Progress, places: Places) -> Move:
     """From the task's present lane to where ``step`` says. ``told`` is how far it has come."""
     lane = told.lane
     match step:
         case Run(to, why, skipped):
             facts: tuple[Fact, ...] = (Escalated(lane, to, why, skipped),)
-            queue = lane_queue(to, claim.task.mode)
-            return Move(claim, "queued", climbed(told, to, why, skipped), queue, facts=facts)
+            return Move(claim, "queued", climbed(told, to, why, skipped), places.of(claim, to), facts=facts)
         case Park(why, skipped):
             outcome = Outcome("parked", f"waits for a person: {why}", told.last_answer or None, HUMAN)
             facts = (Escalated(lane, HUMAN, why, skipped), Parked(HUMAN, why))
@@ -76,7 +81,7 @@ def refuse(claim: Claim, reason: str) -> Move:
     return Move(claim, "failed", claim.progress, outcome=Outcome("failed", reason), facts=facts)
 
 
-def _place(claim: Claim, step: Run | Park | Fail, progress: Progress, cost_nano: int) -> Move:
+def _place(claim: Claim, step: Run | Park | Fail, progress: Progress, cost_nano: int, places: Places) -> Move:
     routed = Routed(
         progress.task_type,
         progress.category,
@@ -93,7 +98,7 @@ def _place(claim: Claim, step: Run | Park | Fail, progress: Progress, cost_nano:
     move = Move(claim, "queued", progress, cost_nano=cost_nano, attempts=(routed,), scopes=scopes)
     match step:
         case Run(lane):
-            return replace(move, queue=lane_queue(lane, claim.task.mode))
+            return replace(move, queue=places.of(claim, lane))
         case Park(why):
             outcome = Outcome("parked", f"waits for a person: {why}", None, HUMAN)
             return replace(move, status="parked", outcome=outcome, facts=(Parked(HUMAN, why),))

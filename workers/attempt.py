@@ -11,6 +11,7 @@ from broker.events import Attempted, Fact, Finished, Parked
 from broker.settings import Lane, TaskType
 from broker.store import Move
 from broker.task import Claim, Outcome, Progress, lane_queue
+from dispatcher.batching import Places
 from dispatcher.budget import Exceeded, ParkForBudget, Unusable, Wait
 from dispatcher.gates import Verdict
 from dispatcher.policy import (
@@ -36,7 +37,8 @@ NO_VERDICT = Verdict(passed=None, gate="", complaint="")
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """A call that is over. Times in microseconds of Redis's clock; ``gate_cost_nano`` is what judging it cost."""
+    """A call that is over. Times in microseconds of Redis's clock; ``gate_cost_nano`` is what judging it cost.
+    ``batch``: it was a line of a provider's batch."""
 
     result: Reply | EngineError
     verdict: Verdict
@@ -45,6 +47,7 @@ class Ended:
     ended_us: int
     gate_cost_nano: int
     price_ref: str
+    batch: bool = False
 
 
 def purpose(progress: Progress) -> str:
@@ -93,6 +96,7 @@ def attempted(claim: Claim, lane_name: str, engine: str, model: str, ended: Ende
         settled=ended.settlement.settled,
         gate_cost_nano=ended.gate_cost_nano,
         overrun=ended.settlement.overrun,
+        batch=ended.batch,
     )
 
 
@@ -139,7 +143,7 @@ def next_step(
     return after(_outcome(ended), lane_name, claim.progress.chain, bounds, unavailable)
 
 
-def move(claim: Claim, step: Step, fact: Attempted, ended: Ended) -> Move:
+def move(claim: Claim, step: Step, fact: Attempted, ended: Ended, places: Places) -> Move:
     """The task's next place, with the attempt settled in the same step."""
     text = ended.result.text if isinstance(ended.result, Reply) else ""
     told = replace(
@@ -148,7 +152,7 @@ def move(claim: Claim, step: Step, fact: Attempted, ended: Ended) -> Move:
         last_answer=text or claim.progress.last_answer,
     )
     return replace(
-        _next_place(claim, step, told, ended.verdict, text),
+        _next_place(claim, step, told, ended.verdict, text, places),
         cost_nano=(fact.cost_nano or 0) + fact.gate_cost_nano,
         attempts=(fact,),
         overrun=fact.overrun,
@@ -156,7 +160,9 @@ def move(claim: Claim, step: Step, fact: Attempted, ended: Ended) -> Move:
     )
 
 
-def _next_place(claim: Claim, step: Step, told: Progress, verdict: Verdict, text: str) -> Move:
+def _next_place(
+    claim: Claim, step: Step, told: Progress, verdict: Verdict, text: str, places: Places
+) -> Move:
     lane = told.lane
     here = lane_queue(lane, claim.task.mode)
     match step:
@@ -170,11 +176,14 @@ def _next_place(claim: Claim, step: Step, told: Progress, verdict: Verdict, text
             again = replace(told, reprompts=told.reprompts + 1, complaint=complaint)
             return Move(claim, "queued", again, here)
         case Run() | Park() | Fail():
-            return climbing(claim, step, told)
+            return climbing(claim, step, told, places)
 
 
 def without_call(
-    claim: Claim, decision: Wait | Exceeded | ParkForBudget | Unusable, unavailable: Mapping[str, str]
+    claim: Claim,
+    decision: Wait | Exceeded | ParkForBudget | Unusable,
+    unavailable: Mapping[str, str],
+    places: Places,
 ) -> Move:
     """Where a task goes whose call its limits did not let leave."""
     progress = claim.progress
@@ -191,17 +200,8 @@ def without_call(
                 claim, "parked", replace(progress, why=why), outcome=outcome, facts=(Parked("budget", why),)
             )
         case Unusable(why):
-            return climbing(claim, climb(above(progress.lane, progress.chain), unavailable, why), progress)
-
-
-def time_left_s(claim: Claim, now_us: int) -> float | None:
-    """Until the task's deadline, at or below 0 when it has passed; None where it has none.
-
-    The time that it waited for a person is not the lanes' and does not count.
-    """
-    if claim.task.deadline_s is None:
-        return None
-    return claim.task.deadline_s - (now_us - claim.submitted_us - claim.waited_us) / 1_000_000
+            step = climb(above(progress.lane, progress.chain), unavailable, why)
+            return climbing(claim, step, progress, places)
 
 
 def running_s(claim: Claim, now_us: int) -> float:

@@ -84,6 +84,11 @@ class Endpoints:
     def __iter__(self) -> Iterator[Endpoint]:
         return iter(self.all)
 
+    @property
+    def first(self) -> Endpoint:
+        """The one that batches go to."""
+        return self.all[0]
+
     def check(self) -> None:
         """Raises EngineUnavailable for the first one that this node cannot serve."""
         for one in self.all:

@@ -46,7 +46,12 @@ class Settlement:
 
 
 def settle(
-    price: Price | None, ended: Reply | EngineError, *, worst_nano: int | None, busy_ms: float
+    price: Price | None,
+    ended: Reply | EngineError,
+    *,
+    worst_nano: int | None,
+    busy_ms: float,
+    batch: bool = False,
 ) -> Settlement:
     usage = _usage(ended)
     if isinstance(price, HardwarePrice):
@@ -54,7 +59,7 @@ def settle(
         return Settlement(cost, marginal_nano(price, cost, busy_ms=busy_ms), True, usage or Usage())
     if usage is None:
         return Settlement(worst_nano, worst_nano, False, Usage())
-    cost = cost_nano(price, usage, busy_ms=busy_ms)
+    cost = cost_nano(price, usage, busy_ms=busy_ms, batch=batch)
     return Settlement(cost, cost, True, usage, _above(cost, worst_nano))
 
 

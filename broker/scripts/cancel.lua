@@ -3,14 +3,14 @@
 local now = clock()
 local ref = ARGV[1]
 local key = task_key(ref)
-local h = redis.call('HMGET', key, 'status', 'queue', 'submitted', 'seq', 'watched')
+local h = redis.call('HMGET', key, 'status', 'queue', 'submitted', 'seq', 'watched', 'batch')
 if not h[1] then
   return ''
 end
 if ENDS[h[1]] then
   return h[1]
 end
-if redis.call('ZSCORE', P .. 'leases', ref) then
+if h[6] or redis.call('ZSCORE', P .. 'leases', ref) then
   redis.call('HSET', key, 'cancel', '1')
   return 'cancelling'
 end

@@ -52,7 +52,7 @@ for i, item in ipairs(cmsgpack.unpack(ARGV[1])) do
     use(h[14] or day, scopes, cost - reserved)
     if h[11] then
       hold(h[14], scopes, -reserved)
-      redis.call('HDEL', key, 'call', 'reserved', 'held')
+      redis.call('HDEL', key, 'call', 'reserved', 'held', 'batch')
     end
     if h[14] then
       alerts(now, h[14], scopes)

@@ -1,4 +1,5 @@
--- ARGV = queue, how many at most, lease in microseconds, 1 when the asking process has nothing in hand.
+-- ARGV = queue, how many at most, lease in microseconds, 1 when the asking process has nothing in hand, and of a pool
+-- only what is due by then ('': all).
 -- Takes tasks and claims them: {now, microseconds until the next timed one or -1, 1 when the task must run alone, rows}.
 local queue, want, lease, idle = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), ARGV[4] == '1'
 local now = clock()
@@ -56,6 +57,15 @@ if redis.call('EXISTS', suspects) == 1 then
     apply(now)
   end
   return { text(now), until_due, 1, rows }
+end
+
+if is_pool(queue) then
+  for _, ref in ipairs(redis.call('ZRANGEBYSCORE', waiting, '-inf', ARGV[5] ~= '' and ARGV[5] or '+inf', 'LIMIT', 0, want)) do
+    remove(waiting, ref)
+    claim(ref)
+  end
+  apply(now)
+  return { text(now), until_due, 0, rows }
 end
 
 local taken = redis.call('ZPOPMIN', waiting, want)

@@ -44,9 +44,15 @@ if redis.call('SET', P .. 'sweeping', '1', 'NX', 'PX', text(math.max(50, lease /
   apply(now)
   local unseen = redis.call('ZRANGEBYSCORE', P .. 'open', '-inf', text(now - 2 * lease), 'LIMIT', 0, 500)
   for _, ref in ipairs(unseen) do
-    local h = redis.pcall('HMGET', task_key(ref), 'status', 'queue', 'workspace', 'priority')
+    local h = redis.pcall('HMGET', task_key(ref), 'status', 'queue', 'workspace', 'priority', 'batch')
     if not h[1] or ENDS[h[1]] or h[1] == 'parked' then
       remove(P .. 'open', ref)
+    elseif h[5] and redis.call('EXISTS', P .. 'batch:' .. h[5]) == 1 then
+      add(P .. 'open', text(now), ref)
+    elseif h[5] then
+      give_up(ref, now, 'its batch was lost', rules)
+      recovered = recovered + 1
+      add(P .. 'open', text(now), ref)
     else
       if not (redis.call('ZSCORE', P .. 'leases', ref) or redis.call('ZSCORE', P .. 'queue:' .. h[2], ref)
         or redis.call('ZSCORE', P .. 'later:' .. h[2], ref) or redis.call('ZSCORE', P .. 'suspects:' .. h[2], ref)) then

@@ -16,6 +16,7 @@
 --   submitted, enqueued, started, finished      microseconds of Redis's clock
 --   waited    microseconds that it waited for a person
 --   human     nano-dollars of people's work: a part of cost, and none of the task's own limits
+--   due       when its deadline is            batch     the provider batch that holds it
 --   workspace, priority
 
 local P = 'laneway:'
@@ -86,7 +87,19 @@ local function turn_of(queue, workspace)
   return known[workspace]
 end
 
+-- A pool (lane-<lane>-batch) is in the order of deadlines; what has none comes after a month.
+local NO_DEADLINE_US = 30 * 86400000000
+
+local function is_pool(queue)
+  return string.sub(queue, -6) == '-batch'
+end
+
 local function enqueue(queue, ref, workspace, priority)
+  if is_pool(queue) then
+    local h = redis.call('HMGET', task_key(ref), 'due', 'submitted')
+    add(P .. 'queue:' .. queue, h[1] or text(tonumber(h[2]) + NO_DEADLINE_US), ref)
+    return
+  end
   local class = '|' .. priority
   local turn = math.max(turn_of(queue, class), turn_of(queue, workspace .. class)) + 1
   turns[queue][workspace .. class] = turn
@@ -460,7 +473,7 @@ local function give_up(ref, now, cause, rules)
       enqueue(queue, ref, h[10], tonumber(h[11]))
     end
   end
-  redis.call('HDEL', key, 'call', 'reserved', 'held')
+  redis.call('HDEL', key, 'call', 'reserved', 'held', 'batch')
   redis.call('HSET', key, 'done', epoch, 'status', status, 'enqueued', at, 'seq', text(seq), 'cost', text(cost),
     'starts', text(starts))
   if h[5] then

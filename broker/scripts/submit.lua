@@ -1,10 +1,10 @@
--- ARGV[1] = [[ref, task_id, workspace, priority, queue, digest, task, fact], …]; refused as a whole when Redis is full.
+-- ARGV[1] = [[ref, task_id, workspace, priority, queue, digest, task, fact, deadline in microseconds], …]; refused as a whole when Redis is full.
 -- One word a task: new, same or conflict.
 local now = clock()
 local at = text(now)
 local words = {}
 for i, item in ipairs(cmsgpack.unpack(ARGV[1])) do
-  local ref, task_id, workspace, priority, queue, digest, task, fact = unpack(item)
+  local ref, task_id, workspace, priority, queue, digest, task, fact, deadline = unpack(item)
   local key = task_key(ref)
   local known = redis.call('HGET', key, 'digest')
   if known then
@@ -13,6 +13,9 @@ for i, item in ipairs(cmsgpack.unpack(ARGV[1])) do
     redis.call('HSET', key, 'digest', digest, 'task', task, 'status', 'queued', 'queue', queue, 'epoch', '0',
       'workspace', workspace, 'priority', priority, 'submitted', at, 'enqueued', at, 'cost', '0',
       'seq', text(book(ref, now, 0, { fact })))
+    if deadline > 0 then
+      redis.call('HSET', key, 'due', text(now + deadline))
+    end
     redis.call('SADD', P .. 'ids:' .. task_id, workspace)
     add(P .. 'open', at, ref)
     enqueue(queue, ref, workspace, priority)

@@ -53,7 +53,9 @@ def test_a_frozen_engine_drains_its_lane_and_comes_back(live: Callable[[str], Li
         passed_over = [fleet.client.record(one.task_id) for one in results if one.lanes == ("frontier",)]
         assert any("makes tokens" in one.progress.why for one in passed_over)
         fleet.wait_until(lambda: fleet.store.lanes_seen()["local"].well == 1, "a new engine serves the lane")
-        assert fleet.client.submit("Say hello.").result().lane == "local"
+        fleet.wait_until(
+            lambda: fleet.client.submit("Say hello.").result().lane == "local", "the dispatcher sees it too"
+        )
         assert json.loads(state.read_text())["pid"] != frozen
     finally:
         fleet.stop()

@@ -24,6 +24,7 @@ from dispatcher.embedding import HashEmbedder
 from laneway import cli
 from laneway.client import Client
 from workers.endpoints import Endpoints
+from workers.jobs import Jobs
 from workers.shell import Lane
 
 TOML = """
@@ -126,7 +127,7 @@ class CommandLine:
         for name, row in self.settings.lanes.items():
             if row.engine == "echo":
                 endpoints = Endpoints.build(name, row, self.settings.fleet.var)
-                lane = Lane(name, self.settings, self.store, endpoints, hands)
+                lane = Lane(Jobs(name, self.settings, self.store, endpoints, hands))
                 doing |= {lane_queue(name, mode): lane.work for mode in MODES}
         busy = True
         while busy:

@@ -11,6 +11,7 @@ from broker.settings import Settings, parse
 from broker.store import Move, Store
 from broker.task import DISPATCH, Progress, Task, lane_queue
 from workers.endpoints import Endpoints
+from workers.jobs import Jobs
 from workers.shell import Lane
 
 TOML = """
@@ -49,9 +50,8 @@ def on_frontier(store: Store) -> None:
 
 
 def work(store: Store, settings: Settings, name: str) -> None:
-    lane = Lane(
-        name, settings, store, Endpoints.build(name, settings.lanes[name], settings.fleet.var), Hands()
-    )
+    endpoints = Endpoints.build(name, settings.lanes[name], settings.fleet.var)
+    lane = Lane(Jobs(name, settings, store, endpoints, Hands()))
     lane.work(store.fetch(lane_queue(name, "sync"), 1, idle=True).claims)
 
 

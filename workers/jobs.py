@@ -1,0 +1,242 @@
+"""A lane's calls before and after they are made: what each may cost, what is recorded of it, where its task goes next.
+
+Shared by the shell that makes calls one by one (``workers/shell.py``) and the one that sends them in batches
+(``workers/batch.py``).
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from broker.call import Call, Reply
+from broker.errors import EngineError
+from broker.events import Attempted
+from broker.hands import Hands
+from broker.money import nano
+from broker.prices import Price, cost_nano, worst_nano
+from broker.scopes import next_window_s, scopes_of, utc_day
+from broker.settings import GateSettings, Settings, TaskType
+from broker.sights import Sights
+from broker.store import Intent, Move, Store
+from broker.tariff import cpu_price
+from broker.task import Claim
+from dispatcher.availability import unavailable
+from dispatcher.batching import Places, left_s
+from dispatcher.budget import (
+    Limits,
+    ParkForBudget,
+    Refusal,
+    Unusable,
+    limits_of,
+    may_retry,
+    over_soft,
+    refused,
+    spare,
+    stopped,
+)
+from dispatcher.endpoints import crowded
+from dispatcher.gates import Verdict, gates_of, judge
+from dispatcher.policy import Bounds, above
+from dispatcher.recovery import again_is_cheapest
+from workers.attempt import (
+    NO_VERDICT,
+    Ended,
+    attempted,
+    bounds_of,
+    lost,
+    move,
+    next_step,
+    overdue,
+    put_back,
+    running_s,
+    without_call,
+)
+from workers.compose import compose, input_bound
+from workers.endpoints import Endpoint, Endpoints, tokens_of
+from workers.settle import settle
+
+log = logging.getLogger(__name__)
+UNKNOWN_TYPE_DELAY_S = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A call that is about to be made, or was. ``worst_nano`` None: no price is known. ``tokens`` is about what it will
+    use. ``batch``: it goes in a provider's batch, at that price."""
+
+    claim: Claim
+    task_type: TaskType
+    limits: Limits
+    gates: tuple[GateSettings, ...]
+    call: Call
+    endpoint: Endpoint
+    price: Price | None
+    worst_nano: int | None
+    tokens: int
+    batch: bool
+
+
+class Jobs:
+    """All that a lane's calls need on this node. Thread-safe."""
+
+    def __init__(
+        self, name: str, settings: Settings, store: Store, endpoints: Endpoints, hands: Hands
+    ) -> None:
+        self.name, self.settings, self.store, self.endpoints = name, settings, store, endpoints
+        self.hands = hands
+        self.row = settings.lanes[name]
+        self.sights = Sights(store)
+        self.cpu = cpu_price(settings.fleet.cpu_usd_per_hour)
+
+    def prepare(self, claims: Sequence[Claim], *, batch: bool = False) -> tuple[list[Job], list[Move]]:
+        """The calls to make, and the moves of tasks that this lane can make no call for."""
+        now_us = self.store.now_us()
+        jobs, moves = [], []
+        for claim in claims:
+            task_type = self.settings.types.get(claim.progress.task_type)
+            left, ran_s = left_s(claim, now_us), running_s(claim, now_us)
+            if task_type is None:
+                log.error("no type %r in this node's configuration; put back", claim.progress.task_type)
+                moves.append(put_back(claim, UNKNOWN_TYPE_DELAY_S))
+                continue
+            limits = limits_of(task_type.budget, claim.task.budget, claim.raised)
+            endpoint = self.endpoints.first if batch else self.endpoints.choose(utc_day(now_us))
+            if left is not None and left <= 0:
+                moves.append(overdue(claim))
+            elif why := stopped(limits, claim.progress.attempts, ran_s):
+                moves.append(without_call(claim, ParkForBudget(why), {}, self.places()))
+            elif endpoint is None:
+                moves.append(self._crowded(claim, left))
+            else:
+                until_s = [one for one in (left, limits.wall_s and limits.wall_s - ran_s) if one is not None]
+                until = min(until_s, default=None)
+                day = utc_day(now_us)
+                jobs.append(self._job(claim, task_type, limits, endpoint, day, until, batch=batch))
+        return jobs, moves
+
+    def again(self, claim: Claim, day: str) -> Job | None:
+        """The call that was sent in a batch on that day, None where the configuration lost its type meanwhile."""
+        task_type = self.settings.types.get(claim.progress.task_type)
+        if task_type is None:
+            return None
+        limits = limits_of(task_type.budget, claim.task.budget, claim.raised)
+        return self._job(claim, task_type, limits, self.endpoints.first, day, None, batch=True)
+
+    def _job(
+        self,
+        claim: Claim,
+        task_type: TaskType,
+        limits: Limits,
+        endpoint: Endpoint,
+        day: str,
+        until_s: float | None,
+        *,
+        batch: bool,
+    ) -> Job:
+        gates = gates_of(task_type, claim.task)
+        call = compose(claim, endpoint.row, task_type, gates, until_s)
+        price, size = self.endpoints.price(endpoint, day), input_bound(call)
+        worst = worst_nano(
+            price, input_tokens=size, max_tokens=call.max_tokens, timeout_s=call.timeout_s, batch=batch
+        )
+        tokens = tokens_of(call, size)
+        return Job(claim, task_type, limits, gates, call, endpoint, price, worst, tokens, batch)
+
+    def _crowded(self, claim: Claim, left: float | None) -> Move:
+        """No endpoint here takes a call just now. Limits are waited for in the queue, and this node takes no more for
+        as long; what has failed is left to other nodes of the lane, or to the next lane where there are none."""
+        away, wait_s = self.away(), self.endpoints.opens_s()
+        self.hands.rest(wait_s)
+        if self.name in away:
+            return without_call(claim, Unusable(f"{self.name}: {away[self.name]}"), away, self.places())
+        if self.endpoints.dead():
+            return put_back(claim, 0.0)
+        decision = crowded(wait_s, mode=claim.task.mode, left_s=left)
+        return without_call(claim, decision, away, self.places())
+
+    def intent(self, job: Job) -> Intent:
+        """What is recorded before the call leaves. A batch is no call that an endpoint's limits count."""
+        row = job.endpoint.row
+        engine = job.endpoint.engine.name
+        fact = lost(job.claim, self.name, engine, row.model, self.store.now_us(), job.worst_nano)
+        return Intent(
+            job.claim,
+            job.worst_nano,
+            replace(fact, batch=job.batch),
+            scopes_of(job.claim.task, self.name),
+            job.limits.hard_nano,
+            endpoint="" if job.batch else job.endpoint.id,
+            tokens=job.tokens,
+            rpm=row.requests_per_minute or 0,
+            tpm=row.tokens_per_minute or 0,
+        )
+
+    def refused(self, job: Job, refusal: Refusal) -> Move:
+        """The call must not leave: what its limits say follows."""
+        now_us = self.store.now_us()
+        decision = refused(
+            refusal,
+            mode=job.claim.task.mode,
+            spent=bool(job.claim.progress.attempts),
+            worst_nano=job.worst_nano,
+            window_s=next_window_s(refusal.period, now_us),
+            left_s=left_s(job.claim, now_us),
+        )
+        return without_call(job.claim, decision, self.away(), self.places())
+
+    def settled(self, job: Job, result: Reply | EngineError, started_us: int, ended_us: int) -> Move:
+        """The call is over: the task's next move, with the attempt settled in it. Times on Redis's clock."""
+        verdict, gate_nano = self._judge(job, result)
+        busy_ms = (ended_us - started_us) / 1000
+        ended = Ended(
+            result=result,
+            verdict=verdict,
+            settlement=settle(job.price, result, worst_nano=job.worst_nano, busy_ms=busy_ms, batch=job.batch),
+            started_us=started_us,
+            ended_us=ended_us,
+            gate_cost_nano=gate_nano,
+            price_ref=job.price.ref if job.price else "",
+            batch=job.batch,
+        )
+        fact = attempted(job.claim, self.name, job.endpoint.engine.name, job.endpoint.row.model, ended)
+        away = self.away()
+        step = next_step(job.claim, self.name, self._bounds(job, fact, away), ended, away)
+        earlier = job.claim.progress.attempts
+        if over_soft(job.limits, job.claim.cost_nano, earlier, fact):
+            step = spare(step, self.name, job.claim.progress.chain, (*earlier, fact), away)
+        done = move(job.claim, step, fact, ended, self.places())
+        scopes = scopes_of(job.claim.task, self.name)
+        return replace(done, scopes=scopes, soft_nano=job.limits.soft_nano)
+
+    def _bounds(self, job: Job, fact: Attempted, away: Mapping[str, str]) -> Bounds:
+        """How often this lane may be tried again, within what the task may spend on trying, and where it pays."""
+        progress = job.claim.progress
+        human = self.settings.human.usd_per_review
+        again = may_retry(job.limits, (*progress.attempts, fact), job.worst_nano) and again_is_cheapest(
+            progress.task_type,
+            self.name,
+            "reprompt" if fact.verdict == "fail" else "retry",
+            [lane for lane in above(self.name, progress.chain) if lane not in away],
+            self.sights.rates(),
+            human_nano=None if human is None else nano(human),
+        )
+        return bounds_of(progress, self.row, job.task_type, again=again)
+
+    def away(self) -> dict[str, str]:
+        return unavailable(self.settings, self.sights.lanes(), self.sights.watched_s())
+
+    def places(self) -> Places:
+        now_us = self.store.now_us()
+        return Places(self.settings.lanes, utc_day(now_us), now_us)
+
+    def _judge(self, job: Job, result: Reply | EngineError) -> tuple[Verdict, int]:
+        """The verdict, and what reaching it cost in nano-dollars of processor time."""
+        if not isinstance(result, Reply):
+            return NO_VERDICT, 0
+        before_ns = time.thread_time_ns()
+        verdict = judge(job.gates, result.text, job.claim.task)
+        spent_ms = (time.thread_time_ns() - before_ns) / 1e6
+        return verdict, cost_nano(self.cpu, None, busy_ms=spent_ms) or 0
