@@ -7,7 +7,7 @@ can go on from there; one at a time, under the batch's lock.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -146,7 +146,7 @@ class Lock:
         ask(lambda: self._renew(keys=[self._key], args=[self._token, 0]))
 
 
-def _fields(batch: Batch) -> dict[str, Any]:
+def _fields(batch: Batch) -> Mapping[Any, Any]:
     return {
         "lane": batch.lane,
         "endpoint": batch.endpoint,
