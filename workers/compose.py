@@ -13,6 +13,8 @@ REPROMPT = "That answer was not accepted: {complaint} Answer again, and give the
 #: Room for the words that a chat template puts around each message, in tokens; a bound, not a measure.
 TEMPLATE_TOKENS = 16
 WRAPPING_TOKENS = 24
+#: What providers and we say around a schema, choices or tools to make the model keep to them (Anthropic: up to 530).
+FORM_TOKENS = 600
 
 
 def compose(
@@ -68,5 +70,7 @@ def _choices(lists: Sequence[tuple[str, ...]]) -> tuple[str, ...] | None:
 
 def input_bound(call: Call) -> int:
     """More tokens than the call's input can have: a tokenizer makes no more tokens than there are bytes."""
-    size = sum(len(str(message.get("content", "")).encode()) + TEMPLATE_TOKENS for message in call.messages)
-    return size + (len(str(call.schema).encode()) if call.schema else 0)
+    said = (str(message.get(part) or "") for message in call.messages for part in ("content", "tool_calls"))
+    forms = [str(form) for form in (call.schema, call.choices, call.tools) if form]
+    size = sum(len(text.encode()) for text in said) + TEMPLATE_TOKENS * len(call.messages)
+    return size + sum(len(form.encode()) + FORM_TOKENS for form in forms)

@@ -1,6 +1,10 @@
+import json
+from dataclasses import replace
+
+from broker.call import Call
 from broker.settings import ChoiceGate, Lane, TaskType
 from broker.task import Claim, Progress, Task
-from workers.compose import compose, input_bound
+from workers.compose import FORM_TOKENS, compose, input_bound
 
 LANE = Lane(engine="echo", max_tokens=200, system="Be brief.", shots=(("2+2", "4"),), timeout_s=30)
 TYPE = TaskType.model_validate({"chain": ["local"], "instruction": "Add.", "max_tokens": 8})
@@ -43,3 +47,15 @@ def test_a_call_ends_by_its_task_s_deadline() -> None:
 def test_the_input_bound_is_above_any_tokenizer() -> None:
     call = compose(claim(), LANE, TYPE, (), None)
     assert input_bound(call) > sum(len(message["content"]) for message in call.messages)
+
+
+def test_the_bound_of_the_input_covers_tools_forms_and_earlier_tool_calls() -> None:
+    plain = Call(({"role": "user", "content": "hi"},))
+    tool = {"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}
+    used = {"role": "assistant", "content": None, "tool_calls": [{"function": {"arguments": "x" * 500}}]}
+    bound = input_bound(plain)
+    assert bound < 100
+    assert input_bound(replace(plain, tools=(tool,))) > bound + FORM_TOKENS + len(json.dumps(tool)) - 10
+    assert input_bound(replace(plain, schema={"type": "object"})) > bound + FORM_TOKENS
+    assert input_bound(replace(plain, choices=("a", "b"))) > bound + FORM_TOKENS
+    assert input_bound(replace(plain, messages=(*plain.messages, used))) > bound + 500
