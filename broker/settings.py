@@ -133,16 +133,25 @@ class Hardware(_Table):
     usd_per_kwh: Usd
 
 
+class EchoToolCall(_Table):
+    """``arguments`` as a text are given as they stand, so that they may be no JSON."""
+
+    name: str
+    arguments: dict[str, Any] | str = Field(default_factory=dict)
+
+
 class Echo(_Table):
     """Script of the echo engine. ``reply`` is the answer, with ``{prompt}`` replaced; None gives the prompt back.
 
-    ``replies`` maps a pattern found in the prompt to an answer. ``failures`` are consumed in turn by the calls that an
-    engine instance gets: "" for a call that works, else the ``failure`` code of an engine error, or ``kill``, which
-    ends the process at once.
+    ``replies`` maps a pattern found in the prompt to an answer. ``tool_calls`` are the answer of a call that offers
+    tools, unless the last message is a tool's result. ``failures`` are consumed in turn by the calls that an engine
+    instance gets: "" for a call that works, else the ``failure`` code of an engine error, or ``kill``, which ends the
+    process at once.
     """
 
     reply: str | None = None
     replies: dict[Pattern, str] = Field(default_factory=dict)
+    tool_calls: tuple[EchoToolCall, ...] = ()
     latency_ms: float = Field(0.0, ge=0)
     output_tokens: int | None = Field(None, ge=0)
     failures: tuple[str, ...] = ()
@@ -172,11 +181,16 @@ class Endpoint(_Table):
     _one_row = field_validator("price", mode="before")(_in_a_row)
 
 
+Dialect = Literal["compatible", "openai", "vllm", "llamacpp", "mlx", "deepseek", "gemini", "together", "xai"]
+
+
 class Lane(_Table):
     """One lane. ``threads`` is how many calls a node has in flight, ``batch`` how many tasks a message carries.
 
     ``requests_per_minute`` and ``tokens_per_minute`` are what its provider lets the whole fleet have with this key;
     None: what the provider says of itself. ``endpoints`` are several doors to the same kind of model, a call takes one.
+    ``dialect`` says which OpenAI-compatible server answers at ``base_url``; None goes by its host, and where that is
+    not known asks for what all of them take.
 
     ``batches``: asynchronous tasks go into the provider's batches where that is cheaper. A batch is sent once
     ``batch_lines`` tasks wait, or some have waited for ``batch_fill_s``, and looked after every ``batch_poll_s``. A
@@ -188,6 +202,7 @@ class Lane(_Table):
     model: str = ""
     model_path: Path | None = None
     base_url: str | None = None
+    dialect: Dialect | None = None
     api_key_env: str | None = None
     api_key_file: Path | None = None
     context_tokens: int = Field(8192, ge=128)

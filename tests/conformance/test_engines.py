@@ -49,7 +49,14 @@ SCHEMA = {
     "additionalProperties": False,
 }
 CHOICES = ("positive", "negative")
-SCRIPT = {"replies": {"(?i)city": '{"city": "Paris"}', "(?i)mood": "positive"}}
+TOOL = {
+    "type": "function",
+    "function": {"name": "get_weather", "description": "The weather in a city.", "parameters": SCHEMA},
+}
+SCRIPT = {
+    "replies": {"(?i)city": '{"city": "Paris"}', "(?i)mood": "positive"},
+    "tool_calls": [{"name": "get_weather", "arguments": {"city": "Paris"}}],
+}
 
 
 def asked(prompt: str, **fields: Any) -> Call:
@@ -169,7 +176,13 @@ def engine(request: pytest.FixtureRequest, var: Path, monkeypatch: pytest.Monkey
         case "openai over llamacpp":
             served: Door = request.getfixturevalue("served")
             monkeypatch.setenv("A_KEY", served.key)
-            lane = Lane(engine="openai", model="any", base_url=served.base_url, api_key_env="A_KEY")
+            lane = Lane(
+                engine="openai",
+                model="any",
+                base_url=served.base_url,
+                api_key_env="A_KEY",
+                dialect="llamacpp",
+            )
         case _:
             url: str = request.getfixturevalue("mock_url")
             control(url, "POST", "reset")
@@ -218,6 +231,37 @@ def test_a_sound_engine_passes_its_probe(engine: Engine) -> None:
 def test_choices_hold_the_answer_to_one_of_them(engine: Engine) -> None:
     reply = engine.call(asked("The mood of: I love this so much.", choices=CHOICES, max_tokens=48), wanted)
     assert reply.text in CHOICES
+
+
+def test_a_required_tool_is_called_with_arguments_of_its_schema(engine: Engine) -> None:
+    call = asked("The weather in Paris, please.", tools=(TOOL,), tool_choice="required", max_tokens=64)
+    reply = engine.call(call, wanted)
+    assert reply.finish_reason == "tool_calls"
+    assert {one.name for one in reply.tool_calls} == {"get_weather"}
+    assert all(one.id and set(json.loads(one.arguments)) == {"city"} for one in reply.tool_calls)
+    assert reply.usage.output_tokens > 0
+
+
+def test_tools_that_may_not_be_used_are_not(engine: Engine) -> None:
+    reply = engine.call(asked("Say hello.", tools=(TOOL,), tool_choice="none", max_tokens=8), wanted)
+    assert reply.text
+    assert reply.tool_calls == ()
+
+
+def test_a_tools_result_goes_back_to_the_model(engine: Engine) -> None:
+    used = {"name": "get_weather", "arguments": '{"city": "Paris"}'}
+    messages = (
+        {"role": "user", "content": "The weather in Paris, please."},
+        {
+            "role": "assistant",
+            "content": None,
+            "tool_calls": [{"id": "call-1", "type": "function", "function": used}],
+        },
+        {"role": "tool", "tool_call_id": "call-1", "content": "sunny, 21 °C"},
+    )
+    reply = engine.call(Call(messages, tools=(TOOL,), max_tokens=48), wanted)
+    assert reply.text or reply.tool_calls
+    assert reply.usage.input_tokens > 0
 
 
 def test_the_same_seed_and_no_temperature_give_the_same_answer(engine: Engine) -> None:
@@ -526,6 +570,18 @@ def test_echo_gives_the_prompt_back_or_what_its_script_says() -> None:
     assert echo(reply="x", output_tokens=9).call(asked("a"), wanted).usage == Usage(
         input_tokens=1, output_tokens=9
     )
+
+
+def test_echo_calls_tools_until_it_has_a_result() -> None:
+    engine = echo(
+        tool_calls=[{"name": "a", "arguments": {"x": 1}}, {"name": "b", "arguments": "{broken"}], reply="done"
+    )
+    reply = engine.call(asked("go", tools=(TOOL,)), wanted)
+    assert [(one.name, one.arguments) for one in reply.tool_calls] == [("a", '{"x": 1}'), ("b", "{broken")]
+    assert (reply.text, reply.finish_reason) == ("", "tool_calls")
+    result = {"role": "tool", "tool_call_id": reply.tool_calls[0].id, "content": "1"}
+    assert engine.call(Call((result,), tools=(TOOL,)), wanted).text == "done"
+    assert engine.call(asked("go"), wanted).text == "done"
 
 
 def test_echo_fails_as_scripted_and_then_works() -> None:

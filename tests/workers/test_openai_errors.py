@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import threading
 from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import httpx2
@@ -13,10 +11,23 @@ import openai
 import pytest
 
 from broker.call import Call, Reply, Usage
-from broker.errors import EngineConnectionLost, EngineError, EngineFault, MalformedReply, RateLimited
-from workers.engines.chat import ChatEndpoint, normalised
-from workers.engines.chat_errors import CODES, LEAVES, STATUSES, translate
-from workers.engines.constrain import grammar, openai_dialect
+from broker.errors import (
+    AuthenticationFailed,
+    CallRejected,
+    ContextOverflow,
+    EngineConnectionLost,
+    EngineError,
+    EngineFault,
+    EngineOverloaded,
+    MalformedReply,
+    OutOfCredit,
+    RateLimited,
+)
+from tests.workers.conftest import Provider
+from workers.engines.chat import ChatEndpoint
+from workers.engines.chat_errors import LEAVES, translate
+from workers.engines.dialects import DIALECTS
+from workers.engines.refusal import CODES, SENTENCES, STATUSES
 
 CALL = Call(({"role": "user", "content": "Hi"},), timeout_s=5)
 
@@ -39,7 +50,7 @@ def test_every_other_exception_of_the_sdk_falls_under_a_row() -> None:
     assert [kind for kind in known if not set(kind.__mro__) & set(LEAVES)] == []
 
 
-@pytest.mark.parametrize("table", [LEAVES, STATUSES, CODES])
+@pytest.mark.parametrize("table", [LEAVES, STATUSES, CODES, SENTENCES])
 def test_rows_are_leaves(table: dict[object, type[EngineError]]) -> None:
     assert [leaf for leaf in table.values() if leaf.__subclasses__()] == []
 
@@ -53,24 +64,72 @@ def status_error(
     return kind("no", response=response, body=body)
 
 
-@pytest.mark.parametrize(
-    ("headers", "seconds"),
-    [
-        ({}, None),
-        ({"retry-after": "3"}, 3.0),
-        ({"retry-after": "0.5"}, 0.5),
-        ({"retry-after-ms": "250", "retry-after": "1"}, 0.25),
-        ({"retry-after": "Thu, 01 Jan 1970 00:00:00 GMT"}, 0.0),
-        ({"retry-after": "soon"}, None),
-        ({"retry-after": "-4"}, None),
-        ({"retry-after": "nan"}, None),
-        ({"retry-after": "inf"}, None),
-    ],
-)
-def test_the_providers_wish_to_wait(headers: dict[str, str], seconds: float | None) -> None:
-    failed = translate(status_error(429, headers), "rented", 5, "key")
+#: Error bodies as the providers send them, and what they mean.
+TOO_LONG = "This model's maximum context length is 4096 tokens. However, you requested 5013 tokens."
+REFUSALS: list[tuple[str, int, object, type[EngineError]]] = [
+    ("openai", 429, {"error": {"type": "requests", "code": "rate_limit_exceeded"}}, RateLimited),
+    ("openai", 429, {"error": {"type": "insufficient_quota", "code": "insufficient_quota"}}, OutOfCredit),
+    ("openai", 401, {"error": {"type": "api_error", "code": "invalid_api_key"}}, AuthenticationFailed),
+    ("openai", 400, {"error": {"message": "Unsupported value", "code": "unsupported_value"}}, CallRejected),
+    ("vllm", 400, {"error": {"message": TOO_LONG, "type": "BadRequestError", "code": 400}}, ContextOverflow),
+    ("vllm", 503, {"error": {"message": "The queue is full", "code": 503}}, EngineOverloaded),
+    ("llamacpp", 400, {"error": {"code": 400, "type": "exceed_context_size_error"}}, ContextOverflow),
+    ("mlx", 404, {"error": "generation failed"}, EngineFault),
+    ("deepseek", 402, {"error": {"message": "Insufficient Balance", "type": "unknown_error"}}, OutOfCredit),
+    ("deepseek", 422, {"error": {"message": "Invalid parameters"}}, CallRejected),
+    (
+        "gemini",
+        400,
+        [
+            {
+                "error": {
+                    "code": 400,
+                    "status": "INVALID_ARGUMENT",
+                    "details": [{"reason": "API_KEY_INVALID", "domain": "googleapis.com"}],
+                }
+            }
+        ],
+        AuthenticationFailed,
+    ),
+    (
+        "gemini",
+        400,
+        [{"error": {"message": "The input token count (1200000) exceeds the maximum number of tokens"}}],
+        ContextOverflow,
+    ),
+    ("gemini", 429, [{"error": {"code": 429, "status": "RESOURCE_EXHAUSTED"}}], RateLimited),
+    (
+        "together",
+        403,
+        {"error": {"message": "Bad Request", "type": "invalid_request_error"}},
+        ContextOverflow,
+    ),
+    ("openai", 403, {"error": {"message": "Country not supported"}}, AuthenticationFailed),
+    ("xai", 400, {"code": "Client specified an invalid argument", "error": "Bad tools"}, CallRejected),
+    ("xai", 400, {"code": "…", "error": "This model's maximum prompt length is 131072"}, ContextOverflow),
+]
+
+
+@pytest.mark.parametrize(("dialect", "status", "body", "expected"), REFUSALS)
+def test_a_providers_refusal_has_its_leaf(
+    provider: Provider, dialect: str, status: int, body: object, expected: type[EngineError]
+) -> None:
+    endpoint = ChatEndpoint("rented", f"{provider.url}/v1", "key", "m", dialect=DIALECTS[dialect])
+    provider.status, provider.body = status, json.dumps(body).encode()
+    provider.content_type = "application/json"
+    with pytest.raises(EngineError) as failed:
+        endpoint.call(CALL, lambda: False)
+    assert type(failed.value) is expected
+    assert f"HTTP {status}" in failed.value.message
+    assert len(provider.asked) == 1
+    endpoint.close()
+
+
+def test_google_says_in_the_body_how_long_to_wait() -> None:
+    body = [{"error": {"details": [{"@type": "google.rpc.RetryInfo", "retryDelay": "34.07s"}]}}]
+    failed = translate(status_error(429, body=body), "rented", 5, "key")
     assert isinstance(failed, RateLimited)
-    assert failed.retry_after_s == seconds
+    assert failed.retry_after_s == pytest.approx(34.07)
 
 
 def test_a_key_that_the_provider_repeats_stays_out_of_the_message() -> None:
@@ -94,38 +153,16 @@ def events(*chunks: object) -> bytes:
 
 
 @pytest.fixture
-def answered() -> Iterator[Callable[[bytes, str], Reply]]:
+def answered(provider: Provider) -> Iterator[Callable[[bytes, str], Reply]]:
     """Calls a real socket that answers 200 with the given body and content type."""
-    body: list[tuple[bytes, str]] = []
+    endpoint = ChatEndpoint("rented", f"{provider.url}/v1", "key", "asked-for")
 
-    class Provider(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            self.rfile.read(int(self.headers["content-length"]))
-            data, content_type = body[-1]
-            self.send_response(200)
-            self.send_header("content-type", content_type)
-            self.send_header("content-length", str(len(data)))
-            self.end_headers()
-            self.wfile.write(data)
+    def answer(data: bytes, content_type: str = "text/event-stream") -> Reply:
+        provider.body, provider.content_type = data, content_type
+        return endpoint.call(CALL, lambda: False)
 
-        def log_message(self, *_: object) -> None:
-            pass
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Provider) as server:
-        thread = threading.Thread(target=server.serve_forever, args=(0.02,))
-        thread.start()
-        endpoint = ChatEndpoint(
-            "rented", f"http://127.0.0.1:{server.server_address[1]}/v1", "key", "asked-for"
-        )
-
-        def answer(data: bytes, content_type: str = "text/event-stream") -> Reply:
-            body.append((data, content_type))
-            return endpoint.call(CALL, lambda: False)
-
-        yield answer
-        endpoint.close()
-        server.shutdown()
-        thread.join()
+    yield answer
+    endpoint.close()
 
 
 def test_a_whole_answer(answered: Callable[..., Reply]) -> None:
@@ -177,102 +214,3 @@ def test_what_was_used_before_a_failure_is_known(answered: Callable[..., Reply])
     with pytest.raises(EngineConnectionLost) as failed:
         answered(events(HELLO, USAGE))
     assert failed.value.usage == Usage(input_tokens=9, output_tokens=3)
-
-
-# --- usage
-
-
-@pytest.mark.parametrize(
-    ("reported", "expected"),
-    [
-        (
-            {"prompt_tokens": 100, "completion_tokens": 20, "total_tokens": 120},
-            Usage(input_tokens=100, output_tokens=20),
-        ),
-        (  # OpenAI: cached, written and reasoning tokens lie within
-            {
-                "prompt_tokens": 2006,
-                "completion_tokens": 300,
-                "total_tokens": 2306,
-                "prompt_tokens_details": {"cached_tokens": 1920, "cache_write_tokens": 6, "audio_tokens": 0},
-                "completion_tokens_details": {"reasoning_tokens": 256},
-            },
-            Usage(80, 1920, 6, 44, 256),
-        ),
-        (  # DeepSeek
-            {
-                "prompt_tokens": 90,
-                "completion_tokens": 5,
-                "total_tokens": 95,
-                "prompt_cache_hit_tokens": 64,
-                "prompt_cache_miss_tokens": 26,
-            },
-            Usage(input_tokens=26, cached_input_tokens=64, output_tokens=5),
-        ),
-        (  # reasoning beside the completion tokens, told (xAI) or only in the total (Gemini)
-            {
-                "prompt_tokens": 10,
-                "completion_tokens": 4,
-                "total_tokens": 44,
-                "completion_tokens_details": {"reasoning_tokens": 30},
-            },
-            Usage(input_tokens=10, output_tokens=4, reasoning_tokens=30),
-        ),
-        (
-            {"prompt_tokens": 10, "completion_tokens": 4, "total_tokens": 44},
-            Usage(input_tokens=10, output_tokens=4, reasoning_tokens=30),
-        ),
-        (
-            {"prompt_tokens": 7, "completion_tokens": 2, "prompt_tokens_details": None},
-            Usage(input_tokens=7, output_tokens=2),
-        ),
-    ],
-)
-def test_usage_is_disjoint_and_sums_to_the_providers_total(reported: dict[str, Any], expected: Usage) -> None:
-    usage = normalised(reported)
-    assert usage == expected
-    total = reported.get("total_tokens", reported["prompt_tokens"] + reported["completion_tokens"])
-    parts = (usage.input_tokens, usage.cached_input_tokens, usage.cache_write_tokens)
-    assert sum(parts) + usage.output_tokens + usage.reasoning_tokens == total
-
-
-def test_usage_that_does_not_add_up_is_refused() -> None:
-    with pytest.raises(ValueError, match="add up"):
-        normalised(
-            {"prompt_tokens": 5, "completion_tokens": 1, "prompt_tokens_details": {"cached_tokens": 9}}
-        )
-
-
-# --- the form of an answer
-
-
-@pytest.mark.parametrize(
-    ("schema", "strict"),
-    [
-        (
-            {"type": "object", "properties": {"a": {}}, "required": ["a"], "additionalProperties": False},
-            True,
-        ),
-        ({"type": "object", "properties": {"a": {}}, "required": ["a"]}, False),
-        ({"type": "object", "properties": {"a": {}}, "additionalProperties": False}, False),
-        ({"type": "array", "items": {"type": "object", "properties": {"a": {}}}}, False),
-        ({"type": "string"}, True),
-    ],
-)
-def test_strict_only_where_openai_takes_it(schema: dict[str, Any], strict: bool) -> None:
-    constraint = openai_dialect(Call(CALL.messages, schema=schema))
-    assert constraint.fields["response_format"]["json_schema"]["strict"] is strict
-
-
-@pytest.mark.parametrize(
-    ("text", "answer"),
-    [('{"answer": "yes"}', "yes"), ("yes", "yes"), ('{"other": 1}', '{"other": 1}'), ("[1]", "[1]")],
-)
-def test_a_choice_comes_out_of_its_object(text: str, answer: str) -> None:
-    assert openai_dialect(Call(CALL.messages, choices=("yes", "no"))).unwrap(text) == answer
-
-
-def test_a_grammar_of_awkward_choices() -> None:
-    assert (
-        grammar(("a b", 'say "x"', "c\\d", "e\nf")) == 'root ::= "a b" | "say \\"x\\"" | "c\\\\d" | "e\\nf"'
-    )

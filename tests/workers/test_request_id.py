@@ -1,11 +1,8 @@
 """The provider is told the attempt's own name, so that its records can be held against the ledger."""
 
-from broker.call import Call
 from broker.settings import Lane, TaskType
 from broker.task import Claim, Progress, Task
 from workers.compose import compose
-from workers.engines.chat import _request
-from workers.engines.constrain import Constraint
 
 MESSAGES = ({"role": "user", "content": "hello"},)
 
@@ -14,9 +11,3 @@ def test_a_call_carries_the_attempt_that_it_is_made_for() -> None:
     claim = Claim(Task("ticket-7", "acme", MESSAGES), Progress("general"), 3, "lane-rented-sync", 0, 0, 0, 0)
     call = compose(claim, Lane(engine="openai"), TaskType(chain=("rented",)), (), None)
     assert call.attempt_id == claim.attempt_id == "ticket-7-3"
-
-
-def test_the_request_names_it_in_a_header_and_nothing_where_there_is_no_name() -> None:
-    request = _request("model", Call(MESSAGES, attempt_id="ticket-7-3"), Constraint({}))
-    assert request["extra_headers"] == {"X-Client-Request-Id": "ticket-7-3"}
-    assert "extra_headers" not in _request("model", Call(MESSAGES), Constraint({}))

@@ -1,6 +1,7 @@
 """One call to an OpenAI-compatible endpoint through the ``openai`` SDK, for every engine that speaks it.
 
-Imported by an engine's ``open()``, so that a process without such a lane does not carry the SDK.
+Imported by an engine's ``open()``, so that a process without such a lane does not carry the SDK. The SDK is asked for
+bare JSON: its models check nothing of what they are made from, and making them is half of what a call costs.
 """
 
 from __future__ import annotations
@@ -13,10 +14,19 @@ from typing import Any
 
 import openai
 
-from broker.call import Call, Reply, Usage
-from broker.errors import CallCancelled, EngineConnectionLost, EngineError, MalformedReply
+from broker.call import Call, Quota, Reply, ToolCall, Usage
+from broker.errors import (
+    CallCancelled,
+    EngineConnectionLost,
+    EngineError,
+    EngineFault,
+    EngineOverloaded,
+    MalformedReply,
+)
 from workers.engines.chat_errors import LEAVES, translate
-from workers.engines.constrain import Constraint, openai_dialect
+from workers.engines.constrain import Constraint, called, with_told
+from workers.engines.dialects import COMPATIBLE, DIALECTS, Dialect
+from workers.engines.quota import quota
 from workers.engines.watch import CURRENT, Watch, watched
 
 for _name in ("openai", "httpx2"):
@@ -26,11 +36,25 @@ CONNECT_S = 10.0
 #: The header in which OpenAI, and others after it, take the caller's own name for a request.
 REQUEST_ID = "X-Client-Request-Id"
 
+#: How an answer ended, in our words. A word that is not here ends it as ``stop``.
+FINISHES = {
+    "length": "length",
+    "max_tokens": "length",
+    "content_filter": "content_filter",
+    "tool_calls": "tool_calls",
+    "function_call": "tool_calls",
+}
+#: Ends that are no answer: DeepSeek ran out of machines, vLLM or another server broke the generation off.
+BROKEN_ENDS: dict[str, type[EngineError]] = {
+    "insufficient_system_resource": EngineOverloaded,
+    "abort": EngineFault,
+    "error": EngineFault,
+}
+
 
 class ChatEndpoint:
     """Connections to one endpoint, shared by threads. ``revision`` goes into each reply, ``dialect`` says how the
-    server is told the form of an answer.
-    ``through_proxy`` False ignores proxies that the environment names, for servers on this machine.
+    server is asked. ``through_proxy`` False ignores proxies that the environment names, for servers on this machine.
     """
 
     def __init__(
@@ -41,7 +65,7 @@ class ChatEndpoint:
         model: str,
         *,
         revision: str = "",
-        dialect: Callable[[Call], Constraint] = openai_dialect,
+        dialect: Dialect = DIALECTS[COMPATIBLE],
         through_proxy: bool = True,
     ) -> None:
         self._lane_name = lane_name
@@ -57,47 +81,65 @@ class ChatEndpoint:
         self._client.close()
 
     def call(self, call: Call, cancelled: Callable[[], bool]) -> Reply:
-        constraint = self._dialect(call)
+        constraint = self._dialect.constrain(call)
         watch = Watch(call.timeout_s, cancelled)
         answer = _Answer(time.perf_counter())
         token = CURRENT.set(watch)
         try:
-            self._stream(_request(self._model, call, constraint), answer)
+            self._stream(request(self._model, call, self._dialect, constraint), call.attempt_id, answer)
         except tuple(LEAVES) as error:
             raise self._failed(error, watch, answer, call.timeout_s) from error
-        except (
-            AttributeError,
-            KeyError,
-            TypeError,
-            ValueError,
-        ) as error:  # the SDK checks nothing of what it parses
+        except (AttributeError, KeyError, TypeError, ValueError) as error:  # the SDK checks nothing of it
             raise self._malformed(f"an answer that cannot be read: {type(error).__name__}", answer) from error
         finally:
             CURRENT.reset(token)
-        self._check_whole(answer)
-        return Reply(
-            text=constraint.unwrap("".join(answer.parts)),
-            usage=answer.usage or Usage(),
-            usage_known=answer.usage is not None,
-            model=answer.model or self._model,
-            model_revision=self._revision,
-            finish_reason=answer.finish_reason,
-            latency_ms=(time.perf_counter() - answer.started) * 1000,
-            time_to_first_token_ms=answer.first_token_ms,
-        )
+        return self._reply(answer, constraint)
 
-    def _stream(self, request: dict[str, Any], answer: _Answer) -> None:
-        with self._client.chat.completions.create(**request, timeout=CONNECT_S) as stream:
-            answer.is_stream = "event-stream" in stream.response.headers.get("content-type", "")
+    def _stream(self, body: dict[str, Any], attempt_id: str, answer: _Answer) -> None:
+        options: Any = {"timeout": CONNECT_S, "headers": {REQUEST_ID: attempt_id} if attempt_id else {}}
+        with self._client.post(
+            "/chat/completions",
+            body=body,
+            options=options,
+            cast_to=object,
+            stream=True,
+            stream_cls=openai.Stream[Any],
+        ) as stream:
+            headers = stream.response.headers
+            answer.is_stream = "event-stream" in headers.get("content-type", "")
+            answer.quota = quota(headers)
             for chunk in stream:
                 self.beats += 1
                 answer.take(chunk)
 
+    def _reply(self, answer: _Answer, constraint: Constraint) -> Reply:
+        self._check_whole(answer)
+        text, told_calls = constraint.read("".join(answer.parts))
+        calls = (*answer.tool_calls(), *told_calls)
+        finish = FINISHES.get(answer.finish_reason, "stop")
+        if finish == "tool_calls" and not calls:
+            raise self._malformed("an answer that ends in tool calls and has none", answer)
+        if finish == "stop" and calls:  # Gemini and others end so
+            finish = "tool_calls"
+        return Reply(
+            text=text,
+            usage=answer.usage or Usage(),
+            usage_known=answer.usage is not None,
+            model=answer.model or self._model,
+            model_revision=self._revision,
+            finish_reason=finish,
+            latency_ms=(time.perf_counter() - answer.started) * 1000,
+            time_to_first_token_ms=answer.first_token_ms,
+            tool_calls=calls,
+            quota=answer.quota,
+        )
+
     def _failed(self, error: Exception, watch: Watch, answer: _Answer, timeout_s: float) -> EngineError:
         if watch.cancelled:
             return CallCancelled(f"lane {self._lane_name!r}: the call was cancelled", usage=answer.usage)
-        failed = translate(error, self._lane_name, timeout_s, self._key)
+        failed = translate(error, self._lane_name, timeout_s, self._key, self._dialect.statuses)
         failed.usage = answer.usage or failed.usage
+        failed.quota = failed.quota or answer.quota
         return failed
 
     def _malformed(self, what: str, answer: _Answer) -> MalformedReply:
@@ -105,6 +147,10 @@ class ChatEndpoint:
         return MalformedReply(f"lane {self._lane_name!r}: {what}", mend=mend, usage=answer.usage)
 
     def _check_whole(self, answer: _Answer) -> None:
+        broken = BROKEN_ENDS.get(answer.finish_reason)
+        if broken is not None:
+            why = f"lane {self._lane_name!r}: the answer was broken off: {answer.finish_reason}"
+            raise broken(why, usage=answer.usage)
         if answer.finish_reason:
             return
         if not answer.is_stream:
@@ -116,28 +162,44 @@ class ChatEndpoint:
         )
 
 
-def _request(model: str, call: Call, constraint: Constraint) -> dict[str, Any]:
-    request: dict[str, Any] = {
+def request(model: str, call: Call, dialect: Dialect, constraint: Constraint) -> dict[str, Any]:
+    """The body of a call, in the endpoint's dialect."""
+    body: dict[str, Any] = {
         "model": model,
-        "messages": list(call.messages),
-        "max_tokens": call.max_tokens,
-        "temperature": call.temperature,
+        "messages": with_told(call.messages, constraint.told),
+        dialect.max_tokens: call.max_tokens,
         "stream": True,
         "stream_options": {"include_usage": True},
         **constraint.fields,
     }
-    if call.attempt_id:
-        request["extra_headers"] = {REQUEST_ID: call.attempt_id}
-    if call.seed is not None:
-        request["seed"] = call.seed
+    if dialect.fixed_sampling is None or not dialect.fixed_sampling.search(model):
+        body["temperature"] = call.temperature
+    if call.seed is not None and dialect.seed:
+        body["seed"] = call.seed
     if call.stop:
-        request["stop"] = list(call.stop)
-    return request
+        body["stop"] = list(call.stop)
+    if call.priority and dialect.priority is not None:
+        body |= dialect.priority(call.priority)
+    if body.get("tool_choice") == "required":
+        body |= dialect.required
+    return body
+
+
+@dataclass(slots=True)
+class _Calling:
+    """A tool call whose arguments are still coming."""
+
+    id: str
+    name: str
+    arguments: list[str]
 
 
 @dataclass(slots=True)
 class _Answer:
-    """What has come of one streamed answer so far. ``started`` is on ``time.perf_counter``."""
+    """What has come of one streamed answer so far. ``started`` is on ``time.perf_counter``.
+
+    A chunk that is none raises AttributeError, KeyError, TypeError or ValueError.
+    """
 
     started: float
     parts: list[str] = field(default_factory=list)
@@ -147,19 +209,60 @@ class _Answer:
     first_token_ms: float | None = None
     is_stream: bool = False
     has_choice: bool = False
+    quota: Quota | None = None
+    calling: list[_Calling] = field(default_factory=list)
+    at_index: dict[int, _Calling] = field(default_factory=dict)
 
     def take(self, chunk: Any) -> None:
-        self.model = chunk.model or self.model
-        if getattr(chunk, "usage", None) is not None:
-            self.usage = normalised(chunk.usage.model_dump())
-        for choice in chunk.choices:
+        self.model = _text(chunk, "model") or self.model
+        usage = chunk.get("usage")
+        if usage is not None:
+            self.usage = normalised(usage)
+        for choice in chunk["choices"]:
             self.has_choice = True
-            delta = choice.delta
-            text = delta.content or delta.refusal or ""
-            if self.first_token_ms is None and (text or getattr(delta, "reasoning_content", None)):
+            delta = choice.get("delta") or {}
+            text = _text(delta, "content") or _text(delta, "refusal")
+            tools = delta.get("tool_calls") or ()
+            if self.first_token_ms is None and (text or tools or _thinks(delta)):
                 self.first_token_ms = (time.perf_counter() - self.started) * 1000
             self.parts.append(text)
-            self.finish_reason = choice.finish_reason or self.finish_reason
+            for tool in tools:
+                self._take_tool(tool)
+            self.finish_reason = _text(choice, "finish_reason") or self.finish_reason
+
+    def _take_tool(self, delta: Any) -> None:
+        """A piece of a tool call: the first one names it, the others go on with its arguments.
+
+        By OpenAI's protocol ``index`` says which call it belongs to. Others give several calls the same index with ids
+        of their own, or none, and then send each call whole.
+        """
+        index, identity = delta.get("index"), _text(delta, "id")
+        function = delta.get("function") or {}
+        calling = None if index is None else self.at_index.get(index)
+        if calling is None or (identity and identity != calling.id):
+            name = _text(function, "name")
+            if not name:
+                raise ValueError("a tool call without a name")
+            calling = _Calling(identity, name, [])
+            self.calling.append(calling)
+            if index is not None:
+                self.at_index[index] = calling
+        calling.arguments.append(_text(function, "arguments"))
+
+    def tool_calls(self) -> tuple[ToolCall, ...]:
+        joined = ((one.id, one.name, "".join(one.arguments)) for one in self.calling)
+        return tuple(ToolCall(*one) if one[0] else called(*one[1:]) for one in joined)
+
+
+def _text(part: Any, name: str) -> str:
+    value = part.get(name)
+    if value is not None and not isinstance(value, str):
+        raise TypeError(f"{name} is no text")
+    return value or ""
+
+
+def _thinks(delta: Mapping[str, Any]) -> bool:
+    return bool(delta.get("reasoning_content") or delta.get("reasoning"))
 
 
 def normalised(reported: Mapping[str, Any]) -> Usage:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import re
 import signal
@@ -13,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from broker.call import Call, Reply, Usage
+from broker.call import Call, Reply, ToolCall, Usage
 from broker.errors import CallCancelled, EngineError, EngineFault, EngineTimeout, EngineUnavailable
 from broker.settings import Lane
 
@@ -70,8 +71,12 @@ class EchoEngine:
         self._fail_as_scripted(prompt, usage)
         if self._script.latency_ms:
             self._wait(started, call.timeout_s, cancelled, usage)
-        text = self._answer(prompt)
-        words = len(text.split()) if self._script.output_tokens is None else self._script.output_tokens
+        tool_calls = self._tool_calls(call)
+        text = "" if tool_calls else self._answer(prompt)
+        written = [text, *(f"{one.name} {one.arguments}" for one in tool_calls)]
+        words = self._script.output_tokens
+        if words is None:
+            words = sum(len(part.split()) for part in written)
         elapsed_ms = (time.perf_counter() - started) * 1000
         return Reply(
             text=text,
@@ -79,6 +84,17 @@ class EchoEngine:
             model=self._model,
             latency_ms=elapsed_ms,
             time_to_first_token_ms=elapsed_ms,
+            finish_reason="tool_calls" if tool_calls else "stop",
+            tool_calls=tool_calls,
+        )
+
+    def _tool_calls(self, call: Call) -> tuple[ToolCall, ...]:
+        if not call.tools or call.tool_choice == "none" or call.messages[-1].get("role") == "tool":
+            return ()
+        scripted = ((one.name, one.arguments) for one in self._script.tool_calls)
+        return tuple(
+            ToolCall(f"echo-{n}", name, told if isinstance(told, str) else json.dumps(told))
+            for n, (name, told) in enumerate(scripted)
         )
 
     def _answer(self, prompt: str) -> str:

@@ -6,6 +6,7 @@ import os
 import re
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, files, version
 from importlib.util import find_spec
@@ -15,7 +16,8 @@ from typing import TYPE_CHECKING
 from broker.call import Call, Reply
 from broker.errors import EngineConnectionLost, EngineTimeout, EngineUnavailable
 from broker.settings import Lane
-from workers.engines.constrain import llamacpp_dialect
+from workers.engines.constrain import told_tools
+from workers.engines.dialects import DIALECTS, Dialect
 from workers.engines.launcher import ANSWER_S, Door, Served, Wanted, attach
 
 if TYPE_CHECKING:
@@ -95,7 +97,7 @@ class LlamaCppEngine:
             door.key,
             door.model,
             revision=quantisation(door),
-            dialect=llamacpp_dialect,
+            dialect=spoken(door),
             through_proxy=False,
         )
         return endpoint
@@ -146,6 +148,14 @@ def works(door: Door, within_s: float = ANSWER_S) -> bool:
 def quantisation(door: Door) -> str:
     status, models = door.http("GET", "/v1/models")
     return str(models["data"][0]["meta"].get("ftype", "")) if status == 200 else ""
+
+
+def spoken(door: Door) -> Dialect:
+    """llama.cpp's dialect; tools are told in words where the model's chat template would drop them without one."""
+    row = DIALECTS["llamacpp"]
+    status, properties = door.http("GET", "/props")
+    takes = status == 200 and properties.get("chat_template_caps", {}).get("supports_tools")
+    return row if takes else replace(row, tools=told_tools)
 
 
 def packaged_model() -> Path | None:

@@ -1,4 +1,4 @@
-"""Any OpenAI-compatible endpoint: OpenAI, Anthropic's compatible door, vLLM, Together, DeepSeek, Gemini, …"""
+"""Any OpenAI-compatible endpoint: OpenAI, vLLM, Together, DeepSeek, Gemini, … in the dialect that it speaks."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from broker.call import Call, Reply
 from broker.errors import EngineUnavailable
 from broker.settings import Lane, secret
+from workers.engines.dialects import DIALECTS, spoken_at
 
 if TYPE_CHECKING:
     from workers.engines.chat import ChatEndpoint
@@ -59,8 +60,10 @@ class OpenAIEngine:
         if self._chat is None:
             self.check()
             chat = import_module("workers.engines.chat")
+            lane = self._lane
+            dialect = DIALECTS[lane.dialect or spoken_at(lane.base_url or OPENAI_URL)]
             self._chat = chat.ChatEndpoint(
-                self._lane_name, self._lane.base_url, self._key(), self._lane.model
+                self._lane_name, lane.base_url or OPENAI_URL, self._key(), lane.model, dialect=dialect
             )
 
     def call(self, call: Call, cancelled: Callable[[], bool]) -> Reply:
