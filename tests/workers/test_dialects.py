@@ -9,7 +9,7 @@ from typing import Any, get_args
 import pytest
 
 from broker import settings
-from broker.call import Call, Reply, ToolCall
+from broker.call import Call, Reply, ToolCall, Usage
 from broker.errors import EngineError, EngineFault, EngineOverloaded, MalformedReply
 from broker.settings import Lane
 from tests.workers.conftest import Provider
@@ -213,9 +213,9 @@ def streamed(provider: Provider) -> Iterator[Callable[..., Reply]]:
 
     def reply(*deltas: object, finish: str = "tool_calls") -> Reply:
         ends = [{"delta": delta, "finish_reason": None} for delta in deltas]
-        chunks = [
-            {"model": "m-1", "choices": [one]} for one in [*ends, {"delta": {}, "finish_reason": finish}]
-        ]
+        chunks: list[dict[str, Any]] = [{"model": "m-1", "choices": [end]} for end in ends]
+        chunks.append({"model": "m-1", "choices": [{"delta": {}, "finish_reason": finish}]})
+        chunks.append({"choices": [], "usage": {"prompt_tokens": 9, "completion_tokens": 3}})
         provider.body = b"".join(b"data: " + json.dumps(chunk).encode() + b"\n\n" for chunk in chunks)
         return endpoint.call(Call(MESSAGES, tools=(TOOL,), timeout_s=5), lambda: False)
 
@@ -291,6 +291,7 @@ def test_an_answer_that_was_broken_off_is_none(
     with pytest.raises(EngineError) as failed:
         streamed({"content": "Once upon"}, finish=finish)
     assert type(failed.value) is leaf
+    assert failed.value.usage == Usage(input_tokens=9, output_tokens=3)
 
 
 @pytest.mark.parametrize(

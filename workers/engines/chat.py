@@ -9,32 +9,25 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
 import openai
 
-from broker.call import Call, Quota, Reply, ToolCall, Usage
-from broker.errors import (
-    CallCancelled,
-    EngineConnectionLost,
-    EngineError,
-    EngineFault,
-    EngineOverloaded,
-    MalformedReply,
-)
+from broker.call import Call, Reply, Usage
+from broker.errors import EngineError, EngineFault, EngineOverloaded
 from workers.engines.chat_errors import LEAVES, translate
-from workers.engines.constrain import Constraint, called, with_told
+from workers.engines.constrain import Constraint, with_told
 from workers.engines.dialects import COMPATIBLE, DIALECTS, Dialect
 from workers.engines.quota import quota
-from workers.engines.watch import CURRENT, Watch, watched
+from workers.engines.streamed import CONNECT_S, Answer, Calling, ended_early, malformed, reading, text_of
+from workers.engines.watch import watched
 
 for _name in ("openai", "httpx2"):
     logging.getLogger(_name).setLevel(logging.WARNING)  # at DEBUG every prompt, at INFO a line for every call
 
-CONNECT_S = 10.0
 #: The header in which OpenAI, and others after it, take the caller's own name for a request.
 REQUEST_ID = "X-Client-Request-Id"
+RAISED = tuple(LEAVES)
 
 #: How an answer ended, in our words. A word that is not here ends it as ``stop``.
 FINISHES = {
@@ -82,21 +75,18 @@ class ChatEndpoint:
 
     def call(self, call: Call, cancelled: Callable[[], bool]) -> Reply:
         constraint = self._dialect.constrain(call)
-        watch = Watch(call.timeout_s, cancelled)
-        answer = _Answer(time.perf_counter())
-        token = CURRENT.set(watch)
-        try:
-            self._stream(request(self._model, call, self._dialect, constraint), call.attempt_id, answer)
-        except tuple(LEAVES) as error:
-            raise self._failed(error, watch, answer, call.timeout_s) from error
-        except (AttributeError, KeyError, TypeError, ValueError) as error:  # the SDK checks nothing of it
-            raise self._malformed(f"an answer that cannot be read: {type(error).__name__}", answer) from error
-        finally:
-            CURRENT.reset(token)
-        return self._reply(answer, constraint)
+        answer = Answer(time.perf_counter())
 
-    def _stream(self, body: dict[str, Any], attempt_id: str, answer: _Answer) -> None:
+        def translated(error: Exception) -> EngineError:
+            return translate(error, self._lane_name, call.timeout_s, self._key, self._dialect.statuses)
+
+        with reading(self._lane_name, call, cancelled, answer, RAISED, translated):
+            self._stream(request(self._model, call, self._dialect, constraint), call.attempt_id, answer)
+            return answer.reply(constraint, self._model, self._revision)
+
+    def _stream(self, body: dict[str, Any], attempt_id: str, answer: Answer) -> None:
         options: Any = {"timeout": CONNECT_S, "headers": {REQUEST_ID: attempt_id} if attempt_id else {}}
+        has_choice = False
         with self._client.post(
             "/chat/completions",
             body=body,
@@ -110,56 +100,22 @@ class ChatEndpoint:
             answer.quota = quota(headers)
             for chunk in stream:
                 self.beats += 1
-                answer.take(chunk)
+                has_choice |= take(answer, chunk)
+        self._end(answer, has_choice)
 
-    def _reply(self, answer: _Answer, constraint: Constraint) -> Reply:
-        self._check_whole(answer)
-        text, told_calls = constraint.read("".join(answer.parts))
-        calls = (*answer.tool_calls(), *told_calls)
-        finish = FINISHES.get(answer.finish_reason, "stop")
-        if finish == "tool_calls" and not calls:
-            raise self._malformed("an answer that ends in tool calls and has none", answer)
-        if finish == "stop" and calls:  # Gemini and others end so
-            finish = "tool_calls"
-        return Reply(
-            text=text,
-            usage=answer.usage or Usage(),
-            usage_known=answer.usage is not None,
-            model=answer.model or self._model,
-            model_revision=self._revision,
-            finish_reason=finish,
-            latency_ms=(time.perf_counter() - answer.started) * 1000,
-            time_to_first_token_ms=answer.first_token_ms,
-            tool_calls=calls,
-            quota=answer.quota,
-        )
-
-    def _failed(self, error: Exception, watch: Watch, answer: _Answer, timeout_s: float) -> EngineError:
-        if watch.cancelled:
-            return CallCancelled(f"lane {self._lane_name!r}: the call was cancelled", usage=answer.usage)
-        failed = translate(error, self._lane_name, timeout_s, self._key, self._dialect.statuses)
-        failed.usage = answer.usage or failed.usage
-        failed.quota = failed.quota or answer.quota
-        return failed
-
-    def _malformed(self, what: str, answer: _Answer) -> MalformedReply:
-        mend = f"check that lanes.{self._lane_name}.base_url is an OpenAI-compatible endpoint"
-        return MalformedReply(f"lane {self._lane_name!r}: {what}", mend=mend, usage=answer.usage)
-
-    def _check_whole(self, answer: _Answer) -> None:
-        broken = BROKEN_ENDS.get(answer.finish_reason)
-        if broken is not None:
-            why = f"lane {self._lane_name!r}: the answer was broken off: {answer.finish_reason}"
-            raise broken(why, usage=answer.usage)
-        if answer.finish_reason:
+    def _end(self, answer: Answer, has_choice: bool) -> None:
+        """The provider's word for its end in ours. Raises where there is none, or one that is no answer's."""
+        word = answer.finish
+        if word in BROKEN_ENDS:
+            raise BROKEN_ENDS[word](f"lane {self._lane_name!r}: the answer was broken off: {word}")
+        if word:
+            answer.finish = FINISHES.get(word, "stop")
             return
         if not answer.is_stream:
-            raise self._malformed("an answer that is no event stream", answer)
-        if answer.model and not answer.has_choice:
-            raise self._malformed("an answer without any choice", answer)
-        raise EngineConnectionLost(
-            f"lane {self._lane_name!r}: the stream ended before the answer did", usage=answer.usage
-        )
+            raise malformed(self._lane_name, "an answer that is no event stream")
+        if answer.model and not has_choice:
+            raise malformed(self._lane_name, "an answer without any choice")
+        raise ended_early(self._lane_name)
 
 
 def request(model: str, call: Call, dialect: Dialect, constraint: Constraint) -> dict[str, Any]:
@@ -185,84 +141,44 @@ def request(model: str, call: Call, dialect: Dialect, constraint: Constraint) ->
     return body
 
 
-@dataclass(slots=True)
-class _Calling:
-    """A tool call whose arguments are still coming."""
+def take(answer: Answer, chunk: Any) -> bool:
+    """Whether there was a choice in the chunk."""
+    answer.model = text_of(chunk, "model") or answer.model
+    usage = chunk.get("usage")
+    if usage is not None:
+        answer.usage = normalised(usage)
+    choices = chunk["choices"]
+    for choice in choices:
+        _take_delta(answer, choice.get("delta") or {})
+        answer.finish = text_of(choice, "finish_reason") or answer.finish
+    return bool(choices)
 
-    id: str
-    name: str
-    arguments: list[str]
+
+def _take_delta(answer: Answer, delta: Any) -> None:
+    text = text_of(delta, "content") or text_of(delta, "refusal")
+    tools = delta.get("tool_calls") or ()
+    if text or tools or delta.get("reasoning_content") or delta.get("reasoning"):
+        answer.began()
+    answer.parts.append(text)
+    for tool in tools:
+        _take_tool(answer, tool)
 
 
-@dataclass(slots=True)
-class _Answer:
-    """What has come of one streamed answer so far. ``started`` is on ``time.perf_counter``.
+def _take_tool(answer: Answer, delta: Any) -> None:
+    """A piece of a tool call: the first one names it, the others go on with its arguments.
 
-    A chunk that is none raises AttributeError, KeyError, TypeError or ValueError.
+    By OpenAI's protocol ``index`` says which call it belongs to. Others give several calls the same index with ids of
+    their own, or none, and then send each call whole.
     """
-
-    started: float
-    parts: list[str] = field(default_factory=list)
-    usage: Usage | None = None
-    model: str = ""
-    finish_reason: str = ""
-    first_token_ms: float | None = None
-    is_stream: bool = False
-    has_choice: bool = False
-    quota: Quota | None = None
-    calling: list[_Calling] = field(default_factory=list)
-    at_index: dict[int, _Calling] = field(default_factory=dict)
-
-    def take(self, chunk: Any) -> None:
-        self.model = _text(chunk, "model") or self.model
-        usage = chunk.get("usage")
-        if usage is not None:
-            self.usage = normalised(usage)
-        for choice in chunk["choices"]:
-            self.has_choice = True
-            delta = choice.get("delta") or {}
-            text = _text(delta, "content") or _text(delta, "refusal")
-            tools = delta.get("tool_calls") or ()
-            if self.first_token_ms is None and (text or tools or _thinks(delta)):
-                self.first_token_ms = (time.perf_counter() - self.started) * 1000
-            self.parts.append(text)
-            for tool in tools:
-                self._take_tool(tool)
-            self.finish_reason = _text(choice, "finish_reason") or self.finish_reason
-
-    def _take_tool(self, delta: Any) -> None:
-        """A piece of a tool call: the first one names it, the others go on with its arguments.
-
-        By OpenAI's protocol ``index`` says which call it belongs to. Others give several calls the same index with ids
-        of their own, or none, and then send each call whole.
-        """
-        index, identity = delta.get("index"), _text(delta, "id")
-        function = delta.get("function") or {}
-        calling = None if index is None else self.at_index.get(index)
-        if calling is None or (identity and identity != calling.id):
-            name = _text(function, "name")
-            if not name:
-                raise ValueError("a tool call without a name")
-            calling = _Calling(identity, name, [])
-            self.calling.append(calling)
-            if index is not None:
-                self.at_index[index] = calling
-        calling.arguments.append(_text(function, "arguments"))
-
-    def tool_calls(self) -> tuple[ToolCall, ...]:
-        joined = ((one.id, one.name, "".join(one.arguments)) for one in self.calling)
-        return tuple(ToolCall(*one) if one[0] else called(*one[1:]) for one in joined)
-
-
-def _text(part: Any, name: str) -> str:
-    value = part.get(name)
-    if value is not None and not isinstance(value, str):
-        raise TypeError(f"{name} is no text")
-    return value or ""
-
-
-def _thinks(delta: Mapping[str, Any]) -> bool:
-    return bool(delta.get("reasoning_content") or delta.get("reasoning"))
+    index, identity = delta.get("index"), text_of(delta, "id")
+    function = delta.get("function") or {}
+    calling = None if index is None else answer.at_index.get(index)
+    if calling is None or (identity and identity != calling.id):
+        name = text_of(function, "name")
+        if not name:
+            raise ValueError("a tool call without a name")
+        calling = answer.call_tool(Calling(identity, name), index)
+    calling.arguments.append(text_of(function, "arguments"))
 
 
 def normalised(reported: Mapping[str, Any]) -> Usage:
