@@ -190,7 +190,8 @@ class Lane(_Table):
     ``requests_per_minute`` and ``tokens_per_minute`` are what its provider lets the whole fleet have with this key;
     None: what the provider says of itself. ``endpoints`` are several doors to the same kind of model, a call takes one.
     ``dialect`` says which OpenAI-compatible server answers at ``base_url``; None goes by its host, and where that is
-    not known asks for what all of them take.
+    not known asks for what all of them take. ``cache`` has Anthropic keep for that time what all calls of the lane and
+    type begin with: writing it costs more than input, reading it a tenth.
 
     ``batches``: asynchronous tasks go into the provider's batches where that is cheaper. A batch is sent once
     ``batch_lines`` tasks wait, or some have waited for ``batch_fill_s``, and looked after every ``batch_poll_s``. A
@@ -198,11 +199,12 @@ class Lane(_Table):
     ``batch_overflow_s`` are left.
     """
 
-    engine: Literal["auto", "echo", "llamacpp", "openai"]
+    engine: Literal["anthropic", "auto", "echo", "llamacpp", "openai"]
     model: str = ""
     model_path: Path | None = None
     base_url: str | None = None
     dialect: Dialect | None = None
+    cache: Literal["off", "5m", "1h"] = "off"
     api_key_env: str | None = None
     api_key_file: Path | None = None
     context_tokens: int = Field(8192, ge=128)
@@ -254,7 +256,23 @@ class Lane(_Table):
             )
         if self.sync_threads is not None and self.sync_threads > self.threads:
             raise ValueError(f"sync_threads = {self.sync_threads} is more than threads = {self.threads}")
+        if self.dialect is not None and self.engine != "openai":
+            raise ValueError(
+                f"has a dialect, which only engine = 'openai' speaks; its engine is {self.engine!r}"
+            )
+        if self.cache != "off":
+            self._check_cache()
         return self
+
+    def _check_cache(self) -> None:
+        if self.engine != "anthropic":
+            raise ValueError(
+                f"has a cache, which only engine = 'anthropic' is told of; its engine is {self.engine!r}"
+            )
+        rows = () if self.price is None or self.price == "free" else self.price
+        needed = "cache_write_1h_mtok" if self.cache == "1h" else "cache_write_mtok"
+        if any(getattr(row, needed) is None for row in rows):
+            raise ValueError(f"cache = {self.cache!r} makes writes that have no price; set {needed}")
 
 
 class NoGate(_Table):

@@ -27,6 +27,14 @@ usd = "50"
 """
 
 
+CACHED = """
+[lanes.local]
+engine = "anthropic"
+cache = "TIME"
+price = { input_mtok = "3", cached_input_mtok = "0.3", cache_write_mtok = "3.75", output_mtok = "15" }
+"""
+
+
 def test_the_contract_s_tables_are_read() -> None:
     settings = parse(GOOD)
     assert settings.types["general"].gate == ChoiceGate(kind="choice", choices=("a", "b"))
@@ -73,6 +81,11 @@ def test_the_contract_s_tables_are_read() -> None:
             '[[budgets]]\nscope = "fleet"\nperiod = "month"\nusd = "1"',
             "fleet.small_scale: budgets has a limit",
         ),
+        ('[lanes.local]\nengine = "echo"\ndialect = "vllm"', "only engine = 'openai' speaks"),
+        ('[lanes.local]\nengine = "openai"\ndialect = "latin"', "lanes.local.dialect: Input should be"),
+        ('[lanes.local]\nengine = "openai"\ncache = "5m"', "only engine = 'anthropic' is told of"),
+        (CACHED.replace("TIME", "1h"), "writes that have no price; set cache_write_1h_mtok"),
+        (CACHED.replace("TIME", "2h"), "lanes.local.cache: Input should be"),
         ("[lanes", "is not TOML"),
     ],
 )
@@ -81,6 +94,10 @@ def test_a_wrong_key_is_named_with_its_path(text: str, told: str) -> None:
         parse(text)
     assert told in str(caught.value)
     assert caught.value.mend
+
+
+def test_a_cache_whose_writes_have_a_price_is_taken() -> None:
+    assert parse(CACHED.replace("TIME", "5m")).lanes["local"].cache == "5m"
 
 
 def test_the_environment_overrides_a_scalar_and_a_dash_is_written_as_underscore(

@@ -162,7 +162,7 @@ def eventually(fact: Callable[[], bool], within_s: float) -> None:
         time.sleep(0.02)
 
 
-IMPLEMENTATIONS = ("echo", "llamacpp", "openai over llamacpp", "openai over llmock")
+IMPLEMENTATIONS = ("echo", "llamacpp", "openai over llamacpp", "openai over llmock", "anthropic over llmock")
 
 
 @pytest.fixture(params=IMPLEMENTATIONS)
@@ -183,20 +183,27 @@ def engine(request: pytest.FixtureRequest, var: Path, monkeypatch: pytest.Monkey
                 api_key_env="A_KEY",
                 dialect="llamacpp",
             )
-        case _:
+        case name:
             url: str = request.getfixturevalue("mock_url")
             control(url, "POST", "reset")
-            lane = Lane(engine="openai", model="gpt-4o-mini", base_url=f"{url}/v1")
+            lane = mock_lane(name, url)
     engine = build("a-lane", lane, var)
     engine.open()
     yield engine
     engine.close()
 
 
-@pytest.fixture
-def mock(mock_url: str, var: Path) -> Iterator[Engine]:
+def mock_lane(name: str, url: str) -> Lane:
+    """A lane to the provider that we did not write, which knows older models only."""
+    if name.startswith("anthropic"):
+        return Lane(engine="anthropic", model="claude-3-5-haiku-20241022", base_url=f"{url}/anthropic")
+    return Lane(engine="openai", model="gpt-4o-mini", base_url=f"{url}/v1")
+
+
+@pytest.fixture(params=["openai", "anthropic"])
+def mock(request: pytest.FixtureRequest, mock_url: str, var: Path) -> Iterator[Engine]:
     control(mock_url, "POST", "reset")
-    engine = build("rented", Lane(engine="openai", model="gpt-4o-mini", base_url=f"{mock_url}/v1"), var)
+    engine = build("rented", mock_lane(request.param, mock_url), var)
     engine.open()
     yield engine
     engine.close()
@@ -282,7 +289,7 @@ def slow(engine: Engine, request: pytest.FixtureRequest, var: Path) -> Engine:
     name = request.node.callspec.params["engine"]
     if name == "echo":
         engine = build("slow", Lane.model_validate({"engine": "echo", "echo": {"latency_ms": 30_000}}), var)
-    if name == "openai over llmock":
+    if name.endswith("over llmock"):
         script(request.getfixturevalue("mock_url"), type="stream_fault", kind="stall", stall_seconds=5)
     return engine
 
@@ -513,10 +520,12 @@ def test_a_slow_first_token_shows(mock: Engine, mock_url: str) -> None:
     assert reply.time_to_first_token_ms >= 300
 
 
-def test_nobody_listens(var: Path) -> None:
+@pytest.mark.parametrize("name", ["openai", "anthropic"])
+def test_nobody_listens(name: str, var: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    engine = build("rented", Lane(engine="openai", model="m", base_url=f"http://127.0.0.1:{port}/v1"), var)
+    lane = Lane.model_validate({"engine": name, "model": "m", "base_url": f"http://127.0.0.1:{port}/v1"})
+    engine = build("rented", lane, var)
     engine.open()
     with pytest.raises(EngineConnectionLost, match=r"lanes\.rented\.base_url") as failed:
         engine.call(asked("Hi"), wanted)
@@ -524,9 +533,11 @@ def test_nobody_listens(var: Path) -> None:
     engine.close()
 
 
-def test_a_missing_key_is_named(var: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("name", ["openai", "anthropic"])
+def test_a_missing_key_is_named(name: str, var: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("SOME_PROVIDER_KEY", raising=False)
-    engine = build("midtier", Lane(engine="openai", model="m", api_key_env="SOME_PROVIDER_KEY"), var)
+    lane = Lane.model_validate({"engine": name, "model": "m", "api_key_env": "SOME_PROVIDER_KEY"})
+    engine = build("midtier", lane, var)
     with pytest.raises(EngineUnavailable, match="SOME_PROVIDER_KEY"):
         engine.check()
 
@@ -536,11 +547,16 @@ CLOUD_LANE = """
 import resource, sys
 from pathlib import Path
 from broker.settings import Lane
+from workers import shell
 from workers.engines import build
-engine = build("rented", Lane(engine="openai", model="m"), Path("."))
+from broker.call import Call
+name, base_url = sys.argv[1:]
+engine = build("rented", Lane(engine=name, model="m", base_url=base_url), Path("."))
 engine.check()
-assert "openai" not in sys.modules, "imported before it is needed"
+assert not {"openai", "anthropic"} & set(sys.modules), "imported before it is needed"
 engine.open()
+assert {"openai", "anthropic"} & set(sys.modules) == {name}, "one SDK, and no other"
+assert engine.call(Call(({"role": "user", "content": "Hi"},)), lambda: False).text
 status = Path("/proc/self/status")
 if status.exists():
     print(*(line.split()[1] for line in status.read_text().splitlines() if line.startswith("VmHWM")))
@@ -549,9 +565,17 @@ else:
 """
 
 
-def test_a_cloud_lane_stays_small(var: Path) -> None:
+@pytest.mark.parametrize("name", ["openai", "anthropic"])
+def test_a_cloud_lane_stays_small(name: str, mock_url: str) -> None:
+    control(mock_url, "POST", "reset")
+    base_url = mock_lane(name, mock_url).base_url
+    assert base_url is not None
     child = subprocess.run(
-        [sys.executable, "-c", CLOUD_LANE], cwd=ROOT, capture_output=True, text=True, check=True
+        [sys.executable, "-c", CLOUD_LANE, name, base_url],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
     )
     assert int(child.stdout) < 120 * 1024, "KiB"
 

@@ -57,6 +57,7 @@ class Engine(Protocol):
 
 
 ENGINES: dict[str, str] = {
+    "anthropic": "workers.engines.anthropic:AnthropicEngine",
     "echo": "workers.engines.echo:EchoEngine",
     "llamacpp": "workers.engines.llamacpp:LlamaCppEngine",
     "openai": "workers.engines.openai:OpenAIEngine",

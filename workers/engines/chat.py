@@ -82,7 +82,7 @@ class ChatEndpoint:
 
         with reading(self._lane_name, call, cancelled, answer, RAISED, translated):
             self._stream(request(self._model, call, self._dialect, constraint), call.attempt_id, answer)
-            return answer.reply(constraint, self._model, self._revision)
+            return answer.reply(constraint.read, self._model, self._revision)
 
     def _stream(self, body: dict[str, Any], attempt_id: str, answer: Answer) -> None:
         options: Any = {"timeout": CONNECT_S, "headers": {REQUEST_ID: attempt_id} if attempt_id else {}}

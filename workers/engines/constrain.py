@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from broker.call import Call, ToolCall
+from broker.errors import CallRejected
 
 FENCE = re.compile(r"\s*```(?:json)?\s*(.*?)\s*```\s*", re.DOTALL)
 
@@ -88,8 +89,8 @@ def choices_within(way: Callable[[Schema], Constraint]) -> Callable[[tuple[str, 
     """Choices as the one property of an object, held by ``way``: only objects may be on top of OpenAI's schemas."""
 
     def within(choices: tuple[str, ...]) -> Constraint:
-        held = way(closed_object({"answer": {"type": "string", "enum": list(choices)}}))
-        return Constraint(held.fields, held.told, _choice)
+        held = way(choice_schema(choices))
+        return Constraint(held.fields, held.told, choice_read)
 
     return within
 
@@ -118,7 +119,11 @@ def closed_object(properties: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _choice(text: str) -> tuple[str, tuple[ToolCall, ...]]:
+def choice_schema(choices: tuple[str, ...]) -> Schema:
+    return closed_object({"answer": {"type": "string", "enum": list(choices)}})
+
+
+def choice_read(text: str) -> tuple[str, tuple[ToolCall, ...]]:
     found = _object(text)
     answer = found.get("answer") if isinstance(found, dict) else None
     return (answer if isinstance(answer, str) else text), ()
@@ -152,7 +157,7 @@ def told_tools(call: Call) -> Constraint:
     """
     each = {"anyOf": [_call_schema(tool) for tool in call.tools]}
     calls = {"type": "array", "minItems": 1, "maxItems": CALLS_LIMIT, "items": each}
-    offered = json.dumps([tool["function"] for tool in call.tools])
+    offered = json.dumps([function_of(tool) for tool in call.tools])
     told = f'Tools: {offered}\nTo use some, write JSON: {{"calls": [{{"name": …, "arguments": …}}]}}.'
     if call.tool_choice == "required":
         return Constraint(json_schema(closed_object({"calls": calls})).fields, told, _calls)
@@ -160,8 +165,16 @@ def told_tools(call: Call) -> Constraint:
     return Constraint(json_schema(either).fields, f'{told}\nTo answer, write {{"answer": …}}.', _calls)
 
 
+def function_of(tool: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Raises CallRejected for a tool that is none that a model can be told of."""
+    function = tool.get("function")
+    if not isinstance(function, Mapping) or not isinstance(function.get("name"), str):
+        raise CallRejected(f"a tool that is no function with a name: {tool.get('type')!r}")
+    return function
+
+
 def _call_schema(tool: Mapping[str, Any]) -> dict[str, Any]:
-    function = tool["function"]
+    function = function_of(tool)
     arguments = function.get("parameters") or {"type": "object"}
     return closed_object({"name": {"const": function["name"]}, "arguments": arguments})
 

@@ -48,6 +48,9 @@ CODES: Mapping[str, Leaf] = {
     "insufficient_balance": OutOfCredit,
     "billing_hard_limit_reached": OutOfCredit,
     "billing_error": OutOfCredit,
+    "contract_spend_limit_reached": OutOfCredit,
+    "enforced_spend_limit_reached": OutOfCredit,
+    "organization_on_hold": AuthenticationFailed,
     "invalid_api_key": AuthenticationFailed,
     "API_KEY_INVALID": AuthenticationFailed,
     "authentication_error": AuthenticationFailed,
@@ -59,7 +62,6 @@ CODES: Mapping[str, Leaf] = {
     "rate_limit_error": RateLimited,
     "timeout_error": EngineTimeout,
     "gateway_timeout_error": EngineTimeout,
-    "api_error": EngineFault,
 }
 CODE_NAMES = ("error_code", "code", "reason", "error_type", "type", "status")  # the most telling first
 
@@ -74,6 +76,7 @@ SENTENCES: Mapping[str, Leaf] = {
     "input token count": ContextOverflow,
     "max_new_tokens": ContextOverflow,
     "credit balance is too low": OutOfCredit,
+    "reached your specified api usage limits": OutOfCredit,
     "insufficient balance": OutOfCredit,
 }
 

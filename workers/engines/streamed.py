@@ -10,7 +10,7 @@ from typing import Any
 
 from broker.call import Call, Quota, Reply, ToolCall, Usage
 from broker.errors import CallCancelled, EngineConnectionLost, EngineError, MalformedReply
-from workers.engines.constrain import Constraint, called
+from workers.engines.constrain import Read, called
 from workers.engines.watch import CURRENT, Watch
 
 CONNECT_S = 10.0
@@ -58,10 +58,10 @@ class Answer:
             self.at_index[index] = calling
         return calling
 
-    def reply(self, constraint: Constraint, model: str, revision: str = "") -> Reply:
+    def reply(self, read: Read, model: str, revision: str = "") -> Reply:
         """``model`` is for a provider that names none. Raises ValueError where it ends in tool calls and has none."""
-        text, read = constraint.read("".join(self.parts))
-        calls = (*(one.whole() for one in self.calling), *read)
+        text, told = read("".join(self.parts))
+        calls = (*(one.whole() for one in self.calling), *told)
         if self.finish == "tool_calls" and not calls:
             raise ValueError("it ends in tool calls and has none")
         return Reply(

@@ -1,0 +1,91 @@
+"""What providers report, as they document it, comes out in disjoint classes and at the price of their own bill.
+
+``tests/data/usage``: ``usage`` as the provider sends it, ``price`` its list price in dollars per million tokens,
+``bill`` the lines of its own bill (what, tokens, price), ``classes`` what we make of it; a class left out is 0.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import astuple
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from broker.call import Usage
+from broker.money import NANO_PER_USD
+from broker.prices import cost_nano
+from broker.settings import Lane
+from broker.tariff import price_of
+from workers.engines import chat, messages
+
+READERS: dict[str, Callable[[Mapping[str, Any]], Usage]] = {
+    "chat": chat.normalised,
+    "messages": messages.normalised,
+}
+GOLDEN = sorted((Path(__file__).parents[1] / "data" / "usage").glob("*.json"))
+
+
+def total(usage: Mapping[str, Any], protocol: str) -> int:
+    """All that the provider counts."""
+    if protocol == "chat":
+        return int(usage["total_tokens"])
+    cached = usage["cache_read_input_tokens"] + usage["cache_creation_input_tokens"]
+    return int(usage["input_tokens"] + cached + usage["output_tokens"])
+
+
+@pytest.mark.parametrize("path", GOLDEN, ids=lambda path: path.stem)
+def test_a_providers_usage_is_disjoint_and_costs_what_it_bills(path: Path) -> None:
+    golden = json.loads(path.read_text(encoding="utf-8"))
+    usage = READERS[golden["protocol"]](golden["usage"])
+    assert usage == Usage(**golden["classes"])
+    assert sum(astuple(usage)) == total(golden["usage"], golden["protocol"])
+    assert sum(tokens for _, tokens, _ in golden["bill"]) == sum(astuple(usage))
+
+    lane = Lane.model_validate({"engine": "openai", "price": golden["price"]})
+    ours = cost_nano(price_of("golden", lane, "2026-11-25"), usage, busy_ms=0)
+    assert ours is not None
+    billed = sum(tokens * Decimal(price) / 1_000_000 for _, tokens, price in golden["bill"])
+    assert abs(Decimal(ours) / NANO_PER_USD - billed) <= billed / 1000
+
+
+def test_every_provider_of_the_dialects_that_reports_in_its_own_way_is_here() -> None:
+    assert {"openai", "deepseek", "gemini", "xai", "together", "vllm", "anthropic"} <= {
+        path.stem for path in GOLDEN
+    }
+
+
+def test_reasoning_without_a_total_lies_within_the_completion() -> None:
+    reported = {
+        "prompt_tokens": 7,
+        "completion_tokens": 5,
+        "prompt_tokens_details": None,
+        "completion_tokens_details": {"reasoning_tokens": 3},
+    }
+    assert chat.normalised(reported) == Usage(input_tokens=7, output_tokens=2, reasoning_tokens=3)
+
+
+@pytest.mark.parametrize(
+    ("read", "reported"),
+    [
+        (
+            chat.normalised,
+            {"prompt_tokens": 5, "completion_tokens": 1, "prompt_tokens_details": {"cached_tokens": 9}},
+        ),
+        (chat.normalised, {"prompt_tokens": -5, "completion_tokens": 1}),
+        (messages.normalised, {"input_tokens": 5, "output_tokens": -1}),
+        (messages.normalised, {"input_tokens": 5, "output_tokens": 1, "cache_read_input_tokens": -9}),
+        (
+            messages.normalised,
+            {"input_tokens": 5, "output_tokens": 1, "output_tokens_details": {"thinking_tokens": 7}},
+        ),
+    ],
+)
+def test_usage_that_does_not_add_up_is_refused(
+    read: Callable[[Mapping[str, Any]], Usage], reported: dict[str, Any]
+) -> None:
+    with pytest.raises(ValueError, match="add up"):
+        read(reported)

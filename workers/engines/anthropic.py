@@ -1,0 +1,54 @@
+"""Anthropic's own door, and servers that speak its protocol."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from broker.call import Call, Reply
+from broker.errors import EngineUnavailable
+from broker.settings import Lane
+from workers.engines import cloud
+
+if TYPE_CHECKING:
+    from workers.engines.messages import MessagesEndpoint
+
+ANTHROPIC_URL = "https://api.anthropic.com"
+
+
+class AnthropicEngine:
+    name = "anthropic"
+
+    def __init__(self, lane_name: str, lane: Lane, var: Path) -> None:
+        self._lane_name = lane_name
+        self._lane = lane
+        self._messages: MessagesEndpoint | None = None
+
+    def check(self) -> None:
+        cloud.check(self._lane_name, self._lane, "anthropic")
+
+    def open(self) -> None:
+        if self._messages is None:
+            self.check()
+            lane, name = self._lane, self._lane_name
+            # Its OpenAI-compatible door is one level deeper, and often what a lane had before.
+            base_url = (lane.base_url or ANTHROPIC_URL).rstrip("/").removesuffix("/v1")
+            messages = import_module("workers.engines.messages")
+            self._messages = messages.MessagesEndpoint(
+                name, base_url, cloud.api_key(name, lane), lane.model, cache=lane.cache, shots=len(lane.shots)
+            )
+
+    def call(self, call: Call, cancelled: Callable[[], bool]) -> Reply:
+        if self._messages is None:
+            raise EngineUnavailable(f"lane {self._lane_name!r} is not open", mend="call open() first")
+        return self._messages.call(call, cancelled)
+
+    def probe(self) -> None:
+        """Nothing: its tokens are billed."""
+
+    def close(self) -> None:
+        if self._messages is not None:
+            self._messages.close()
+            self._messages = None
