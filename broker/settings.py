@@ -163,6 +163,9 @@ def _in_a_row(value: object) -> object:
     return (value,) if isinstance(value, Mapping) else value
 
 
+Dialect = Literal["compatible", "openai", "vllm", "llamacpp", "mlx", "deepseek", "gemini", "together", "xai"]
+
+
 class Endpoint(_Table):
     """One of several doors of a lane; what it leaves open is the lane's own word.
 
@@ -170,6 +173,7 @@ class Endpoint(_Table):
     """
 
     base_url: str | None = None
+    dialect: Dialect | None = None
     model: str = ""
     api_key_env: str | None = None
     api_key_file: Path | None = None
@@ -179,9 +183,6 @@ class Endpoint(_Table):
     weight: float = Field(1.0, gt=0, le=1000)
 
     _one_row = field_validator("price", mode="before")(_in_a_row)
-
-
-Dialect = Literal["compatible", "openai", "vllm", "llamacpp", "mlx", "deepseek", "gemini", "together", "xai"]
 
 
 class Lane(_Table):
@@ -256,23 +257,15 @@ class Lane(_Table):
             )
         if self.sync_threads is not None and self.sync_threads > self.threads:
             raise ValueError(f"sync_threads = {self.sync_threads} is more than threads = {self.threads}")
-        if self.dialect is not None and self.engine != "openai":
-            raise ValueError(
-                f"has a dialect, which only engine = 'openai' speaks; its engine is {self.engine!r}"
-            )
-        if self.cache != "off":
-            self._check_cache()
+        if self.engine != "openai" and any(door.dialect for door in self.doors()):
+            raise ValueError(f"has a dialect, which is for engine = 'openai'; its engine is {self.engine!r}")
+        if self.engine != "anthropic" and self.cache != "off":
+            raise ValueError(f"has a cache, which is for engine = 'anthropic'; its engine is {self.engine!r}")
+        written = {"off": "input_mtok", "5m": "cache_write_mtok", "1h": "cache_write_1h_mtok"}[self.cache]
+        prices = [door.price for door in self.doors() if isinstance(door.price, tuple)]
+        if any(getattr(row, written) is None for rows in prices for row in rows):
+            raise ValueError(f"cache = {self.cache!r} makes writes that have no price; set {written}")
         return self
-
-    def _check_cache(self) -> None:
-        if self.engine != "anthropic":
-            raise ValueError(
-                f"has a cache, which only engine = 'anthropic' is told of; its engine is {self.engine!r}"
-            )
-        rows = () if self.price is None or self.price == "free" else self.price
-        needed = "cache_write_1h_mtok" if self.cache == "1h" else "cache_write_mtok"
-        if any(getattr(row, needed) is None for row in rows):
-            raise ValueError(f"cache = {self.cache!r} makes writes that have no price; set {needed}")
 
 
 class NoGate(_Table):

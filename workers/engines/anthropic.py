@@ -45,7 +45,10 @@ class AnthropicEngine:
             raise EngineUnavailable(f"lane {self._lane_name!r} is not open", mend="call open() first")
         return self._messages.call(call, cancelled)
 
-    def probe(self) -> None:
+    def beats(self) -> int:
+        return self._messages.beats if self._messages else 0
+
+    def probe(self, within_s: float) -> None:
         """Nothing: its tokens are billed."""
 
     def close(self) -> None:

@@ -49,6 +49,7 @@ class MessagesEndpoint:
         self._model = model
         self._cache: Cache = cache
         self._shots = shots
+        self.beats = 0  # pieces of answers that came; threads may lose one now and then, which is no matter
         self._client = anthropic.Anthropic(
             base_url=base_url,
             api_key=key,
@@ -87,6 +88,7 @@ class MessagesEndpoint:
             answer.is_stream = "event-stream" in headers.get("content-type", "")
             answer.quota = quota(headers)
             for sent in stream.raw_events(stream.response):
+                self.beats += 1
                 if sent.event == "error":
                     raise in_stream(sent.data, self._lane_name, timeout_s, self._key)
                 if sent.data:
