@@ -3,7 +3,7 @@
 import subprocess
 import sys
 
-ALL = ("path", "idle", "dispatch", "money", "ledger")
+ALL = ("path", "idle", "dispatch", "money", "ledger", "call")
 
 
 def main() -> None:
