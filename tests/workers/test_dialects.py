@@ -29,7 +29,7 @@ TOOL = {"type": "function", "function": {"name": "get_weather", "parameters": SC
 
 def asked(dialect: str, model: str = "m", **fields: Any) -> dict[str, Any]:
     row = DIALECTS[dialect]
-    call = Call(MESSAGES, **fields)
+    call = Call(**({"messages": MESSAGES} | fields))
     return request(model, call, row, row.constrain(call))
 
 
@@ -170,9 +170,26 @@ def test_a_form_beside_tools_only_where_both_are_taken() -> None:
     assert both == {"openai", "xai"}
 
 
-def test_deepseek_does_not_think_where_a_tool_is_required() -> None:
-    assert asked("deepseek", tools=(TOOL,), tool_choice="required")["thinking"] == {"type": "disabled"}
-    assert "thinking" not in asked("deepseek", tools=(TOOL,))
+PAST = (
+    *MESSAGES,
+    {"role": "assistant", "tool_calls": [{"id": "a", "function": {"name": "f", "arguments": "{}"}}]},
+    {"role": "tool", "tool_call_id": "a", "content": "1"},
+)
+
+
+def test_deepseek_does_not_think_beside_tools() -> None:
+    for choice in ("auto", "required"):
+        assert asked("deepseek", tools=(TOOL,), tool_choice=choice)["thinking"] == {"type": "disabled"}
+    assert asked("deepseek", messages=PAST)["thinking"] == {"type": "disabled"}
+    assert "thinking" not in asked("deepseek")
+
+
+def test_gemini_finds_a_signature_at_each_past_call() -> None:
+    _, turn, _ = asked("gemini", messages=PAST, tools=(TOOL,))["messages"]
+    (used,) = turn["tool_calls"]
+    assert used["extra_content"]["google"]["thought_signature"]
+    assert used["function"] == {"name": "f", "arguments": "{}"}
+    assert asked("openai", messages=PAST)["messages"] == list(PAST)
 
 
 def test_llamacpp_is_held_to_a_required_tool_by_a_schema() -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import openai
@@ -122,7 +122,7 @@ def request(model: str, call: Call, dialect: Dialect, constraint: Constraint) ->
     """The body of a call, in the endpoint's dialect."""
     body: dict[str, Any] = {
         "model": model,
-        "messages": with_told(call.messages, constraint.told),
+        "messages": with_told(_carried(call.messages, dialect), constraint.told),
         dialect.max_tokens: call.max_tokens,
         "stream": True,
         "stream_options": {"include_usage": True},
@@ -136,9 +136,21 @@ def request(model: str, call: Call, dialect: Dialect, constraint: Constraint) ->
         body["stop"] = list(call.stop)
     if call.priority and dialect.priority is not None:
         body |= dialect.priority(call.priority)
-    if body.get("tool_choice") == "required":
-        body |= dialect.required
+    if "tools" in body or any(message.get("tool_calls") for message in call.messages):
+        body |= dialect.with_tools
     return body
+
+
+def _carried(messages: Sequence[Mapping[str, Any]], dialect: Dialect) -> Sequence[Mapping[str, Any]]:
+    """The messages with what the endpoint wants beside the tool calls that lie in the past."""
+    if not dialect.past_call:
+        return messages
+    return [
+        {**message, "tool_calls": [{**dialect.past_call, **used} for used in message["tool_calls"]]}
+        if message.get("tool_calls")
+        else message
+        for message in messages
+    ]
 
 
 def take(answer: Answer, chunk: Any) -> bool:

@@ -39,8 +39,8 @@ class Dialect:
     be asked for while tools are on offer; elsewhere it would forbid their use or be refused, and the gate alone judges.
     ``max_tokens`` is the name of that field, ``seed`` whether there is one. ``fixed_sampling`` finds the models that
     refuse a temperature. ``priority`` gives the request's fields for a ``Call.priority``, None where there is no such
-    thing. ``required`` are fields that go along where a tool is required. ``statuses`` are HTTP statuses that mean
-    something else here than elsewhere.
+    thing. ``with_tools`` are fields that go along where tools are on offer or were used, ``past_call`` what an earlier
+    tool call carries besides. ``statuses`` are HTTP statuses that mean something else here than elsewhere.
     """
 
     schema: Callable[[Schema], Constraint] = json_schema
@@ -51,7 +51,8 @@ class Dialect:
     seed: bool = True
     fixed_sampling: re.Pattern[str] | None = None
     priority: Callable[[int], Mapping[str, Any]] | None = None
-    required: Mapping[str, Any] = field(default_factory=dict)
+    with_tools: Mapping[str, Any] = field(default_factory=dict)
+    past_call: Mapping[str, Any] = field(default_factory=dict)
     statuses: Mapping[int, type[EngineError]] = field(default_factory=dict)
 
     def constrain(self, call: Call) -> Constraint:
@@ -89,15 +90,19 @@ DIALECTS: dict[str, Dialect] = {
     # mlx_lm.server: response_format is ignored, a seed switches its batching off, a failed generation is a 404.
     "mlx": Dialect(schema=told_schema, choices=told_choices, seed=False, statuses={404: EngineFault}),
     # api-docs.deepseek.com: response_format is text or json_object, and JSON must be asked for in words too. Its models
-    # refuse a required tool while they think.
+    # think unless told not to; then they refuse a required tool, and want their thoughts back beside each past call.
     "deepseek": Dialect(
         schema=json_object,
         choices=object_choices,
         seed=False,
-        required={"thinking": {"type": "disabled"}},
+        with_tools={"thinking": {"type": "disabled"}},
     ),
-    # ai.google.dev, OpenAI compatibility: unknown fields are a 400, and seed is one.
-    "gemini": Dialect(seed=False),
+    # ai.google.dev, OpenAI compatibility: unknown fields are a 400, and seed is one. Thought signatures: a past call
+    # without its signature is a 400, and this is the one for calls whose signature is not there any more.
+    "gemini": Dialect(
+        seed=False,
+        past_call={"extra_content": {"google": {"thought_signature": "skip_thought_signature_validator"}}},
+    ),
     # docs.together.ai, error codes: 403 is a prompt that does not fit; 401 is a wrong key.
     "together": Dialect(statuses={403: ContextOverflow}),
     # docs.x.ai: as OpenAI's; its models are reasoning ones that take a temperature.
