@@ -49,7 +49,8 @@ SCHEMA = {
     "additionalProperties": False,
 }
 CHOICES = ("positive", "negative")
-TOOL = {
+REQUESTS_A_MINUTE, TOKENS_A_MINUTE = 900_000, 90_000_000
+TOOL: dict[str, Any] = {
     "type": "function",
     "function": {"name": "get_weather", "description": "The weather in a city.", "parameters": SCHEMA},
 }
@@ -135,7 +136,10 @@ def mock_url() -> Iterator[str]:
         "--log-level",
         "warning",
     ]
-    with subprocess.Popen([sys.executable, *serve], stdout=subprocess.DEVNULL) as process:
+    limits = {"LLMOCK_RPM": str(REQUESTS_A_MINUTE), "LLMOCK_TPM": str(TOKENS_A_MINUTE)}
+    with subprocess.Popen(
+        [sys.executable, *serve], stdout=subprocess.DEVNULL, env=os.environ | limits
+    ) as process:
         url = f"http://127.0.0.1:{port}"
         try:
             eventually(lambda: "pending" in control(url, "GET", "scenario"), 30)
@@ -511,6 +515,26 @@ def test_a_broken_stream_is_no_answer(
         mock.call(asked("Hi"), wanted)
     assert failed.value.usage is None
     assert control(mock_url, "GET", "requests")["count"] == 1
+
+
+def test_a_broken_tool_call_comes_as_the_model_wrote_it(mock: Engine, mock_url: str) -> None:
+    script(mock_url, type="tool_fault", kind="malformed_arguments")
+    script(mock_url, type="tool_fault", kind="unknown_tool")
+    (broken,) = mock.call(asked("The weather, please.", tools=(TOOL,)), wanted).tool_calls
+    with pytest.raises(ValueError, match=r"Expecting|Unterminated"):
+        json.loads(broken.arguments)
+    (unknown,) = mock.call(asked("The weather, please.", tools=(TOOL,)), wanted).tool_calls
+    assert unknown.name != TOOL["function"]["name"]
+
+
+def test_what_the_provider_says_of_its_limits(mock: Engine) -> None:
+    quota = mock.call(asked("Hi"), wanted).quota
+    assert quota is not None
+    assert (quota.requests_limit, quota.tokens_limit) == (REQUESTS_A_MINUTE, TOKENS_A_MINUTE)
+    assert quota.requests_left is not None
+    assert 0 < quota.requests_left <= REQUESTS_A_MINUTE
+    assert quota.tokens_reset_s is not None
+    assert 0 <= quota.tokens_reset_s < 60
 
 
 def test_a_slow_first_token_shows(mock: Engine, mock_url: str) -> None:

@@ -23,6 +23,7 @@ from broker.errors import (
     RateLimited,
     TransientEngineError,
 )
+from workers.engines.cloud import NO_KEY
 from workers.engines.quota import quota, retry_after_s, words
 
 Leaf = type[EngineError]
@@ -133,7 +134,8 @@ def engine_error(refusal: Refusal, leaf: Leaf, lane_name: str, timeout_s: float,
     """
     usage = NOTHING_USED if refusal.before_work else None
     mend = MENDS.get(leaf, "").format(lane=lane_name)
-    message = f"lane {lane_name!r}: {_message(refusal, leaf, timeout_s).replace(key, '(key)')}"
+    said = _message(refusal, leaf, timeout_s)
+    message = f"lane {lane_name!r}: {said if key == NO_KEY else said.replace(key, '(key)')}"
     error: EngineError
     if issubclass(leaf, TransientEngineError):
         wish = retry_after_s(refusal.headers, refusal.body)
