@@ -7,19 +7,22 @@ can go on from there; one at a time, under the batch's lock.
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from broker import keys
+from broker.errors import RedisUnavailable
 from broker.store import Store, ask
 from broker.task import new_task_id
 
 LOCK_S = 60
 PAGE = 500
 #: open: being filled, nothing has left. sending: it may be with the provider or not. sent: the provider gave it an id.
-State = Literal["open", "sending", "sent"]
+#: lost: it was not found there; its tasks went on, with their calls booked at the worst case, which a find corrects.
+State = Literal["open", "sending", "sent", "lost"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,23 +44,21 @@ class Batch:
 
 
 class BatchBook:
-    """The batches of a fleet. Every method raises RedisUnavailable."""
+    """The batches of a fleet. Every method raises RedisUnavailable, and RedisFull where it writes."""
 
     def __init__(self, store: Store) -> None:
         self.store, self.client = store, store.client
 
-    def open(self, lane: str, endpoint: str) -> Batch:
-        """A new, empty batch."""
-        batch = Batch(new_task_id(), lane, endpoint, "open", self.store.now_us())
+    def new(self, lane: str, endpoint: str) -> Batch:
+        """An empty batch that nobody knows of yet."""
+        return Batch(new_task_id(), lane, endpoint, "open", self.store.now_us())
+
+    def write(self, batch: Batch) -> None:
+        """Its record as it is now."""
         pipe = self.client.pipeline()
         pipe.hset(keys.batch_key(batch.id), mapping=_fields(batch))
         pipe.zadd(keys.BATCHES, {batch.id: batch.since_us})
         ask(pipe.execute)
-        return batch
-
-    def write(self, batch: Batch) -> None:
-        """Its record as it is now."""
-        ask(lambda: self.client.hset(keys.batch_key(batch.id), mapping=_fields(batch)))
 
     def close(self, batch: Batch) -> None:
         """All of its lines are settled: forget it."""
@@ -102,6 +103,13 @@ class BatchBook:
         found: Any = ask(lambda: self.client.hscan(keys.lines_key(batch.id), cursor, count=PAGE))
         return found  # type: ignore[no-any-return]
 
+    def pages(self, batch: Batch) -> Iterator[list[tuple[str, tuple[str, int]]]]:
+        """All lines that are not settled, without waiting for that."""
+        cursor = -1
+        while cursor != 0:
+            cursor, rows = self._scan(batch, max(0, cursor))
+            yield [(line.decode(), _holder(one)) for line, one in rows.items()]
+
     def count_left(self, batch: Batch) -> int:
         return int(ask(lambda: self.client.hlen(keys.lines_key(batch.id))))
 
@@ -112,7 +120,8 @@ class BatchBook:
 
     @contextmanager
     def lock(self, name: str) -> Iterator[Lock | None]:
-        """The right to work on a batch, or on what ``name`` names; None where another process has it."""
+        """The right to work on a batch, or on what ``name`` names, renewed until the end; None where another process
+        has it."""
         lock = Lock(self, f"{keys.batch_key(name)}:lock")
         if not lock.take():
             yield None
@@ -124,26 +133,45 @@ class BatchBook:
 
 
 class Lock:
-    """Runs out when its holder does not renew it for a minute."""
+    """Held by a thread of its own; runs out when its process has been still for a minute."""
 
     def __init__(self, book: BatchBook, key: str) -> None:
         self._client, self._key, self._token = book.client, key, os.urandom(12).hex()
-        self._renew = self._client.register_script(
-            "#!lua flags=allow-oom\n"
-            "if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end\n"
-            "if ARGV[2] == '0' then redis.call('DEL', KEYS[1]) else redis.call('EXPIRE', KEYS[1], ARGV[2]) end\n"
-            "return 1\n"
-        )
+        self._script = self._client.register_script(_RENEW)
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._keep, name="batch-lock", daemon=True)
+        self._lost = False
 
     def take(self) -> bool:
-        return bool(ask(lambda: self._client.set(self._key, self._token, nx=True, ex=LOCK_S)))
+        taken = bool(ask(lambda: self._client.set(self._key, self._token, nx=True, ex=LOCK_S)))
+        if taken:
+            self._thread.start()
+        return taken
 
     def held(self) -> bool:
-        """Renew it. False: it ran out, and another process may be at work."""
-        return bool(ask(lambda: self._renew(keys=[self._key], args=[self._token, LOCK_S])))
+        """False: it ran out, and another process may be at work."""
+        return not self._lost and self._renew(LOCK_S)
 
     def give_back(self) -> None:
-        ask(lambda: self._renew(keys=[self._key], args=[self._token, 0]))
+        self._ended.set()
+        self._thread.join()
+        with suppress(RedisUnavailable):  # then it runs out by itself
+            self._renew(0)
+
+    def _keep(self) -> None:
+        while not self._ended.wait(LOCK_S / 4):
+            with suppress(RedisUnavailable):
+                self._lost = self._lost or not self._renew(LOCK_S)
+
+    def _renew(self, seconds: int) -> bool:
+        return bool(ask(lambda: self._script(keys=[self._key], args=[self._token, seconds])))
+
+
+_RENEW = """#!lua flags=allow-oom
+if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
+if ARGV[2] == '0' then redis.call('DEL', KEYS[1]) else redis.call('EXPIRE', KEYS[1], ARGV[2]) end
+return 1
+"""
 
 
 def _fields(batch: Batch) -> Mapping[Any, Any]:

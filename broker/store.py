@@ -317,8 +317,17 @@ class Store:
         claims = [claim for row in rows if (claim := self._claim(row, queue, now_us))]
         return Fetched(tuple(claims), None if until_due < 0 else until_due / MICRO, bool(alone))
 
-    def claims(self, refs: Sequence[tuple[str, int]], queue: str) -> list[Claim | None]:
-        """The claims of tasks that a batch holds, as (ref, epoch): None for one that was lost or settled meanwhile."""
+    def waiting(self, queue: str) -> int:
+        """How many tasks are in a queue or pool."""
+        return int(self._ask(lambda: self.client.zcard(keys.queue_key(queue))))
+
+    def claims(
+        self, refs: Sequence[tuple[str, int]], queue: str, *, stale: bool = False
+    ) -> list[Claim | None]:
+        """The claims of tasks that a batch holds, as (ref, epoch): None for one that was lost or settled meanwhile.
+
+        ``stale``: also those; what is committed for them only corrects what was booked.
+        """
         names = ("task", "progress", "submitted", "enqueued", "cost", "waited", "raised", "epoch", "done")
         pipe = self.client.pipeline(transaction=False)
         for ref, _ in refs:
@@ -327,7 +336,7 @@ class Store:
         for (ref, epoch), row in zip(refs, self._ask(pipe.execute), strict=True):
             body, progress, submitted, enqueued, cost, waited, raised, now_epoch, done = row
             own = str(epoch).encode()
-            if body is None or now_epoch != own or done == own:
+            if body is None or (not stale and (now_epoch != own or done == own)):
                 claims.append(None)
                 continue
             fields = [ref.encode(), own, body, progress, submitted, enqueued, cost, waited or b"0", raised]

@@ -28,13 +28,16 @@ from broker.store import MICRO, Heard, Move, Store
 from broker.task import Claim, lane_queue
 from dispatcher.budget import parse_refusal
 from dispatcher.gates import check
+from workers.batch import Batcher
 from workers.endpoints import Endpoint, Endpoints, told
+from workers.engines.batches import BatchDoor
 from workers.health import Health
 from workers.jobs import Job, Jobs
 
 log = logging.getLogger(__name__)
 ASYNC_BEHIND_SYNC = 10
 HOLD_MARGIN_S = 30.0
+BATCH_SEND_EVERY_S = 2.0
 
 
 def serve(lane_name: str) -> LaneBroker:
@@ -49,9 +52,9 @@ def serve(lane_name: str) -> LaneBroker:
         store = connect(settings)
         store.declare_limits(settings.budgets)
         endpoints.open()
+        return broker_of(lane_name, settings, store, endpoints)
     except LanewayError as error:
         sys.exit(f"lane {lane_name!r} cannot be served on this node: {error}")
-    return broker_of(lane_name, settings, store, endpoints)
 
 
 def broker_of(lane_name: str, settings: Settings, store: Store, endpoints: Endpoints) -> LaneBroker:
@@ -66,6 +69,10 @@ def broker_of(lane_name: str, settings: Settings, store: Store, endpoints: Endpo
         jobs.sights.forget()
 
     broker.beside(Health(endpoints, broker.hands, speak))
+    if lane.batches:
+        batcher = Batcher(jobs, batch_door(endpoints), settings.fleet.var / "batches")
+        broker.every(f"batch-send-{lane_name}", BATCH_SEND_EVERY_S, batcher.send)
+        broker.every(f"batch-look-{lane_name}", lane.batch_poll_s, batcher.look)
     kept = lane.sync_threads if lane.sync_threads is not None else max(1, lane.threads // 4)
     hold_s = lane.timeout_s * lane.batch + HOLD_MARGIN_S
     for mode, messages, priority in (
@@ -77,6 +84,17 @@ def broker_of(lane_name: str, settings: Settings, store: Store, endpoints: Endpo
         )
         broker.task_queue(queue, served.work)
     return broker
+
+
+def batch_door(endpoints: Endpoints) -> BatchDoor:
+    """Raises ConfigError where the lane's first endpoint has no batches."""
+    door = endpoints.first.engine.batches()
+    if door is None:
+        raise ConfigError(
+            f"lanes.{endpoints.lane_name}.batches: its first endpoint has no batches",
+            mend="take the line out; a provider that has OpenAI's batches is told by dialect = 'openai'",
+        )
+    return door
 
 
 def _lane(settings: Settings, name: str) -> LaneSettings:

@@ -13,6 +13,7 @@ from typing import Protocol
 
 from broker.call import Call, Reply
 from broker.settings import Lane
+from workers.engines.batches import BatchDoor
 
 
 class Engine(Protocol):
@@ -45,6 +46,9 @@ class Engine(Protocol):
 
     def beats(self) -> int:
         """Grows with every piece of an answer that comes in: a sign that the engine makes tokens."""
+
+    def batches(self) -> BatchDoor | None:
+        """The provider's batches; None where it has none. Raises EngineUnavailable before ``open``."""
 
     def probe(self, within_s: float) -> None:
         """Raise EngineUnavailable unless the engine makes a token within that time: an open port is no health.

@@ -11,6 +11,7 @@ from broker.call import Call, Reply
 from broker.errors import EngineUnavailable
 from broker.settings import Lane
 from workers.engines import cloud
+from workers.engines.batches import BatchDoor
 
 if TYPE_CHECKING:
     from workers.engines.messages import MessagesEndpoint
@@ -47,6 +48,11 @@ class AnthropicEngine:
 
     def beats(self) -> int:
         return self._messages.beats if self._messages else 0
+
+    def batches(self) -> BatchDoor | None:
+        if self._messages is None:
+            raise EngineUnavailable(f"lane {self._lane_name!r} is not open", mend="call open() first")
+        return self._messages.batches()
 
     def probe(self, within_s: float) -> None:
         """Nothing: its tokens are billed."""

@@ -9,7 +9,8 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 import openai
 
@@ -21,6 +22,9 @@ from workers.engines.dialects import COMPATIBLE, DIALECTS, Dialect
 from workers.engines.quota import quota
 from workers.engines.streamed import CONNECT_S, Answer, Calling, ended_early, malformed, reading, text_of
 from workers.engines.watch import watched
+
+if TYPE_CHECKING:
+    from workers.engines.chat_batches import ChatBatches
 
 for _name in ("openai", "httpx2"):
     logging.getLogger(_name).setLevel(logging.WARNING)  # at DEBUG every prompt, at INFO a line for every call
@@ -72,6 +76,13 @@ class ChatEndpoint:
 
     def close(self) -> None:
         self._client.close()
+
+    def batches(self) -> ChatBatches:
+        batches = import_module("workers.engines.chat_batches")
+        door: ChatBatches = batches.ChatBatches(
+            self._client, self._lane_name, self._model, self._key, self._dialect
+        )
+        return door
 
     def call(self, call: Call, cancelled: Callable[[], bool]) -> Reply:
         constraint = self._dialect.constrain(call)
@@ -164,6 +175,15 @@ def take(answer: Answer, chunk: Any) -> bool:
         _take_delta(answer, choice.get("delta") or {})
         answer.finish = text_of(choice, "finish_reason") or answer.finish
     return bool(choices)
+
+
+def take_whole(answer: Answer, body: Any) -> None:
+    """An answer that came in one piece. Raises as ``take`` does, and IndexError where it has no choice."""
+    answer.model = text_of(body, "model")
+    choice = body["choices"][0]
+    _take_delta(answer, choice["message"])
+    answer.usage = normalised(body["usage"])
+    answer.finish = text_of(choice, "finish_reason")
 
 
 def _take_delta(answer: Answer, delta: Any) -> None:

@@ -40,7 +40,8 @@ class Dialect:
     ``max_tokens`` is the name of that field, ``seed`` whether there is one. ``fixed_sampling`` finds the models that
     refuse a temperature. ``priority`` gives the request's fields for a ``Call.priority``, None where there is no such
     thing. ``with_tools`` are fields that go along where tools are on offer or were used, ``past_call`` what an earlier
-    tool call carries besides. ``statuses`` are HTTP statuses that mean something else here than elsewhere.
+    tool call carries besides. ``statuses`` are HTTP statuses that mean something else here than elsewhere. ``batches``:
+    it takes files of calls as OpenAI does.
     """
 
     schema: Callable[[Schema], Constraint] = json_schema
@@ -54,6 +55,7 @@ class Dialect:
     with_tools: Mapping[str, Any] = field(default_factory=dict)
     past_call: Mapping[str, Any] = field(default_factory=dict)
     statuses: Mapping[int, type[EngineError]] = field(default_factory=dict)
+    batches: bool = False
 
     def constrain(self, call: Call) -> Constraint:
         """How this endpoint is told of the call's tools, or of the form of its answer, or of both."""
@@ -82,6 +84,7 @@ DIALECTS: dict[str, Dialect] = {
         form_beside_tools=True,
         max_tokens="max_completion_tokens",
         fixed_sampling=re.compile(r"^(ft:)?(o\d|gpt-([5-9]|\d\d))"),
+        batches=True,
     ),
     # docs.vllm.ai, OpenAI-compatible server: with --scheduling-policy priority the lowest number goes first.
     "vllm": Dialect(choices=vllm_choice, priority=lambda priority: {"priority": -priority}),

@@ -73,6 +73,9 @@ class LlamaCppEngine:
     def beats(self) -> int:
         return sum(chat.beats for chat in self._chats)
 
+    def batches(self) -> None:
+        """None: what it is called with at once already runs as one batch."""
+
     def probe(self, within_s: float) -> None:
         served = self._served
         if served is None or not works(served.door, within_s):

@@ -10,7 +10,8 @@ import json
 import logging
 import time
 from collections.abc import Callable, Mapping
-from typing import Any
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 import anthropic
 
@@ -21,6 +22,9 @@ from workers.engines.messages_request import FORCED_ANSWER, Cache, request
 from workers.engines.quota import quota
 from workers.engines.streamed import CONNECT_S, Answer, Calling, ended_early, malformed, reading, text_of
 from workers.engines.watch import watched
+
+if TYPE_CHECKING:
+    from workers.engines.messages_batches import MessagesBatches
 
 for _name in ("anthropic", "httpx2"):
     logging.getLogger(_name).setLevel(logging.WARNING)  # at DEBUG every prompt, at INFO a line for every call
@@ -60,6 +64,13 @@ class MessagesEndpoint:
 
     def close(self) -> None:
         self._client.close()
+
+    def batches(self) -> MessagesBatches:
+        batches = import_module("workers.engines.messages_batches")
+        door: MessagesBatches = batches.MessagesBatches(
+            self._client, self._lane_name, self._model, self._key, self._cache, self._shots
+        )
+        return door
 
     def call(self, call: Call, cancelled: Callable[[], bool]) -> Reply:
         body, read = request(self._model, call, cache=self._cache, shots=self._shots)

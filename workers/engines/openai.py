@@ -11,7 +11,8 @@ from broker.call import Call, Reply
 from broker.errors import EngineUnavailable
 from broker.settings import Lane
 from workers.engines import cloud
-from workers.engines.dialects import DIALECTS, spoken_at
+from workers.engines.batches import BatchDoor
+from workers.engines.dialects import DIALECTS, Dialect, spoken_at
 
 if TYPE_CHECKING:
     from workers.engines.chat import ChatEndpoint
@@ -35,7 +36,7 @@ class OpenAIEngine:
             self.check()
             lane, name = self._lane, self._lane_name
             base_url = lane.base_url or OPENAI_URL
-            dialect = DIALECTS[lane.dialect or spoken_at(base_url)]
+            dialect = self._dialect()
             chat = import_module("workers.engines.chat")
             self._chat = chat.ChatEndpoint(
                 name, base_url, cloud.api_key(name, lane), lane.model, dialect=dialect
@@ -48,6 +49,14 @@ class OpenAIEngine:
 
     def beats(self) -> int:
         return self._chat.beats if self._chat else 0
+
+    def batches(self) -> BatchDoor | None:
+        if self._chat is None:
+            raise EngineUnavailable(f"lane {self._lane_name!r} is not open", mend="call open() first")
+        return self._chat.batches() if self._dialect().batches else None
+
+    def _dialect(self) -> Dialect:
+        return DIALECTS[self._lane.dialect or spoken_at(self._lane.base_url or OPENAI_URL)]
 
     def probe(self, within_s: float) -> None:
         """Nothing: its tokens are billed."""

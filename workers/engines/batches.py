@@ -1,0 +1,65 @@
+"""The batch seam: a provider that takes many calls as one file, at a discount, and answers within a day.
+
+An engine that has it gives a ``BatchDoor``; ``tests/conformance/test_batches.py`` runs over all of them. What becomes
+of the tasks is ``workers/batch.py``'s.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from broker.call import Call, Reply
+from broker.errors import EngineError
+
+#: How long one request about a batch may take, an upload of all its lines included.
+ASK_S = 600.0
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """How a batch stands with its provider. ``ended``: no line of it will be answered any more. ``refused`` is why the
+    provider took none of it, "" where it did."""
+
+    ended: bool
+    answered: int
+    refused: str = ""
+
+
+class BatchDoor(Protocol):
+    """One provider's batches. Every method but ``line`` and ``read`` asks the provider and raises EngineError."""
+
+    line_limit: int
+    bytes_limit: int
+
+    def line(self, line_id: str, call: Call) -> bytes:
+        """The call as a line of the file, its end included. ``line_id``: at most 64 of A-Z a-z 0-9 _ -.
+
+        Raises CallRejected for what the provider has no form for.
+        """
+
+    def send(self, name: str, path: Path, lines: int) -> str:
+        """Hand in the file; gives the provider's id. ``name`` is ours, by which ``find`` knows it again."""
+
+    def find(self, name: str, lines: int, since_s: float, known: frozenset[str]) -> str | None:
+        """The provider's id of a batch that was sent without its answer having come; None where it has none.
+
+        ``since_s``: seconds since the epoch; nothing older is meant. ``known`` are ids of other batches.
+        """
+
+    def standing(self, provider_id: str) -> Standing: ...
+
+    def results(self, provider_id: str) -> Iterator[tuple[str, Any]]:
+        """Of each line that was worked on, in any order, its id and the provider's words. A line that expired or was
+        cancelled before its turn is not among them."""
+
+    def read(self, result: Any, call: Call) -> Reply | EngineError:
+        """The provider's words about one line, as the answer to the call or the error that it came to."""
+
+    def cancel(self, provider_id: str) -> None:
+        """Have no further line worked on. What was answered stays."""
+
+    def forget(self, provider_id: str) -> None:
+        """All is read: the provider may delete its files."""
