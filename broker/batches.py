@@ -18,7 +18,7 @@ from broker.errors import RedisUnavailable
 from broker.store import Store, ask
 from broker.task import new_task_id
 
-LOCK_S = 60
+LOCK_LEASES = 4  # a batch is not taken from a process that was only slow
 PAGE = 500
 #: open: being filled, nothing has left. sending: it may be with the provider or not. sent: the provider gave it an id.
 #: lost: it was not found there; its tasks went on, with their calls booked at the worst case, which a find corrects.
@@ -133,24 +133,25 @@ class BatchBook:
 
 
 class Lock:
-    """Held by a thread of its own; runs out when its process has been still for a minute."""
+    """Held by a thread of its own; runs out when its process has been still for several leases."""
 
     def __init__(self, book: BatchBook, key: str) -> None:
         self._client, self._key, self._token = book.client, key, os.urandom(12).hex()
+        self._ms = round(book.store.fleet.lease_s * LOCK_LEASES * 1000)
         self._script = self._client.register_script(_RENEW)
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._keep, name="batch-lock", daemon=True)
         self._lost = False
 
     def take(self) -> bool:
-        taken = bool(ask(lambda: self._client.set(self._key, self._token, nx=True, ex=LOCK_S)))
+        taken = bool(ask(lambda: self._client.set(self._key, self._token, nx=True, px=self._ms)))
         if taken:
             self._thread.start()
         return taken
 
     def held(self) -> bool:
         """False: it ran out, and another process may be at work."""
-        return not self._lost and self._renew(LOCK_S)
+        return not self._lost and self._renew(self._ms)
 
     def give_back(self) -> None:
         self._ended.set()
@@ -159,17 +160,17 @@ class Lock:
             self._renew(0)
 
     def _keep(self) -> None:
-        while not self._ended.wait(LOCK_S / 4):
+        while not self._ended.wait(self._ms / 4000):
             with suppress(RedisUnavailable):
-                self._lost = self._lost or not self._renew(LOCK_S)
+                self._lost = self._lost or not self._renew(self._ms)
 
-    def _renew(self, seconds: int) -> bool:
-        return bool(ask(lambda: self._script(keys=[self._key], args=[self._token, seconds])))
+    def _renew(self, ms: int) -> bool:
+        return bool(ask(lambda: self._script(keys=[self._key], args=[self._token, ms])))
 
 
 _RENEW = """#!lua flags=allow-oom
 if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
-if ARGV[2] == '0' then redis.call('DEL', KEYS[1]) else redis.call('EXPIRE', KEYS[1], ARGV[2]) end
+if ARGV[2] == '0' then redis.call('DEL', KEYS[1]) else redis.call('PEXPIRE', KEYS[1], ARGV[2]) end
 return 1
 """
 

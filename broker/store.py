@@ -66,7 +66,8 @@ class Intent:
 
     ``reserved_nano`` None: no price is known. ``hard_nano`` is the task's own limit, None where it has none.
     ``endpoint`` names where it goes, "" where nobody counts; ``tokens`` is about what it will use there, ``rpm`` and
-    ``tpm`` what the configuration lets the endpoint take a minute (0: what it tells of itself).
+    ``tpm`` what the configuration lets the endpoint take a minute (0: what it tells of itself). ``batch`` and ``line``:
+    the provider batch that the call goes into, and under which line; "" for a call that is made now.
     """
 
     claim: Claim
@@ -78,6 +79,8 @@ class Intent:
     tokens: int = 0
     rpm: int = 0
     tpm: int = 0
+    batch: str = ""
+    line: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +128,7 @@ class Record:
     """All that is known of a task. Times in microseconds of Redis's clock, None where it has not come to that.
 
     ``since_us`` is when it came to where it is: into its queue, or to a person. ``raised`` are limits other than money
-    that an operator gave it.
+    that an operator gave it, ``batch`` is the provider batch that holds it, "" for none.
     """
 
     task: Task
@@ -141,6 +144,7 @@ class Record:
     finished_us: int | None
     since_us: int
     raised: Mapping[str, Any]
+    batch: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -240,7 +244,7 @@ class Store:
             name: client.register_script(f"{_flags(name)}\n{prelude}\n{_script(name)}")
             for name in (
                 "submit", "fetch", "begin", "commit", "release", "keep", "cancel", "watch", "note", "replay", "drop",
-                "note_down", "resume", "heard", "join",
+                "note_down", "resume", "heard",
             )
         }  # fmt: skip
         # Each caller packs its own rows, so that one that cannot be packed fails alone and not its whole group.
@@ -343,11 +347,6 @@ class Store:
             claims.append(self._claim(fields, queue, int(enqueued)))
         return claims
 
-    def join(self, batch: str, lines: Sequence[tuple[Claim, str]]) -> set[str]:
-        """Put claims whose calls are recorded into a batch, each under its line. The lines that were taken in."""
-        rows = [[claim.ref, str(claim.epoch), line] for claim, line in lines]
-        return {line.decode() for line in self._call("join", batch, _pack(rows))}
-
     def _claim(self, row: list[bytes], queue: str, now_us: int) -> Claim | None:
         ref, epoch, body, progress, submitted, enqueued, cost, waited, raised = row
         try:
@@ -394,6 +393,8 @@ class Store:
                 one.tokens,
                 one.rpm,
                 one.tpm,
+                one.batch,
+                one.line,
             ]
             for one in intents
         ]
@@ -810,6 +811,7 @@ def _record(ref: str, row: dict[bytes, bytes]) -> Record:
         int(row[b"finished"]) if b"finished" in row else None,
         int(row[b"enqueued"]),
         msgpack.unpackb(row[b"raised"]) if b"raised" in row else {},
+        row.get(b"batch", b"").decode(),
     )
 
 

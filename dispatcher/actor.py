@@ -15,9 +15,9 @@ from broker.settings import Settings, load
 from broker.sights import Sights
 from broker.store import Move, Store
 from broker.tariff import cpu_price
-from broker.task import BATCH, DISPATCH, MODES, Claim, lane_queue
+from broker.task import DISPATCH, Claim
 from dispatcher.availability import unavailable
-from dispatcher.batching import Places
+from dispatcher.batching import Places, queues_of
 from dispatcher.classify import Classified, Classifier
 from dispatcher.embedding import embedder
 from dispatcher.gates import gates_of
@@ -57,8 +57,8 @@ class Dispatcher:
         away = unavailable(self.settings, self.sights.lanes(), self.sights.watched_s())
         places = self._places()
         for lane, reason in away.items():
-            for mode in (*MODES, BATCH) if self.settings.lanes[lane].batches else MODES:
-                claims = self.store.fetch(lane_queue(lane, mode), TASKS_A_MESSAGE, idle=True).claims
+            for queue in queues_of(lane, self.settings.lanes[lane]).values():
+                claims = self.store.fetch(queue, TASKS_A_MESSAGE, idle=True).claims
                 if claims:
                     why = f"{lane}: {reason}"
                     self.store.commit([self._onward(claim, why, away, places) for claim in claims])

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from broker.prices import PPM, TokenPrice
 from broker.settings import Lane
 from broker.tariff import price_of
-from broker.task import BATCH, Claim, lane_queue
+from broker.task import BATCH, MODES, Claim, lane_queue
 
 US_PER_S = 1_000_000
 
@@ -81,6 +81,11 @@ class Places:
 def _batch_ppm(name: str, lane: Lane, day: str) -> int:
     price = price_of(name, lane.doors()[0], day)
     return price.batch_ppm if isinstance(price, TokenPrice) else PPM
+
+
+def queues_of(name: str, lane: Lane) -> dict[str, str]:
+    """The lane's queues by mode, its pool among them where it has one."""
+    return {mode: lane_queue(name, mode) for mode in ((*MODES, BATCH) if lane.batches else MODES)}
 
 
 def fill_ready(waiting: int, waited_s: float, lane: Lane) -> bool:

@@ -117,30 +117,30 @@ class Batcher:
 
     def _handful(self, batch: Batch, claims: Sequence[Claim], file: IO[bytes]) -> Batch:
         jobs, moves = self.jobs.prepare(claims, batch=True)
-        words = self.store.begin([self.jobs.intent(job) for job in jobs]) if jobs else []
         lines: dict[str, tuple[Job, bytes]] = {}
-        for job, word in zip(jobs, words, strict=True):
-            if word == "cancel":
-                moves.append(Move(job.claim, "cancelled", job.claim.progress))
-            elif word != "go" and word != "lost":
-                moves.append(self.jobs.refused(job, parse_refusal(word)))
-            elif word == "go":
-                name = line_id(job.claim)
-                try:
-                    lines[name] = (job, self.door.line(name, job.call))
-                except CallRejected as error:
-                    now_us = self.store.now_us()
-                    moves.append(self.jobs.settled(job, error, now_us, now_us))
-        self.store.commit(moves)
-        joined = self.store.join(batch.id, [(job.claim, name) for name, (job, _) in lines.items()])
-        file.writelines(line for name, (_, line) in lines.items() if name in joined)
-        deadlines = [
-            job.claim.submitted_us + job.claim.waited_us + round(job.claim.task.deadline_s * MICRO)
-            for name, (job, _) in lines.items()
-            if name in joined and job.claim.task.deadline_s is not None
+        for job in jobs:
+            name = line_id(job.claim)
+            try:
+                lines[name] = (job, self.door.line(name, job.call))
+            except CallRejected as error:
+                now_us = self.store.now_us()
+                moves.append(self.jobs.settled(job, error, now_us, now_us))
+        intents = [
+            replace(self.jobs.intent(job), batch=batch.id, line=name) for name, (job, _) in lines.items()
         ]
-        due_us = min([*deadlines, *([] if batch.due_us is None else [batch.due_us])], default=None)
-        return replace(batch, lines=batch.lines + len(joined), due_us=due_us)
+        words = self.store.begin(intents) if intents else []
+        joined = []
+        for (job, line), word in zip(lines.values(), words, strict=True):
+            if word == "go":
+                file.write(line)
+                joined.append(job.claim)
+            elif word == "cancel":
+                moves.append(Move(job.claim, "cancelled", job.claim.progress))
+            elif word != "lost":
+                moves.append(self.jobs.refused(job, parse_refusal(word)))
+        self.store.commit(moves)
+        deadlines = [due for due in (batch.due_us, *map(_due_us, joined)) if due is not None]
+        return replace(batch, lines=batch.lines + len(joined), due_us=min(deadlines, default=None))
 
     def _send(self, batch: Batch, path: Path) -> None:
         batch = replace(batch, state="sending", since_us=self.store.now_us())
@@ -296,6 +296,13 @@ class Batcher:
         self.store.commit(moves)
         self.book.settled(batch, done)
         return len(moves), len(mine) - len(done)
+
+
+def _due_us(claim: Claim) -> int | None:
+    """When its deadline is, on Redis's clock."""
+    if claim.task.deadline_s is None:
+        return None
+    return claim.submitted_us + claim.waited_us + round(claim.task.deadline_s * MICRO)
 
 
 def line_id(claim: Claim) -> str:

@@ -1,13 +1,15 @@
--- ARGV[1] = [[ref, epoch, worst case, fact, scopes, hard limit, endpoint, tokens, rpm, tpm], …]: the worst case is reserved in every scope or in none,
+-- ARGV[1] = [[ref, epoch, worst case, fact, scopes, hard limit, endpoint, tokens, rpm, tpm,
+-- batch, line], …]: the worst case is reserved in every scope or in none,
 -- and the intent recorded, before the call leaves. A worst case below 0 is an unknown price, a hard limit below 0 is none.
 -- One word a task: go, lost (another holds it now), cancel, or why it must not leave: over|scope|period|left,
 -- killed|scope, closed|scope|period, unpriced|scope|period, busy|microseconds|1 for its failures (its endpoint takes no call
--- before that; an endpoint of '' takes all).
+-- before that; an endpoint of '' takes all). A call of a batch is from now on that batch's, under its line, and no lease
+-- holds it: it is in place as long as the batch is there.
 local now = clock()
 local day = day_of(now)
 local words = {}
 for i, item in ipairs(cmsgpack.unpack(ARGV[1])) do
-  local ref, epoch, worst, fact, scopes, hard, endpoint, tokens, rpm, tpm = unpack(item)
+  local ref, epoch, worst, fact, scopes, hard, endpoint, tokens, rpm, tpm, batch, line = unpack(item)
   local key = task_key(ref)
   local h = redis.call('HMGET', key, 'epoch', 'done', 'cancel', 'call', 'starts', 'started', 'cost', 'hard', 'human')
   if h[1] ~= epoch or h[2] == epoch then
@@ -34,6 +36,11 @@ for i, item in ipairs(cmsgpack.unpack(ARGV[1])) do
       hold(day, scopes, worst)
       redis.call('HSET', key, 'status', 'running', 'reserved', text(worst), 'held', day, 'scopes', scopes, 'call', fact,
         'starts', text(tonumber(h[5] or '0') + 1), 'started', h[6] or text(now))
+      if batch ~= '' then
+        redis.call('HSET', key, 'batch', batch)
+        redis.call('HSET', P .. 'batch:' .. batch .. ':lines', line, ref .. '|' .. epoch)
+        remove(P .. 'leases', ref)
+      end
     end
   end
 end

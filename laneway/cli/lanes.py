@@ -13,15 +13,17 @@ import click
 
 from accounting.ledger import open_store
 from broker import keys
+from broker.batches import BatchBook
 from broker.connect import connect
 from broker.errors import EngineUnavailable
 from broker.prices import HardwarePrice, Price, TokenPrice
 from broker.settings import Lane, Settings, load, secret
 from broker.sights import Sights
-from broker.store import QueueState, Seen, Store, ask
+from broker.store import MICRO, QueueState, Seen, Store, ask
 from broker.tariff import price_of
-from broker.task import DISPATCH, MODES, lane_queue
+from broker.task import DISPATCH
 from dispatcher.availability import needs_key, unavailable
+from dispatcher.batching import queues_of
 from laneway.cli.output import emit, json_option, say, span, table
 from laneway.cli.recent import verdicts
 from workers.endpoints import Endpoints
@@ -64,8 +66,8 @@ def lane_rows(settings: Settings, store: Store) -> list[dict[str, Any]]:
             **_nodes(seen.get(name)),
             "available": name not in away,
             "reason": away.get(name, ""),
-            "queues": {mode: _depths(states[lane_queue(name, mode)]) for mode in MODES},
-            "in_flight": sum(states[lane_queue(name, mode)].in_flight for mode in MODES),
+            "queues": {mode: _depths(states[queue]) for mode, queue in queues_of(name, lane).items()},
+            "in_flight": sum(states[queue].in_flight for queue in queues_of(name, lane).values()),
             "recent": dict(sorted(latest.get(name, Counter()).items())),
         }
         for name, lane in settings.lanes.items()
@@ -80,7 +82,8 @@ def _nodes(seen: Seen | None) -> dict[str, Any]:
 
 
 def _queue_names(settings: Settings) -> list[str]:
-    return [DISPATCH, *(lane_queue(name, mode) for name in settings.lanes for mode in MODES)]
+    lanes = settings.lanes.items()
+    return [DISPATCH, *(queue for name, lane in lanes for queue in queues_of(name, lane).values())]
 
 
 def _depths(state: QueueState) -> dict[str, Any]:
@@ -185,16 +188,17 @@ def _waiting(state: Mapping[str, Any]) -> str:
 @click.command()
 @json_option
 def queues(as_json: bool) -> None:
-    """Each queue: what waits, what is in hand, and for how long.
+    """Each queue and batch: what waits, what is in hand, and for how long.
 
-    `later` waits for a retry's time; `suspects` took their worker along before and are handed out alone.
+    `later` waits for a retry's time; `suspects` took their worker along before and are handed out alone. A queue that
+    ends in `batch` is a pool: what waits for a provider's next batch.
     """
     settings = load()
     store = connect(settings)
     states = store.queues(_queue_names(settings))
     totals = _totals(store)
     if as_json:
-        emit({"queues": [asdict(state) for state in states], **totals})
+        emit({"queues": [asdict(state) for state in states], "batches": batch_rows(store), **totals})
         return
     table(
         ("queue", "waits", "later", "suspects", "in hand", "oldest"),
@@ -211,9 +215,43 @@ def queues(as_json: bool) -> None:
         ),
         right=("waits", "later", "suspects", "in hand", "oldest"),
     )
+    if batches := batch_rows(store):
+        table(
+            ("batch", "lane", "state", "lines", "left", "for", "at the provider"),
+            (
+                (
+                    row["id"],
+                    row["lane"],
+                    row["state"],
+                    str(row["lines"]),
+                    str(row["left"]),
+                    span(row["age_s"]),
+                    row["provider_id"] or "-",
+                )
+                for row in batches
+            ),
+            right=("lines", "left", "for"),
+        )
     say(
         f"{totals['open']} tasks are under way, {totals['parked']} wait for a person, {totals['dead']} dead letters"
     )
+
+
+def batch_rows(store: Store) -> list[dict[str, Any]]:
+    """The provider batches that are not done with; ``left`` are lines that are not settled."""
+    book = BatchBook(store)
+    return [
+        {
+            "id": batch.id,
+            "lane": batch.lane,
+            "state": "stopping" if batch.cancelled else batch.state,
+            "lines": batch.lines,
+            "left": book.count_left(batch),
+            "age_s": max(0, store.now_us() - batch.since_us) / MICRO,
+            "provider_id": batch.provider_id,
+        }
+        for batch in book.all()
+    ]
 
 
 def _totals(store: Store) -> dict[str, int]:

@@ -115,9 +115,12 @@ def _now(record: Record) -> dict[str, Any]:
         "running": f"in hand, taken from queue {record.queue}",
         "parked": "waits for a person",
     }
+    if record.batch:
+        places["running"] = f"in batch {record.batch} of lane {record.progress.lane}"
     return {
         "where": places.get(record.status, "ended"),
         "queue": record.queue if record.status in ("queued", "running") else None,
+        "batch": record.batch or None,
         "claims": record.epoch,
         "started_at": moment(record.started_us),
         "finished_at": moment(record.finished_us) if record.status in TERMINAL else None,

@@ -1,0 +1,503 @@
+"""A lane's provider batches over a real Redis and a real socket: what joins, is settled, and survives a crash."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+
+from accounting.fold import fold
+from broker import keys
+from broker.batches import BatchBook
+from broker.events import decode_entry
+from broker.hands import Hands
+from broker.settings import Settings, parse
+from broker.store import Record, Store
+from broker.task import DISPATCH, Task
+from dispatcher.actor import Dispatcher
+from dispatcher.classify import Classifier
+from dispatcher.embedding import HashEmbedder
+from laneway.cli.lanes import batch_rows
+from laneway.cli.story import story
+from tests.batch_provider import BatchProvider, batch_provider
+from workers import batch as batches
+from workers.batch import Batcher
+from workers.endpoints import Endpoints
+from workers.engines import Engine
+from workers.jobs import Jobs
+
+#: 10 tokens in at $1 and 100 out at $2 a million, at half price.
+LINE_NANO = (10 * 1 + 100 * 2) * 1000 // 2
+TOML = """
+[fleet]
+lease_s = 0.3
+cpu_usd_per_hour = "0"
+max_starts = 9
+
+[lanes.midtier]
+engine = "openai"
+model = "m"
+base_url = "URL/v1"
+dialect = "openai"
+max_tokens = 200
+price = { input_mtok = "1", output_mtok = "2", batch_discount = "0.5" }
+batches = true
+batch_fill_s = 0
+
+[types.general]
+chain = ["midtier", "human"]
+"""
+CLAUDE = (
+    TOML.replace('"openai"\nmodel', '"anthropic"\nmodel')
+    .replace("URL/v1", "URL")
+    .replace('dialect = "openai"\n', "")
+)
+
+
+OPEN: list[Engine] = []
+
+
+@pytest.fixture
+def provider() -> Iterator[BatchProvider]:
+    with batch_provider() as provider:
+        yield provider
+        while OPEN:
+            OPEN.pop().close()
+
+
+class Node:
+    """One process of the lane, worked by hand; ``anew`` is the next one, after its death."""
+
+    def __init__(
+        self,
+        toml: str,
+        client: redis.Redis,
+        folder: Path,
+        provider: BatchProvider,
+        endpoints: Endpoints | None = None,
+    ) -> None:
+        self.toml, self.client, self.folder, self.provider = toml, client, folder, provider
+        self.settings: Settings = parse(toml.replace("URL", provider.url), folder=folder)
+        self.store = Store(client, self.settings.fleet)
+        self.store.declare_limits(self.settings.budgets)
+        if endpoints is None:
+            endpoints = Endpoints.build("midtier", self.settings.lanes["midtier"], folder)
+            endpoints.open()
+            OPEN.append(endpoints.first.engine)
+        self.jobs = Jobs("midtier", self.settings, self.store, endpoints, Hands())
+        door = endpoints.first.engine.batches()
+        assert door is not None
+        self.batcher = Batcher(self.jobs, door, folder / "batches")
+        self.book = BatchBook(self.store)
+
+    def anew(self) -> Node:
+        """The locks of the dead have run out; only the connections to the provider are still good."""
+        locks: Any = self.client.keys("laneway:batch:*:lock")
+        if locks:
+            self.client.delete(*locks)
+        return Node(self.toml, self.client, self.folder, self.provider, self.jobs.endpoints)
+
+    def submit(self, *prompts: str, mode: str = "async", **more: Any) -> None:
+        at = int(self.client.incrby("at", len(prompts))) - len(prompts) + 1
+        tasks = [
+            Task(f"t{at + n}", "acme", ({"role": "user", "content": prompt},), mode=mode, **more)
+            for n, prompt in enumerate(prompts)
+        ]
+        self.store.submit(tasks)
+        self.dispatch()
+
+    def dispatch(self) -> None:
+        classifier = Classifier.build(self.settings, HashEmbedder())
+        if claims := self.store.fetch(DISPATCH, 100, idle=True).claims:
+            Dispatcher(self.settings, self.store, classifier).work(claims)
+
+    def tick(self) -> None:
+        """A round of everything that a node does by the clock."""
+        self.batcher.send()
+        self.batcher.look()
+
+    def records(self) -> dict[str, Record]:
+        found: Any = self.client.keys("laneway:task:*")
+        refs = [key.decode().removeprefix("laneway:task:") for key in found]
+        return {record.task.prompt: record for record in self.store.records(refs)}
+
+    def statuses(self) -> dict[str, str]:
+        return {prompt: record.status for prompt, record in self.records().items()}
+
+    def depth(self, name: str) -> int:
+        return self.store.waiting(f"lane-midtier-{name}")
+
+    def ledger(self) -> Any:
+        """Of each task its row and its attempts, as the nightly files have them."""
+        entries: Any = self.client.xrange(keys.EVENTS)
+        events = [event for _, entry in entries for event in decode_entry(entry[b"b"])]
+        ids = {event.task_id for event in events}
+        return [fold(event for event in events if event.task_id == one) for one in ids]
+
+    def at_rest(self) -> None:
+        """Nothing is reserved, and what is counted as spent is what the ledger has."""
+        held: Any = self.client.hgetall(keys.held_key(self.store.windows()["day"]))
+        assert {int(amount) for amount in held.values()} <= {0}
+        used: Any = self.client.hgetall(keys.used_key("total"))
+        assert int(used.get(b"fleet", 0)) == sum(one.task.cost.total for one in self.ledger())
+
+
+@pytest.fixture(params=[TOML, CLAUDE], ids=["openai", "anthropic"])
+def node(
+    request: pytest.FixtureRequest, client: redis.Redis, tmp_path: Path, provider: BatchProvider
+) -> Node:
+    return Node(request.param, client, tmp_path, provider)
+
+
+def test_what_waits_is_sent_together_and_settled_at_the_batch_price(node: Node) -> None:
+    node.submit("a", "b", "c")
+    assert node.depth("batch") == 3
+    node.tick()
+    (batch,) = node.provider.batches.values()
+    assert len(batch.lines) == 3
+    assert node.statuses() == {"a": "succeeded", "b": "succeeded", "c": "succeeded"}
+    for one in node.ledger():
+        (call,) = [row for row in one.attempts if row.is_call]
+        assert (call.batch, call.cost_nano, call.settled, call.model) == (True, LINE_NANO, True, "the-model")
+        assert one.task.batch
+    assert node.book.all() == []
+    assert node.provider.forgotten
+    node.at_rest()
+
+
+def test_a_task_goes_where_its_deadline_leaves_time(node: Node) -> None:
+    node.submit("no deadline")
+    node.submit("tomorrow", deadline_s=86_400)
+    node.submit("within the hour", deadline_s=1800)
+    node.submit("at once", deadline_s=300)
+    node.submit("somebody waits", mode="sync", deadline_s=86_400)
+    assert (node.depth("batch"), node.depth("async"), node.depth("sync")) == (2, 1, 2)
+
+
+def test_the_earliest_deadlines_are_sent_first_and_what_is_due_overflows_to_the_sync_queue(
+    client: redis.Redis, tmp_path: Path, provider: BatchProvider
+) -> None:
+    one_a_batch = TOML + "\n"
+    node = Node(
+        one_a_batch.replace("batch_fill_s = 0", "batch_fill_s = 0\nbatch_lines = 2"),
+        client,
+        tmp_path,
+        provider,
+    )
+    provider.ended = False
+    for prompt, hours in (("late", 9), ("none", None), ("soon", 2), ("sooner", 1.5)):
+        node.submit(prompt, **({} if hours is None else {"deadline_s": hours * 3600}))
+    node.submit("due", deadline_s=3700)
+    due = next(key for key in client.zrange("laneway:queue:lane-midtier-batch", 0, 0))
+    client.zadd("laneway:queue:lane-midtier-batch", {due: node.store.now_us() + 1})
+    node.batcher.send()
+    assert [json_prompt(body) for _, body in provider.batches["batch_1"].lines] == ["sooner", "soon"]
+    assert node.depth("sync") == 1
+    node.batcher.send()
+    assert [json_prompt(body) for _, body in provider.batches["batch_2"].lines] == ["late", "none"]
+
+
+def json_prompt(body: dict[str, Any]) -> str:
+    return str(body["messages"][-1]["content"])
+
+
+def test_a_batch_is_sent_when_enough_waits_or_some_for_long_enough(
+    client: redis.Redis, tmp_path: Path, provider: BatchProvider
+) -> None:
+    toml = TOML.replace("batch_fill_s = 0", "batch_fill_s = 300\nbatch_lines = 3")
+    node = Node(toml, client, tmp_path, provider)
+    node.submit("a", "b")
+    node.batcher.send()
+    assert provider.batches == {}
+    node.submit("c")
+    node.batcher.send()
+    assert len(provider.batches["batch_1"].lines) == 3
+
+
+def test_lines_that_were_not_worked_on_go_back_and_cost_nothing(node: Node) -> None:
+    node.provider.expire = "late"
+    node.submit("a", "late")
+    node.tick()
+    assert node.statuses() == {"a": "succeeded", "late": "queued"}
+    assert node.records()["late"].cost_nano == 0
+    node.at_rest()
+    node.provider.expire = ""
+    node.tick()
+    assert node.statuses()["late"] == "succeeded"
+    assert node.records()["late"].cost_nano == LINE_NANO
+    node.at_rest()
+
+
+def test_what_no_batch_ever_comes_to_is_called_for_singly(node: Node) -> None:
+    node.provider.expire = "late"
+    node.submit("late")
+    for _ in range(3):
+        assert (node.depth("batch"), node.depth("async")) == (1, 0)
+        node.tick()
+    assert (node.depth("batch"), node.depth("async")) == (0, 1)
+    node.at_rest()
+
+
+def test_a_line_that_failed_climbs_and_costs_nothing(node: Node) -> None:
+    node.provider.fail = "long"
+    node.submit("a", "long")
+    node.tick()
+    assert node.statuses() == {"a": "succeeded", "long": "parked"}
+    assert node.records()["long"].progress.attempts[0].failure == "context_overflow"
+    assert node.records()["long"].cost_nano == 0
+    node.at_rest()
+
+
+def test_lines_that_come_twice_or_from_strangers_are_settled_once(node: Node) -> None:
+    node.provider.twice, node.provider.strangers = "[ab]", 3
+    node.submit("a", "b", "c")
+    node.tick()
+    assert set(node.statuses().values()) == {"succeeded"}
+    assert sum(one.task.cost.total for one in node.ledger()) == 3 * LINE_NANO
+    node.at_rest()
+
+
+def test_looking_again_and_again_bills_nothing(node: Node) -> None:
+    node.provider.ended = False
+    node.submit("a")
+    for _ in range(5):
+        node.tick()
+    assert node.statuses() == {"a": "running"}
+    assert node.records()["a"].cost_nano == 0
+    node.provider.ended = True
+    for _ in range(3):
+        node.tick()
+    assert node.records()["a"].cost_nano == LINE_NANO
+    node.at_rest()
+
+
+def test_a_task_in_a_batch_is_in_place_though_no_lease_holds_it(node: Node, client: redis.Redis) -> None:
+    node.provider.ended = False
+    node.submit("a")
+    node.tick()
+    client.zadd(keys.OPEN, {"acme/t1": 0})
+    client.delete("laneway:sweeping")
+    kept = node.store.keep([], [])
+    assert (kept.recovered, kept.replaced) == (0, 0)
+    node.provider.ended = True
+    node.tick()
+    assert node.statuses() == {"a": "succeeded"}
+
+
+def test_operators_see_what_is_in_a_batch(node: Node) -> None:
+    node.provider.ended = False
+    node.submit("a", "b")
+    node.tick()
+    (row,) = batch_rows(node.store)
+    assert (row["lane"], row["state"], row["lines"], row["left"]) == ("midtier", "sent", 2, 2)
+    assert row["provider_id"] == "batch_1"
+    now = story(node.records()["a"])["now"]
+    assert (now["batch"], now["where"]) == (row["id"], f"in batch {row['id']} of lane midtier")
+
+
+def test_a_cancelled_task_in_a_batch_ends_when_its_line_is_settled_and_its_cost_is_booked(node: Node) -> None:
+    node.provider.ended = False
+    node.submit("a")
+    node.tick()
+    assert node.store.cancel("acme/t1") == "cancelling"
+    node.provider.ended = True
+    node.tick()
+    assert node.statuses() == {"a": "cancelled"}
+    assert node.records()["a"].cost_nano == LINE_NANO
+    node.at_rest()
+
+
+def test_near_a_deadline_the_batch_is_stopped_and_the_rest_is_called_for_singly(
+    node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    node.provider.ended = False
+    node.submit("a", deadline_s=3700)
+    node.submit("b")
+    node.tick()
+    assert not node.provider.batches["batch_1"].cancelled
+    (batch,) = node.book.all()
+    node.book.write(type(batch)(**{**_row(batch), "due_us": node.store.now_us() + 60_000_000}))
+    node.batcher.look()
+    assert node.provider.batches["batch_1"].cancelled
+    node.batcher.look()
+    assert set(node.statuses().values()) == {"queued"}
+    assert node.book.all() == []
+    node.at_rest()
+
+
+def _row(batch: Any) -> dict[str, Any]:
+    return {name: getattr(batch, name) for name in batch.__dataclass_fields__}
+
+
+def test_a_batch_under_a_budget_takes_in_what_fits_at_the_batch_price(
+    client: redis.Redis, tmp_path: Path, provider: BatchProvider
+) -> None:
+    worst = Node(TOML, client, tmp_path, provider)
+    worst.submit("probe a")
+    (job,), _ = worst.jobs.prepare(worst.store.fetch("lane-midtier-batch", 1, idle=True).claims, batch=True)
+    (single,), _ = worst.jobs.prepare([job.claim])
+    assert job.worst_nano is not None
+    assert single.worst_nano is not None
+    assert job.worst_nano == -(-single.worst_nano // 2)
+    client.flushall()
+    limit = f"{2.5 * job.worst_nano / 1e9:.9f}"
+    node = Node(
+        TOML + f'\n[[budgets]]\nscope = "fleet"\nperiod = "total"\nusd = "{limit}"\n',
+        client,
+        tmp_path,
+        provider,
+    )
+    node.submit("probe a", "probe b", "probe c")
+    node.batcher.send()
+    assert len(provider.batches["batch_1"].lines) == 2
+    assert Counter(node.statuses().values()) == {"running": 2, "budget_exceeded": 1}
+    node.batcher.look()
+    node.at_rest()
+
+
+def test_a_provider_that_takes_nothing_gets_its_tasks_singly(
+    client: redis.Redis, tmp_path: Path, provider: BatchProvider
+) -> None:
+    node = Node(TOML, client, tmp_path, provider)
+    provider.refuse = "token_limit_exceeded"
+    node.submit("a", "b")
+    node.tick()
+    assert (node.depth("async"), node.book.all()) == (2, [])
+    node.at_rest()
+
+
+def test_a_key_that_is_refused_gives_everything_back(node: Node) -> None:
+    node.provider.status = 401
+    node.submit("a", "b")
+    node.tick()
+    assert (node.depth("async"), node.book.all()) == (2, [])
+    node.at_rest()
+
+
+def test_a_batch_whose_reply_was_lost_is_found_and_paid_once(node: Node) -> None:
+    node.provider.lose = ["create"]
+    node.submit("a", "b")
+    node.tick()
+    node = node.anew()
+    node.tick()
+    node.tick()
+    assert len(node.provider.batches) == 1
+    assert set(node.statuses().values()) == {"succeeded"}
+    assert sum(one.task.cost.total for one in node.ledger()) == 2 * LINE_NANO
+    node.at_rest()
+
+
+def test_a_batch_that_is_not_to_be_found_stands_unsettled_and_is_put_right_when_it_turns_up(
+    node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    node.provider.lose, node.provider.hidden, node.provider.expire = ["create"], True, "late"
+    node.submit("a", "late")
+    node.tick()
+    monkeypatch.setattr(batches, "LOST_S", 0)
+    node.batcher.look()
+    assert set(node.statuses().values()) == {"queued"}
+    assert sum(one.task.unsettled_calls for one in node.ledger()) == 2
+    assert all(record.cost_nano > LINE_NANO for record in node.records().values())
+    node.at_rest()
+
+    node.provider.hidden = False
+    for _ in range(3):
+        node.batcher.look()
+    assert node.book.all() == []
+    assert node.provider.batches["batch_1"].cancelled
+    costs = {prompt: record.cost_nano for prompt, record in node.records().items()}
+    assert costs == {"a": LINE_NANO, "late": 0}
+    assert sum(one.task.unsettled_calls for one in node.ledger()) == 0
+    node.at_rest()
+
+
+def test_answers_wait_for_a_type_that_the_configuration_has_lost(node: Node) -> None:
+    node.provider.ended = False
+    node.submit("a")
+    node.tick()
+    known = node.jobs.settings
+    node.jobs.settings = known.model_copy(update={"types": {}})
+    node.provider.ended = True
+    node.batcher.look()
+    assert node.statuses() == {"a": "running"}
+    node.jobs.settings = known
+    node.batcher.look()
+    assert node.statuses() == {"a": "succeeded"}
+    node.at_rest()
+
+
+class Death(BaseException):
+    """kill -9, as far as a process can do it to itself."""
+
+
+def fused(node: Node, after: int, *, inside: bool) -> Callable[[], int]:
+    """The node dies at its ``after``-th deed: before it, or with ``inside`` when it was done but nobody heard of it."""
+    deeds = 0
+
+    def fuse(deed: Callable[..., Any]) -> Callable[..., Any]:
+        def lit(*args: Any, **more: Any) -> Any:
+            nonlocal deeds
+            deeds += 1
+            if deeds == after and not inside:
+                raise Death
+            done = deed(*args, **more)
+            if deeds == after:
+                raise Death
+            return done
+
+        return lit
+
+    for owner, names in (
+        (node.store, ("fetch", "begin", "commit", "claims", "release")),
+        (node.book, ("write", "close", "settled", "holders")),
+        (node.batcher.door, ("send", "standing", "results", "cancel", "forget", "find")),
+    ):
+        for name in names:
+            setattr(owner, name, fuse(getattr(owner, name)))
+    return lambda: deeds
+
+
+@pytest.mark.parametrize("inside", [False, True], ids=["before", "after"])
+def test_whichever_step_a_node_dies_at_every_line_is_paid_once_and_every_task_ends(
+    node: Node, inside: bool, client: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The whole way of a batch, with a death at each of its deeds in turn, and another node going on."""
+    monkeypatch.setattr(batches, "LOST_S", 0)
+    step, steps = 0, 1
+    while step < steps:
+        step += 1
+        client.flushall()
+        node.provider.batches.clear()
+        node.provider.files.clear()
+        node.provider.expire = "late"
+        node = node.anew()
+        node.submit("a", "b", "late", "c")
+        node.book = node.batcher.book
+        deeds = fused(node, step, inside=inside)
+        try:
+            for _ in range(2):
+                node.tick()
+            steps = 0
+        except Death:
+            steps = step + 1
+        assert deeds() >= step or steps == 0
+        node.provider.expire = ""
+        for _ in range(200):
+            node = node.anew()
+            while not node.store.keep([], []).recovered and client.zcard(keys.LEASES):
+                client.delete("laneway:sweeping")
+            node.tick()
+            lost = [one for one in node.book.all() if one.state == "lost"]
+            if set(node.statuses().values()) == {"succeeded"} and node.book.all() == lost:
+                break
+        assert set(node.statuses().values()) == {"succeeded"}, f"died at step {step}"
+        calls = [row for one in node.ledger() for row in one.attempts if row.is_call]
+        paid = sum(row.cost_nano for row in calls if row.settled)
+        assert paid == node.provider.answered() * LINE_NANO, f"died at step {step}"
+        assert all(row.settled for row in calls) or lost, f"died at step {step}"
+        node.at_rest()
+    assert step > 15
