@@ -3,7 +3,7 @@
 import subprocess
 import sys
 
-ALL = ("path", "idle", "dispatch", "money", "ledger", "call")
+ALL = ("path", "idle", "dispatch", "money", "ledger", "call", "batch")
 
 
 def main() -> None:

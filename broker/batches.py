@@ -24,6 +24,9 @@ PAGE = 500
 #: lost: it was not found there; its tasks went on, with their calls booked at the worst case, which a find corrects.
 State = Literal["open", "sending", "sent", "lost"]
 
+#: A line of a batch, and whose it is: (line, (ref, epoch)).
+Holder = tuple[str, tuple[str, int]]
+
 
 @dataclass(frozen=True, slots=True)
 class Batch:
@@ -88,7 +91,7 @@ class BatchBook:
         found = ask(lambda: self.client.hmget(keys.lines_key(batch.id), list(lines)))
         return [None if one is None else _holder(one) for one in found]
 
-    def left(self, batch: Batch) -> Iterator[list[tuple[str, tuple[str, int]]]]:
+    def left(self, batch: Batch) -> Iterator[list[Holder]]:
         """The lines that are not settled yet, with whose they are, handful by handful."""
         cursor = 0
         while True:
@@ -103,7 +106,7 @@ class BatchBook:
         found: Any = ask(lambda: self.client.hscan(keys.lines_key(batch.id), cursor, count=PAGE))
         return found  # type: ignore[no-any-return]
 
-    def pages(self, batch: Batch) -> Iterator[list[tuple[str, tuple[str, int]]]]:
+    def pages(self, batch: Batch) -> Iterator[list[Holder]]:
         """All lines that are not settled, without waiting for that."""
         cursor = -1
         while cursor != 0:

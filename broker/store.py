@@ -244,7 +244,7 @@ class Store:
             name: client.register_script(f"{_flags(name)}\n{prelude}\n{_script(name)}")
             for name in (
                 "submit", "fetch", "begin", "commit", "release", "keep", "cancel", "watch", "note", "replay", "drop",
-                "note_down", "resume", "heard",
+                "note_down", "resume", "heard", "claims",
             )
         }  # fmt: skip
         # Each caller packs its own rows, so that one that cannot be packed fails alone and not its whole group.
@@ -332,20 +332,8 @@ class Store:
 
         ``stale``: also those; what is committed for them only corrects what was booked.
         """
-        names = ("task", "progress", "submitted", "enqueued", "cost", "waited", "raised", "epoch", "done")
-        pipe = self.client.pipeline(transaction=False)
-        for ref, _ in refs:
-            pipe.hmget(keys.task_key(ref), names)
-        claims: list[Claim | None] = []
-        for (ref, epoch), row in zip(refs, self._ask(pipe.execute), strict=True):
-            body, progress, submitted, enqueued, cost, waited, raised, now_epoch, done = row
-            own = str(epoch).encode()
-            if body is None or (not stale and (now_epoch != own or done == own)):
-                claims.append(None)
-                continue
-            fields = [ref.encode(), own, body, progress, submitted, enqueued, cost, waited or b"0", raised]
-            claims.append(self._claim(fields, queue, int(enqueued)))
-        return claims
+        rows = self._call("claims", _pack([[ref, str(epoch)] for ref, epoch in refs]), int(stale))
+        return [row and self._claim(row, queue, int(row[5])) for row in rows]
 
     def _claim(self, row: list[bytes], queue: str, now_us: int) -> Claim | None:
         ref, epoch, body, progress, submitted, enqueued, cost, waited, raised = row

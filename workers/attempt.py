@@ -143,8 +143,16 @@ def next_step(
     return after(_outcome(ended), lane_name, claim.progress.chain, bounds, unavailable)
 
 
-def move(claim: Claim, step: Step, fact: Attempted, ended: Ended, places: Places) -> Move:
-    """The task's next place, with the attempt settled in the same step."""
+def move(
+    claim: Claim,
+    step: Step,
+    fact: Attempted,
+    ended: Ended,
+    places: Places,
+    scopes: tuple[str, ...],
+    soft_nano: int | None,
+) -> Move:
+    """The task's next place, with the attempt settled in the same step. ``soft_nano`` is its soft limit."""
     text = ended.result.text if isinstance(ended.result, Reply) else ""
     told = replace(
         claim.progress,
@@ -157,6 +165,8 @@ def move(claim: Claim, step: Step, fact: Attempted, ended: Ended, places: Places
         attempts=(fact,),
         overrun=fact.overrun,
         tally=(claim.progress.task_type, fact.lane, fact.purpose),
+        scopes=scopes,
+        soft_nano=soft_nano,
     )
 
 

@@ -56,6 +56,8 @@ class Endpoint:
     failures: int = 0
     shut_until: float = 0.0
     broken: bool = False
+    price: Price | None = None
+    price_day: str = ""
 
     @property
     def shut_s(self) -> float:
@@ -108,7 +110,10 @@ class Endpoints:
         return None if at is None else self.all[at]
 
     def price(self, one: Endpoint, day: str) -> Price | None:
-        return price_of(self.lane_name, one.row, day)
+        """A day's price is made once: it takes longer than pricing a call."""
+        if one.price_day != day:
+            one.price, one.price_day = price_of(self.lane_name, one.row, day), day
+        return one.price
 
     def _choice(self, one: Endpoint, day: str) -> Choice:
         tokens_in, tokens_out = TYPICAL_TOKENS

@@ -207,9 +207,8 @@ class Jobs:
         earlier = job.claim.progress.attempts
         if over_soft(job.limits, job.claim.cost_nano, earlier, fact):
             step = spare(step, self.name, job.claim.progress.chain, (*earlier, fact), away)
-        done = move(job.claim, step, fact, ended, self.places())
         scopes = scopes_of(job.claim.task, self.name)
-        return replace(done, scopes=scopes, soft_nano=job.limits.soft_nano)
+        return move(job.claim, step, fact, ended, self.places(), scopes, job.limits.soft_nano)
 
     def _bounds(self, job: Job, fact: Attempted, away: Mapping[str, str]) -> Bounds:
         """How often this lane may be tried again, within what the task may spend on trying, and where it pays."""

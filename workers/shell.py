@@ -28,7 +28,9 @@ from broker.store import MICRO, Heard, Move, Store
 from broker.task import Claim, lane_queue
 from dispatcher.budget import parse_refusal
 from dispatcher.gates import check
-from workers.batch import Batcher
+from workers.batch import Batches
+from workers.batch_send import BatchSender
+from workers.batch_settle import BatchKeeper
 from workers.endpoints import Endpoint, Endpoints, told
 from workers.engines.batches import BatchDoor
 from workers.health import Health
@@ -70,9 +72,10 @@ def broker_of(lane_name: str, settings: Settings, store: Store, endpoints: Endpo
 
     broker.beside(Health(endpoints, broker.hands, speak))
     if lane.batches:
-        batcher = Batcher(jobs, batch_door(endpoints), settings.fleet.var / "batches")
-        broker.every(f"batch-send-{lane_name}", BATCH_SEND_EVERY_S, batcher.send)
-        broker.every(f"batch-look-{lane_name}", lane.batch_poll_s, batcher.look)
+        batches = Batches(jobs, batch_door(endpoints))
+        sender = BatchSender(batches, settings.fleet.var / "batches")
+        broker.every(f"batch-send-{lane_name}", BATCH_SEND_EVERY_S, sender.send)
+        broker.every(f"batch-look-{lane_name}", lane.batch_poll_s, BatchKeeper(batches).look)
     kept = lane.sync_threads if lane.sync_threads is not None else max(1, lane.threads // 4)
     hold_s = lane.timeout_s * lane.batch + HOLD_MARGIN_S
     for mode, messages, priority in (

@@ -12,7 +12,6 @@ import redis
 
 from accounting.fold import fold
 from broker import keys
-from broker.batches import BatchBook
 from broker.events import decode_entry
 from broker.hands import Hands
 from broker.settings import Settings, parse
@@ -24,8 +23,10 @@ from dispatcher.embedding import HashEmbedder
 from laneway.cli.lanes import batch_rows
 from laneway.cli.story import story
 from tests.batch_provider import BatchProvider, batch_provider
-from workers import batch as batches
-from workers.batch import Batcher
+from workers import batch_settle
+from workers.batch import Batches
+from workers.batch_send import BatchSender
+from workers.batch_settle import BatchKeeper
 from workers.endpoints import Endpoints
 from workers.engines import Engine
 from workers.jobs import Jobs
@@ -91,8 +92,9 @@ class Node:
         self.jobs = Jobs("midtier", self.settings, self.store, endpoints, Hands())
         door = endpoints.first.engine.batches()
         assert door is not None
-        self.batcher = Batcher(self.jobs, door, folder / "batches")
-        self.book = BatchBook(self.store)
+        batches = Batches(self.jobs, door)
+        self.door, self.book = door, batches.book
+        self.sender, self.keeper = BatchSender(batches, folder / "batches"), BatchKeeper(batches)
 
     def anew(self) -> Node:
         """The locks of the dead have run out; only the connections to the provider are still good."""
@@ -117,8 +119,8 @@ class Node:
 
     def tick(self) -> None:
         """A round of everything that a node does by the clock."""
-        self.batcher.send()
-        self.batcher.look()
+        self.sender.send()
+        self.keeper.look()
 
     def records(self) -> dict[str, Record]:
         found: Any = self.client.keys("laneway:task:*")
@@ -190,14 +192,14 @@ def test_the_earliest_deadlines_are_sent_first_and_what_is_due_overflows_to_the_
     )
     provider.ended = False
     for prompt, hours in (("late", 9), ("none", None), ("soon", 2), ("sooner", 1.5)):
-        node.submit(prompt, **({} if hours is None else {"deadline_s": hours * 3600}))
+        node.submit(prompt, deadline_s=hours and hours * 3600)
     node.submit("due", deadline_s=3700)
     due = next(key for key in client.zrange("laneway:queue:lane-midtier-batch", 0, 0))
     client.zadd("laneway:queue:lane-midtier-batch", {due: node.store.now_us() + 1})
-    node.batcher.send()
+    node.sender.send()
     assert [json_prompt(body) for _, body in provider.batches["batch_1"].lines] == ["sooner", "soon"]
     assert node.depth("sync") == 1
-    node.batcher.send()
+    node.sender.send()
     assert [json_prompt(body) for _, body in provider.batches["batch_2"].lines] == ["late", "none"]
 
 
@@ -211,10 +213,10 @@ def test_a_batch_is_sent_when_enough_waits_or_some_for_long_enough(
     toml = TOML.replace("batch_fill_s = 0", "batch_fill_s = 300\nbatch_lines = 3")
     node = Node(toml, client, tmp_path, provider)
     node.submit("a", "b")
-    node.batcher.send()
+    node.sender.send()
     assert provider.batches == {}
     node.submit("c")
-    node.batcher.send()
+    node.sender.send()
     assert len(provider.batches["batch_1"].lines) == 3
 
 
@@ -321,9 +323,9 @@ def test_near_a_deadline_the_batch_is_stopped_and_the_rest_is_called_for_singly(
     assert not node.provider.batches["batch_1"].cancelled
     (batch,) = node.book.all()
     node.book.write(type(batch)(**{**_row(batch), "due_us": node.store.now_us() + 60_000_000}))
-    node.batcher.look()
+    node.keeper.look()
     assert node.provider.batches["batch_1"].cancelled
-    node.batcher.look()
+    node.keeper.look()
     assert set(node.statuses().values()) == {"queued"}
     assert node.book.all() == []
     node.at_rest()
@@ -352,10 +354,10 @@ def test_a_batch_under_a_budget_takes_in_what_fits_at_the_batch_price(
         provider,
     )
     node.submit("probe a", "probe b", "probe c")
-    node.batcher.send()
+    node.sender.send()
     assert len(provider.batches["batch_1"].lines) == 2
     assert Counter(node.statuses().values()) == {"running": 2, "budget_exceeded": 1}
-    node.batcher.look()
+    node.keeper.look()
     node.at_rest()
 
 
@@ -397,8 +399,8 @@ def test_a_batch_that_is_not_to_be_found_stands_unsettled_and_is_put_right_when_
     node.provider.lose, node.provider.hidden, node.provider.expire = ["create"], True, "late"
     node.submit("a", "late")
     node.tick()
-    monkeypatch.setattr(batches, "LOST_S", 0)
-    node.batcher.look()
+    monkeypatch.setattr(batch_settle, "LOST_S", 0)
+    node.keeper.look()
     assert set(node.statuses().values()) == {"queued"}
     assert sum(one.task.unsettled_calls for one in node.ledger()) == 2
     assert all(record.cost_nano > LINE_NANO for record in node.records().values())
@@ -406,7 +408,7 @@ def test_a_batch_that_is_not_to_be_found_stands_unsettled_and_is_put_right_when_
 
     node.provider.hidden = False
     for _ in range(3):
-        node.batcher.look()
+        node.keeper.look()
     assert node.book.all() == []
     assert node.provider.batches["batch_1"].cancelled
     costs = {prompt: record.cost_nano for prompt, record in node.records().items()}
@@ -422,10 +424,10 @@ def test_answers_wait_for_a_type_that_the_configuration_has_lost(node: Node) -> 
     known = node.jobs.settings
     node.jobs.settings = known.model_copy(update={"types": {}})
     node.provider.ended = True
-    node.batcher.look()
+    node.keeper.look()
     assert node.statuses() == {"a": "running"}
     node.jobs.settings = known
-    node.batcher.look()
+    node.keeper.look()
     assert node.statuses() == {"a": "succeeded"}
     node.at_rest()
 
@@ -454,7 +456,7 @@ def fused(node: Node, after: int, *, inside: bool) -> Callable[[], int]:
     for owner, names in (
         (node.store, ("fetch", "begin", "commit", "claims", "release")),
         (node.book, ("write", "close", "settled", "holders")),
-        (node.batcher.door, ("send", "standing", "results", "cancel", "forget", "find")),
+        (node.door, ("send", "standing", "results", "cancel", "forget", "find")),
     ):
         for name in names:
             setattr(owner, name, fuse(getattr(owner, name)))
@@ -466,7 +468,7 @@ def test_whichever_step_a_node_dies_at_every_line_is_paid_once_and_every_task_en
     node: Node, inside: bool, client: redis.Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The whole way of a batch, with a death at each of its deeds in turn, and another node going on."""
-    monkeypatch.setattr(batches, "LOST_S", 0)
+    monkeypatch.setattr(batch_settle, "LOST_S", 0)
     step, steps = 0, 1
     while step < steps:
         step += 1
@@ -476,7 +478,6 @@ def test_whichever_step_a_node_dies_at_every_line_is_paid_once_and_every_task_en
         node.provider.expire = "late"
         node = node.anew()
         node.submit("a", "b", "late", "c")
-        node.book = node.batcher.book
         deeds = fused(node, step, inside=inside)
         try:
             for _ in range(2):

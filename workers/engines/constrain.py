@@ -11,6 +11,7 @@ import re
 import secrets
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 from broker.call import Call, ToolCall
@@ -88,6 +89,7 @@ def _is_strict(schema: object) -> bool:
 def choices_within(way: Callable[[Schema], Constraint]) -> Callable[[tuple[str, ...]], Constraint]:
     """Choices as the one property of an object, held by ``way``: only objects may be on top of OpenAI's schemas."""
 
+    @lru_cache(maxsize=256)  # a type's choices are the same for all of its calls
     def within(choices: tuple[str, ...]) -> Constraint:
         held = way(choice_schema(choices))
         return Constraint(held.fields, held.told, choice_read)

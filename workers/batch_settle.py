@@ -1,0 +1,192 @@
+"""Looking after a provider's batches: found again where their sender died, asked after, settled line by line."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from itertools import islice
+from typing import Any, TypeVar
+
+from broker.batches import Batch, Lock
+from broker.call import Usage
+from broker.errors import CallCancelled, EngineError
+from broker.scopes import utc_day
+from broker.store import MICRO, Move
+from workers.batch import HANDFUL, Batches
+
+log = logging.getLogger(__name__)
+#: A batch whose sending brought no answer is looked for, and given up when the provider does not know it after that.
+LOST_S = 120.0
+GIVEN_UP_S = 25 * 3600.0
+
+Row = TypeVar("Row")
+
+
+class BatchKeeper:
+    """``look`` is called every so often, on a worker's thread."""
+
+    def __init__(self, batches: Batches) -> None:
+        self.batches, self.jobs, self.store = batches, batches.jobs, batches.store
+        self.door, self.book = batches.door, batches.book
+        self.row, self.lane, self.pool = batches.row, batches.lane, batches.pool
+
+    def look(self) -> None:
+        """See to each of the lane's batches that nobody else is at work on."""
+        for known in self.book.all(self.lane):
+            with self.book.lock(known.id) as lock:
+                batch = self.book.get(known.id) if lock is not None else None
+                if batch is None or lock is None:
+                    continue
+                try:
+                    self._see_to(batch, lock)
+                except EngineError as error:
+                    log.error("batch %s is looked after again in a while: %s", batch.id, error)
+
+    def _see_to(self, batch: Batch, lock: Lock) -> None:
+        match batch.state:
+            case "open":
+                self.batches.take_apart(batch, singly=False)
+            case "sending":
+                self._search(batch)
+            case "sent":
+                self._ask_after(batch, lock)
+            case "lost" if batch.provider_id:
+                self._ask_after(self._stopped(batch), lock)
+            case "lost":
+                self._search(batch)
+
+    def _ask_after(self, batch: Batch, lock: Lock) -> None:
+        standing = self.door.standing(batch.provider_id)
+        if not standing.ended:
+            self._hurry(batch)
+            return
+        if standing.refused:
+            log.error("the provider took nothing of batch %s: %s", batch.id, standing.refused)
+        self._settle(batch, lock, singly=bool(standing.refused))
+
+    def _search(self, batch: Batch) -> None:
+        """Whether the provider knows it after all."""
+        known = frozenset(one.provider_id for one in self.book.all() if one.provider_id)
+        found = self.door.find(batch.id, batch.lines, batch.since_us / MICRO, known)
+        age_s = (self.store.now_us() - batch.since_us) / MICRO
+        if found is not None:
+            state = "sent" if batch.state == "sending" else batch.state
+            self.book.write(replace(batch, state=state, provider_id=found))
+        elif batch.state == "sending" and age_s > LOST_S:
+            self._lose(batch)
+        elif age_s > GIVEN_UP_S:
+            self.book.close(batch)
+
+    def _lose(self, batch: Batch) -> None:
+        """Nobody knows whether it is paid for: so it counts as that, and its tasks go on."""
+        log.error("batch %s of %d lines is not to be found at the provider", batch.id, batch.lines)
+        self.book.write(replace(batch, state="lost"))
+        for handful in self.book.pages(batch):
+            claims = self.store.claims([holder for _, holder in handful], self.pool)
+            self.store.release([claim for claim in claims if claim is not None], "its batch was lost")
+
+    def _stopped(self, batch: Batch) -> Batch:
+        if batch.cancelled:
+            return batch
+        self.door.cancel(batch.provider_id)
+        self.book.write(batch := replace(batch, cancelled=True))
+        return batch
+
+    def _hurry(self, batch: Batch) -> None:
+        """Near the first deadline in it the provider is asked to stop: what is answered is kept, the rest goes on."""
+        overflow_us = round(self.row.batch_overflow_s * MICRO)
+        if batch.due_us is not None and self.store.now_us() > batch.due_us - overflow_us:
+            self._stopped(batch)
+
+    def _settle(self, batch: Batch, lock: Lock, *, singly: bool) -> None:
+        settled = kept = 0
+        with _Behind(self._book) as behind:
+            for handful in _handfuls(self.door.results(batch.provider_id)):
+                if not lock.held():
+                    return
+                judged = self._judged(batch, dict(handful))
+                behind(batch, judged)
+                settled, kept = settled + len(judged.moves), kept + judged.unread
+        if kept:
+            log.error(
+                "batch %s: %d lines are of types that this node does not know; they wait", batch.id, kept
+            )
+            return
+        left = self.book.count_left(batch)
+        for rest in self.book.left(batch):
+            if batch.state == "lost":
+                never = CallCancelled("the provider did not work on it", usage=Usage())
+                self._book(batch, self._judged(batch, {line: never for line, _ in rest}))
+            else:
+                self.batches.put_back(batch, rest, singly=singly)
+        self.door.forget(batch.provider_id)
+        self.book.close(batch)
+        log.info("batch %s: %d lines settled, %d were not worked on", batch.id, settled, left)
+
+    def _judged(self, batch: Batch, results: dict[str, Any]) -> _Judged:
+        """A handful's moves. A line that was settled before, or is of no task of ours, is passed over; one whose type
+        is not known here stays."""
+        names = list(results)
+        holders = self.book.holders(batch, names)
+        mine = [(name, holder) for name, holder in zip(names, holders, strict=True) if holder is not None]
+        refs = [holder for _, holder in mine]
+        claims = self.store.claims(refs, self.pool, stale=batch.state == "lost")
+        now_us, day = self.store.now_us(), utc_day(batch.since_us)
+        moves, done = [], []
+        for (name, _), claim in zip(mine, claims, strict=True):
+            job = None if claim is None else self.jobs.again(claim, day)
+            if job is not None:
+                said = results[name]
+                result = said if isinstance(said, EngineError) else self.door.read(said, job.call)
+                moves.append(self.jobs.settled(job, result, batch.since_us, now_us))
+            if job is not None or claim is None:
+                done.append(name)
+        return _Judged(moves, done, len(mine) - len(done))
+
+    def _book(self, batch: Batch, judged: _Judged) -> None:
+        self.store.commit(judged.moves)
+        self.book.settled(batch, judged.done)
+
+
+@dataclass(frozen=True, slots=True)
+class _Judged:
+    """What becomes of a handful of lines: their tasks' moves, which lines are then done with, how many stay."""
+
+    moves: list[Move]
+    done: list[str]
+    unread: int
+
+
+class _Behind:
+    """Does one handful's deed while the next one is made ready; at most one at a time, in order."""
+
+    def __init__(self, deed: Callable[[Batch, _Judged], None]) -> None:
+        self._deed = deed
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="batch-settle")
+        self._pending: Future[None] | None = None
+
+    def __call__(self, batch: Batch, judged: _Judged) -> None:
+        self._wait()
+        self._pending = self._pool.submit(self._deed, batch, judged)
+
+    def _wait(self) -> None:
+        if self._pending is not None:
+            self._pending.result()
+
+    def __enter__(self) -> _Behind:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        try:
+            if kind is None:
+                self._wait()
+        finally:
+            self._pool.shutdown()
+
+
+def _handfuls(rows: Iterable[Row]) -> Iterator[list[Row]]:
+    at = iter(rows)
+    while handful := list(islice(at, HANDFUL)):
+        yield handful
