@@ -11,6 +11,7 @@ from operator import add
 
 from accounting.rows import GATE, AttemptRow, Cost, DailyKey, Folded, TaskRow, Tokens
 from broker.events import (
+    Allotted,
     Attempted,
     Escalated,
     Event,
@@ -65,6 +66,7 @@ class _State:
     lane: str = ""
     hops: int = 0
     calls: dict[str, tuple[int, Attempted]] = field(default_factory=dict)
+    allotted: dict[str, int] = field(default_factory=dict)
     routings: list[tuple[int, int, Routed]] = field(default_factory=list)
 
 
@@ -77,7 +79,10 @@ def fold(events: Iterable[Event]) -> Folded:
     for event in ordered:
         _take(state, event)
     first = ordered[0]
-    calls = [_call_row(first.task_id, at_us, call) for at_us, call in state.calls.values()]
+    calls = [
+        _call_row(first.task_id, at_us, call, state.allotted.get(call.attempt_id, 0))
+        for at_us, call in state.calls.values()
+    ]
     calls.sort(key=lambda row: (row.hop, row.started_us, row.attempt_id))
     overhead = [*_routing_rows(first.task_id, state), *_gate_rows(first.task_id, state)]
     return Folded(_task_row(first, state, calls, overhead), (*calls, *overhead))
@@ -105,6 +110,8 @@ def _take(state: _State, event: Event) -> None:
     match event.fact:
         case Attempted() as call:
             state.calls[call.attempt_id] = (event.at_us, call)
+        case Allotted() as part:
+            state.allotted[part.attempt_id] = part.cost_nano
         case Routed() as routed:
             state.routed = routed
             state.routings.append((event.seq, event.at_us, routed))
@@ -178,7 +185,7 @@ def _task_row(
     )
 
 
-def _call_row(task_id: str, at_us: int, call: Attempted) -> AttemptRow:
+def _call_row(task_id: str, at_us: int, call: Attempted, allotted_nano: int) -> AttemptRow:
     return AttemptRow(
         attempt_id=call.attempt_id,
         parent_attempt_id=call.parent_attempt_id or None,
@@ -202,7 +209,7 @@ def _call_row(task_id: str, at_us: int, call: Attempted) -> AttemptRow:
             call.output_tokens,
             call.reasoning_tokens,
         ),
-        cost_nano=call.cost_nano,
+        cost_nano=None if call.cost_nano is None else call.cost_nano + allotted_nano,
         marginal_nano=call.marginal_nano,
         price_ref=call.price_ref or None,
         batch=call.batch,

@@ -10,16 +10,22 @@ import redis
 from accounting import ingest, ledger, rollup
 from accounting.ingest import Ingested
 from accounting.ledger import Store
+from accounting.machines import MachineDay, allot
 from accounting.rollup import RolledDay
 from broker.settings import Settings
+from broker.store import Store as State
 
 _US_PER_MINUTE = 60_000_000
+SHARED_AGAIN_DAYS = 2  # a call that was settled late changes what the day's others have
 
 
 @dataclass(frozen=True, slots=True)
 class Night:
+    """``machines`` are the days of machines that were shared out."""
+
     ingested: Ingested
     rolled: tuple[RolledDay, ...]
+    machines: tuple[MachineDay, ...] = ()
 
 
 def due(now_us: int, last_day: str | None, rollup_at_utc: str) -> bool:
@@ -34,10 +40,21 @@ def due(now_us: int, last_day: str | None, rollup_at_utc: str) -> bool:
 
 
 def run(client: redis.Redis, store: Store, quarantine: Store, settings: Settings) -> Night:
-    """Drains the stream and rolls every day with news. Raises LedgerError for what could not be written or read."""
+    """Drains the stream, shares out what the machines of the last days did cost, and rolls every day with news.
+
+    Raises LedgerError for what could not be written or read.
+    """
     store.tidy()
-    ingested = ingest.drain_all(client, store, quarantine, limit=settings.fleet.ingest_flush_events)
-    return Night(ingested, rollup.rollup_dirty(client, store))
+    limit = settings.fleet.ingest_flush_events
+    ingested = ingest.drain_all(client, store, quarantine, limit=limit)
+    state = State(client, settings.fleet)
+    days = [
+        ledger.day_of(state.now_us() - back * ledger.US_PER_DAY) for back in range(SHARED_AGAIN_DAYS, 0, -1)
+    ]
+    machines = [one for day in days for one in allot(store, state, settings, day)]
+    if machines:
+        ingested += ingest.drain_all(client, store, quarantine, limit=limit)
+    return Night(ingested, rollup.rollup_dirty(client, store), tuple(machines))
 
 
 def run_if_due(

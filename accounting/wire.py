@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, get_args, get_origin, get_type_hints
 
 import msgpack
 
-from broker.events import KINDS, Attempted, Finished, Parked, Routed
+from broker.events import KINDS, Allotted, Attempted, Finished, Parked, Routed
 from broker.money import text
 
 #: No number of ours is as large: 10 million dollars in nano-dollars, the year 2286 in microseconds.
@@ -181,10 +181,15 @@ def _parked(_values: list[Any]) -> Said:
     return None, None, None, None, None, None, None, "parked"
 
 
+def _allotted(values: list[Any]) -> Said:
+    return values[0], None, None, None, values[1], None, None, None
+
+
 _SAYS: dict[type[Any], Callable[[list[Any]], Said]] = {
     Attempted: _attempted,
     Routed: _routed,
     Finished: _finished,
     Parked: _parked,
+    Allotted: _allotted,
 }
 _SHAPES = tuple(_shape(kind) for kind in KINDS)

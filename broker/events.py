@@ -54,7 +54,7 @@ class Attempted:
     ``fail`` or "" (no gate); ``failure`` the code of what went wrong, "" for nothing. ``settled`` False: the call was
     lost and stands at its reserved cost. ``gate_cost_nano`` is what checking the answer cost.
     ``overrun``: the provider used more than the worst case that was reserved. ``cache_write_1h_tokens`` are those of
-    ``cache_write_tokens`` that were written for an hour.
+    ``cache_write_tokens`` that were written for an hour. ``node`` is the machine that made the call.
     """
 
     attempt_id: str
@@ -87,6 +87,7 @@ class Attempted:
     gate_cost_nano: int = 0
     overrun: bool = False
     cache_write_1h_tokens: int = 0
+    node: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,11 +143,25 @@ class Rated:
     comment: str = ""
 
 
-Fact = Submitted | Routed | Attempted | Escalated | Parked | Resumed | Finished | DeadLettered | Rated
+@dataclass(frozen=True, slots=True)
+class Allotted:
+    """What an attempt has of its machine's day beside what it was booked at: of the hours in which the machine wore off
+    and was idle. A later one for the same attempt replaces an earlier one. Nano-dollars; it may be below 0 where more
+    calls ran side by side than the machine's price foresees.
+    """
+
+    attempt_id: str
+    cost_nano: int
+
+
+Fact = (
+    Submitted | Routed | Attempted | Escalated | Parked | Resumed | Finished | DeadLettered | Rated | Allotted
+)
 
 #: The wire's kinds. Append only: a fact's place in this table is its code in messages of every released version.
 KINDS: tuple[type[Any], ...] = (
     Submitted, Routed, Attempted, Escalated, Parked, Resumed, Finished, DeadLettered, Rated,
+    Allotted,
 )  # fmt: skip
 _CODES = {kind: code for code, kind in enumerate(KINDS)}
 _FIELDS = {kind: tuple(one.name for one in fields(kind)) for kind in KINDS}

@@ -24,6 +24,8 @@ laneway:lanes             hash    lane → when a node last served it; lane|node
 laneway:endpoint:<id>     hash    how a provider's endpoint is, and what it takes (fields: see scripts/prelude.lua)
 laneway:rules             hash    limit|scope|period and, under it, file|scope|period → nano-dollars;
                                   killed|scope → since when; closed|scope|period → the window of an overrun
+laneway:machines          hash    machine → when it was last heard of
+laneway:uptime:<day>      hash    machine → for how long it was on, in microseconds
 laneway:used:<window>     hash    scope → spent and reserved in a day, a month or in all (total)
 laneway:held:<day>        hash    scope → reserved in that day and not yet settled
 laneway:rates:<month>     hash    type|lane|purpose|tries, …|successes, …|nano: what calls came to
@@ -82,6 +84,10 @@ def reply_key(reader: str) -> str:
 
 def used_key(window: str) -> str:
     return f"{PREFIX}used:{window}"
+
+
+def uptime_key(day: str) -> str:
+    return f"{PREFIX}uptime:{day}"
 
 
 def rates_key(month: str) -> str:

@@ -11,11 +11,16 @@ US_PER_S = 1_000_000
 
 def scopes_of(task: Task, lane: str) -> tuple[str, ...]:
     """Widest first; a scope that the task does not name is not there. A ``lane`` of "" is no lane (classification)."""
+    return scopes_named(task.workspace, task.workflow, task.pipeline, task.user, lane)
+
+
+def scopes_named(workspace: str, workflow: str, pipeline: str, user: str, lane: str) -> tuple[str, ...]:
+    """The same of what a task is attributed to."""
     named = (
-        ("workspace", task.workspace),
-        ("workflow", task.workflow),
-        ("pipeline", task.pipeline),
-        ("user", task.user),
+        ("workspace", workspace),
+        ("workflow", workflow),
+        ("pipeline", pipeline),
+        ("user", user),
         ("lane", lane),
     )
     return ("fleet", *(f"{kind}:{name}" for kind, name in named if name))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import platform
 import re
 import tomllib
 from collections.abc import Mapping
@@ -83,7 +84,10 @@ class SmallScale(_Table):
 
 
 class Fleet(_Table):
-    """What holds for the whole fleet. Times in seconds, sizes in bytes."""
+    """What holds for the whole fleet. Times in seconds, sizes in bytes.
+
+    ``node`` is this machine's own name, where its host's does not tell it apart (LANEWAY_FLEET__NODE).
+    """
 
     ledger: str = "var/ledger"
     var: Path = Path("var")
@@ -98,6 +102,7 @@ class Fleet(_Table):
     ingest_flush_events: int = Field(50_000, ge=1, le=500_000)
     redis_admission: float = Field(0.7, gt=0, le=1)
     cpu_usd_per_hour: Usd = Decimal("0.05")
+    node: str = Field(default_factory=platform.node, pattern=r"^[A-Za-z0-9_.-]{1,128}$")
     rollup_at_utc: str = Field("00:15", pattern=r"^([01]\d|2[0-3]):[0-5]\d$")
     small_scale: SmallScale | None = None
 
@@ -127,9 +132,15 @@ class PriceRow(_Table):
 
 
 class Hardware(_Table):
+    """A machine of our own. ``watts`` is what it draws while it works, ``idle_watts`` while it is on and does not.
+
+    Lanes of one node with the same table are served by the same machine.
+    """
+
     price_usd: Usd
     life_years: Amount
     watts: Annotated[Decimal, Field(ge=0)]
+    idle_watts: Annotated[Decimal, Field(ge=0)] = Decimal(0)
     usd_per_kwh: Usd
 
 

@@ -20,7 +20,7 @@ import redis
 
 from broker import keys
 from broker.errors import BadTask, RedisFull, RedisUnavailable, ResultGone, TaskTooLarge, UnknownTask
-from broker.events import DeadLettered, Fact, Finished, Resumed, Submitted, encode_fact
+from broker.events import Allotted, DeadLettered, Fact, Finished, Resumed, Submitted, encode_fact
 from broker.group import Grouped
 from broker.money import nano
 from broker.settings import HUMAN, BudgetRow, Fleet
@@ -244,7 +244,7 @@ class Store:
             name: client.register_script(f"{_flags(name)}\n{prelude}\n{_script(name)}")
             for name in (
                 "submit", "fetch", "begin", "commit", "release", "keep", "cancel", "watch", "note", "replay", "drop",
-                "note_down", "resume", "heard", "claims",
+                "note_down", "resume", "heard", "claims", "allot",
             )
         }  # fmt: skip
         # Each caller packs its own rows, so that one that cannot be packed fails alone and not its whole group.
@@ -450,6 +450,7 @@ class Store:
             _pack([[lane, node, int(well)] for lane in lanes]),
             *self._rules,
             self.fleet.result_ttl_s * MICRO,
+            self.fleet.node if lanes else "",
         )
         claims = frozenset((ref.decode(), int(epoch)) for ref, epoch in broken)
         return Kept(claims, recovered, replaced)
@@ -765,6 +766,19 @@ class Store:
             tally: Rate(counts.get("tries", 0), counts.get("successes", 0), counts.get("nano", 0))
             for tally, counts in sums.items()
         }
+
+    def uptimes_s(self, day: str) -> dict[str, float]:
+        """For how long each machine was on, in a UTC day."""
+        found = self._ask(lambda: self.client.hgetall(keys.uptime_key(day)))
+        return {machine.decode(): int(on) / MICRO for machine, on in found.items()}
+
+    def allot(self, day: str, parts: Sequence[tuple[str, Allotted, Sequence[str]]]) -> int:
+        """Add to (ref)s what their attempts have of a machine's day, in these scopes. Gives how many were changed."""
+        rows = [
+            [ref, fact.attempt_id, fact.cost_nano, encode_fact(fact), "\n".join(scopes)]
+            for ref, fact, scopes in parts
+        ]
+        return int(self._call("allot", _pack(rows), day))
 
     def drop_dead(self, letter_id: str) -> bool:
         """Forget a dead letter; the task's record then ends with its time to live. False: there is none."""

@@ -58,8 +58,10 @@ def purpose(progress: Progress) -> str:
     return "retry" if tried or progress.retries else "task"
 
 
-def attempted(claim: Claim, lane_name: str, engine: str, model: str, ended: Ended) -> Attempted:
-    """The fact of one call, as accounting books it."""
+def attempted(
+    claim: Claim, lane_name: str, engine: str, model: str, ended: Ended, node: str = ""
+) -> Attempted:
+    """The fact of one call, as accounting books it. ``node`` is this machine."""
     result, usage = ended.result, ended.settlement.usage
     answered = isinstance(result, Reply)
     return Attempted(
@@ -97,6 +99,7 @@ def attempted(claim: Claim, lane_name: str, engine: str, model: str, ended: Ende
         gate_cost_nano=ended.gate_cost_nano,
         overrun=ended.settlement.overrun,
         batch=ended.batch,
+        node=node,
     )
 
 

@@ -201,7 +201,8 @@ class Jobs:
             price_ref=job.price.ref if job.price else "",
             batch=job.batch,
         )
-        fact = attempted(job.claim, self.name, job.endpoint.engine.name, job.endpoint.row.model, ended)
+        row, node = job.endpoint.row, self.settings.fleet.node
+        fact = attempted(job.claim, self.name, job.endpoint.engine.name, row.model, ended, node)
         away = self.away()
         step = next_step(job.claim, self.name, self._bounds(job, fact, away), ended, away)
         earlier = job.claim.progress.attempts

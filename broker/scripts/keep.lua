@@ -1,7 +1,8 @@
 -- The keeper's round, one call a process and third of a lease: renew what is in hand, and let one process of the fleet
 -- look after what is lost.
--- ARGV[1] = [[ref, epoch], …] in hand, ARGV[2] = lease in microseconds, ARGV[3] = [[lane, node, 1 when it is well], …],
--- ARGV[4..8] = rules of give_up, ARGV[9] = how long payloads and results of ended tasks are kept, in microseconds. Gives {claims to break off, tasks recovered, tasks whose place was lost}.
+-- ARGV[1] = [[ref, epoch], …] in hand, ARGV[2] = lease in microseconds, ARGV[3] = [[lane, process, 1 when it is well], …],
+-- ARGV[4..8] = rules of give_up, ARGV[9] = how long payloads and results of ended tasks are kept, in microseconds,
+-- ARGV[10] = the machine that this process runs on. Gives {claims to break off, tasks recovered, tasks whose place was lost}.
 local now = clock()
 local lease = tonumber(ARGV[2])
 local rules = { tonumber(ARGV[4]), tonumber(ARGV[5]), ARGV[6], ARGV[7], ARGV[8] }
@@ -22,6 +23,16 @@ for _, item in ipairs(cmsgpack.unpack(ARGV[3])) do
   if well == 1 then
     redis.call('HSET', P .. 'lanes', lane, text(now))
   end
+end
+
+-- For how long each machine was on, a day. A gap longer than a lease is one in which it was off.
+if ARGV[10] ~= '' then
+  local last = redis.call('HGET', P .. 'machines', ARGV[10])
+  local on = last and math.min(now - tonumber(last), lease) or 0
+  redis.call('HSET', P .. 'machines', ARGV[10], text(now))
+  local key = P .. 'uptime:' .. day_of(now)
+  redis.call('HINCRBY', key, ARGV[10], text(on))
+  redis.call('EXPIRE', key, KEPT_S)
 end
 
 local recovered, replaced = 0, 0

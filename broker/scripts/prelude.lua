@@ -12,6 +12,7 @@
 --   raised    its other limits, once raised, packed
 --   seq       facts written                     cancel    1 when somebody asked for its end
 --   watched   1 when somebody waits for its end
+--   part:<attempt>  what it has of its machine's day beside its own cost
 --   lost:<epoch>  what was booked for a claim that never came back, and in which day
 --   submitted, enqueued, started, finished      microseconds of Redis's clock
 --   waited    microseconds that it waited for a person
