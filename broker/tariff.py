@@ -31,7 +31,12 @@ def price_of(name: str, lane: Lane, day: str) -> Price | None:
         return TokenPrice(f"free:{name}", 0, 0, 0, 0, 0)
     if lane.price is not None:
         return _dated(f"lane:{name}", lane.price, day)
-    return _dated(f"book:{lane.model}", price_book().get(lane.model, ()), day)
+    return book_price(lane.model, day)
+
+
+def book_price(model: str, day: str) -> TokenPrice | None:
+    """The price book's price of a model on a UTC day; None where it has none."""
+    return _dated(f"book:{model}", price_book().get(model, ()), day)
 
 
 @cache
