@@ -165,8 +165,8 @@ def build(
     if unknown:
         raise ValueError(f"cannot break down by {unknown[0]!r}; there are {', '.join(BY)}")
     ledger.midnight_us(since), ledger.midnight_us(until)
-    tasks = _Tasks(_read(store, ledger.TASKS, schema.TASKS, since, until, _COLUMNS))
-    attempts = _read(store, ledger.ATTEMPTS, schema.ATTEMPTS, since, until, schema.ATTEMPTS.names)
+    tasks = _Tasks(read_days(store, ledger.TASKS, schema.TASKS, since, until, _COLUMNS))
+    attempts = read_days(store, ledger.ATTEMPTS, schema.ATTEMPTS, since, until, schema.ATTEMPTS.names)
     lanes, machine_nano = _lanes(attempts)
     everything = np.arange(tasks.count)
     return Report(
@@ -189,7 +189,7 @@ def build(
     )
 
 
-def _read(store: Store, dataset: str, columns: Any, since: str, until: str, names: Sequence[str]) -> Any:
+def read_days(store: Store, dataset: str, columns: Any, since: str, until: str, names: Sequence[str]) -> Any:
     """The data set's rows of these days with the day in a column ``date``."""
     empty = columns.empty_table().select(list(names))
     tables = [empty.append_column("date", pa.array([], schema.TEXT))]

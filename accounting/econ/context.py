@@ -57,12 +57,13 @@ class Loop:
 
 @dataclass(frozen=True, slots=True)
 class Looped:
-    """``multiple`` is after over before. Where no context grows, it is (1 + change a call) * loops after / before."""
+    """``multiple`` is after over before: (1 + change a call) * loops after / before, where no context grows.
+    ``grown_context_share`` is the part that grown context has in the cost after."""
 
     before_usd: Fraction
     after_usd: Fraction
     multiple: Fraction
-    of_it_grown_context_share: Fraction
+    grown_context_share: Fraction
 
 
 def looped(loop: Loop) -> Looped:
@@ -101,7 +102,7 @@ class Arrangement:
     calls: Fraction
     input_tokens: Fraction
     output_tokens: Fraction
-    task_usd: Fraction
+    per_task_usd: Fraction
     tokens_multiple: Fraction
     cost_multiple: Fraction
 

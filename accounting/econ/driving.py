@@ -40,6 +40,7 @@ DRIVERS = {
     "output tokens a call": ("output_tokens",),
     "price": ("input_mtok_usd", "output_mtok_usd"),
 }
+TOGETHER = "all together"
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +55,8 @@ class Lever:
 
 @dataclass(frozen=True, slots=True)
 class Effect:
-    """What a driver's change did to the cost of a day; ``effect_share`` is of the cost before."""
+    """What a driver's change did to the cost of a day; ``effect_share`` is of the cost before. The last of several is
+    the whole change."""
 
     driver: str
     before: Fraction | None
@@ -75,7 +77,7 @@ def levers(load: Load) -> tuple[Lever, ...]:
 
 
 def effects(before: Load, after: Load) -> tuple[Effect, ...]:
-    """They sum to the change of ``day_usd``, exactly."""
+    """One a driver, which sum to the change of ``day_usd`` exactly, and that change."""
     spent = _spent(before)
     sums = dict.fromkeys(DRIVERS, Fraction(0))
     orders = list(permutations(DRIVERS))
@@ -87,7 +89,8 @@ def effects(before: Load, after: Load) -> tuple[Effect, ...]:
     for driver, total in sums.items():
         usd = total / len(orders)
         rows.append(Effect(driver, _figure(before, driver), _figure(after, driver), usd, usd / spent))
-    return tuple(rows)
+    change = after.day_usd - spent
+    return (*rows, Effect(TOGETHER, None, None, change, change / spent))
 
 
 def _changed(before: Load, after: Load, drivers: Iterable[str]) -> Load:

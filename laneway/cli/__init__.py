@@ -42,6 +42,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "laneway.cli.money:report",
         "Cost per task and per success, latencies, overhead, concentration.",
     ),
+    "econ": ("laneway.cli.econ:econ", "What tasks would cost: the calculators."),
     "doctor": ("laneway.cli.doctor:doctor", "What is installed, reachable or misconfigured on this node."),
 }
 INTERRUPTED = 130

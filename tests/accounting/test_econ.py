@@ -353,9 +353,10 @@ loads = st.builds(Load, some, some, some, some, dollars, dollars)
 @settings(max_examples=30)
 @given(loads, loads)
 def test_the_drivers_effects_are_the_whole_change_and_nothing_else(before: Load, after: Load) -> None:
-    effects = driving.effects(before, after)
-    assert sum(effect.effect_usd for effect in effects) == after.day_usd - before.day_usd
-    still = driving.effects(before, replace(before, calls=after.calls))
+    *effects, together = driving.effects(before, after)
+    assert together.effect_usd == after.day_usd - before.day_usd
+    assert sum(effect.effect_usd for effect in effects) == together.effect_usd
+    *still, _ = driving.effects(before, replace(before, calls=after.calls))
     assert {one.driver for one in still if one.effect_usd} <= {"calls a task"}
 
 

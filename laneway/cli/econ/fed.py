@@ -1,0 +1,220 @@
+"""Figures from the ledger in place of flags: ``--from-ledger``.
+
+Each function feeds one calculator with what was measured, under the names of its options. What has no measure stays
+open, and is asked for.
+"""
+
+from __future__ import annotations
+
+from datetime import date, timedelta
+from fractions import Fraction
+
+import click
+
+from accounting import ledger
+from accounting.ledger import Store
+from accounting.measured import Measured, Tries, measure
+from broker.errors import LedgerError
+from broker.money import NANO_PER_USD
+from broker.settings import load
+from laneway.cli.econ.given import DAY, DEFAULT, Command, Decorator, Given, option, switch
+
+DAYS = 30  # that are looked at where none is named
+MTOK = 1_000_000
+MS_PER_S = 1000
+
+since_option = option(
+    "--since", "since", DAY, f"From this UTC day on; else the last {DAYS} days.", metavar="DAY"
+)
+until_option = option(
+    "--until", "until", DAY, "To this UTC day, in it; else the last that was rolled.", metavar="DAY"
+)
+type_option = option(
+    "--type", "task_type", click.STRING, "Tasks of this type; else of all types.", metavar="TYPE"
+)
+changed_option = option(
+    "--changed",
+    "changed",
+    DAY,
+    "With --from-ledger: what changed from this UTC day on; else one state is looked at.",
+    metavar="DAY",
+)
+
+
+#: Whose tries are taken where an option names no other lane.
+LANES = {"lane": "local", "cheap": "local", "dear": "frontier", "local": "local", "rented": "rented"}
+
+
+def lane_option(name: str) -> Decorator:
+    """``--name`` of a lane in the ledger."""
+    words = f"With --from-ledger: the lane whose tries are taken; else {LANES[name]}."
+    return option(f"--{name}", name, click.STRING, words, metavar="LANE")
+
+
+def from_ledger(command: Command) -> Command:
+    """``--from-ledger``, and whose figures are taken."""
+    fed = switch("--from-ledger", "from_ledger", "What is not given is what the ledger has measured.")
+    return fed(period(type_option(command)))
+
+
+def period(command: Command) -> Command:
+    return since_option(until_option(command))
+
+
+def measured(given: Given) -> Measured:
+    """The ledger's figures of the days in question. Raises LedgerError where it has none of those days or type."""
+    files = ledger.open_store(load().fleet.ledger)
+    days = ledger.days(files, ledger.TASKS)
+    until = given.text("until") or (days[-1] if days else "")
+    if not until:
+        raise LedgerError("the ledger has no nightly files", mend="laneway rollup")
+    since = given.text("since") or (date.fromisoformat(until) - timedelta(days=DAYS - 1)).isoformat()
+    return between(files, since, until, given.text("task_type"))
+
+
+def between(files: Store, since: str, until: str, task_type: str | None) -> Measured:
+    found = measure(files, since, until)
+    if found is None:
+        raise LedgerError(
+            f"the ledger has no tasks from {since} to {until}", mend=f"laneway rollup --since {since}"
+        )
+    if task_type is not None and task_type not in found.types:
+        raise LedgerError(
+            f"the ledger has no tasks of type {task_type!r} from {found.since} to {found.until}",
+            mend=f"name one of {', '.join(found.types)}",
+        )
+    tries = found.tries(task_type)
+    if tries.tries > tries.priced:
+        click.echo(
+            f"{tries.tries - tries.priced} of {tries.tries} tries have no known price; costs are those of the others",
+            err=True,
+        )
+    return found
+
+
+def source(found: Measured) -> str:
+    return f"ledger, {found.since} to {found.until}"
+
+
+def feed_plan(given: Given) -> None:
+    """Call pattern and volume, and what came on top of inference."""
+    found = measured(given)
+    task_type = given.text("task_type")
+    work, calls = found.work(task_type), found.tries(task_type, first=True)
+    given.feed(
+        source(found),
+        {
+            "tasks_per_day": Fraction(work.tasks, found.days),
+            "calls": part(calls.tries, work.tasks) or None,
+            "input_tokens": part(calls.input_tokens, calls.tries),
+            "output_tokens": part(calls.output_tokens, calls.tries),
+            "retry_share": part(work.redone_nano, work.inference_nano),
+            "orchestration_share": part(work.around_nano, work.inference_nano),
+        },
+    )
+
+
+def feed_drivers(given: Given) -> None:
+    """The days in question, or those before ``--changed`` and those from it on."""
+    found = measured(given)
+    changed = given.text("changed")
+    if changed is None:
+        _feed_load(given, found)
+        return
+    if not found.since < changed <= found.until:
+        raise click.BadParameter(
+            f"{changed} does not part the days from {found.since} to {found.until}", param_hint="--changed"
+        )
+    files, task_type = ledger.open_store(load().fleet.ledger), given.text("task_type")
+    day_before = (date.fromisoformat(changed) - timedelta(days=1)).isoformat()
+    _feed_load(given, between(files, found.since, day_before, task_type))
+    _feed_load(given, between(files, changed, found.until, task_type), "then_")
+
+
+def _feed_load(given: Given, found: Measured, prefix: str = "") -> None:
+    """A day's work, all its tries, at what a token of theirs came to on average."""
+    task_type = given.text("task_type")
+    work, tries = found.work(task_type), found.tries(task_type)
+    token_nano = part(tries.cost_nano, tries.priced_tokens)
+    mtok = None if token_nano is None else token_nano * MTOK / NANO_PER_USD
+    load_ = {
+        "tasks_per_day": Fraction(work.tasks, found.days),
+        "calls": part(tries.tries, work.tasks) or None,
+        "input_tokens": part(tries.input_tokens, tries.tries),
+        "output_tokens": part(tries.output_tokens, tries.tries),
+        "input_mtok_usd": mtok,
+        "output_mtok_usd": mtok,
+    }
+    given.feed(source(found), {prefix + name: value for name, value in load_.items()})
+
+
+def feed_run(given: Given) -> None:
+    """A run is a try on the lane."""
+    found = measured(given)
+    tries = tries_on(found, given, "lane")
+    given.feed(source(found), {"run_usd": tries.try_usd, "success_share": tries.success_share})
+
+
+def feed_lanes(given: Given) -> None:
+    """The cheap lane before the dear one, by their tries."""
+    found = measured(given)
+    cheap, dear = tries_on(found, given, "cheap"), tries_on(found, given, "dear")
+    given.feed(
+        source(found),
+        {
+            "cheap_usd": cheap.try_usd,
+            "success_share": cheap.success_share,
+            "dear_usd": dear.try_usd,
+            "dear_success_share": dear.success_share,
+        },
+    )
+
+
+def feed_crossover(given: Given) -> None:
+    """What a success takes on the rented lane, and what one more takes on the machine."""
+    found = measured(given)
+    own, rented = tries_on(found, given, "local"), tries_on(found, given, "rented")
+    given.feed(
+        source(found),
+        {
+            "rented_1k_usd": thousand(rented.success_usd),
+            "local_1k_usd": thousand(own.marginal_success_usd),
+            "task_s": part(own.busy_ms, own.passed * MS_PER_S),
+        },
+    )
+
+
+def thousand(usd: Fraction | None) -> Fraction | None:
+    return None if usd is None else usd * 1000
+
+
+def feed_offer(given: Given) -> None:
+    """What a task costs, and a dear one, and how many succeed."""
+    found = measured(given)
+    work = found.work(given.text("task_type"))
+    given.feed(
+        source(found),
+        {
+            "task_usd": Fraction(work.cost_nano, work.tasks * NANO_PER_USD),
+            "p95_usd": Fraction(work.p95_nano, NANO_PER_USD),
+            "success_share": work.success_share,
+        },
+    )
+
+
+def tries_on(found: Measured, given: Given, name: str) -> Tries:
+    """The type's tries on the lane that the option names. Raises LedgerError where there were none."""
+    given.feed(DEFAULT, {name: LANES[name]})
+    lane, task_type = given.text(name), given.text("task_type")
+    tries = found.tries(task_type, lane)
+    if not tries.tries:
+        lanes = sorted({lane for one, lane in found.lanes if task_type in (None, one)})
+        raise LedgerError(
+            f"the ledger has no tries on lane {lane!r} from {found.since} to {found.until}",
+            mend=f"{given.flags[name]} is one of {', '.join(lanes)}",
+        )
+    return tries
+
+
+def part(some: int, of: int) -> Fraction | None:
+    return Fraction(some, of) if of else None

@@ -1,0 +1,159 @@
+"""What the calculators take from the ledger, by hand and against DuckDB."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from typing import Any
+
+import duckdb
+import pytest
+import redis
+
+from accounting import ledger, measured
+from accounting.ledger import LocalStore
+from broker.events import Escalated, Event, Fact, Finished, Routed, Submitted
+from tests.accounting.stories import CHAIN, DAY, NOON_US, attempted, day_of_stories, story
+from tests.accounting.test_report import rolled
+
+NEXT = "2026-01-02"
+CENT = 10_000_000
+ENDED = Finished("succeeded", True)
+US_PER_DAY = ledger.US_PER_DAY
+
+
+def of_type(name: str) -> list[Fact]:
+    return [Submitted("sync"), Routed(name, "extractive", "regex", "", 1.0, CHAIN, "local", "")]
+
+
+def told(task_id: str, task_type: str, *facts: Fact, day: int = 0) -> list[Event]:
+    return story(task_id, [*of_type(task_type), *facts], at_us=NOON_US + day * US_PER_DAY)
+
+
+@pytest.fixture
+def small(client: redis.Redis, store: LocalStore, quarantine: LocalStore) -> LocalStore:
+    """Of "intent": six tries on local: three pass, one of them unpriced, one fails, one breaks, one is broken off;
+    one on midtier. Of "email": one without a gate, two days later."""
+    ok = {
+        "verdict": "pass",
+        "cost_nano": CENT,
+        "marginal_nano": CENT // 10,
+        "input_tokens": 90,
+        "output_tokens": 10,
+    }
+    stories = [
+        told("a", "intent", attempted("a-1", cached_input_tokens=10, reasoning_tokens=5, **ok), ENDED),
+        told(
+            "b",
+            "intent",
+            attempted("b-1", failure="timeout", cost_nano=3 * CENT),
+            attempted("b-2", purpose="retry", **ok),
+            Finished("succeeded", True),
+        ),
+        told(
+            "c",
+            "intent",
+            attempted("c-1", verdict="fail", cost_nano=CENT),
+            Escalated("local", "midtier", "gate"),
+            attempted("c-2", hop=1, lane="midtier", verdict="pass", cost_nano=20 * CENT, latency_ms=400.0),
+            attempted("c-3", hop=2, lane="human", engine="human", purpose="human", cost_nano=100 * CENT),
+            Finished("failed", False),
+        ),
+        told("d", "intent", attempted("d-1", failure="cancelled", cost_nano=CENT), Finished("cancelled", None)),
+        told("e", "intent", attempted("e-1", cost_nano=None, verdict="pass"), ENDED),
+        told("f", "email", attempted("f-1", cost_nano=CENT), Finished("succeeded", None), day=2),
+    ]  # fmt: skip
+    return rolled(client, store, quarantine, stories)
+
+
+def taken(store: LocalStore, since: str = DAY, until: str = "2026-01-03") -> measured.Measured:
+    found = measured.measure(store, since, until)
+    assert found is not None
+    return found
+
+
+def test_tries_by_hand(small: LocalStore) -> None:
+    local = taken(small).tries("intent", "local")
+    assert (local.tries, local.judged, local.passed, local.priced) == (6, 5, 3, 5)
+    assert local.success_share == Fraction(3, 5)
+    assert local.attempts_per_success == Fraction(5, 3)
+    assert local.try_usd == Fraction(7, 500)
+    assert local.success_usd == Fraction(6, 200)
+    assert local.marginal_usd == Fraction("0.0004")
+    assert (local.input_tokens, local.output_tokens, local.priced_tokens) == (190, 25, 215)
+    assert local.busy_ms == 6 * 90
+    midtier = taken(small).tries("intent", "midtier")
+    assert (midtier.try_usd, midtier.busy_ms) == (Fraction("0.2"), 400)
+
+
+def test_people_are_no_try_and_first_calls_stand_apart(small: LocalStore) -> None:
+    found = taken(small)
+    assert found.lanes == (("email", "local"), ("intent", "local"), ("intent", "midtier"))
+    assert found.tries().tries == 8
+    assert found.tries(first=True).tries == 7
+    assert found.tries("intent", "local", first=False).tries == 1
+
+
+def test_work_by_hand(small: LocalStore) -> None:
+    work = taken(small).work("intent")
+    assert (work.tasks, work.judged, work.succeeded) == (5, 4, 3)
+    assert work.success_share == Fraction(3, 4)
+    assert work.cost_nano == 127 * CENT
+    assert (work.inference_nano, work.redone_nano, work.human_nano) == (26 * CENT, CENT, 100 * CENT)
+    assert work.p95_nano == 121 * CENT
+    assert taken(small).work().tasks == 6
+
+
+def test_days_count_from_the_first_that_has_tasks(small: LocalStore) -> None:
+    assert (taken(small, "2025-12-01").since, taken(small, "2025-12-01").days) == (DAY, 3)
+    assert taken(small, NEXT, "2026-01-05").days == 3
+    assert taken(small).types == ("email", "intent")
+
+
+def test_what_was_not_measured_is_none(small: LocalStore) -> None:
+    email = taken(small).tries("email")
+    assert (email.success_share, email.success_usd, email.attempts_per_success) == (None, None, None)
+    assert email.try_usd == Fraction("0.01")
+    nothing = taken(small).tries("email", "midtier")
+    assert (nothing.tries, nothing.try_usd, nothing.marginal_success_usd) == (0, None, None)
+    assert measured.measure(small, "2025-01-01", "2025-12-31") is None
+
+
+def test_tasks_that_wait_for_their_first_call_are_work_without_tries(
+    client: redis.Redis, store: LocalStore, quarantine: LocalStore
+) -> None:
+    rolled(client, store, quarantine, [told("waits", "intent")])
+    found = taken(store)
+    assert (found.work().tasks, found.tries().tries, found.lanes) == (1, 0, ())
+
+
+ORACLE = """
+    SELECT t.task_type, a.lane, count(*) AS tries,
+           count(*) FILTER (judged) AS judged, count(*) FILTER (coalesce(verdict = 'pass', false)) AS passed,
+           count(a.cost_usd) AS priced,
+           coalesce(sum(a.cost_usd), 0) AS cost, coalesce(sum(a.cost_usd) FILTER (judged), 0) AS judged_cost,
+           sum(a.input_tokens + a.cached_input_tokens + a.cache_write_tokens) AS read,
+           sum(a.output_tokens + a.reasoning_tokens) AS written
+    FROM (SELECT *, coalesce(verdict IN ('pass', 'fail'), false) OR coalesce(failure <> 'cancelled', false) AS judged
+          FROM read_parquet('{root}/attempts/*/*.parquet')) a
+    JOIN read_parquet('{root}/tasks/*/*.parquet') t USING (task_id)
+    WHERE purpose IN ('task', 'retry', 'reprompt') GROUP BY ALL ORDER BY ALL
+"""
+
+
+def test_two_thousand_tasks_over_two_days_as_duckdb_sums_them(
+    client: redis.Redis, store: LocalStore, quarantine: LocalStore
+) -> None:
+    stories = [*day_of_stories(1000), *day_of_stories(1000, seed=8, at_us=NOON_US + US_PER_DAY)]
+    rolled(client, store, quarantine, stories)
+    found = taken(store, DAY, NEXT)
+    rows: list[tuple[Any, ...]] = duckdb.execute(ORACLE.format(root=store.root)).fetchall()
+    assert [row[:2] for row in rows] == list(found.lanes)
+    for task_type, lane, *figures in rows:
+        tries = found.tries(task_type, lane)
+        nano = [int(figure * 10**9) for figure in figures[4:6]]
+        assert [
+            tries.tries, tries.judged, tries.passed, tries.priced, tries.cost_nano, tries.judged_nano,
+            tries.input_tokens, tries.output_tokens,
+        ] == [*figures[:4], *nano, *figures[6:]]  # fmt: skip
+    assert found.work().tasks == 2000
+    assert sum(found.work(name).cost_nano for name in found.types) == found.work().cost_nano
