@@ -8,11 +8,13 @@ from typing import Any
 
 import click
 import pytest
+import redis
 
 from laneway import cli
 from laneway.cli.econ import econ
 from laneway.cli.econ.page import cell, digits
 from tests.laneway.conftest import CommandLine
+from tests.laneway.econ_page import write_ledger
 
 WORK = "--tasks 500 --calls 4 --input-tokens 2000 --output-tokens 500"
 TEAM = "spread --tasks 1000 --calls 3 --input-tokens 8000 --output-tokens 500"
@@ -237,6 +239,8 @@ def test_a_person_is_shown_the_idea_the_formula_what_was_given_and_the_figures(
         ("utilisation", "--hour-usd is needed"),
         ("margin --task-usd 1 --success 1", "a price is needed: one of --seat-usd"),
         ("budget --month-usd 1 --target 1", "in that order"),
+        ("retry --run-usd 1 --success 1 --lane local", "--lane goes with --from-ledger"),
+        ("margin --task-usd 1 --success 1 --use-usd 2 --type a", "--type goes with --from-ledger"),
         ("nothing", "No such command 'nothing'"),
     ],
 )
@@ -394,3 +398,15 @@ def test_tries_without_a_price_are_told_of(laneway: CommandLine) -> None:
     assert json.loads(said.stdout)["result"][0]["per_try_usd"] is None
     refused = laneway.run("econ", "drivers", "--from-ledger", code=2)
     assert "the ledger does not say" in refused.stderr
+
+
+def test_a_price_that_is_given_holds_before_and_after_a_change(
+    laneway: CommandLine, client: redis.Redis
+) -> None:
+    write_ledger(client, laneway.folder)
+    changed = ["econ", "drivers", "--from-ledger", "--changed", "2026-01-02"]
+    measured = {row["driver"]: row for row in laneway.json(*changed)["result"]}
+    assert measured["all together"]["effect_usd"] == "0.058"  # 5.6 cents on the first day, 11.4 on the second
+    assert measured["price"]["effect_usd"] != "0.0"
+    priced = {row["driver"]: row for row in laneway.json(*changed, "--price", "gpt-4o")["result"]}
+    assert priced["price"]["effect_usd"] == "0.0"

@@ -7,7 +7,7 @@ import click
 from accounting.econ import failing
 from accounting.econ.failing import ChainStep, LaneFirst, Lanes, Policy, Run, Strategy
 from laneway.cli.econ.answer import calculator
-from laneway.cli.econ.fed import feed_lanes, feed_run, from_ledger, lane_option
+from laneway.cli.econ.fed import asked, feed_lanes, feed_run, from_ledger, lane_option
 from laneway.cli.econ.given import CERTAIN, Given, Number, certain, count, option, read, share, usd
 
 MOST_STEPS = 1000
@@ -62,7 +62,7 @@ def retry(given: Given) -> tuple[Strategy, ...]:
 
     The cheapest for a success stands first. Whoever takes over always ends it well.
     """
-    if given.on("from_ledger"):
+    if asked(given):
         feed_run(given)
     return failing.strategies(
         Run(
@@ -96,7 +96,7 @@ def lane_first(given: Given) -> LaneFirst:
 
     It pays when it succeeds more often than the ratio of the prices says: at a twentieth of the price, 5% are enough.
     """
-    if given.on("from_ledger"):
+    if asked(given):
         feed_lanes(given)
     return failing.lane_first(
         Lanes(

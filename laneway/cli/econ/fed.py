@@ -17,7 +17,7 @@ from accounting.measured import Measured, Tries, measure
 from broker.errors import LedgerError
 from broker.money import NANO_PER_USD
 from broker.settings import load
-from laneway.cli.econ.given import DAY, DEFAULT, Command, Decorator, Given, option, switch
+from laneway.cli.econ.given import DAY, DEFAULT, FLAG, Command, Decorator, Given, option, switch
 
 DAYS = 30  # that are looked at where none is named
 MTOK = 1_000_000
@@ -61,6 +61,16 @@ def period(command: Command) -> Command:
     return since_option(until_option(command))
 
 
+def asked(given: Given) -> bool:
+    """Whether ``--from-ledger`` is given. Raises click.UsageError for what means nothing without it."""
+    if given.on("from_ledger"):
+        return True
+    for name in ("since", "until", "task_type", "changed", *LANES):
+        if given.sources.get(name) == FLAG:
+            raise click.UsageError(f"{given.flags[name]} goes with --from-ledger")
+    return False
+
+
 def measured(given: Given) -> Measured:
     """The ledger's figures of the days in question. Raises LedgerError where it has none of those days or type."""
     files = ledger.open_store(load().fleet.ledger)
@@ -69,10 +79,16 @@ def measured(given: Given) -> Measured:
     if not until:
         raise LedgerError("the ledger has no nightly files", mend="laneway rollup")
     since = given.text("since") or (date.fromisoformat(until) - timedelta(days=DAYS - 1)).isoformat()
-    return between(files, since, until, given.text("task_type"))
+    task_type = given.text("task_type")
+    found = _between(files, since, until, task_type)
+    tries = found.tries(task_type)
+    if tries.tries > tries.priced:
+        unknown = f"{tries.tries - tries.priced} of {tries.tries} tries have no known price"
+        click.echo(f"{unknown}; costs are those of the others", err=True)
+    return found
 
 
-def between(files: Store, since: str, until: str, task_type: str | None) -> Measured:
+def _between(files: Store, since: str, until: str, task_type: str | None) -> Measured:
     found = measure(files, since, until)
     if found is None:
         raise LedgerError(
@@ -82,12 +98,6 @@ def between(files: Store, since: str, until: str, task_type: str | None) -> Meas
         raise LedgerError(
             f"the ledger has no tasks of type {task_type!r} from {found.since} to {found.until}",
             mend=f"name one of {', '.join(found.types)}",
-        )
-    tries = found.tries(task_type)
-    if tries.tries > tries.priced:
-        click.echo(
-            f"{tries.tries - tries.priced} of {tries.tries} tries have no known price; costs are those of the others",
-            err=True,
         )
     return found
 
@@ -127,8 +137,8 @@ def feed_drivers(given: Given) -> None:
         )
     files, task_type = ledger.open_store(load().fleet.ledger), given.text("task_type")
     day_before = (date.fromisoformat(changed) - timedelta(days=1)).isoformat()
-    _feed_load(given, between(files, found.since, day_before, task_type))
-    _feed_load(given, between(files, changed, found.until, task_type), "then_")
+    _feed_load(given, _between(files, found.since, day_before, task_type))
+    _feed_load(given, _between(files, changed, found.until, task_type), "then_")
 
 
 def _feed_load(given: Given, found: Measured, prefix: str = "") -> None:

@@ -9,7 +9,7 @@ import click
 from accounting.econ import hosting
 from accounting.econ.hosting import BreakEven, Crossover, Node, Use
 from laneway.cli.econ.answer import calculator
-from laneway.cli.econ.fed import feed_crossover, from_ledger, lane_option
+from laneway.cli.econ.fed import asked, feed_crossover, from_ledger, lane_option
 from laneway.cli.econ.given import Given, Number, count, number, option, share, usd
 from laneway.cli.econ.prices import PRICE_WORDS, day_option, each_rates
 
@@ -76,7 +76,7 @@ def crossover(given: Given) -> Crossover:
 
     How busy it is then, --task-s tells: above 100%, one machine never pays. The ledger's figures are for a success.
     """
-    if given.on("from_ledger"):
+    if asked(given):
         feed_crossover(given)
     node = Node(
         price_usd=given["hardware_price"] * given["usd_rate"],

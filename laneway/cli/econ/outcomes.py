@@ -11,7 +11,7 @@ from accounting.econ import margin as selling
 from accounting.econ.margin import Margin, Offer
 from accounting.measured import Measured
 from laneway.cli.econ.answer import calculator
-from laneway.cli.econ.fed import feed_offer, from_ledger, measured, part, period, source, type_option
+from laneway.cli.econ.fed import asked, feed_offer, from_ledger, measured, part, period, source, type_option
 from laneway.cli.econ.given import Given, certain, number, usd
 
 FED = "[needed, or --from-ledger]"
@@ -43,7 +43,7 @@ def margin(given: Given) -> tuple[Margin, ...]:
     """
     if not any(given.figure(flag[2:].replace("-", "_")) for flag in PRICES):
         raise click.UsageError(f"a price is needed: one of {', '.join(PRICES)}")
-    if given.on("from_ledger"):
+    if asked(given):
         feed_offer(given)
     if given.figure("p95_usd") is None:
         given.feed(f"{DEAR} x the average", {"p95_usd": given["task_usd"] * DEAR})

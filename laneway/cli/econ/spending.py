@@ -12,7 +12,7 @@ from accounting.econ.driving import Effect, Lever, Load
 from accounting.econ.monthly import Plan, Saving, Step
 from accounting.econ.tokens import Mix, Pattern
 from laneway.cli.econ.answer import calculator
-from laneway.cli.econ.fed import changed_option, feed_drivers, feed_plan, from_ledger
+from laneway.cli.econ.fed import asked, changed_option, feed_drivers, feed_plan, from_ledger
 from laneway.cli.econ.given import SHARE, Command, Decorator, Given, number, option, read, share, switch, usd
 from laneway.cli.econ.given import tokens as tokens_option
 from laneway.cli.econ.prices import PRICE_WORDS, day_option, each_rates, price_option, priced, rates
@@ -68,7 +68,7 @@ def pattern(given: Given) -> tuple[Step, ...]:
 
     Call pattern, volume, pricing, multipliers, optimisations (each alone, then all of them), growth.
     """
-    if given.on("from_ledger"):
+    if asked(given):
         feed_plan(given)
     return monthly.steps(
         Plan(
@@ -141,10 +141,13 @@ def drivers(given: Given) -> tuple[Lever, ...] | tuple[Effect, ...]:
     Of one state it says what half of each driver would save. Of two (--then-calls and the like, or --changed) what each
     change did: the mean of its effect over all orders, so that the effects add up to the whole.
     """
-    if given.on("from_ledger"):
+    fed = asked(given)
+    if fed:
         feed_drivers(given)
-    if given.text("price") or not given.on("from_ledger"):
+    if given.text("price") or not fed:
         rates(given)
+        if given.text("changed"):
+            rates(given, "price", "then_")
     if given.text("then_price"):
         rates(given, "then_price", "then_")
     before = Load(**{field.name: given[field.name] for field in fields(Load)})
