@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from accounting.report import Cell, Group, Lane, Report
+from accounting.report import Cell, Group, Lane, Report, Speed
 from broker.money import dollars, round_half_even, split
 
 NOTHING = "-"
@@ -56,7 +56,7 @@ def render(report: Report, console: Console) -> None:
     if len(report.days) > 1:
         grids.append(_groups("day", report.days, report))
     grids += [_groups(name, groups, report) for name, groups in report.groups.items()]
-    grids += [_lanes(report), _cells(report.cells), _dearest(report)]
+    grids += [_lanes(report), _speeds(report.speeds), _cells(report.cells), _dearest(report)]
     for grid in grids:
         console.print()
         console.print(draw(grid, console.width))
@@ -285,6 +285,36 @@ def _lane_row(lane: Lane, amount: str) -> tuple[str, ...]:
         _real(lane.latency_p95_ms),
         _real(lane.time_to_first_token_p50_ms),
         _real(lane.output_tokens_per_s),
+    )
+
+
+def _speeds(speeds: Sequence[Speed]) -> Grid:
+    return Grid(
+        title="How fast lanes answer, by type",
+        heads=(
+            "type",
+            "lane",
+            "calls",
+            "wait p50 ms",
+            "wait p95 ms",
+            "first token p50 ms",
+            "p95 ms",
+            "tokens/s",
+        ),
+        rows=[
+            (
+                speed.task_type or "(none)",
+                speed.lane or "(none)",
+                f"{speed.calls:,}",
+                _real(speed.queue_wait_p50_ms),
+                _real(speed.queue_wait_p95_ms),
+                _real(speed.time_to_first_token_p50_ms),
+                _real(speed.time_to_first_token_p95_ms),
+                _real(speed.output_tokens_per_s),
+            )
+            for speed in speeds
+        ],
+        yields=("p95 ms", "wait p95 ms", "wait p50 ms"),
     )
 
 

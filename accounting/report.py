@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from accounting import ledger, schema
+from accounting.fold import ANSWERS
 from accounting.ledger import Store
 from accounting.rows import DISPATCHER, GATE
 from broker.errors import LedgerError
@@ -95,6 +96,23 @@ class Lane:
 
 
 @dataclass(frozen=True, slots=True)
+class Speed:
+    """How fast a lane answers the calls of a type: medians and nearest-rank percentiles over calls that answered.
+
+    ``output_tokens_per_s`` is all that came out over all the time that the calls took. None: no call says it.
+    """
+
+    task_type: str
+    lane: str
+    calls: int
+    queue_wait_p50_ms: float | None
+    queue_wait_p95_ms: float | None
+    time_to_first_token_p50_ms: float | None
+    time_to_first_token_p95_ms: float | None
+    output_tokens_per_s: float | None
+
+
+@dataclass(frozen=True, slots=True)
 class Dearest:
     """The dearest ``of_tasks`` of all tasks (1% and 10%), and what part of the spend is theirs."""
 
@@ -149,6 +167,7 @@ class Report:
     lanes: tuple[Lane, ...]
     dearest: tuple[Dearest, ...]
     cells: tuple[Cell, ...]
+    speeds: tuple[Speed, ...]
     open: Open
 
     @property
@@ -185,6 +204,7 @@ def build(
         lanes=lanes,
         dearest=tuple(tasks.dearest(share) for share in DEAREST),
         cells=tasks.cells(),
+        speeds=_speeds(attempts, tasks.table),
         open=tasks.open(machine_nano),
     )
 
@@ -311,8 +331,6 @@ def _lanes(attempts: Any) -> tuple[tuple[Lane, ...], int]:
 
 def _lane(name: str, calls: Any) -> Lane:
     answered = calls.filter(pc.is_null(calls["failure"]))
-    busy_ms = pc.sum(answered["latency_ms"]).as_py() or 0.0
-    tokens = pc.sum(answered["output_tokens"]).as_py() or 0
     return Lane(
         name=name,
         attempts=calls.num_rows,
@@ -323,8 +341,43 @@ def _lane(name: str, calls: Any) -> Lane:
         latency_p50_ms=_real(answered["latency_ms"], 50),
         latency_p95_ms=_real(answered["latency_ms"], 95),
         time_to_first_token_p50_ms=_real(answered["time_to_first_token_ms"], 50),
-        output_tokens_per_s=tokens / busy_ms * 1000 if busy_ms else None,
+        output_tokens_per_s=_tokens_per_s(answered),
     )
+
+
+def _speeds(attempts: Any, tasks: Any) -> tuple[Speed, ...]:
+    """By the type of the task and the lane of the call. Ids that two workspaces share count as the first one's type."""
+    models = attempts.filter(pc.is_in(attempts["purpose"], pa.array(sorted(ANSWERS))))
+    answered = models.filter(pc.is_null(models["failure"]))
+    at = pc.index_in(answered["task_id"], value_set=tasks["task_id"].combine_chunks())
+    types = tasks["task_type"].combine_chunks().take(at).fill_null("")
+    found = []
+    for task_type, rows in _split(types):
+        of_type = answered.take(pa.array(rows))
+        found += [
+            _speed(task_type, lane, of_type.take(pa.array(within)))
+            for lane, within in _split(of_type["lane"])
+        ]
+    return tuple(sorted(found, key=lambda speed: (speed.task_type, speed.lane)))
+
+
+def _speed(task_type: str, lane: str, calls: Any) -> Speed:
+    return Speed(
+        task_type,
+        lane,
+        calls.num_rows,
+        _real(calls["queue_wait_ms"], 50),
+        _real(calls["queue_wait_ms"], 95),
+        _real(calls["time_to_first_token_ms"], 50),
+        _real(calls["time_to_first_token_ms"], 95),
+        _tokens_per_s(calls),
+    )
+
+
+def _tokens_per_s(calls: Any) -> float | None:
+    busy_ms = pc.sum(calls["latency_ms"]).as_py() or 0.0
+    tokens = pc.sum(calls["output_tokens"]).as_py() or 0
+    return tokens / busy_ms * 1000 if busy_ms else None
 
 
 def _split(column: Any) -> list[tuple[str, Any]]:

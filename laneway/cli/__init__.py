@@ -30,7 +30,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "How a prompt would be classified and routed; nothing is run.",
     ),
     "lanes": ("laneway.cli.lanes:lanes", "Each lane: price, health, verdicts, and why it is not served."),
-    "queues": ("laneway.cli.lanes:queues", "Each queue and batch: what waits, what is in hand, and for how long."),
+    "queues": (
+        "laneway.cli.lanes:queues",
+        "Each queue and batch: what waits, what is in hand, and for how long.",
+    ),
     "budget": ("laneway.cli.budget:budget", "What may be spent: list, set, raise, kill, unkill."),
     "dead": ("laneway.cli.dead:dead", "Dead letters: list, show, replay, drop."),
     "review": (

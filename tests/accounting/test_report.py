@@ -125,6 +125,34 @@ def test_every_breakdown_sums_to_the_total(name: str, small: LocalStore) -> None
     assert lanes == made.totals.cost_nano == sum(part.nano for part in made.parts)
 
 
+def test_speeds_by_type_and_lane_are_those_of_the_calls_that_answered(
+    client: redis.Redis, store: LocalStore, quarantine: LocalStore
+) -> None:
+    def task(name: str, *waits: float) -> list[Event]:
+        calls = [
+            attempted(
+                f"{name}-{n}",
+                queue_wait_ms=wait,
+                latency_ms=200.0,
+                output_tokens=10,
+                time_to_first_token_ms=wait / 2,
+            )
+            for n, wait in enumerate(waits)
+        ]
+        broken = attempted(f"{name}-x", latency_ms=9e9, output_tokens=1, failure="timeout")
+        person = attempted(f"{name}-y", lane="human", purpose="human", latency_ms=9e9)
+        return story(name, [Submitted("sync"), routed(), *calls, broken, person, Finished("succeeded", True)])
+
+    made = report.build(
+        rolled(client, store, quarantine, [task("a", 10, 30), task("b", 20)]), since=DAY, until=DAY
+    )
+    (speed,) = made.speeds
+    assert (speed.task_type, speed.lane, speed.calls) == ("intent", "local", 3)
+    assert (speed.queue_wait_p50_ms, speed.queue_wait_p95_ms) == (20, 30)
+    assert (speed.time_to_first_token_p50_ms, speed.time_to_first_token_p95_ms) == (10, 15)
+    assert speed.output_tokens_per_s == 50
+
+
 def test_duckdb_agrees(client: redis.Redis, store: LocalStore, quarantine: LocalStore) -> None:
     two_days = [*day_of_stories(400), *day_of_stories(200, 9, at_us=NOON_US + 86_400_000_000)]
     made = report.build(rolled(client, store, quarantine, two_days), since=DAY, until=NEXT, by=["type"])
