@@ -1,0 +1,218 @@
+"""A lane over a provider with limits and failures: no call more than it takes, no worker that sleeps."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+
+from broker.hands import Hands
+from broker.settings import Settings, parse
+from broker.store import Store
+from broker.task import DISPATCH, Task
+from dispatcher.actor import Dispatcher
+from dispatcher.classify import Classifier
+from dispatcher.embedding import HashEmbedder
+from tests.workers.conftest import Provider
+from workers.endpoints import Endpoints
+from workers.jobs import Jobs
+from workers.shell import Lane
+
+TOML = """
+[lanes.rented]
+engine = "openai"
+model = "m"
+base_url = "URL/v1"
+price = { input_mtok = "1", output_mtok = "2" }
+retries = 5
+MORE
+
+[lanes.frontier]
+engine = "echo"
+
+[types.general]
+chain = ["rented", "frontier", "human"]
+"""
+ANSWER = (
+    b'data: {"model":"m","choices":[{"index":0,"delta":{"content":"fine"},"finish_reason":"stop"}],'
+    b'"usage":{"prompt_tokens":3,"completion_tokens":2,"total_tokens":5}}\n\ndata: [DONE]\n\n'
+)
+REFUSAL = b'{"error": {"message": "no"}}'
+
+
+class Node:
+    def __init__(self, client: redis.Redis, toml: str, folder: Path) -> None:
+        self.settings: Settings = parse(toml, folder=folder)
+        self.store = Store(client, self.settings.fleet)
+        self.hands = Hands()
+        self.endpoints = Endpoints.build("rented", self.settings.lanes["rented"], folder)
+        self.endpoints.open()
+        self.lane = Lane(Jobs("rented", self.settings, self.store, self.endpoints, self.hands))
+        classifier = Classifier.build(self.settings, HashEmbedder())
+        self.dispatcher = Dispatcher(self.settings, self.store, classifier)
+        self.count = 0
+
+    def submit(self, count: int = 1, mode: str = "sync") -> None:
+        self.store.submit(
+            [
+                Task(f"t{self.count + n}", "acme", ({"role": "user", "content": "hi"},), mode=mode)
+                for n in range(count)
+            ]
+        )
+        self.count += count
+        self.dispatcher.work(self.store.fetch(DISPATCH, 100, idle=True).claims)
+
+    def work(self, mode: str = "sync") -> None:
+        """All that waits now, once."""
+        claims = self.store.fetch(f"lane-rented-{mode}", 100, idle=True).claims
+        self.hands.take(claims, f"lane-rented-{mode}", messages=1, hold_s=60)
+        self.lane.work(claims)
+        self.hands.drop(claims, f"lane-rented-{mode}")
+
+    def statuses(self) -> list[str]:
+        return [self.store.record(f"acme/t{n}").status for n in range(self.count)]
+
+    def later_s(self, mode: str = "sync") -> list[float]:
+        """For how long each of those that wait for their time still waits."""
+        now_us = self.store.now_us()
+        rows: Any = self.store.client.zrange(f"laneway:later:lane-rented-{mode}", 0, -1, withscores=True)
+        return [(score - now_us) / 1e6 for _, score in rows]
+
+
+Made = Callable[..., Node]
+
+
+@pytest.fixture
+def made(client: redis.Redis, provider: Provider, tmp_path: Path) -> Iterator[Made]:
+    nodes: list[Node] = []
+    provider.body = ANSWER
+
+    def make(more: str = "") -> Node:
+        toml = TOML.replace("MORE", more).replace("URL", provider.url)
+        nodes.append(Node(client, toml, tmp_path))
+        return nodes[-1]
+
+    yield make
+    for node in nodes:
+        for one in node.endpoints:
+            one.engine.close()
+
+
+def refuse(provider: Provider, status: int, **headers: str) -> None:
+    provider.status, provider.body, provider.content_type = status, REFUSAL, "application/json"
+    provider.headers = {name.replace("_", "-"): value for name, value in headers.items()}
+
+
+def answer(provider: Provider, **headers: str) -> None:
+    provider.status, provider.body, provider.content_type = 200, ANSWER, "text/event-stream"
+    provider.headers = {name.replace("_", "-"): value for name, value in headers.items()}
+
+
+def test_a_provider_that_wants_quiet_is_asked_nothing_more_by_anybody(made: Made, provider: Provider) -> None:
+    node, other = made(), made()
+    refuse(provider, 429, retry_after="7")
+    node.submit(3)
+    node.work()
+    assert len(provider.asked) == 3, "calls that were let in together"
+    node.submit(2)
+    other.count = node.count
+    other.work()
+    assert len(provider.asked) == 3, "the other node hears of it from Redis and asks nothing"
+    assert other.hands.resting
+    assert all(5 < wait_s <= 7 for wait_s in other.later_s())
+    assert len(other.later_s()) == 5
+
+
+def test_a_sync_task_that_would_wait_too_long_goes_on_along_its_chain_and_an_async_one_waits(
+    made: Made, provider: Provider
+) -> None:
+    node = made()
+    refuse(provider, 429, retry_after="300")
+    node.submit()
+    node.work()
+    answer(provider)
+    node.submit()
+    node.work()
+    assert len(provider.asked) == 1
+    assert node.store.record("acme/t1").progress.lane == "frontier"
+    assert "take no calls for" in node.store.record("acme/t1").progress.why
+    node.submit(mode="async")
+    node.work("async")
+    assert [290 < wait_s <= 300 for wait_s in node.later_s("async")] == [True]
+
+
+def test_configured_limits_hold_for_all_nodes_together(made: Made, provider: Provider) -> None:
+    nodes = [made("requests_per_minute = 24"), made("requests_per_minute = 24")]
+    nodes[0].submit(10)
+    nodes[1].count = 10
+    for node in nodes:
+        node.work()
+    assert len(provider.asked) == 4, "ten seconds' worth at once"
+    assert nodes[0].statuses().count("succeeded") == 4
+    waits = nodes[0].later_s()
+    assert len(waits) == 6
+    assert all(0 < wait_s <= 2.5 for wait_s in waits)
+
+
+def test_a_limit_is_learnt_from_what_the_provider_says(made: Made, provider: Provider) -> None:
+    node = made()
+    answer(provider, x_ratelimit_limit_requests="6", x_ratelimit_remaining_requests="5")
+    node.submit()
+    node.work()
+    node.submit(4)
+    node.work()
+    assert len(provider.asked) == 2
+
+
+def test_an_endpoint_that_fails_again_and_again_is_left_alone(made: Made, provider: Provider) -> None:
+    node = made()
+    refuse(provider, 500)
+    node.submit(5)
+    node.work()
+    assert len(provider.asked) == 5
+    assert node.endpoints.dead()
+    answer(provider)
+    node.submit(2)
+    node.work()
+    assert len(provider.asked) == 5, "it is shut for a while"
+    assert node.store.queues(["lane-rented-sync"])[0].depth == 2, "for other nodes, or the dispatcher"
+
+
+def test_another_endpoint_takes_the_calls_of_one_that_is_down(made: Made, provider: Provider) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        down = free.getsockname()[1]
+    node = made(
+        f'retry_delay_s = 0\nendpoints = [{{ base_url = "http://127.0.0.1:{down}/v1" }}, {{ base_url = "URL/v1" }}]'
+    )
+    node.submit(40)
+    for _ in range(12):
+        node.work()
+    assert node.statuses() == ["succeeded"] * 40
+    first, second = node.endpoints.all
+    assert first.broken
+    assert not second.broken
+    records = [node.store.record(f"acme/t{n}") for n in range(40)]
+    failed = [one for record in records for one in record.progress.attempts if one.failure]
+    assert 5 <= len(failed) <= 20, "no more once it is shut"
+    assert {one.failure for one in failed} == {"connection_lost"}
+    assert all(one.cost_nano == 0 for one in failed)
+
+
+def test_the_cheaper_endpoint_takes_more_of_the_calls(made: Made, provider: Provider) -> None:
+    node = made(
+        'endpoints = [{ model = "dear", price = { input_mtok = "9", output_mtok = "18" } }, { model = "cheap" }]'
+    )
+    node.submit(60)
+    node.work()
+    models = [asked["model"] for asked in provider.asked]
+    assert models.count("cheap") > 4 * models.count("dear")
+    costs = {
+        one.price_ref: one.cost_nano
+        for n in range(60)
+        for one in node.store.record(f"acme/t{n}").progress.attempts
+    }
+    assert set(costs.values()) <= {7_000, 63_000}
