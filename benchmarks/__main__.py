@@ -3,7 +3,7 @@
 import subprocess
 import sys
 
-ALL = ("path", "idle", "dispatch", "money", "ledger", "call", "batch")
+ALL = ("path", "idle", "dispatch", "money", "ledger", "call", "batch", "sync")
 
 
 def main() -> None:

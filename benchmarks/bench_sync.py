@@ -1,6 +1,6 @@
 """What 100,000 waiting asynchronous tasks do to a synchronous one: the time to its result, with and without them.
 
-One dispatcher and one lane process of eight threads over an engine that takes 20 ms a call. Sync tasks come one by one,
+One dispatcher and one lane process of eight threads over an engine that takes 100 ms a call. Sync tasks come one by one,
 their times alone and beside the backlog taken in turn: the backlog is put before each second half and cancelled by an
 emptied server. The lane works on the backlog all the while, with the threads that are not kept for sync tasks.
 """
@@ -15,7 +15,7 @@ from benchmarks.bench_path import dramatiq, fleet
 from laneway.client import Client
 
 BACKLOG = 100_000
-SAMPLES = 150
+SAMPLES = 100
 PAIRS = 3
 TOML = """
 [fleet]
@@ -26,7 +26,7 @@ engine = "echo"
 price = { input_mtok = "1", output_mtok = "2" }
 threads = 8
 sync_threads = 2
-echo = { latency_ms = 20 }
+echo = { latency_ms = 100 }
 
 [types.general]
 chain = ["local", "human"]

@@ -49,9 +49,11 @@ def test_the_producer_s_example_runs_as_it_stands(live: Callable[[str], LiveFlee
 
 
 def test_the_configuration_s_example_is_read() -> None:
-    (example,) = blocks("toml")
-    settings = parse(example)
-    assert settings.types["intent-classification"].chain == ("local", "midtier", "human")
+    whole, lanes = blocks("toml")
+    assert parse(whole).types["intent-classification"].chain == ("local", "midtier", "human")
+    settings = parse(lanes)
+    assert len(settings.lanes["rented"].doors()) == 2
+    assert settings.lanes["midtier"].batches
 
 
 def test_every_make_target_exists() -> None:
