@@ -196,6 +196,17 @@ class Endpoint(_Table):
     _one_row = field_validator("price", mode="before")(_in_a_row)
 
 
+class Vllm(_Table):
+    """How this node runs vLLM. ``python`` is the interpreter that has it (None: ours). ``tool_parser`` is the form in
+    which the model writes tool calls, "" for one whose chat template knows nothing of tools. ``arguments`` go to vLLM's
+    server as they stand, and win over ours: ``["--tensor-parallel-size", "2"]``.
+    """
+
+    python: Path | None = None
+    tool_parser: str = "hermes"
+    arguments: tuple[str, ...] = ()
+
+
 class Lane(_Table):
     """One lane. ``threads`` is how many calls a node has in flight, ``batch`` how many tasks a message carries.
 
@@ -211,7 +222,7 @@ class Lane(_Table):
     ``batch_overflow_s`` are left.
     """
 
-    engine: Literal["anthropic", "auto", "echo", "llamacpp", "openai"]
+    engine: Literal["anthropic", "auto", "echo", "llamacpp", "openai", "vllm"]
     model: str = ""
     model_path: Path | None = None
     base_url: str | None = None
@@ -244,6 +255,7 @@ class Lane(_Table):
     batch_poll_s: float = Field(30.0, gt=0)
     hardware: Hardware | None = None
     echo: Echo = Echo()
+    vllm: Vllm = Vllm()
 
     _one_row = field_validator("price", mode="before")(_in_a_row)
 
@@ -674,7 +686,10 @@ def _anchored(settings: Settings, folder: Path) -> Settings:
     }
     lanes = {
         name: _in_folder(row, folder, "model_path", "api_key_file").model_copy(
-            update={"endpoints": tuple(_in_folder(one, folder, "api_key_file") for one in row.endpoints)}
+            update={
+                "endpoints": tuple(_in_folder(one, folder, "api_key_file") for one in row.endpoints),
+                "vllm": _in_folder(row.vllm, folder, "python"),
+            }
         )
         for name, row in settings.lanes.items()
     }

@@ -301,7 +301,7 @@ def summary(fleet: Fleet) -> list[str]:
     """What runs where, a line each."""
     settings, running = fleet.settings, fleet.plan
     kind = "" if settings.redis_url else " (embedded)"
-    served = [f"{lane} ({resolve(settings.lanes[lane].engine)})" for lane in running.lanes]
+    served = [f"{lane} ({resolve(settings.lanes[lane])})" for lane in running.lanes]
     others = [name for name in running.commands if name not in running.lanes.values()]
     return [
         f"redis    {without_password(fleet.redis_url)}{kind}",

@@ -231,7 +231,7 @@ def _redis_checks(info: dict[str, Any], settings: Settings) -> Checks:
 
 def _lane(name: str, lane: Lane, settings: Settings, store: Store | None) -> Checks:
     """Can this node serve it? Where another node does, or only the key is missing, that is no failure."""
-    what = f"{resolve(lane.engine)} {lane.model}".rstrip()
+    what = f"{resolve(lane)} {lane.model}".rstrip()
     keyless = needs_key(lane) and secret(lane) is None
     try:
         Endpoints.build(name, lane, settings.fleet.var).check()
@@ -257,7 +257,7 @@ def _key_words(lane: Lane) -> str:
 
 
 def _model_words(lane: Lane) -> str:
-    if resolve(lane.engine) != "llamacpp":
+    if resolve(lane) != "llamacpp":
         return ""
     path = lane.model_path or packaged_model()
     return f", model file {path.name} ({path.stat().st_size / MEGABYTE:.0f} MB)" if path else ""

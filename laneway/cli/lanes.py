@@ -58,7 +58,7 @@ def lane_rows(settings: Settings, store: Store) -> list[dict[str, Any]]:
     return [
         {
             "lane": name,
-            "engine": resolve(lane.engine),
+            "engine": resolve(lane),
             "model": lane.model,
             "price": _price(price_of(name, lane, today)),
             "key": _key(lane),

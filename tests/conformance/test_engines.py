@@ -215,7 +215,7 @@ def mock(request: pytest.FixtureRequest, mock_url: str, var: Path) -> Iterator[E
 
 def test_every_engine_of_the_table_is_in_this_suite() -> None:
     assert {name.split()[0] for name in IMPLEMENTATIONS} == set(ENGINES)
-    assert resolve("auto") in ENGINES
+    assert resolve(llamacpp_lane()) in ENGINES
 
 
 def test_text_comes_with_its_usage_and_times(engine: Engine) -> None:

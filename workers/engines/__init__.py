@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Protocol
 
@@ -65,16 +66,33 @@ ENGINES: dict[str, str] = {
     "echo": "workers.engines.echo:EchoEngine",
     "llamacpp": "workers.engines.llamacpp:LlamaCppEngine",
     "openai": "workers.engines.openai:OpenAIEngine",
+    "vllm": "workers.engines.vllm:VllmEngine",
 }
 
 
-def resolve(name: str) -> str:
-    """The engine that ``name`` stands for on this node: ``auto`` is llamacpp, any other name itself."""
-    return "llamacpp" if name == "auto" else name
+def resolve(lane: Lane) -> str:
+    """The engine that a lane has on this node. ``auto`` is vllm where one serves, and llamacpp elsewhere."""
+    if lane.engine != "auto":
+        return lane.engine
+    return "vllm" if _vllm_serves(lane) else "llamacpp"
+
+
+def _vllm_serves(lane: Lane) -> bool:
+    """Somebody's server is named, or this node has vLLM, what it is made for, and a model that it reads."""
+    if lane.base_url is not None:
+        return True
+    installed = lane.vllm.python is not None or find_spec("vllm") is not None
+    readable = lane.model_path.is_dir() if lane.model_path is not None else bool(lane.model)
+    return installed and readable and accelerated()
+
+
+def accelerated() -> bool:
+    """Whether this node has a GPU for CUDA or ROCm, by the devices that their drivers make."""
+    return Path("/dev/nvidia0").exists() or Path("/dev/kfd").exists()
 
 
 def build(lane_name: str, lane: Lane, var: Path) -> Engine:
     """The engine of a lane, neither checked nor opened. Imports that engine's module only."""
-    module, _, class_name = ENGINES[resolve(lane.engine)].partition(":")
+    module, _, class_name = ENGINES[resolve(lane)].partition(":")
     engine: Engine = getattr(import_module(module), class_name)(lane_name, lane, var)
     return engine
