@@ -3,7 +3,7 @@
 BIN := .venv/bin
 PINS := pyproject.toml scripts/install requirements/core.txt requirements/bare.txt requirements/data.txt
 
-.PHONY: demo install test check fmt up bench soak lock clean
+.PHONY: demo install test check fmt up bench soak lock clean vllm-venv test-vllm
 
 demo: .venv/core.stamp
 	$(BIN)/laneway demo
@@ -33,15 +33,24 @@ bench: .venv/dev.stamp
 soak: .venv/dev.stamp
 	$(BIN)/python -m tests.soak $(ARGS)
 
+# vLLM on the CPU: an environment of its own (2.5 GB, two minutes), and the tests that need it (about ten minutes).
+vllm-venv: .venv-vllm/done.stamp
+
+test-vllm: .venv/dev.stamp .venv-vllm/done.stamp
+	$(BIN)/python -m pytest -m vllm $(ARGS)
+
 # New pins: `make lock` keeps what still fits, `make lock ARGS=--upgrade` takes the newest that are a week old.
 lock:
 	scripts/lock $(ARGS)
 
 clean:
-	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build laneway.egg-info
+	rm -rf .venv .venv-vllm .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build laneway.egg-info
 
 .venv/core.stamp: $(PINS)
 	PYTHON="$(PYTHON)" scripts/install core
 
 .venv/dev.stamp: $(PINS) requirements/dev.txt
 	PYTHON="$(PYTHON)" scripts/install dev
+
+.venv-vllm/done.stamp: scripts/install-vllm requirements/torch-cpu.txt requirements/vllm.txt
+	PYTHON="$(PYTHON)" scripts/install-vllm
