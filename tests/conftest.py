@@ -6,6 +6,14 @@ import redis
 from broker import embedded
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """What needs the real vLLM runs where it is asked for by its mark, as `make test-vllm` does, and nowhere else."""
+    if "vllm" in str(config.getoption("markexpr")):
+        return
+    config.hook.pytest_deselected(items=[item for item in items if item.get_closest_marker("vllm")])
+    items[:] = [item for item in items if not item.get_closest_marker("vllm")]
+
+
 @pytest.fixture(scope="session")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[embedded.Embedded]:
     """One real server for the tests that do not kill it."""

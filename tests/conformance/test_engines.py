@@ -99,13 +99,6 @@ def available(engine: Engine) -> Engine:
     return engine
 
 
-@pytest.fixture(scope="session")
-def var(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    folder = tmp_path_factory.mktemp("node")
-    yield folder
-    stop_all(folder)
-
-
 def llamacpp_lane(**fields: Any) -> Lane:
     return Lane.model_validate({"engine": "auto", "threads": 4, "context_tokens": CONTEXT} | fields)
 
@@ -166,10 +159,23 @@ def eventually(fact: Callable[[], bool], within_s: float) -> None:
         time.sleep(0.02)
 
 
-IMPLEMENTATIONS = ("echo", "llamacpp", "openai over llamacpp", "openai over llmock", "anthropic over llmock")
+IMPLEMENTATIONS = (
+    "echo",
+    "llamacpp",
+    "openai over llamacpp",
+    "openai over llmock",
+    "anthropic over llmock",
+    "vllm",
+    "openai over vllm",
+)
 
 
-@pytest.fixture(params=IMPLEMENTATIONS)
+@pytest.fixture(
+    params=[
+        pytest.param(name, marks=pytest.mark.vllm) if name.endswith("vllm") else name
+        for name in IMPLEMENTATIONS
+    ]
+)
 def engine(request: pytest.FixtureRequest, var: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Engine]:
     match request.param:
         case "echo":
@@ -186,6 +192,15 @@ def engine(request: pytest.FixtureRequest, var: Path, monkeypatch: pytest.Monkey
                 base_url=served.base_url,
                 api_key_env="A_KEY",
                 dialect="llamacpp",
+            )
+        case "vllm":
+            request.getfixturevalue("vllm_door")
+            lane = request.getfixturevalue("vllm_lane")()
+        case "openai over vllm":
+            door: Door = request.getfixturevalue("vllm_door")
+            monkeypatch.setenv("A_KEY", door.key)
+            lane = Lane(
+                engine="openai", model=door.model, base_url=door.base_url, api_key_env="A_KEY", dialect="vllm"
             )
         case name:
             url: str = request.getfixturevalue("mock_url")

@@ -76,6 +76,7 @@ SENTENCES: Mapping[str, Leaf] = {
     "prompt is too long": ContextOverflow,
     "input token count": ContextOverflow,
     "max_new_tokens": ContextOverflow,
+    "max_model_len": ContextOverflow,
     "credit balance is too low": OutOfCredit,
     "reached your specified api usage limits": OutOfCredit,
     "insufficient balance": OutOfCredit,

@@ -1,0 +1,85 @@
+"""What all engines are tested on, and the real vLLM, which only `make test-vllm` starts."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from broker.settings import Lane
+from workers.engines.launcher import Door, stop_all
+from workers.engines.llamacpp import packaged_model
+from workers.engines.vllm import VllmEngine
+
+ROOT = Path(__file__).parents[2]
+
+#: vLLM reads folders; transformers, which comes with it, reads the packaged GGUF.
+CONVERT = """
+import sys
+from transformers import AutoModelForCausalLM, AutoTokenizer
+source, name, target = sys.argv[1:]
+model = AutoModelForCausalLM.from_pretrained(source, gguf_file=name, dtype="float32")
+model.hf_quantizer = None
+del model.config.quantization_config
+model.bfloat16().save_pretrained(target)
+AutoTokenizer.from_pretrained(source, gguf_file=name).save_pretrained(target)
+"""
+
+
+@pytest.fixture(scope="session")
+def var(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    folder = tmp_path_factory.mktemp("node")
+    yield folder
+    stop_all(folder)
+
+
+@pytest.fixture(scope="session")
+def vllm_python() -> Path:
+    """An interpreter that has vLLM."""
+    python = Path(os.environ.get("VLLM_PYTHON") or ROOT / ".venv-vllm/bin/python")
+    if not python.exists():
+        pytest.skip("no vLLM: make vllm-venv, or VLLM_PYTHON=/path/to/a/python/that/has/it")
+    return python
+
+
+@pytest.fixture(scope="session")
+def vllm_model(vllm_python: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The small model as a folder."""
+    packed = packaged_model()
+    assert packed is not None
+    folder = tmp_path_factory.mktemp("models") / "smollm2"
+    command: list[str | Path] = [vllm_python, "-c", CONVERT, packed.parent, packed.name, folder]
+    subprocess.run(command, env=os.environ | {"HF_HUB_OFFLINE": "1"}, check=True, capture_output=True)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def vllm_lane(vllm_python: Path, vllm_model: Path) -> Callable[..., Lane]:
+    """A lane with a vLLM of this node; lanes of the same fields share it."""
+
+    def lane(*arguments: str, tool_parser: str = "hermes", **fields: Any) -> Lane:
+        run = {"python": vllm_python, "arguments": arguments, "tool_parser": tool_parser}
+        given = {
+            "engine": "vllm",
+            "model_path": vllm_model,
+            "threads": 16,
+            "context_tokens": 1024,
+            "vllm": run,
+        }
+        return Lane.model_validate(given | fields)
+
+    return lane
+
+
+@pytest.fixture(scope="session")
+def vllm_door(vllm_lane: Callable[..., Lane], var: Path) -> Iterator[Door]:
+    """The vLLM of the session, which no test kills."""
+    engine = VllmEngine("vllm", vllm_lane(), var)
+    engine.open()
+    assert engine.hold.door is not None
+    yield engine.hold.door
+    engine.close()
