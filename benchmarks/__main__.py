@@ -3,7 +3,7 @@
 import subprocess
 import sys
 
-ALL = ("path", "idle", "dispatch", "money", "ledger", "call", "batch", "sync")
+ALL = ("path", "idle", "dispatch", "money", "ledger", "call", "batch", "sync", "engines")
 
 
 def main() -> None:

@@ -17,18 +17,6 @@ from workers.engines.vllm import VllmEngine
 
 ROOT = Path(__file__).parents[2]
 
-#: vLLM reads folders; transformers, which comes with it, reads the packaged GGUF.
-CONVERT = """
-import sys
-from transformers import AutoModelForCausalLM, AutoTokenizer
-source, name, target = sys.argv[1:]
-model = AutoModelForCausalLM.from_pretrained(source, gguf_file=name, dtype="float32")
-model.hf_quantizer = None
-del model.config.quantization_config
-model.bfloat16().save_pretrained(target)
-AutoTokenizer.from_pretrained(source, gguf_file=name).save_pretrained(target)
-"""
-
 
 @pytest.fixture(scope="session")
 def var(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
@@ -52,7 +40,7 @@ def vllm_model(vllm_python: Path, tmp_path_factory: pytest.TempPathFactory) -> P
     packed = packaged_model()
     assert packed is not None
     folder = tmp_path_factory.mktemp("models") / "smollm2"
-    command: list[str | Path] = [vllm_python, "-c", CONVERT, packed.parent, packed.name, folder]
+    command = [vllm_python, ROOT / "scripts/gguf_folder.py", packed, folder]
     subprocess.run(command, env=os.environ | {"HF_HUB_OFFLINE": "1"}, check=True, capture_output=True)
     return folder
 

@@ -95,6 +95,7 @@ def has(command: list[str], *words: str) -> bool:
         ({}, ("--enable-prefix-caching",), True),
         ({}, ("--enable-prompt-tokens-details",), True),
         ({}, ("--middleware", "__main__.KeyOnEveryPath"), True),
+        ({}, ("--stream-interval", "8"), True),
         ({}, ("--disable-uvicorn-access-log",), True),
         ({}, ("--enforce-eager",), True),
         ({"accelerator": True}, ("--enforce-eager",), False),

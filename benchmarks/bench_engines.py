@@ -1,0 +1,183 @@
+"""Tokens a second through a lane against the same engine driven by its own batch interface, and at 16 tasks against 1.
+
+A lane is all of it: submit, dispatch, a worker process, the engine's process, result. Both sides are given the same
+prompts in turn, and a ratio is the median of its pairs. What this machine has not got is left out and says so.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from time import perf_counter
+
+from benchmarks.bench_path import dramatiq, fleet
+from laneway.client import Client
+from workers.engines.launcher import stop_all
+from workers.engines.llamacpp import packaged_model
+
+ROOT = Path(__file__).parents[1]
+PAIRS = 7
+TASKS = 16
+TOKENS = 128
+
+Rate = Callable[[list[str]], float]
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """``lacking`` is "" where this machine can run it. ``lane`` gives the lane's table for a model's folder, ``direct``
+    an engine of its own that gives tokens a second for prompts.
+    """
+
+    lacking: Callable[[], str]
+    model: Callable[[Path], Path]
+    lane: Callable[[Path], str]
+    direct: Callable[[Path], AbstractContextManager[Rate]]
+
+
+def prompts(count: int, at: int) -> list[str]:
+    """Others each time, so that no answer comes out of a cache."""
+    return [
+        f"question: tell a very long story about the sea and number {at * 1000 + n}." for n in range(count)
+    ]
+
+
+def through(client: Client, asked: list[str]) -> float:
+    """Tokens a second of tasks that are submitted together."""
+    before = perf_counter()
+    handles = client.submit_many([{"prompt": prompt} for prompt in asked])
+    for handle in handles:
+        handle.result(timeout_s=600)
+    seconds = perf_counter() - before
+    attempts = [client.record(handle.task_id).progress.attempts for handle in handles]
+    return sum(one.output_tokens for each in attempts for one in each) / seconds
+
+
+# --- vLLM
+
+VLLM = Path(os.environ.get("VLLM_PYTHON") or ROOT / ".venv-vllm/bin/python")
+KV_BYTES = 2**29
+#: A process with vLLM's offline interface: a line of prompts in, tokens a second out.
+OFFLINE = """
+import json, sys, time
+from vllm import LLM, SamplingParams
+if __name__ == "__main__":
+    llm = LLM(model=sys.argv[1], max_model_len=1024, enforce_eager=True, kv_cache_memory_bytes=int(sys.argv[2]))
+    for line in sys.stdin:
+        asked = [[{"role": "user", "content": prompt}] for prompt in json.loads(line)]
+        before = time.perf_counter()
+        done = llm.chat(asked, SamplingParams(temperature=0, max_tokens=int(sys.argv[3])), use_tqdm=False)
+        seconds = time.perf_counter() - before
+        print("rate", sum(len(one.outputs[0].token_ids) for one in done) / seconds, flush=True)
+"""
+
+
+def vllm_lacking() -> str:
+    return "" if VLLM.exists() else "no vLLM: make vllm-venv, or VLLM_PYTHON=/path/to/a/python/that/has/it"
+
+
+def vllm_model(folder: Path) -> Path:
+    packed = packaged_model()
+    assert packed is not None
+    command: list[str | Path] = [VLLM, ROOT / "scripts/gguf_folder.py", packed, folder / "smollm2"]
+    subprocess.run(command, env=os.environ | {"HF_HUB_OFFLINE": "1"}, check=True, capture_output=True)
+    return folder / "smollm2"
+
+
+def vllm_lane(model: Path) -> str:
+    return f"""
+engine = "vllm"
+model_path = "{model}"
+vllm = {{ python = "{VLLM}", arguments = ["--kv-cache-memory-bytes", "{KV_BYTES}"] }}
+"""
+
+
+@contextmanager
+def vllm_direct(model: Path) -> Iterator[Rate]:
+    command: list[str | Path] = [VLLM, "-c", OFFLINE, model, str(KV_BYTES), str(TOKENS)]
+    quiet = {"HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", "VLLM_LOGGING_LEVEL": "ERROR"}
+    with subprocess.Popen(
+        command,
+        env=os.environ | quiet,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    ) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        told, heard = process.stdin, process.stdout
+
+        def rate(asked: list[str]) -> float:
+            told.write(json.dumps(asked) + "\n")
+            told.flush()
+            line = next(line for line in heard if line.startswith("rate "))
+            return float(line.split()[1])
+
+        yield rate
+        told.close()
+
+
+ROWS = {"vllm": Row(vllm_lacking, vllm_model, vllm_lane, vllm_direct)}
+
+
+# --- the run
+
+
+def measured(row: Row, folder: Path, pairs: int) -> list[tuple[float, float, float]]:
+    """Tokens a second of 16 tasks through the lane, of as many prompts given to the engine, and of one task."""
+    model = row.model(folder)
+    toml = f"""
+[fleet]
+var = "{folder / "var"}"
+[lanes.local]
+{row.lane(model)}
+context_tokens = 1024
+max_tokens = {TOKENS}
+threads = {TASKS}
+timeout_s = 300
+[types.general]
+chain = ["local"]
+"""
+    lane = dramatiq("workers.lane_local", threads=2 * TASKS)
+    try:
+        with row.direct(model) as direct, fleet(toml, dramatiq("dispatcher.node", threads=2), lane) as client:
+            through(client, prompts(TASKS, 0))
+            direct(prompts(TASKS, 0))
+            return [
+                (
+                    through(client, prompts(TASKS, 2 * at)),
+                    direct(prompts(TASKS, 2 * at)),
+                    through(client, prompts(1, 2 * at + 1)),
+                )
+                for at in range(1, pairs + 1)
+            ]
+    finally:
+        stop_all(folder / "var")
+
+
+def main(pairs: int = PAIRS) -> None:
+    for name in sys.argv[1:] or ROWS:
+        if lacking := ROWS[name].lacking():
+            print(f"{name}: left out, {lacking}")
+            continue
+        with tempfile.TemporaryDirectory() as folder:
+            found = measured(ROWS[name], Path(folder), pairs)
+        lane, direct, alone = (median(column) for column in zip(*found, strict=True))
+        print(
+            f"{name}: {TASKS} tasks through a lane {lane:.0f} tokens/s,"
+            f" {median(a / b for a, b, _ in found):.2f} x its own batch interface ({direct:.0f}),"
+            f" {median(a / c for a, _, c in found):.1f} x one task ({alone:.0f}); {pairs} interleaved pairs"
+        )
+
+
+if __name__ == "__main__":
+    main()
