@@ -197,14 +197,18 @@ class Endpoint(_Table):
 
 
 class Vllm(_Table):
-    """How this node runs vLLM. ``python`` is the interpreter that has it (None: ours). ``tool_parser`` is the form in
-    which the model writes tool calls, "" for one whose chat template knows nothing of tools. ``arguments`` go to vLLM's
-    server as they stand, and win over ours: ``["--tensor-parallel-size", "2"]``.
+    """How this node runs vLLM, or how the one at ``base_url`` is run.
+
+    ``python`` is the interpreter that has it (None: ours). ``arguments`` go to vLLM's server as they stand, and win
+    over ours: ``["--tensor-parallel-size", "2"]``. ``tool_parser`` is the form in which the model writes tool calls, ""
+    for one whose chat template knows nothing of tools. ``priorities``: the server at ``base_url`` was started with
+    ``--scheduling-policy priority``, without which it refuses them.
     """
 
     python: Path | None = None
-    tool_parser: str = "hermes"
     arguments: tuple[str, ...] = ()
+    tool_parser: str = "hermes"
+    priorities: bool = False
 
 
 class Lane(_Table):

@@ -7,12 +7,13 @@ from typing import Any
 
 from broker.call import Call
 from broker.settings import ChoiceGate, GateSettings, JsonSchemaGate, Lane, TaskType
-from broker.task import Claim
+from broker.task import Claim, Task
 
 REPROMPT = "That answer was not accepted: {complaint} Answer again, and give the corrected answer only."
 #: Room for the words that a chat template puts around each message, in tokens; a bound, not a measure.
 TEMPLATE_TOKENS = 16
 WRAPPING_TOKENS = 24
+SYNC_FIRST, OWN_LIMIT = 2**30, 2**28
 #: What providers and we say around a schema, choices or tools to make the model keep to them (Anthropic: up to 530).
 FORM_TOKENS = 600
 
@@ -57,7 +58,14 @@ def compose(
         seed=lane.seed,
         timeout_s=lane.timeout_s if left_s is None else min(lane.timeout_s, left_s),
         attempt_id=claim.attempt_id,
+        priority=_priority(claim.task),
     )
+
+
+def _priority(task: Task) -> int:
+    """Within an engine as in the queues: sync tasks first, then by the task's own."""
+    own = max(-OWN_LIMIT, min(OWN_LIMIT, task.priority))
+    return own + SYNC_FIRST if task.mode == "sync" else own
 
 
 def _choices(lists: Sequence[tuple[str, ...]]) -> tuple[str, ...] | None:

@@ -124,7 +124,7 @@ def test_tools_are_told_in_words_to_a_model_whose_template_knows_none(
     vllm_door: Door, vllm_lane: Lanes, var: Path
 ) -> None:
     plain = VllmEngine("vllm", vllm_lane(tool_parser=""), var)
-    body = plain._spoken(vllm_door).constrain(asked("Weather?", tools=(TOOL,), tool_choice="required"))
+    body = plain.dialect.constrain(asked("Weather?", tools=(TOOL,), tool_choice="required"))
     assert "get_weather" in body.told
     status, answer = vllm_door.http(
         "POST",

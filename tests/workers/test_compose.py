@@ -40,6 +40,17 @@ def test_choices_are_what_all_gates_let_pass_and_have_room() -> None:
     assert compose(claim(), LANE, TYPE, apart, None).choices is None
 
 
+def test_a_sync_task_goes_before_every_async_one_and_then_its_own_priority_counts() -> None:
+    tasks = [
+        Task("a", "w", TASK.messages, mode=mode, priority=priority)
+        for mode in ("async", "sync")
+        for priority in (-(2**63), -1, 0, 7, 2**63)
+    ]
+    priorities = [compose(claim(task=task), LANE, TYPE, (), None).priority for task in tasks]
+    assert priorities == sorted(set(priorities))
+    assert max(map(abs, priorities)) < 2**31
+
+
 def test_a_call_ends_by_its_task_s_deadline() -> None:
     assert compose(claim(), LANE, TYPE, (), 3.5).timeout_s == 3.5
 

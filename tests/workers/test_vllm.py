@@ -25,7 +25,7 @@ from broker.errors import (
 )
 from broker.settings import Lane, parse
 from workers.engines import build, resolve
-from workers.engines.vllm import order_of
+from workers.engines.vllm import order_of, spoken
 from workers.engines.vllm_command import batch, environment, kv_bytes, serving
 from workers.engines.vllm_inside import KeyOnEveryPath
 
@@ -359,7 +359,8 @@ def test_it_is_asked_in_vllms_dialect_with_the_lanes_key(
 ) -> None:
     monkeypatch.setenv("GPU_KEY", "sesame")
     provider.body = stream("positive")
-    lane = Lane(engine="auto", model="m", base_url=f"{provider.url}/v1", api_key_env="GPU_KEY")
+    table = {"engine": "auto", "model": "m", "base_url": f"{provider.url}/v1", "api_key_env": "GPU_KEY"}
+    lane = Lane.model_validate(table | {"vllm": {"priorities": True}})
     engine = build("gpu", lane, tmp_path)
     assert engine.name == "vllm"
     engine.open()
@@ -376,6 +377,32 @@ def test_it_is_asked_in_vllms_dialect_with_the_lanes_key(
     assert (asked["priority"], asked["seed"]) == (-3, 7)
     assert provider.asked_headers[0]["authorization"] == "Bearer sesame"
     engine.close()
+
+
+@pytest.mark.parametrize(
+    ("fields", "sent"),
+    [
+        ({}, {"priority": -5}),
+        ({"base_url": "http://gpu-1:8000/v1"}, None),
+        ({"base_url": "http://gpu-1:8000/v1", "vllm": {"priorities": True}}, {"priority": -5}),
+    ],
+)
+def test_priorities_go_to_servers_that_take_them(fields: dict[str, Any], sent: object) -> None:
+    lane = Lane.model_validate({"engine": "vllm", "model": "m"} | fields)
+    row = spoken(lane)
+    assert (row.priority and row.priority(5)) == sent
+
+
+def test_tools_are_told_in_words_where_the_chat_template_knows_none() -> None:
+    tool = {"type": "function", "function": {"name": "look", "parameters": {"type": "object"}}}
+    call = Call(({"role": "user", "content": "Hi"},), tools=(tool,))
+    native = spoken(Lane(engine="vllm", model="m")).constrain(call)
+    told = spoken(
+        Lane.model_validate({"engine": "vllm", "model": "m", "vllm": {"tool_parser": ""}})
+    ).constrain(call)
+    assert native.fields["tools"] == [tool]
+    assert "tools" not in told.fields
+    assert "look" in told.told
 
 
 def test_its_tokens_are_probed_where_nobody_bills_them(provider: Any, tmp_path: Path) -> None:

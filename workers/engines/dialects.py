@@ -86,8 +86,9 @@ DIALECTS: dict[str, Dialect] = {
         fixed_sampling=re.compile(r"^(ft:)?(o\d|gpt-([5-9]|\d\d))"),
         batches=True,
     ),
-    # docs.vllm.ai, OpenAI-compatible server: with --scheduling-policy priority the lowest number goes first.
-    "vllm": Dialect(choices=vllm_choice, priority=lambda priority: {"priority": -priority}),
+    # docs.vllm.ai, OpenAI-compatible server. A priority is a 400 unless it runs with --scheduling-policy priority,
+    # of which the engine vllm knows and this table cannot.
+    "vllm": Dialect(choices=vllm_choice),
     # Measured on llama.cpp of October 2026: a required tool is not enforced; grammars beside tools are a 400.
     "llamacpp": Dialect(choices=choice_grammar, tools=schema_where_required),
     # mlx_lm.server: response_format is ignored, a seed switches its batching off, a failed generation is a 404.

@@ -23,9 +23,11 @@ OPENAI_URL = "https://api.openai.com/v1"
 class OpenAIEngine:
     name = "openai"
 
-    def __init__(self, lane_name: str, lane: Lane, var: Path) -> None:
+    def __init__(self, lane_name: str, lane: Lane, var: Path, dialect: Dialect | None = None) -> None:
+        """``dialect`` None: the one that the lane names, or its address stands for."""
         self._lane_name = lane_name
         self._lane = lane
+        self._dialect = dialect or DIALECTS[lane.dialect or spoken_at(lane.base_url or OPENAI_URL)]
         self._chat: ChatEndpoint | None = None
 
     def check(self) -> None:
@@ -36,10 +38,9 @@ class OpenAIEngine:
             self.check()
             lane, name = self._lane, self._lane_name
             base_url = lane.base_url or OPENAI_URL
-            dialect = self._dialect()
             chat = import_module("workers.engines.chat")
             self._chat = chat.ChatEndpoint(
-                name, base_url, cloud.api_key(name, lane), lane.model, dialect=dialect
+                name, base_url, cloud.api_key(name, lane), lane.model, dialect=self._dialect
             )
 
     def call(self, call: Call, cancelled: Callable[[], bool]) -> Reply:
@@ -53,10 +54,7 @@ class OpenAIEngine:
     def batches(self) -> BatchDoor | None:
         if self._chat is None:
             raise EngineUnavailable(f"lane {self._lane_name!r} is not open", mend="call open() first")
-        return self._chat.batches() if self._dialect().batches else None
-
-    def _dialect(self) -> Dialect:
-        return DIALECTS[self._lane.dialect or spoken_at(self._lane.base_url or OPENAI_URL)]
+        return self._chat.batches() if self._dialect.batches else None
 
     def probe(self, within_s: float) -> None:
         """Nothing: its tokens are billed."""

@@ -29,7 +29,7 @@ START_S = 900.0  # a large model is read for minutes
 #: Calls at once that the server takes. Several workers and lanes share it, each with its own threads.
 LEAST_IN_FLIGHT, IN_FLIGHT_PER_THREAD = 256, 8
 LEAST_SEQUENCES = 16  # for how many whole contexts a CPU keeps room
-FIRST = -(2**31)  # vLLM serves the lowest number first
+FIRST = -(2**31)  # before any call
 GREETING = {"role": "user", "content": "Hi"}
 
 
@@ -39,9 +39,9 @@ class VllmEngine:
     def __init__(self, lane_name: str, lane: Lane, var: Path) -> None:
         self._lane_name = lane_name
         self._lane = lane
-        self.hold = Hold(lane_name, var, self._wanted, dialect=self._spoken)
-        named = lane.model_copy(update={"dialect": "vllm"})
-        self._server = OpenAIEngine(lane_name, named, var) if lane.base_url else None
+        self.dialect = spoken(lane)
+        self.hold = Hold(lane_name, var, self._wanted, dialect=lambda door: self.dialect)
+        self._server = OpenAIEngine(lane_name, lane, var, self.dialect) if lane.base_url else None
 
     def check(self) -> None:
         if self._server is not None:
@@ -60,6 +60,9 @@ class VllmEngine:
     def beats(self) -> int:
         return (self._server or self.hold).beats()
 
+    def batches(self) -> None:
+        """None: its server has no routes for them, and it batches what it is called for by itself."""
+
     def probe(self, within_s: float) -> None:
         if self._server is None:
             self.hold.probe(within_s)
@@ -74,10 +77,6 @@ class VllmEngine:
 
     def close(self) -> None:
         (self._server or self.hold).close()
-
-    def _spoken(self, door: Door) -> Dialect:
-        row = DIALECTS["vllm"]
-        return row if self._lane.vllm.tool_parser else replace(row, tools=told_tools)
 
     def _wanted(self) -> Wanted:
         order = order_of(self._lane_name, self._lane)
@@ -141,6 +140,16 @@ def python_of(lane_name: str, lane: Lane) -> str:
     what = "needs the package vllm" if python is None else f"has no Python at {python}"
     mend = f"pip install 'laneway[vllm]', or set lanes.{lane_name}.vllm.python to an interpreter that has it"
     raise EngineUnavailable(f"lane {lane_name!r} {what}", mend=mend)
+
+
+def spoken(lane: Lane) -> Dialect:
+    """vLLM's dialect, as far as its server was started for it: ours was, of another one the lane says so."""
+    row = DIALECTS["vllm"]
+    if not lane.vllm.tool_parser:
+        row = replace(row, tools=told_tools)
+    if lane.base_url is None or lane.vllm.priorities:
+        row = replace(row, priority=lambda priority: {"priority": -priority})  # the lowest goes first
+    return row
 
 
 def works(door: Door, within_s: float) -> bool:
