@@ -59,6 +59,12 @@ def asked(prompt: str, **fields: Any) -> Call:
     return Call(({"role": "user", "content": prompt},), **({"max_tokens": 16} | fields))
 
 
+def long(n: int, **fields: Any) -> Call:
+    """A call whose answer cannot be short."""
+    numbers = {"type": "array", "items": {"type": "integer"}, "minItems": 500}
+    return asked(f"Count from {n}.", **({"schema": numbers, "max_tokens": 900} | fields))
+
+
 def wanted() -> bool:
     return False
 
@@ -182,10 +188,7 @@ def test_a_strangers_call_is_refused(vllm_door: Door, var: Path) -> None:
 def test_a_cancelled_call_is_ended_in_the_engine_too(engine: VllmEngine, vllm_door: Door) -> None:
     stop = threading.Event()
     with ThreadPoolExecutor(4) as threads:
-        calls = [
-            threads.submit(engine.call, asked(f"A story of {n}.", max_tokens=900), stop.is_set)
-            for n in range(4)
-        ]
+        calls = [threads.submit(engine.call, long(n), stop.is_set) for n in range(4)]
         eventually(lambda: metric(vllm_door, "num_requests_running") == 4)
         stop.set()
         for call in calls:
@@ -231,7 +234,7 @@ def test_beyond_what_it_takes_a_call_is_refused_before_any_work(narrow: VllmEngi
     stop, door = threading.Event(), narrow.hold.door
     assert door is not None
     with ThreadPoolExecutor(4) as threads:
-        calls = [submit(threads, narrow, asked(f"Story {n}.", max_tokens=900), stop.is_set) for n in range(4)]
+        calls = [submit(threads, narrow, long(n), stop.is_set) for n in range(4)]
         eventually(lambda: metric(door, "num_requests_running") + metric(door, "num_requests_waiting") == 4)
         with pytest.raises(EngineOverloaded) as failed:
             narrow.call(asked("One more."), wanted)
@@ -247,7 +250,7 @@ def test_a_higher_priority_is_served_first(narrow: VllmEngine) -> None:
     stop, door, ended = threading.Event(), narrow.hold.door, []
     assert door is not None
     with ThreadPoolExecutor(3) as threads:
-        first = submit(threads, narrow, asked("A story.", max_tokens=300, priority=9), stop.is_set)
+        first = submit(threads, narrow, long(1, max_tokens=300, priority=9), stop.is_set)
         eventually(lambda: metric(door, "num_requests_running") == 1)
         for waiting, priority in enumerate((0, 5), start=1):
             call = submit(
@@ -300,7 +303,7 @@ def test_a_dead_worker_leaves_it_and_a_dead_core_is_replaced(vllm_lane: Lanes, t
 
     os.kill(children(pid)[-1], signal.SIGKILL)  # the process that holds the model
     with pytest.raises((EngineConnectionLost, EngineFault, EngineTimeout)):
-        engine.call(asked("A story.", max_tokens=300, timeout_s=30), wanted)
+        engine.call(long(1, max_tokens=400, timeout_s=30), wanted)
     eventually(lambda: not children(pid), 30)
     with pytest.raises(EngineUnavailable):
         engine.probe(2)
