@@ -44,8 +44,8 @@ class Wanted:
     """What a lane wants served: ``module`` is run as the process and reads ``order`` (plain JSON) on standard input.
 
     ``identity`` is what makes the process what it is: lanes of one engine and identity share one process, whoever
-    starts it. ``start_s`` bounds its start. ``answers`` says whether one that runs also works; by itself that is a
-    token.
+    starts it. ``environment`` is what it finds there beside the worker's own. ``start_s`` bounds its start. ``answers``
+    says whether one that runs also works; by itself that is a token.
     """
 
     engine: str
@@ -53,8 +53,13 @@ class Wanted:
     model: str
     identity: tuple[object, ...]
     order: Mapping[str, Any]
+    environment: Mapping[str, str] = field(default_factory=dict)
     start_s: float = 120.0
     answers: Answers = field(default=lambda door, within_s: door.chats(within_s))
+
+    def command(self) -> list[str]:
+        added = [f"{name}={value}" for name, value in self.environment.items()]
+        return [*(["env", *added] if added else []), sys.executable, "-m", self.module]
 
     def stem(self) -> str:
         digest = hashlib.sha256(repr(self.identity).encode()).hexdigest()
@@ -142,7 +147,7 @@ def _start(wanted: Wanted, state: Path, idle_s: float) -> Door:
     }
     with state.with_suffix(".log").open("wb") as log:
         process = subprocess.Popen(
-            [sys.executable, "-m", wanted.module],
+            wanted.command(),
             stdin=subprocess.PIPE,
             stdout=log,
             stderr=subprocess.STDOUT,
