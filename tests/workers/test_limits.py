@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -51,6 +52,7 @@ class Node:
         self.hands = Hands()
         self.endpoints = Endpoints.build("rented", self.settings.lanes["rented"], folder)
         self.endpoints.open()
+        self.endpoints.pick = random.Random(1).random
         self.lane = Lane(Jobs("rented", self.settings, self.store, self.endpoints, self.hands))
         classifier = Classifier.build(self.settings, HashEmbedder())
         self.dispatcher = Dispatcher(self.settings, self.store, classifier)
