@@ -9,6 +9,7 @@ import resource
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -41,6 +42,8 @@ MEGABYTE, GIGABYTE = 2**20, 2**30
 LITTLE_DISK, TOO_LITTLE_DISK = 2 * GIGABYTE, 200 * MEGABYTE
 FEW_FILES, FEW_PROCESSES = 1024, 512
 CHILD_TIMEOUT_S = 30.0
+PROBE_S = 30.0
+CLOCKS_APART_S = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,14 +60,15 @@ Checks = Iterator[Check]
 
 
 @click.command()
+@click.option("--probe", is_flag=True, help="Also start this machine's engines, and have each make a token.")
 @json_option
-def doctor(as_json: bool) -> None:
+def doctor(probe: bool, as_json: bool) -> None:
     """What is installed, reachable or misconfigured on this node.
 
     One line a check, each problem with its mend. The exit code is 1 where one of them fails. Keys are named, never
     shown.
     """
-    checks = list(examine())
+    checks = list(examine(probe=probe))
     failed = any(one.status == "fail" for one in checks)
     if as_json:
         emit({"ok": not failed, "checks": [asdict(one) for one in checks]})
@@ -76,7 +80,7 @@ def doctor(as_json: bool) -> None:
         sys.exit(1)
 
 
-def examine() -> Checks:
+def examine(*, probe: bool = False) -> Checks:
     """Every check. Those that need a configuration are left out where that is wrong."""
     yield from _python()
     yield from _packages()
@@ -92,6 +96,8 @@ def examine() -> Checks:
     yield from found
     for name, lane in settings.lanes.items():
         yield from _lane(name, lane, settings, store)
+        if probe:
+            yield from _probe(name, lane, settings)
     yield from _places(settings)
 
 
@@ -198,7 +204,7 @@ def _redis(settings: Settings) -> tuple[Store | None, list[Check]]:
         return None, [*_embedded(), Check("redis", "warn", error.message, error.mend)]
     except ConfigError as error:
         return None, [Check("redis", "fail", error.message, error.mend)]
-    return store, list(_redis_checks(info, settings))
+    return store, list(_redis_checks(info, settings, store))
 
 
 def _embedded() -> Checks:
@@ -208,12 +214,23 @@ def _embedded() -> Checks:
         yield Check("redis server", "fail", error.message, error.mend)
 
 
-def _redis_checks(info: dict[str, Any], settings: Settings) -> Checks:
+def _clock(store: Store) -> Checks:
+    """Deadlines, days and windows go by Redis's clock; people and logs go by this machine's."""
+    apart_s = abs(store.now_us() / 1e6 - time.time())
+    if apart_s > CLOCKS_APART_S:
+        what = f"this machine's clock and Redis's are {apart_s:.0f} s apart"
+        yield Check("clock", "warn", what, "let both machines set their clocks by the network")
+    else:
+        yield Check("clock", "ok", "as Redis's")
+
+
+def _redis_checks(info: dict[str, Any], settings: Settings, store: Store) -> Checks:
     version = str(info.get("valkey_version") or info.get("redis_version"))
     if int(version.split(".")[0]) < OLDEST_REDIS:
         yield Check("redis", "fail", f"{version} is too old", "run Redis or Valkey 7.0 or newer")
     else:
         yield Check("redis", "ok", f"{info.get('server_name', 'redis')} {version} answers")
+    yield from _clock(store)
     policy = info.get("maxmemory_policy", "noeviction")
     if policy != "noeviction":
         yield Check("redis", "fail", f"it may evict tasks ({policy})", "set `maxmemory-policy noeviction`")
@@ -245,6 +262,29 @@ def _lane(name: str, lane: Lane, settings: Settings, store: Store | None) -> Che
     if price_of(name, lane, datetime.now(tz=UTC).date().isoformat()) is None:
         mend = f'set lanes.{name}.price or .hardware, or price = "free"'
         yield Check(f"lane {name}", "warn", "no price is known: its calls are booked as unpriced", mend)
+
+
+def _probe(name: str, lane: Lane, settings: Settings) -> Checks:
+    """Whether the engine really works. One whose tokens are billed is only connected to."""
+    endpoints = Endpoints.build(name, lane, settings.fleet.var)
+    try:
+        endpoints.check()
+    except EngineUnavailable:
+        return  # said already
+    began = time.monotonic()
+    try:
+        endpoints.open()
+        for one in endpoints:
+            one.engine.probe(PROBE_S)
+    except EngineUnavailable as error:
+        yield Check(f"lane {name}", "fail", error.message, error.mend)
+    else:
+        yield Check(
+            f"lane {name}", "ok", f"its engine works, {time.monotonic() - began:.1f} s from its start"
+        )
+    finally:
+        for one in endpoints:
+            one.engine.close()
 
 
 def _served(name: str, settings: Settings, store: Store) -> bool:

@@ -1,5 +1,6 @@
 """The README's own words, run: its examples work, its commands exist, its configuration is read."""
 
+import plistlib
 import re
 import shlex
 import subprocess
@@ -15,6 +16,8 @@ from tests.e2e.conftest import LiveFleet
 pytestmark = pytest.mark.e2e
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+NODES = sorted((ROOT / "docs" / "nodes").glob("*.md"))
+PAGES = [ROOT / "README.md", *NODES]
 
 
 def blocks(language: str) -> list[str]:
@@ -56,17 +59,36 @@ def test_the_configuration_s_example_is_read() -> None:
     assert settings.lanes["midtier"].batches
 
 
-def test_every_make_target_exists() -> None:
+@pytest.mark.parametrize("page", NODES, ids=lambda page: page.stem)
+def test_a_node_page_s_lanes_are_read(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    for example in re.findall(r"^```toml\n(.*?)^```$", text, re.DOTALL | re.MULTILINE):
+        lane = re.findall(r"^\[lanes\.([a-z-]+)\]", example, re.MULTILINE)
+        assert parse(f'{example}\n[types.general]\nchain = ["{lane[0]}", "human"]\n').lanes[lane[0]]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_every_file_of_ours_that_is_named_is_there(page: Path) -> None:
+    for name in re.findall(r"\bdeploy/[\w./@-]+\w", page.read_text(encoding="utf-8")):
+        assert (ROOT / name).exists() or name == "deploy/laneway.env", name
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_every_make_target_exists(page: Path) -> None:
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
-    named = set(re.findall(r"\bmake ([a-z-]+)\b", README))
+    named = set(re.findall(r"\bmake ([a-z-]+)\b", page.read_text(encoding="utf-8")))
     assert named <= targets, named - targets
 
 
-def test_every_laneway_command_and_option_exists() -> None:
-    lines = re.findall(r"^(?:\.venv/bin/)?laneway (.+)$", README, re.MULTILINE)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_every_laneway_command_and_option_exists(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    lines = re.findall(r"(?:^|bin/|laneway )laneway ([a-z].*)$", text, re.MULTILINE)
     assert lines
     for line in lines:
-        words = shlex.split(line.split("#")[0])
+        words = shlex.split(line.split("#")[0].partition("`")[0])
+        if words[0] == "dramatiq":
+            continue
         shown = subprocess.run(
             [sys.executable, "-m", "laneway", words[0], "--help"],
             capture_output=True,
@@ -79,6 +101,16 @@ def test_every_laneway_command_and_option_exists() -> None:
             assert option in shown.stdout, f"{option} of {line!r}"
 
 
-def test_every_process_that_is_named_can_be_started() -> None:
-    for module in re.findall(r"dramatiq ([a-z_.]+)", README):
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_every_process_that_is_named_can_be_started(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    for module in re.findall(r"(?:dramatiq |laneway@)((?:workers|dispatcher|accounting)\.\w+)", text):
         assert (ROOT / (module.replace(".", "/") + ".py")).is_file(), module
+
+
+def test_what_launchd_starts_is_a_command_of_ours() -> None:
+    unit = plistlib.loads((ROOT / "deploy" / "launchd" / "org.laneway.node.plist").read_bytes())
+    program, *words = unit["ProgramArguments"]
+    assert Path(program).name == "laneway"
+    assert words[:2] == ["up", "--only"]
+    assert words[2] in (ROOT / "Procfile").read_text()

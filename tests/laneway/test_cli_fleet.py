@@ -166,6 +166,12 @@ def test_the_doctor_finds_a_sound_node_sound(laneway: Any) -> None:
     assert "LANEWAY_TEST_KEY_THAT_IS_NOT_SET" in by_name["lane frontier"]["what"]
 
 
+def test_the_doctor_has_each_engine_of_this_machine_make_a_token(laneway: Any) -> None:
+    checks = laneway.json("doctor", "--probe")["checks"]
+    assert [one["status"] for one in checks if "its engine works" in one["what"]] == ["ok"]
+    assert [one["what"] for one in checks if one["name"] == "clock"] == ["as Redis's"]
+
+
 def test_the_doctor_names_a_key_and_never_shows_it(laneway: Any) -> None:
     said = laneway.process("doctor", LANEWAY_TEST_KEY_THAT_IS_NOT_SET="sk-very-secret")
     assert "key in LANEWAY_TEST_KEY_THAT_IS_NOT_SET" in said.stdout
