@@ -39,7 +39,10 @@ class LiveFleet:
         own = {name: value for name, value in os.environ.items() if not name.startswith("LANEWAY_")}
         return own | {"LANEWAY_REDIS_URL": self.url, "LANEWAY_CONFIG": str(self.config), **more}
 
-    def start(self, module: str, *, threads: int = 4, name: str | None = None) -> subprocess.Popen[bytes]:
+    def start(
+        self, module: str, *, threads: int = 4, name: str | None = None, **environment: str
+    ) -> subprocess.Popen[bytes]:
+        """``environment`` goes over the fleet's, as for a process on another node."""
         name = name or module
         self.logs[name] = self.folder / f"{name}.log"
         with self.logs[name].open("ab") as log:
@@ -48,7 +51,7 @@ class LiveFleet:
                     sys.executable, "-m", "dramatiq", module,
                     "--processes", "1", "--threads", str(threads), "--worker-fork-timeout", "3000",
                 ],
-                env=self.environment(),
+                env=self.environment(**environment),
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
