@@ -226,7 +226,7 @@ class Lane(_Table):
     ``batch_overflow_s`` are left.
     """
 
-    engine: Literal["anthropic", "auto", "echo", "llamacpp", "openai", "vllm"]
+    engine: Literal["anthropic", "auto", "echo", "llamacpp", "mlx", "openai", "vllm"]
     model: str = ""
     model_path: Path | None = None
     base_url: str | None = None

@@ -6,6 +6,8 @@ table.
 
 from __future__ import annotations
 
+import platform
+import sys
 from collections.abc import Callable
 from importlib import import_module
 from importlib.util import find_spec
@@ -65,16 +67,22 @@ ENGINES: dict[str, str] = {
     "anthropic": "workers.engines.anthropic:AnthropicEngine",
     "echo": "workers.engines.echo:EchoEngine",
     "llamacpp": "workers.engines.llamacpp:LlamaCppEngine",
+    "mlx": "workers.engines.mlx:MlxEngine",
     "openai": "workers.engines.openai:OpenAIEngine",
     "vllm": "workers.engines.vllm:VllmEngine",
 }
 
 
 def resolve(lane: Lane) -> str:
-    """The engine that a lane has on this node. ``auto`` is vllm where one serves, and llamacpp elsewhere."""
+    """The engine that a lane has on this node. ``auto`` is vllm where one serves, mlx on Apple silicon that has it, and
+    llamacpp elsewhere.
+    """
     if lane.engine != "auto":
         return lane.engine
-    return "vllm" if _vllm_serves(lane) else "llamacpp"
+    if _vllm_serves(lane):
+        return "vllm"
+    apple = (sys.platform, platform.machine()) == ("darwin", "arm64")
+    return "mlx" if apple and find_spec("mlx_lm") is not None else "llamacpp"
 
 
 def _vllm_serves(lane: Lane) -> bool:
