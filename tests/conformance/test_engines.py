@@ -36,6 +36,7 @@ from broker.errors import (
     RateLimited,
 )
 from broker.settings import Lane
+from tests.conformance.mlx_lanes import mlx_lane, tiny  # noqa: F401 — fixtures
 from workers.engines import ENGINES, Engine, build, launcher, resolve
 from workers.engines.launcher import Door, attach, stop_all
 from workers.engines.llamacpp import LlamaCppEngine
@@ -162,6 +163,7 @@ def eventually(fact: Callable[[], bool], within_s: float) -> None:
 IMPLEMENTATIONS = (
     "echo",
     "llamacpp",
+    "mlx",
     "openai over llamacpp",
     "openai over llmock",
     "anthropic over llmock",
@@ -183,6 +185,9 @@ def engine(request: pytest.FixtureRequest, var: Path, monkeypatch: pytest.Monkey
         case "llamacpp":
             request.getfixturevalue("served")
             lane = llamacpp_lane()
+        case "mlx":
+            lane = request.getfixturevalue("mlx_lane")()
+            available(build("a-lane", lane, var))
         case "openai over llamacpp":
             served: Door = request.getfixturevalue("served")
             monkeypatch.setenv("A_KEY", served.key)
@@ -400,6 +405,7 @@ WORKER_THAT_DIES = """
 import os, signal, sys
 from pathlib import Path
 from broker.settings import Lane
+from tests.conformance.mlx_lanes import mlx_lane, tiny  # noqa: F401 — fixtures
 from workers.engines import build
 engine = build("local", Lane(engine="llamacpp", threads=4, context_tokens=512), Path(sys.argv[1]))
 engine.open()
@@ -586,6 +592,7 @@ CLOUD_LANE = """
 import resource, sys
 from pathlib import Path
 from broker.settings import Lane
+from tests.conformance.mlx_lanes import mlx_lane, tiny  # noqa: F401 — fixtures
 from workers import shell
 from workers.engines import build
 from broker.call import Call
@@ -680,6 +687,7 @@ ECHO_THAT_KILLS = """
 from pathlib import Path
 from broker.call import Call
 from broker.settings import Lane
+from tests.conformance.mlx_lanes import mlx_lane, tiny  # noqa: F401 — fixtures
 from workers.engines import build
 engine = build("dry", Lane.model_validate({"engine": "echo", "echo": SCRIPT}), Path("."))
 engine.call(Call(({"role": "user", "content": "poison"},)), lambda: False)

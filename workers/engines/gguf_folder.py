@@ -112,7 +112,7 @@ class Source:
 
     def quantisation(self) -> str:
         try:
-            return LlamaFileType(self.get("general.file_type")).name.removeprefix("MOSTLY_")
+            return str(LlamaFileType(self.get("general.file_type")).name).removeprefix("MOSTLY_")
         except ValueError:
             return ""
 
@@ -122,9 +122,7 @@ def model_name(path: Path) -> str:
     return QUANTISATION.sub("", path.stem if path.suffix == ".gguf" else path.name)
 
 
-def convert(
-    source: Path, folder: Path, progress: Callable[[int, int], None] = lambda done, of: None
-) -> None:
+def convert(source: Path, folder: Path, progress: Callable[[int, int], None] = lambda done, of: None) -> None:
     """Write ``folder``, which must not be there yet. It appears whole or not at all. ``progress`` is told how many
     tensors of how many are done. Raises EngineUnavailable.
     """
@@ -225,7 +223,7 @@ def _write_weights(gguf: Source, path: Path, progress: Callable[[int, int], None
 
 
 def _numbers(gguf: Source, name: str, tensor: ReaderTensor) -> np.ndarray[Any, Any]:
-    numbers = dequantize(tensor.data, tensor.tensor_type)
+    numbers: np.ndarray[Any, Any] = dequantize(tensor.data, tensor.tensor_type)
     if not gguf.architecture.interleaved or ".self_attn." not in name:
         return numbers
     heads = gguf.size("attention.head_count")
@@ -233,7 +231,7 @@ def _numbers(gguf: Source, name: str, tensor: ReaderTensor) -> np.ndarray[Any, A
         heads = gguf.size("attention.head_count_kv", heads)
     elif ".q_proj." not in name:
         return numbers
-    pairs = numbers.reshape(heads, len(numbers) // heads // 2, 2, *numbers.shape[1:])
+    pairs: np.ndarray[Any, Any] = numbers.reshape(heads, len(numbers) // heads // 2, 2, *numbers.shape[1:])
     return pairs.swapaxes(1, 2).reshape(numbers.shape)
 
 

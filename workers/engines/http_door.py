@@ -41,7 +41,9 @@ class Request:
 class Refused(Exception):
     """An answer in OpenAI's form of an error. ``headers`` go along."""
 
-    def __init__(self, status: int, code: str, message: str, headers: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self, status: int, code: str, message: str, headers: Mapping[str, str] | None = None
+    ) -> None:
         super().__init__(message)
         self.status, self.headers = status, headers or {}
         self.body = {"error": {"message": message, "type": HTTPStatus(status).phrase, "code": code}}
@@ -56,7 +58,9 @@ class Reply:
 
     def json(self, status: int, body: Any, headers: Mapping[str, str] | None = None) -> None:
         data = json.dumps(body).encode()
-        self._head(status, {"Content-Type": "application/json", "Content-Length": str(len(data)), **(headers or {})})
+        self._head(
+            status, {"Content-Type": "application/json", "Content-Length": str(len(data)), **(headers or {})}
+        )
         self._transport.write(data)
 
     def events(self) -> None:
@@ -146,7 +150,9 @@ def _request(data: bytes) -> tuple[Request | None, bytes]:
     try:
         first, *lines = head.decode("latin-1").split("\r\n")
         method, target, _ = first.split(" ", 2)
-        headers = {name.strip().lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
+        headers = {
+            name.strip().lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)
+        }
         length = int(headers.get("content-length", "0"))
     except ValueError as error:
         raise Refused(400, "bad_request", "a request that is no HTTP") from error

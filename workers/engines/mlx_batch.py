@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import heapq
 import itertools
-import logging
-import os
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -23,7 +21,6 @@ from mlx_lm.models.cache import LRUPromptCache, make_prompt_cache
 
 from workers.engines.mlx_form import Form
 
-log = logging.getLogger(__name__)
 #: One step of reading prompts takes about this long, whatever the machine: so long do the others' next tokens wait.
 PREFILL_S = 0.4
 PREFILL_TOKENS = (32, 2048)
@@ -60,7 +57,8 @@ class Ticket:
 
 class Batch:
     """``load`` gives the model and the tokens that end an answer, and is called on the batch's own thread. At most
-    ``slots`` calls run and ``waiting`` wait. ``after_turn`` is called when a turn of the loop has told its tokens.
+    ``slots`` calls run and ``waiting`` wait. ``after_turn`` is called when a turn of the loop has told its tokens. An
+    error ends the thread: whoever owns the process decides what that means.
     """
 
     def __init__(
@@ -68,11 +66,11 @@ class Batch:
         load: Callable[[], tuple[Any, set[int]]],
         slots: int,
         waiting: int,
-        after_turn: Callable[[], None] = lambda: None,
     ) -> None:
         self.slots, self.waiting = slots, waiting
         self.turned_at = time.monotonic()
-        self._load, self._after_turn = load, after_turn
+        self.after_turn: Callable[[], object] = lambda: None
+        self._load = load
         self._wake = threading.Condition()
         self._queue: list[tuple[int, int, Ticket]] = []
         self._order = itertools.count()
@@ -80,10 +78,10 @@ class Batch:
         self._running: dict[int, Ticket] = {}
         self._ended = False
         self._loaded = threading.Event()
-        self._thread = threading.Thread(target=self._live, name="batch")
+        self._thread = threading.Thread(target=self._run, name="batch", daemon=True)
 
     def start(self) -> None:
-        """Load the model. A failure is told in the log and ends the process, now as later."""
+        """Comes back when the model is loaded."""
         self._thread.start()
         self._loaded.wait()
 
@@ -119,14 +117,6 @@ class Batch:
     def alive(self) -> bool:
         return self._thread.is_alive()
 
-    def _live(self) -> None:
-        try:
-            self._run()
-        finally:
-            if not self._ended:  # a door without a model must not stand open
-                logging.shutdown()
-                os._exit(1) if self._loaded.is_set() else self._loaded.set()
-
     def _run(self) -> None:
         model, ends = self._load()
         generator = BatchGenerator(
@@ -144,7 +134,7 @@ class Batch:
             for answer in written:
                 self._tell(generator, known, answer)
             self.turned_at = time.monotonic()
-            self._after_turn()
+            self.after_turn()
         mx.synchronize()
         mx.clear_streams()
 

@@ -1,17 +1,24 @@
-"""OpenAI's chat protocol over a batch: what a request asks for, and the pieces of its answer."""
+"""OpenAI's chat protocol over a batch: what a request asks for, and the pieces of its answer.
+
+Imports MLX, so that nothing may import it before OpenBLAS is loaded.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
+import mlx_lm
 from llguidance import LLTokenizer
+from llguidance.hf import from_tokenizer
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 
-from workers.engines.http_door import Refused, Reply, Request
+from workers.engines import model_folder
+from workers.engines.http_door import HttpDoor, Refused, Reply, Request
 from workers.engines.mlx_batch import HEAD_TOKENS, Batch, Overloaded, Ticket
 from workers.engines.mlx_form import Form, FormRefused, choice_grammar, schema_grammar
 from workers.engines.mlx_text import PromptRefused, Speech, prompt_of
@@ -31,15 +38,36 @@ class _Line:
     ready: asyncio.Event = field(default_factory=asyncio.Event)
 
 
+def serve(order: Mapping[str, Any]) -> tuple[int, str, Callable[[], None]]:
+    """Port and revision of the model that is served, and how to end it."""
+    folder = model_folder.found(Path(order["model_path"]), Path(order["models"]))
+    loaded: list[TokenizerWrapper] = []
+
+    def load() -> tuple[Any, set[int]]:
+        model, tokenizer, *_ = mlx_lm.load(str(folder))
+        loaded.append(tokenizer)
+        return model, set(tokenizer.eos_token_ids)
+
+    batch = Batch(load, order["slots"], order["waiting"])
+    batch.start()
+    (tokenizer,) = loaded
+    context = model_folder.context_of(folder, order["context_tokens"])
+    chat = Chat(batch, tokenizer, order["model"], context)
+    door = HttpDoor(chat.answer, order["key"])
+    batch.after_turn = lambda: door.loop.call_soon_threadsafe(chat.turned)
+    return door.open(), model_folder.revision(folder), batch.stop
+
+
 class Chat:
     """The door's answers. ``model`` is the name that it tells, ``context_tokens`` the most that a prompt and its answer
     may have.
     """
 
-    def __init__(
-        self, batch: Batch, tokenizer: TokenizerWrapper, forms: LLTokenizer, model: str, context_tokens: int
-    ) -> None:
-        self.batch, self.tokenizer, self.forms = batch, tokenizer, forms
+    def __init__(self, batch: Batch, tokenizer: TokenizerWrapper, model: str, context_tokens: int) -> None:
+        self.batch, self.tokenizer = batch, tokenizer
+        self.forms: LLTokenizer = from_tokenizer(
+            tokenizer._tokenizer, eos_token=sorted(tokenizer.eos_token_ids)
+        )
         self.model, self.context_tokens = model, context_tokens
         self._fresh: set[_Line] = set()
 
@@ -211,7 +239,12 @@ async def _whole(chat: Chat, line: _Line, speech: Speech, ticket: Ticket, reply:
         **({"tool_calls": calls} if calls else {}),
     }
     choice = {"index": 0, "message": message, "finish_reason": "tool_calls" if calls else ended}
-    body = {"object": "chat.completion", "model": chat.model, "choices": [choice], "usage": _usage(speech, ticket)}
+    body = {
+        "object": "chat.completion",
+        "model": chat.model,
+        "choices": [choice],
+        "usage": _usage(speech, ticket),
+    }
     reply.json(200, body)
 
 

@@ -12,9 +12,9 @@ from llguidance import LLMatcher, LLParserLimits, LLTokenizer
 
 #: No room for blanks between the parts of JSON: a small model would fill it for ever. What is not known to llguidance
 #: does not constrain: the gate judges the whole schema afterwards.
-JSON = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": ", "lenient": True}
-#: A tenth of llguidance's own: a schema is refused that would take more than about 50 ms of work before its first token
-#: or 10 ms for a token. Real ones take about one.
+JSON: Any = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": ", "lenient": True}
+#: llguidance's own, with a tenth of its states and symbols: a form that needs more is refused, and an answer is cut off
+#: at a token for which the work grows larger, some 20 ms.
 LIMITS = LLParserLimits(
     initial_lexer_fuel=1_000_000,
     step_lexer_fuel=200_000,
@@ -46,7 +46,7 @@ class Form:
     def __call__(self, tokens: mx.array, logits: mx.array) -> mx.array:
         """The logits with every token ruled out that may not come after ``tokens``, the prompt among them."""
         if self._begun and not self._matcher.is_stopped():
-            self._matcher.consume_token(int(tokens[-1].item()))
+            self._matcher.consume_token(int(tokens[-1]))
         self._begun = True
         bits = np.frombuffer(self._matcher.compute_bitmask(), dtype=np.uint8)  # at its end: the end alone
         if self._matcher.is_error():
@@ -61,13 +61,12 @@ class Form:
 def schema_grammar(schema: Mapping[str, Any]) -> str:
     """Raises FormRefused."""
     try:
-        return LLMatcher.grammar_from_json_schema(json.dumps(schema), overrides=JSON)
+        return str(LLMatcher.grammar_from_json_schema(json.dumps(schema), overrides=JSON))
     except (ValueError, RecursionError) as error:
         raise FormRefused(f"a schema that cannot be read: {error}") from error
 
 
 def choice_grammar(choices: Sequence[str]) -> str:
     """Exactly one of these answers."""
-    return LLMatcher.grammar_from_lark(
-        "start: " + " | ".join(json.dumps(choice, ensure_ascii=False) for choice in choices)
-    )
+    quoted = (json.dumps(choice, ensure_ascii=False) for choice in choices)
+    return str(LLMatcher.grammar_from_lark("start: " + " | ".join(quoted)))

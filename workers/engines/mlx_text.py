@@ -157,7 +157,12 @@ class Speech:
         written = arguments if isinstance(arguments, str) else json.dumps(arguments, ensure_ascii=False)
         index, self.calls = self.calls, self.calls + 1
         function = {"name": name, "arguments": written}
-        one = {"index": index, "id": f"call_{secrets.token_hex(12)}", "type": "function", "function": function}
+        one = {
+            "index": index,
+            "id": f"call_{secrets.token_hex(12)}",
+            "type": "function",
+            "function": function,
+        }
         return {"tool_calls": [one]}
 
 
