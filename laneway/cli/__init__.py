@@ -40,6 +40,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "laneway.cli.review:review",
         "Tasks that wait for a person: list, show, answer, approve, reject, retry, export.",
     ),
+    "model": ("laneway.cli.model:model", "Models of this node: convert."),
     "rollup": ("laneway.cli.money:rollup", "Write the nightly files of a day again."),
     "report": (
         "laneway.cli.money:report",
