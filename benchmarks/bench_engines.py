@@ -14,6 +14,8 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from statistics import median
 from time import perf_counter
@@ -61,6 +63,32 @@ def through(client: Client, asked: list[str]) -> float:
     return sum(one.output_tokens for each in attempts for one in each) / seconds
 
 
+@contextmanager
+def told(command: list[str | Path], environment: dict[str, str]) -> Iterator[Rate]:
+    """A process that answers a line of prompts with ``rate`` and its tokens a second."""
+    with subprocess.Popen(
+        command,
+        cwd=ROOT,
+        env=os.environ | environment,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    ) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        asked_of, heard = process.stdin, process.stdout
+
+        def rate(asked: list[str]) -> float:
+            asked_of.write(json.dumps(asked) + "\n")
+            asked_of.flush()
+            line = next(line for line in heard if line.startswith("rate "))
+            return float(line.split()[1])
+
+        yield rate
+        asked_of.close()
+
+
 # --- vLLM
 
 VLLM = Path(os.environ.get("VLLM_PYTHON") or ROOT / ".venv-vllm/bin/python")
@@ -102,31 +130,64 @@ vllm = {{ python = "{VLLM}", arguments = ["--kv-cache-memory-bytes", "{KV_BYTES}
 
 @contextmanager
 def vllm_direct(model: Path) -> Iterator[Rate]:
-    command: list[str | Path] = [VLLM, "-c", OFFLINE, model, str(KV_BYTES), str(TOKENS)]
     quiet = {"HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", "VLLM_LOGGING_LEVEL": "ERROR"}
-    with subprocess.Popen(
-        command,
-        env=os.environ | quiet,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-    ) as process:
-        assert process.stdin is not None
-        assert process.stdout is not None
-        told, heard = process.stdin, process.stdout
-
-        def rate(asked: list[str]) -> float:
-            told.write(json.dumps(asked) + "\n")
-            told.flush()
-            line = next(line for line in heard if line.startswith("rate "))
-            return float(line.split()[1])
-
+    with told([VLLM, "-c", OFFLINE, model, str(KV_BYTES), str(TOKENS)], quiet) as rate:
         yield rate
-        told.close()
 
 
-ROWS = {"vllm": Row(vllm_lacking, vllm_model, vllm_lane, vllm_direct)}
+# --- MLX
+
+#: A process with mlx-lm's batch generator, driven as fast as it goes: a line of prompts in, tokens a second out. It
+#: loads OpenBLAS as the engine's own process does.
+GENERATOR = """
+import json, sys, time
+from workers.engines.mlx_process import load_openblas
+load_openblas(int(sys.argv[2]))
+from mlx_lm import load
+from mlx_lm.generate import BatchGenerator
+model, tokenizer = load(sys.argv[1])
+ends = [[end] for end in tokenizer.eos_token_ids]
+for line in sys.stdin:
+    asked = [
+        list(tokenizer.apply_chat_template([{"role": "user", "content": prompt}], add_generation_prompt=True))
+        for prompt in json.loads(line)
+    ]
+    generator = BatchGenerator(model, stop_tokens=ends, completion_batch_size=len(asked), prefill_batch_size=len(asked))
+    before = time.perf_counter()
+    generator.insert(asked, max_tokens=[int(sys.argv[3])] * len(asked))
+    made = 0
+    while answers := generator.next_generated():
+        made += len(answers)
+    print("rate", made / (time.perf_counter() - before), flush=True)
+"""
+
+
+def mlx_lacking() -> str:
+    return "" if find_spec("mlx_lm") and find_spec("llguidance") else "no mlx: pip install 'laneway[mlx]'"
+
+
+def mlx_model(folder: Path) -> Path:
+    packed = packaged_model()
+    assert packed is not None
+    import_module("workers.engines.gguf_folder").convert(packed, folder / "smollm2")
+    return folder / "smollm2"
+
+
+def mlx_lane(model: Path) -> str:
+    return f'engine = "mlx"\nmodel_path = "{model}"\n'
+
+
+@contextmanager
+def mlx_direct(model: Path) -> Iterator[Rate]:
+    threads = max(1, (os.cpu_count() or 1) - 1)
+    with told([sys.executable, "-c", GENERATOR, str(model), str(threads), str(TOKENS)], {}) as rate:
+        yield rate
+
+
+ROWS = {
+    "vllm": Row(vllm_lacking, vllm_model, vllm_lane, vllm_direct),
+    "mlx": Row(mlx_lacking, mlx_model, mlx_lane, mlx_direct),
+}
 
 
 # --- the run

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -16,10 +17,10 @@ def model() -> None:
     """Models of this node: convert."""
 
 
-@model.command()
+@model.command("convert")
 @click.argument("source", type=click.Path(path_type=Path, exists=True, dir_okay=False))
 @click.argument("folder", type=click.Path(path_type=Path))
-def convert(source: Path, folder: Path) -> None:
+def write_folder(source: Path, folder: Path) -> None:
     """Write the model in the GGUF file SOURCE as the new folder FOLDER.
 
     Everything is in the file, so nothing is fetched. Weights become float32, which takes four bytes a parameter. The
@@ -29,7 +30,7 @@ def convert(source: Path, folder: Path) -> None:
     if find_spec("gguf") is None:
         raise EngineUnavailable("a conversion needs the package gguf", mend="pip install 'laneway[mlx]'")
     gguf_folder = import_module("workers.engines.gguf_folder")
-    with click.progressbar(length=1, label=source.name, file=click.get_text_stream("stderr")) as bar:
+    with click.progressbar(length=1, label=source.name, file=sys.stderr) as bar:
 
         def progress(done: int, of: int) -> None:
             bar.length = of

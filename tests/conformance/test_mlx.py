@@ -74,7 +74,7 @@ def stats(engine: MlxEngine) -> dict[str, Any]:
 
 def idle(engine: MlxEngine) -> bool:
     told = stats(engine)
-    return told["running"] == told["waiting"] == 0
+    return bool(told["running"] == told["waiting"] == 0)
 
 
 class Crowd:
@@ -234,12 +234,14 @@ def test_its_key_keeps_others_out_and_bad_requests_are_told_so(opened: Callable[
     stranger = Door(mine.pid, mine.port, "another", mine.model)
     assert stranger.http("GET", "/stats")[0] == 401
     assert stranger.http("POST", "/v1/chat/completions", {"messages": []})[0] == 401
-    for body in (
+    wrong: tuple[dict[str, Any], ...] = (
         {"messages": []},
         {"messages": [1]},
         {"messages": "x"},
         {"messages": [{"role": "user"}], "seed": "x"},
-    ):
+        {"messages": [{"role": "user"}], "response_format": {"type": "poem"}},
+    )
+    for body in wrong:
         assert mine.http("POST", "/v1/chat/completions", body)[0] == 400, body
     assert mine.http("GET", "/elsewhere")[0] == 404
     assert mine.http("GET", "/health") == (200, {"status": "ok"})
