@@ -11,7 +11,7 @@ import itertools
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
@@ -76,6 +76,7 @@ class Batch:
         self._order = itertools.count()
         self._left: list[Ticket] = []
         self._running: dict[int, Ticket] = {}
+        self._unread: set[int] = set()  # those whose prompts are still being read
         self._ended = False
         self._loaded = threading.Event()
         self._thread = threading.Thread(target=self._run, name="batch", daemon=True)
@@ -122,15 +123,15 @@ class Batch:
         generator = BatchGenerator(
             model, completion_batch_size=self.slots, stream=mx.default_stream(mx.default_device())
         )
-        known = KnownPrompts(model)
-        pace = Pace()
+        known, pace = KnownPrompts(model), Pace()
+        stops = StopSequences([(end,) for end in ends])
         self._loaded.set()
-        while self._admit(generator, known, StopSequences([(end,) for end in ends])):
-            generator.prefill_step_size = pace.step(len(self._running))
+        while self._admit(generator, known, stops):
+            generator.prefill_step_size = pace.step(min(len(self._unread), generator.prefill_batch_size))
             with generator.stats() as stats:
                 read, written = generator.next()
             pace.measured(stats.prompt_tokens, stats.prompt_time)
-            self._keep_heads(generator, known, read)
+            self._note_read(generator, known, read)
             for answer in written:
                 self._tell(generator, known, answer)
             self.turned_at = time.monotonic()
@@ -151,20 +152,25 @@ class Batch:
             uids = [uid for uid, ticket in self._running.items() if id(ticket) in gone]
             for uid in uids:
                 del self._running[uid]
+            self._unread.difference_update(uids)
             free = self.slots - len(self._running)
             taken = [heapq.heappop(self._queue)[2] for _ in range(min(free, len(self._queue)))]
             if uids:
                 generator.remove(uids)
             for ticket in taken:
-                self._running[_insert(generator, known, ticket, ends)] = ticket
+                uid = _insert(generator, known, ticket, ends)
+                self._running[uid] = ticket
+                self._unread.add(uid)
             return not self._ended
 
-    def _keep_heads(self, generator: BatchGenerator, known: KnownPrompts, read: Sequence[Any]) -> None:
-        """What other calls may begin with is known as soon as it is read."""
-        heads = [one.uid for one in read if one.end_of_segment and not one.end_of_prompt]
-        heads = [uid for uid in heads if self._running[uid].head > self._running[uid].cached]
-        for cache, tokens in generator.extract_cache(heads).values():
-            known.keep(tokens, cache, "system")
+    def _note_read(self, generator: BatchGenerator, known: KnownPrompts, read: Sequence[Any]) -> None:
+        """What other calls may begin with too is known as soon as it is read."""
+        self._unread.difference_update(one.uid for one in read if one.end_of_prompt)
+        ends = [one.uid for one in read if one.end_of_segment and not one.end_of_prompt]
+        heads = [uid for uid in ends if self._running[uid].head > self._running[uid].cached]
+        for uid, (cache, tokens) in generator.extract_cache(heads).items():
+            if len(tokens) == self._running[uid].head:
+                known.keep(tokens, cache, "system")
 
     def _tell(self, generator: BatchGenerator, known: KnownPrompts, answer: Any) -> None:
         ticket = self._running[answer.uid]
@@ -222,7 +228,6 @@ class Pace:
     """How many tokens of each prompt to read in one step, by how fast the last steps read."""
 
     rate: float = 0.0
-    least: int = field(default=PREFILL_TOKENS[0])
 
     def step(self, prompts: int) -> int:
         least, most = PREFILL_TOKENS
