@@ -26,8 +26,18 @@ from broker.errors import (
     EngineUnavailable,
 )
 from broker.settings import Lane
+from tests.conformance import tiny_llama
 from tests.conformance.mlx_lanes import mlx_lane, tiny  # noqa: F401 — fixtures
-from tests.conformance.test_engines import CHOICES, SCHEMA, after_polls, asked, eventually, story, wanted
+from tests.conformance.test_engines import (
+    CHOICES,
+    SCHEMA,
+    TOOL,
+    after_polls,
+    asked,
+    eventually,
+    story,
+    wanted,
+)
 from workers.engines import launcher
 from workers.engines.launcher import Door, stop_all
 from workers.engines.mlx import MlxEngine
@@ -227,6 +237,21 @@ def test_a_costly_pattern_is_bounded(opened: Callable[..., MlxEngine]) -> None:
     with Crowd(engine, 1):
         call = asked("Write.", schema=schema, max_tokens=8, timeout_s=20)
         assert engine.call(call, wanted).usage.output_tokens <= 8
+
+
+def test_tools_are_told_in_the_models_own_way_where_its_template_has_one(
+    opened: Callable[..., MlxEngine], tmp_path: Path
+) -> None:
+    model = tiny_llama.make(tmp_path / "tools", tiny_llama.WITH_TOOLS)
+    engine = opened(tmp_path, model_path=model)
+    without = engine.call(asked("The weather, please.", max_tokens=2), wanted).usage
+    told = engine.call(asked("The weather, please.", tools=(TOOL,), max_tokens=2), wanted).usage
+    assert stats(engine)["takes_tools"]
+    more = told.input_tokens + told.cached_input_tokens - without.input_tokens - without.cached_input_tokens
+    assert more == len("get_weather<tool_call></tool_call>")
+    required = asked("The weather, please.", tools=(TOOL,), tool_choice="required", max_tokens=64)
+    assert {one.name for one in engine.call(required, wanted).tool_calls} == {"get_weather"}
+    stop_all(tmp_path)
 
 
 def test_its_key_keeps_others_out_and_bad_requests_are_told_so(opened: Callable[..., MlxEngine]) -> None:

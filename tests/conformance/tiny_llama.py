@@ -18,6 +18,11 @@ TEMPLATE = (
     "{% for message in messages %}{{ '<s>' + message['role'] + ':' + message['content'] + '\n' }}{% endfor %}"
     "{% if add_generation_prompt %}<s>assistant:{% endif %}"
 )
+#: A template that tells of tools, in whose form mlx-lm recognises the tool calls of Qwen and Hermes.
+WITH_TOOLS = (
+    "{% if tools %}{% for tool in tools %}{{ tool.function.name }}{% endfor %}"
+    "<tool_call>{# tool_call.name #}</tool_call>{% endif %}" + TEMPLATE
+)
 
 
 def byte_letters() -> list[str]:

@@ -20,15 +20,12 @@ from workers.engines.mlx_form import Form, FormRefused, choice_grammar, schema_g
 from workers.engines.mlx_text import PromptRefused, Speech, prompt_of
 
 mx: Any = pytest.importorskip("mlx.core")
-WITH_TOOLS = "{% if tools %}{% for tool in tools %}{{ tool.function.name }}{% endfor %}" + (
-    "<tool_call>{# tool_call.name #}</tool_call>{% endif %}" + tiny_llama.TEMPLATE
-)
 TOOL = {"type": "function", "function": {"name": "get_weather", "parameters": {"type": "object"}}}
 
 
 @pytest.fixture(scope="module")
 def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    return load(tiny_llama.make(tmp_path_factory.mktemp("m") / "tools", WITH_TOOLS))
+    return load(tiny_llama.make(tmp_path_factory.mktemp("m") / "tools", tiny_llama.WITH_TOOLS))
 
 
 def spoken(speech: Speech, text: str) -> list[dict[str, Any]]:

@@ -172,15 +172,30 @@ class HttpDoor:
         self.loop = asyncio.new_event_loop()
         self._answer, self._key = answer, key
         self._thread = threading.Thread(target=self.loop.run_forever, name="door", daemon=True)
+        self._server: asyncio.Server
 
     def open(self) -> int:
         """The port."""
         self._thread.start()
         return asyncio.run_coroutine_threadsafe(self._listen(), self.loop).result()
 
+    def close(self) -> None:
+        """End it, and what is being done for whoever is in it."""
+        asyncio.run_coroutine_threadsafe(self._end(), self.loop).result()
+        self.loop.call_soon_threadsafe(self.loop.stop)
+        self._thread.join()
+        self.loop.close()
+
     async def _listen(self) -> int:
-        server = await self.loop.create_server(
+        self._server = await self.loop.create_server(
             lambda: _Connection(self._answer, self._key), "127.0.0.1", 0, backlog=BACKLOG
         )
-        port: int = server.sockets[0].getsockname()[1]
+        port: int = self._server.sockets[0].getsockname()[1]
         return port
+
+    async def _end(self) -> None:
+        self._server.close()
+        others = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in others:
+            task.cancel()
+        await asyncio.gather(*others, return_exceptions=True)
