@@ -138,26 +138,39 @@ def vllm_direct(model: Path) -> Iterator[Rate]:
 # --- MLX
 
 #: A process with mlx-lm's batch generator, driven as fast as it goes: a line of prompts in, tokens a second out. It
-#: loads OpenBLAS as the engine's own process does.
+#: loads OpenBLAS as the engine's own process does, and need not read again either what all prompts begin with.
 GENERATOR = """
 import json, sys, time
 from workers.engines.mlx_process import load_openblas
 load_openblas(int(sys.argv[2]))
 from mlx_lm import load
 from mlx_lm.generate import BatchGenerator
+from workers.engines.mlx_batch import KnownPrompts
 model, tokenizer = load(sys.argv[1])
 ends = [[end] for end in tokenizer.eos_token_ids]
+known = KnownPrompts(model)
 for line in sys.stdin:
     asked = [
         list(tokenizer.apply_chat_template([{"role": "user", "content": prompt}], add_generation_prompt=True))
         for prompt in json.loads(line)
     ]
-    generator = BatchGenerator(model, stop_tokens=ends, completion_batch_size=len(asked), prefill_batch_size=len(asked))
+    generator = BatchGenerator(
+        model, stop_tokens=ends, completion_batch_size=len(asked), prefill_batch_size=len(asked)
+    )
     before = time.perf_counter()
-    generator.insert(asked, max_tokens=[int(sys.argv[3])] * len(asked))
+    caches, rests = zip(*map(known.find, asked))
+    generator.insert(
+        list(rests),
+        max_tokens=[int(sys.argv[3])] * len(asked),
+        caches=list(caches),
+        all_tokens=[prompt[: len(prompt) - len(rest)] for prompt, rest in zip(asked, rests)],
+    )
     made = 0
     while answers := generator.next_generated():
         made += len(answers)
+        for one in answers:
+            if one.finish_reason:
+                known.keep(one.all_tokens, one.prompt_cache, "assistant")
     print("rate", made / (time.perf_counter() - before), flush=True)
 """
 

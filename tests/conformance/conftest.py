@@ -1,4 +1,4 @@
-"""What all engines are tested on, and the real vLLM, which only `make test-vllm` starts."""
+"""What all engines are tested on: a small model for mlx, and the real vLLM, which only `make test-vllm` starts."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from broker.settings import Lane
+from tests.conformance import tiny_llama
 from workers.engines.launcher import Door, stop_all
 from workers.engines.llamacpp import packaged_model
 from workers.engines.vllm import VllmEngine
@@ -23,6 +24,22 @@ def var(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     folder = tmp_path_factory.mktemp("node")
     yield folder
     stop_all(folder)
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_llama.make(tmp_path_factory.mktemp("models") / "tiny")
+
+
+@pytest.fixture(scope="session")
+def mlx_lane(tiny: Path) -> Callable[..., Lane]:
+    """A lane over the small model; lanes of the same fields share a process."""
+
+    def lane(**fields: Any) -> Lane:
+        given = {"engine": "mlx", "model_path": tiny, "threads": 4, "context_tokens": 1024}
+        return Lane.model_validate(given | fields)
+
+    return lane
 
 
 @pytest.fixture(scope="session")

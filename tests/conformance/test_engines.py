@@ -36,7 +36,6 @@ from broker.errors import (
     RateLimited,
 )
 from broker.settings import Lane
-from tests.conformance.mlx_lanes import mlx_lane, tiny  # noqa: F401 — fixtures
 from workers.engines import ENGINES, Engine, build, launcher, resolve
 from workers.engines.launcher import Door, attach, stop_all
 from workers.engines.llamacpp import LlamaCppEngine
@@ -405,7 +404,6 @@ WORKER_THAT_DIES = """
 import os, signal, sys
 from pathlib import Path
 from broker.settings import Lane
-from tests.conformance.mlx_lanes import mlx_lane, tiny  # noqa: F401 — fixtures
 from workers.engines import build
 engine = build("local", Lane(engine="llamacpp", threads=4, context_tokens=512), Path(sys.argv[1]))
 engine.open()
@@ -592,7 +590,6 @@ CLOUD_LANE = """
 import resource, sys
 from pathlib import Path
 from broker.settings import Lane
-from tests.conformance.mlx_lanes import mlx_lane, tiny  # noqa: F401 — fixtures
 from workers import shell
 from workers.engines import build
 from broker.call import Call
@@ -687,7 +684,6 @@ ECHO_THAT_KILLS = """
 from pathlib import Path
 from broker.call import Call
 from broker.settings import Lane
-from tests.conformance.mlx_lanes import mlx_lane, tiny  # noqa: F401 — fixtures
 from workers.engines import build
 engine = build("dry", Lane.model_validate({"engine": "echo", "echo": SCRIPT}), Path("."))
 engine.call(Call(({"role": "user", "content": "poison"},)), lambda: False)

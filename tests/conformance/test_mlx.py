@@ -27,7 +27,6 @@ from broker.errors import (
 )
 from broker.settings import Lane
 from tests.conformance import tiny_llama
-from tests.conformance.mlx_lanes import mlx_lane, tiny  # noqa: F401 — fixtures
 from tests.conformance.test_engines import (
     CHOICES,
     SCHEMA,
@@ -56,7 +55,7 @@ def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 @pytest.fixture
-def opened(mlx_lane: Callable[..., Lane], node: Path) -> Iterator[Callable[..., MlxEngine]]:  # noqa: F811
+def opened(mlx_lane: Callable[..., Lane], node: Path) -> Iterator[Callable[..., MlxEngine]]:
     engines: list[MlxEngine] = []
 
     def open_one(folder: Path = node, **fields: Any) -> MlxEngine:
@@ -288,7 +287,7 @@ os.kill(os.getpid(), signal.SIGKILL)
 def test_a_dead_worker_leaves_the_process_and_a_dead_process_comes_back(
     opened: Callable[..., MlxEngine],
     node: Path,
-    tiny: Path,  # noqa: F811
+    tiny: Path,
 ) -> None:
     worker = subprocess.run(
         [sys.executable, "-c", WORKER_THAT_DIES, str(node), str(tiny)],
@@ -324,7 +323,7 @@ def test_a_frozen_process_is_replaced(
     stop_all(tmp_path)
 
 
-def test_a_model_that_is_none_says_so(mlx_lane: Callable[..., Lane], tmp_path: Path) -> None:  # noqa: F811
+def test_a_model_that_is_none_says_so(mlx_lane: Callable[..., Lane], tmp_path: Path) -> None:
     with pytest.raises(EngineUnavailable, match=r"nowhere(.|\n)*mend: .*lanes\.local\.model_path"):
         MlxEngine("local", mlx_lane(model_path=tmp_path / "nowhere"), tmp_path).check()
     broken = tmp_path / "broken"

@@ -89,6 +89,7 @@ class MlxEngine:
                 "slots": slots,
                 "waiting": 2 * slots,
             },
+            environment={"HF_HUB_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error"},
             start_s=START_S,
             answers=works,
         )
