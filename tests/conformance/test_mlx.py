@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import signal
 import subprocess
 import sys
@@ -37,7 +38,7 @@ from tests.conformance.test_engines import (
     story,
     wanted,
 )
-from workers.engines import launcher
+from workers.engines import launcher, resolve
 from workers.engines.launcher import Door, stop_all
 from workers.engines.mlx import MlxEngine
 
@@ -331,6 +332,16 @@ def test_a_model_that_is_none_says_so(mlx_lane: Callable[..., Lane], tmp_path: P
     (broken / "config.json").write_text(json.dumps({"model_type": "llama"}))
     with pytest.raises(EngineUnavailable, match="ended with code 1 at its start"):
         MlxEngine("local", mlx_lane(model_path=broken), tmp_path).open()
+
+
+def test_auto_is_mlx_on_apple_silicon_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    lane = Lane.model_validate({"engine": "auto"})
+    found = []
+    for system, machine in (("darwin", "arm64"), ("darwin", "x86_64"), ("linux", "aarch64")):
+        monkeypatch.setattr(sys, "platform", system)
+        monkeypatch.setattr(platform, "machine", lambda machine=machine: machine)
+        found.append(resolve(lane))
+    assert found == ["mlx", "llamacpp", "llamacpp"]
 
 
 def test_a_cancelled_call_is_broken_off_while_its_prompt_is_read(opened: Callable[..., MlxEngine]) -> None:
