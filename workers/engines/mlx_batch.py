@@ -108,12 +108,13 @@ class Batch:
             self._wake.notify()
 
     def stats(self) -> dict[str, Any]:
-        return {
-            "slots": self.slots,
-            "running": len(self._running),
-            "waiting": len(self._queue),
-            "turned_s_ago": round(time.monotonic() - self.turned_at, 3),
-        }
+        with self._wake:
+            return {
+                "slots": self.slots,
+                "running": len(self._running),
+                "waiting": len(self._queue),
+                "turned_s_ago": round(time.monotonic() - self.turned_at, 3),
+            }
 
     def alive(self) -> bool:
         return self._thread.is_alive()
