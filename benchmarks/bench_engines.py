@@ -89,6 +89,14 @@ def told(command: list[str | Path], environment: dict[str, str]) -> Iterator[Rat
         asked_of.close()
 
 
+def converted(folder: Path) -> Path:
+    """The small packaged model as a folder."""
+    packed = packaged_model()
+    assert packed is not None
+    import_module("workers.engines.gguf_folder").convert(packed, folder / "smollm2")
+    return folder / "smollm2"
+
+
 # --- vLLM
 
 VLLM = Path(os.environ.get("VLLM_PYTHON") or ROOT / ".venv-vllm/bin/python")
@@ -110,14 +118,6 @@ if __name__ == "__main__":
 
 def vllm_lacking() -> str:
     return "" if VLLM.exists() else "no vLLM: make vllm-venv, or VLLM_PYTHON=/path/to/a/python/that/has/it"
-
-
-def vllm_model(folder: Path) -> Path:
-    packed = packaged_model()
-    assert packed is not None
-    command: list[str | Path] = [VLLM, ROOT / "scripts/gguf_folder.py", packed, folder / "smollm2"]
-    subprocess.run(command, env=os.environ | {"HF_HUB_OFFLINE": "1"}, check=True, capture_output=True)
-    return folder / "smollm2"
 
 
 def vllm_lane(model: Path) -> str:
@@ -179,13 +179,6 @@ def mlx_lacking() -> str:
     return "" if find_spec("mlx_lm") and find_spec("llguidance") else "no mlx: pip install 'laneway[mlx]'"
 
 
-def mlx_model(folder: Path) -> Path:
-    packed = packaged_model()
-    assert packed is not None
-    import_module("workers.engines.gguf_folder").convert(packed, folder / "smollm2")
-    return folder / "smollm2"
-
-
 def mlx_lane(model: Path) -> str:
     return f'engine = "mlx"\nmodel_path = "{model}"\n'
 
@@ -198,8 +191,8 @@ def mlx_direct(model: Path) -> Iterator[Rate]:
 
 
 ROWS = {
-    "vllm": Row(vllm_lacking, vllm_model, vllm_lane, vllm_direct),
-    "mlx": Row(mlx_lacking, mlx_model, mlx_lane, mlx_direct),
+    "vllm": Row(vllm_lacking, converted, vllm_lane, vllm_direct),
+    "mlx": Row(mlx_lacking, converted, mlx_lane, mlx_direct),
 }
 
 

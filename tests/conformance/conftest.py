@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ import pytest
 
 from broker.settings import Lane
 from tests.conformance import tiny_llama
+from workers.engines.gguf_folder import convert
 from workers.engines.launcher import Door, stop_all
 from workers.engines.llamacpp import packaged_model
 from workers.engines.vllm import VllmEngine
@@ -52,13 +52,12 @@ def vllm_python() -> Path:
 
 
 @pytest.fixture(scope="session")
-def vllm_model(vllm_python: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def vllm_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The small model as a folder."""
     packed = packaged_model()
     assert packed is not None
     folder = tmp_path_factory.mktemp("models") / "smollm2"
-    command = [vllm_python, ROOT / "scripts/gguf_folder.py", packed, folder]
-    subprocess.run(command, env=os.environ | {"HF_HUB_OFFLINE": "1"}, check=True, capture_output=True)
+    convert(packed, folder)
     return folder
 
 

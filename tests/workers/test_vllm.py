@@ -175,7 +175,7 @@ def test_a_quantised_folder_says_how(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("fields", "words"),
     [
-        ({"model_path": None}, r"no model is named(.|\n)*mend: .*lanes\.gpu\.model_path"),
+        ({"model_path": None}, r"no model is named(.|\n)*mend: .*lanes\.gpu\.model"),
         ({"model_path": "/nowhere"}, r"/nowhere is no folder with a config\.json"),
         (
             {"vllm": {"python": "/nowhere/python"}},

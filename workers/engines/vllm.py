@@ -126,7 +126,10 @@ def weights_of(lane_name: str, lane: Lane) -> str:
         if lane.model_path is None
         else f"{lane.model_path} is no folder with a config.json"
     )
-    mend = f"set lanes.{lane_name}.model_path to a folder in Hugging Face's form, or model to its name"
+    mend = (
+        f"set lanes.{lane_name}.model to a name, or model_path to a folder;"
+        " laneway model convert makes one of a GGUF file"
+    )
     raise EngineUnavailable(f"lane {lane_name!r}: {what}", mend=mend)
 
 
