@@ -33,6 +33,7 @@ from workers.batch_send import BatchSender
 from workers.batch_settle import BatchKeeper
 from workers.endpoints import Endpoints
 from workers.jobs import Jobs
+from workers.toolbox import Toolbox
 
 LINES = 10_000
 ROUNDS = 5
@@ -70,7 +71,7 @@ def fleet(server: embedded.Embedded, url: str, folder: Path) -> tuple[Batches, D
     endpoints.open()
     door = endpoints.first.engine.batches()
     assert door is not None
-    jobs = Jobs("midtier", settings, store, endpoints, Hands())
+    jobs = Jobs("midtier", settings, store, endpoints, Hands(), Toolbox.open(settings, "midtier", store))
     dispatcher = Dispatcher(settings, store, Classifier.build(settings, HashEmbedder()))
     return Batches(jobs, door), dispatcher
 

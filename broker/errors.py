@@ -12,6 +12,8 @@
     ├── RedisUnavailable            no Redis answers
     ├── RedisFull                   Redis is at its admission limit; nothing was stored
     ├── LedgerError                 the ledger's folder cannot be read or written
+    ├── ToolError                   a tool did not do what the model asked for; the model is told why
+    ├── ToolUnavailable             this node has nothing to use a tool safely with; the tool is off here
     └── EngineError                 a model call did not end well
         ├── EngineUnavailable       the engine of this node cannot work at all (missing package, model file, key)
         ├── CallCancelled           the call was broken off because nobody wants its answer any more
@@ -88,6 +90,18 @@ class RedisFull(LanewayError):
 
 
 class LedgerError(LanewayError):
+    pass
+
+
+class ToolError(LanewayError):
+    """``failure`` is the code that is booked."""
+
+    def __init__(self, message: str, *, mend: str = "", failure: str = "tool_failed") -> None:
+        super().__init__(message, mend=mend)
+        self.failure = failure
+
+
+class ToolUnavailable(LanewayError):
     pass
 
 

@@ -12,16 +12,22 @@ from broker.task import Claim
 
 @dataclass(slots=True)
 class _Held:
+    taken: int  # the epoch of the claim as it was taken
     epoch: int
     queue: str
+    hold_s: float
     until: float
     broken: bool = False
 
 
 class Hands:
-    """Thread-safe. A claim is renewed until ``hold_s`` after it was taken, whatever its worker does."""
+    """Thread-safe. A claim is renewed until ``hold_s`` after it was taken or went on, whatever its worker does.
+
+    ``stopping``: the process goes down when what it is at is done.
+    """
 
     def __init__(self) -> None:
+        self.stopping = threading.Event()
         self._changed = threading.Condition()
         self._held: dict[str, _Held] = {}
         self._messages: dict[str, int] = {}
@@ -33,15 +39,23 @@ class Hands:
         until = time.monotonic() + hold_s
         with self._changed:
             for claim in claims:
-                self._held[claim.ref] = _Held(claim.epoch, queue, until)
+                self._held[claim.ref] = _Held(claim.epoch, claim.epoch, queue, hold_s, until)
             self._messages[queue] = self._messages.get(queue, 0) + messages
+
+    def step(self, claims: Iterable[Claim]) -> None:
+        """The same tasks under their next epochs, to be held as long again."""
+        with self._changed:
+            for claim in claims:
+                held = self._held.get(claim.ref)
+                if held and held.epoch == claim.epoch - 1:
+                    held.epoch, held.until = claim.epoch, time.monotonic() + held.hold_s
 
     def drop(self, claims: Iterable[Claim], queue: str) -> None:
         """One message of ``queue`` is done with; its claims are no longer ours."""
         with self._changed:
             for claim in claims:
                 held = self._held.get(claim.ref)
-                if held and held.epoch == claim.epoch:
+                if held and held.taken == claim.epoch:
                     del self._held[claim.ref]
             self._messages[queue] = max(0, self._messages.get(queue, 0) - 1)
             if not any(self._messages.values()):

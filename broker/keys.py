@@ -22,6 +22,7 @@ laneway:events            stream  facts for accounting
 laneway:lanes             hash    lane → when a node last served it; lane|node → when that node last spoke, with a minus
                                   where its engine makes no tokens
 laneway:endpoint:<id>     hash    how a provider's endpoint is, and what it takes (fields: see scripts/prelude.lua)
+laneway:tool:<key>        string  what a tool that only reads said, for its time
 laneway:rules             hash    limit|scope|period and, under it, file|scope|period → nano-dollars;
                                   killed|scope → since when; closed|scope|period → the window of an overrun
 laneway:machines          hash    machine → when it was last heard of
@@ -52,6 +53,10 @@ def task_key(ref: str) -> str:
 
 def ids_key(task_id: str) -> str:
     return f"{PREFIX}ids:{task_id}"
+
+
+def tool_result_key(key: str) -> str:
+    return f"{PREFIX}tool:{key}"
 
 
 def queue_key(queue: str) -> str:

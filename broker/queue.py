@@ -92,7 +92,7 @@ class LaneBroker(RedisBroker):
         self.hands = Hands()
         self.task_queues: dict[str, TaskQueue] = {}
         self.clocks: dict[str, float] = {}
-        self.stopping = threading.Event()
+        self.stopping = self.hands.stopping
         self.fetching = threading.Lock()
         self.keeper = _Keeper(store, self.hands, lanes, self.stopping)
         super().__init__(  # type: ignore[no-untyped-call]  # dramatiq's Redis broker has no annotations

@@ -395,6 +395,74 @@ class TaskBudget(_Table):
 CategoryName = Literal["exploratory", "extractive", "generative"]
 
 
+FUNCTION = r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$"
+
+
+class _ToolTable(_Table):
+    """What all kinds of tools have. ``usd_per_call`` is what each use costs beside processor time, ``timeout_s`` bounds
+    it, ``result_chars`` is what a model is told of its result at most. ``ttl_s``: results are kept for so long and
+    given again for the same arguments within a workspace, for tools that only read; None: never.
+    """
+
+    description: str = ""
+    usd_per_call: Usd = Decimal(0)
+    timeout_s: float = Field(30.0, gt=0, le=3600)
+    result_chars: int = Field(8_000, ge=100, le=200_000)
+    ttl_s: Annotated[float, Field(gt=0)] | None = None
+
+    @property
+    def reads_only(self) -> bool:
+        """Whether using it again does no harm."""
+        return True
+
+
+class CalculatorTool(_ToolTable):
+    kind: Literal["calculator"]
+
+
+class SchemaTool(_ToolTable):
+    """Says whether a text is JSON of a schema, and what is wrong with it."""
+
+    kind: Literal["schema_check"]
+
+
+class SearchTool(_ToolTable):
+    """Full-text search over the text files of a folder that ``glob`` matches."""
+
+    kind: Literal["search"]
+    folder: Path
+    glob: str = "**/*.*"
+    results: int = Field(5, ge=1, le=50)
+
+
+class SqlTool(_ToolTable):
+    """Read-only SQL over a DuckDB database, or over the Parquet, CSV and JSON files of a folder, one table a file."""
+
+    kind: Literal["sql"]
+    database: Path
+    rows: int = Field(50, ge=1, le=10_000)
+
+
+class PythonTool(_ToolTable):
+    """A function of yours, called with the model's arguments by name; its annotations and docstring tell the model.
+
+    ``read_only``: using it twice does no harm.
+    """
+
+    kind: Literal["python"]
+    function: str = Field(pattern=FUNCTION)
+    read_only: bool = False
+
+    @property
+    def reads_only(self) -> bool:
+        return self.read_only
+
+
+ToolSettings = Annotated[
+    CalculatorTool | SchemaTool | SearchTool | SqlTool | PythonTool, Field(discriminator="kind")
+]
+
+
 class Category(_Table):
     """What holds for every type of a category; what a type says itself goes over it."""
 
@@ -405,7 +473,7 @@ class TaskType(_Table):
     """One task type: how it is recognised, who may do it in which order, and what a good answer is.
 
     ``instruction`` is put before the prompt as the system message. ``reprompts`` is how often a failed gate is told to
-    the same lane before the task climbs.
+    the same lane before the task climbs. ``tools`` are the names of those that the model may use on the way.
     """
 
     category: CategoryName = "generative"
@@ -417,6 +485,7 @@ class TaskType(_Table):
     reprompts: int = Field(0, ge=0, le=5)
     instruction: str = ""
     max_tokens: int | None = Field(None, ge=1)
+    tools: tuple[str, ...] = ()
     quality_floor: Annotated[Decimal, BeforeValidator(_no_float), Field(gt=0, le=1)] | None = None
     budget: TaskBudget = TaskBudget()
 
@@ -494,6 +563,7 @@ class Settings(BaseSettings):
     fleet: Fleet = Fleet()
     lanes: dict[str, Lane] = Field(default_factory=lambda: _validated(Lane, _DEFAULT_LANES))
     types: dict[str, TaskType] = Field(default_factory=lambda: _validated(TaskType, _DEFAULT_TYPES))
+    tools: dict[str, ToolSettings] = Field(default_factory=dict)
     categories: dict[CategoryName, Category] = Field(default_factory=dict)
     budgets: tuple[BudgetRow, ...] = ()
     human: Human = Human()
@@ -526,7 +596,11 @@ def _cross_check(settings: Settings) -> list[str]:
     """What each table cannot see for itself: names that point at other tables."""
     problems = [
         f"{section}.{name}: names are lower-case letters, digits and dashes"
-        for section, names in (("lanes", settings.lanes), ("types", settings.types))
+        for section, names in (
+            ("lanes", settings.lanes),
+            ("types", settings.types),
+            ("tools", settings.tools),
+        )
         for name in names
         if not NAME.fullmatch(name)
     ]
@@ -545,12 +619,22 @@ def _cross_check(settings: Settings) -> list[str]:
             problems.append(f"types.{name}.chain: a lane stands in it twice")
         if HUMAN in task_type.chain[:-1]:
             problems.append(f"types.{name}.chain: {HUMAN!r} can only be the last rung")
+        problems += [
+            f"types.{name}.tools: no tool {tool!r}{_near(tool, settings.tools)}"
+            for tool in task_type.tools
+            if tool not in settings.tools
+        ]
     for row in settings.budgets:
         kind, _, lane = row.scope.partition(":")
         if kind == "lane" and lane not in (*settings.lanes, HUMAN):
             problems.append(
                 f"budgets: scope {row.scope!r} names no lane{_near(lane, [*settings.lanes, HUMAN])}"
             )
+    problems += [
+        f"tools.{name}.ttl_s: only what a tool reads can be given again; set read_only = true or take it out"
+        for name, tool in settings.tools.items()
+        if tool.ttl_s is not None and not tool.reads_only
+    ]
     limited = [(row.scope, row.period) for row in settings.budgets]
     if settings.fleet.small_scale and ("fleet", "month") in limited:
         problems.append("fleet.small_scale: budgets has a limit of the fleet per month too; take one out")
@@ -674,6 +758,10 @@ def _small_scale(settings: Settings) -> Settings:
     return settings.model_copy(update={"types": types, "budgets": (*settings.budgets, month)})
 
 
+#: Keys of tools that are files or folders.
+PATHS = frozenset({"folder", "database"})
+
+
 def _in_folder(row: _Row, folder: Path, *keys: str) -> _Row:
     return row.model_copy(update={key: folder / path for key in keys if (path := getattr(row, key))})
 
@@ -697,8 +785,11 @@ def _anchored(settings: Settings, folder: Path) -> Settings:
         )
         for name, row in settings.lanes.items()
     }
+    tools = {
+        name: _in_folder(row, folder, *(PATHS & row.model_fields_set)) for name, row in settings.tools.items()
+    }
     fleet = fleet.model_copy(update={"ledger": ledger, "var": folder / fleet.var})
-    return settings.model_copy(update={"fleet": fleet, "types": types, "lanes": lanes})
+    return settings.model_copy(update={"fleet": fleet, "types": types, "lanes": lanes, "tools": tools})
 
 
 @cache

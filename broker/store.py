@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from importlib.resources import files
 from math import inf
@@ -102,9 +102,10 @@ class Heard:
 class Move:
     """Where a claimed task goes next, with everything that is settled in the same step.
 
-    ``status`` ``queued`` puts it on ``queue`` (after ``delay_s``), ``parked`` or an end takes ``outcome``. ``attempts``
-    are booked even when the claim turns out stale, ``facts`` only when the move is made. A ``cause`` makes it a dead
-    letter. ``tally`` (type, lane, purpose) is what the call counts under in ``rates``.
+    ``status`` ``queued`` puts it on ``queue`` (after ``delay_s``), ``parked`` or an end takes ``outcome``, ``running``
+    is a step after which it stays in the same hands. ``attempts`` are booked even when the claim turns out stale,
+    ``facts`` only when the move is made. A ``cause`` makes it a dead letter.
+    ``tally`` (type, lane, purpose) is what the call counts under in ``rates``.
     """
 
     claim: Claim
@@ -259,7 +260,7 @@ class Store:
             encode_outcome(_CANCELLED),
             encode_outcome(_DEAD),
         ]
-        self._commit_rules = self._rules[1:4]
+        self._commit_rules = [*self._rules[1:4], self.lease_us]
 
     def now_us(self) -> int:
         """Redis's clock as last seen by a fetch, carried on by this machine's monotonic one. Microseconds."""
@@ -401,8 +402,33 @@ class Store:
             for failures, shut_us, blocked_us in self._call("heard", _pack(packed))
         ]
 
+    def step(self, moves: Sequence[Move]) -> list[Claim]:
+        """``commit``, and the claims to go on with: those of steps after which the task is still ours."""
+        words = self.commit(moves) if moves else []
+        now_us = self.now_us()
+        return [
+            replace(
+                move.claim,
+                progress=move.progress,
+                epoch=move.claim.epoch + 1,
+                cost_nano=move.claim.cost_nano + move.cost_nano,
+                claimed_us=now_us,
+                enqueued_us=now_us,
+            )
+            for move, word in zip(moves, words, strict=True)
+            if word == "goes on"
+        ]
+
+    def tool_result(self, key: str) -> str | None:
+        """What a tool said of the same before, None where nothing is kept of it."""
+        found = self._ask(lambda: self.client.get(keys.tool_result_key(key)))
+        return None if found is None else found.decode()
+
+    def keep_tool_result(self, key: str, text: str, ttl_s: float) -> None:
+        self._ask(lambda: self.client.set(keys.tool_result_key(key), text, px=round(ttl_s * 1000)))
+
     def commit(self, moves: Sequence[Move]) -> list[str]:
-        """Settle and move. One word each: ``moved``, ``done before``, ``late`` or ``cancelled``."""
+        """Settle and move. One word each: ``moved``, ``goes on``, ``done before``, ``late`` or ``cancelled``."""
         words = self._commit(
             [
                 _pack(

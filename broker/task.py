@@ -53,6 +53,7 @@ class Task:
     ``type`` None lets the dispatcher classify it. ``deadline_s`` counts from submission. A higher ``priority`` goes
     first within its queue. ``schema`` and ``gate`` add to what the type demands. ``value_nano`` is what a success is
     worth, in nano-dollars; None: unknown. ``budget`` are the task's own limits as decimal strings and counts.
+    ``tools`` are the names of those of its type's tools that it may use, None: all of them.
     """
 
     task_id: str
@@ -64,7 +65,7 @@ class Task:
     priority: int = 0
     schema: Mapping[str, Any] | None = None
     gate: Mapping[str, Any] | None = None
-    tools: tuple[Mapping[str, Any], ...] | None = None
+    tools: tuple[str, ...] | None = None
     parent: str | None = None
     value_nano: int | None = None
     callback_url: str | None = None
@@ -102,7 +103,9 @@ class Progress:
     pattern or the nearest example.
     ``skipped`` are the lanes passed over, each with its reason. ``retries`` and ``reprompts``
     count on the present lane. ``complaint`` is what the gate said of the last answer, for a re-prompt. ``instruction``
-    is what a person who sent it back added to the task.
+    is what a person who sent it back added to the task. ``turns`` is what came after the task's own messages: each use
+    of tools that the model asked for, and what came of it. ``started`` is the id of a tool call with effects that was
+    begun, and of which nobody knows how it ended, "" for none.
     """
 
     task_type: str = ""
@@ -121,6 +124,8 @@ class Progress:
     skipped: tuple[tuple[str, str], ...] = ()
     attempts: tuple[Attempted, ...] = ()
     instruction: str = field(default="", repr=False)
+    turns: tuple[Mapping[str, Any], ...] = field(default=(), repr=False)
+    started: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,6 +183,10 @@ def decode_task(data: bytes) -> Task:
         and task.mode in MODES
         and (task.type is None or isinstance(task.type, str))
         and isinstance(task.budget, dict)
+        and (
+            task.tools is None
+            or (isinstance(task.tools, tuple) and all(isinstance(name, str) for name in task.tools))
+        )
     )
     if not plausible:
         raise BadTask(f"{len(data)} bytes whose fields are not those of a task")

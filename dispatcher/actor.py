@@ -70,7 +70,7 @@ class Dispatcher:
 
     def _places(self) -> Places:
         now_us = self.store.now_us()
-        return Places(self.settings.lanes, utc_day(now_us), now_us)
+        return Places(self.settings.lanes, self.settings.types, utc_day(now_us), now_us)
 
     def classify(self, claims: Sequence[Claim]) -> list[Classified]:
         """The declared type where there is one; the others are classified together."""
@@ -91,6 +91,10 @@ class Dispatcher:
             gates_of(self.settings.types[one.task_type], claim.task)
         except BadTask as error:
             return refuse(claim, f"its gate cannot be used: {error.message}")
+        offered = self.settings.types[one.task_type].tools
+        if strange := sorted(set(claim.task.tools or ()) - set(offered)):
+            known = ", ".join(offered) or "none"
+            return refuse(claim, f"type {one.task_type!r} has no tool {', '.join(strange)}; it has {known}")
         return route(claim, one, self.settings, away, share_nano, places)
 
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from broker.prices import PPM, TokenPrice
-from broker.settings import Lane
+from broker.settings import Lane, TaskType
 from broker.tariff import price_of
 from broker.task import BATCH, MODES, Claim, lane_queue
 
@@ -65,15 +65,20 @@ def left_s(claim: Claim, now_us: int) -> float | None:
 
 @dataclass(frozen=True, slots=True)
 class Places:
-    """``place`` over a configuration, on a UTC day and at a moment of Redis's clock."""
+    """``place`` over a configuration, on a UTC day and at a moment of Redis's clock.
+
+    Tasks whose type has tools are never put in batches: each step would wait for one.
+    """
 
     lanes: Mapping[str, Lane]
+    types: Mapping[str, TaskType]
     day: str
     now_us: int
 
     def of(self, claim: Claim, lane: str) -> str:
         row = self.lanes.get(lane)
-        if row is None or not row.batches:
+        task_type = self.types.get(claim.progress.task_type)
+        if row is None or not row.batches or (task_type and task_type.tools):
             return lane_queue(lane, claim.task.mode)
         return place(claim, lane, row, batch_ppm=_batch_ppm(lane, row, self.day), now_us=self.now_us)
 

@@ -32,11 +32,21 @@ class Limits:
     wall_s: float | None = None
 
 
-def limits_of(of_type: TaskBudget, of_task: Mapping[str, Any], raised: Mapping[str, Any]) -> Limits:
-    """What an operator raised goes over what the producer said, and that over what the type says, side by side."""
+#: A loop of tool calls always has an end, whatever its tools and its model do.
+GUARDS: Mapping[str, Any] = {"llm_calls": 30, "tool_calls": 50, "same_tool_calls": 3, "wall_s": 900.0}
+
+
+def limits_of(
+    of_type: TaskBudget, of_task: Mapping[str, Any], raised: Mapping[str, Any], *, guarded: bool = False
+) -> Limits:
+    """What an operator raised goes over what the producer said, and that over what the type says, side by side.
+
+    ``guarded``: the task may use tools, and ``GUARDS`` hold where nobody says anything.
+    """
 
     def said(name: str) -> Any:
-        return raised.get(name, of_task.get(name, getattr(of_type, name)))
+        value = raised.get(name, of_task.get(name, getattr(of_type, name)))
+        return GUARDS.get(name) if value is None and guarded else value
 
     def money(name: str) -> int | None:
         value = said(name)
@@ -148,6 +158,15 @@ def stopped(limits: Limits, attempts: Sequence[Attempted], running_s: float) -> 
         return f"its limit of {limits.llm_calls} model calls is reached"
     if limits.tokens is not None and used >= limits.tokens:
         return f"its limit of {limits.tokens} tokens is reached: it has used {used}"
+    if limits.wall_s is not None and running_s >= limits.wall_s:
+        return f"its limit of {limits.wall_s:g} s of running is reached"
+    return None
+
+
+def tool_stopped(limits: Limits, used: int, running_s: float) -> str | None:
+    """Which limit was reached, so that no further tool is used after ``used`` calls; None where one may be."""
+    if limits.tool_calls is not None and used >= limits.tool_calls:
+        return f"its limit of {limits.tool_calls} tool calls is reached"
     if limits.wall_s is not None and running_s >= limits.wall_s:
         return f"its limit of {limits.wall_s:g} s of running is reached"
     return None

@@ -98,7 +98,7 @@ def _place(claim: Claim, step: Run | Park | Fail, progress: Progress, cost_nano:
     move = Move(claim, "queued", progress, cost_nano=cost_nano, attempts=(routed,), scopes=scopes)
     match step:
         case Run(lane):
-            return replace(move, queue=places.of(claim, lane))
+            return replace(move, queue=places.of(replace(claim, progress=progress), lane))
         case Park(why):
             outcome = Outcome("parked", f"waits for a person: {why}", None, HUMAN)
             return replace(move, status="parked", outcome=outcome, facts=(Parked(HUMAN, why),))

@@ -107,7 +107,7 @@ class Client:
         priority: int = 0,
         schema: Mapping[str, Any] | None = None,
         gate: Mapping[str, Any] | str | None = None,
-        tools: Sequence[Mapping[str, Any]] | None = None,
+        tools: Sequence[str] | None = None,
         parent: str | None = None,
         value_usd: str | Decimal | None = None,
         callback_url: str | None = None,

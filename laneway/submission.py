@@ -275,6 +275,14 @@ def _content(where: str, message: Mapping[str, Any]) -> None:
             raise _bad(f"{where}[{index}].text", part.get("text"), "text")
 
 
+def _names(where: str, value: object) -> tuple[str, ...]:
+    if not isinstance(value, list | tuple) or not all(
+        isinstance(one, str) and NAME.fullmatch(one) for one in value
+    ):
+        raise _bad(where, value, "a list of names of tools of the task's type")
+    return tuple(value)
+
+
 def _not_served(what: str) -> Check:
     def check(where: str, value: object) -> None:
         if value not in ("", [], ()):
@@ -294,7 +302,7 @@ _CHECKS: Mapping[str, Check] = {
     "priority": _whole(-(2**63), 2**63),
     "schema": _object,
     "gate": _gate,
-    "tools": _not_served("tools are not served yet"),
+    "tools": _names,
     "parent": _id,
     "value_usd": _money,
     "callback_url": _not_served("callbacks are not made yet"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from itertools import takewhile
 
 from broker.call import Reply
 from broker.errors import CallCancelled, EngineError, TransientEngineError
@@ -30,8 +31,10 @@ from dispatcher.policy import (
     climb,
 )
 from dispatcher.route import climbing
+from dispatcher.turns import Turn
 from workers.settle import Settlement
 
+TOOL = "tool"  # the purpose of a tool's use, and the engine of it
 NO_VERDICT = Verdict(passed=None, gate="", complaint="")
 
 
@@ -52,9 +55,11 @@ class Ended:
 
 def purpose(progress: Progress) -> str:
     """Why this call is made: the first on its lane is the task itself, the others are overhead of two kinds."""
-    if progress.complaint:
+    if progress.complaint or progress.reprompts:
         return "reprompt"
-    tried = any(one.lane == progress.lane for one in progress.attempts)
+    # After a tool was used the next call carries the task on.
+    since = takewhile(lambda one: one.purpose != TOOL, reversed(progress.attempts))
+    tried = any(one.lane == progress.lane for one in since)
     return "retry" if tried or progress.retries else "task"
 
 
@@ -173,6 +178,32 @@ def move(
     )
 
 
+def going_on(
+    claim: Claim,
+    fact: Attempted,
+    said: tuple[Turn, ...],
+    started: str,
+    scopes: tuple[str, ...],
+    soft_nano: int | None,
+) -> Move:
+    """A step within the task, which stays in the same hands: ``said`` are its turns from now on. ``started`` is the id
+    of a call with effects that is about to be made, "" for none."""
+    told = replace(
+        claim.progress, attempts=(*claim.progress.attempts, fact), turns=said, started=started, complaint=""
+    )
+    return Move(
+        claim,
+        "running",
+        told,
+        cost_nano=(fact.cost_nano or 0) + fact.gate_cost_nano,
+        attempts=(fact,),
+        overrun=fact.overrun,
+        tally=None if fact.purpose == TOOL else (claim.progress.task_type, fact.lane, fact.purpose),
+        scopes=scopes,
+        soft_nano=soft_nano,
+    )
+
+
 def _next_place(
     claim: Claim, step: Step, told: Progress, verdict: Verdict, text: str, places: Places
 ) -> Move:
@@ -221,6 +252,14 @@ def running_s(claim: Claim, now_us: int) -> float:
     """Since the task's first call, without the time that it waited for a person; 0 before that."""
     attempts = claim.progress.attempts
     return max(0, now_us - attempts[0].started_us - claim.waited_us) / 1_000_000 if attempts else 0.0
+
+
+def to_others(move: Move) -> Move:
+    """A step after which this worker goes home: another one of its lane takes the task on."""
+    if move.status != "running":
+        return move
+    told = replace(move.progress, started="")
+    return replace(move, status="queued", queue=move.claim.queue, progress=told)
 
 
 def overdue(claim: Claim) -> Move:

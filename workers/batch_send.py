@@ -115,7 +115,7 @@ class BatchSender:
             elif word == "cancel":
                 moves.append(Move(job.claim, "cancelled", job.claim.progress))
             elif word != "lost":
-                moves.append(self.jobs.refused(job, parse_refusal(word)))
+                moves.append(self.jobs.refused(job.claim, parse_refusal(word), job.worst_nano))
         self.store.commit(moves)
         deadlines = [due for due in (batch.due_us, *map(_due_us, joined)) if due is not None]
         return replace(batch, lines=batch.lines + len(joined), due_us=min(deadlines, default=None))

@@ -8,6 +8,7 @@ from typing import Any
 from broker.call import Call
 from broker.settings import ChoiceGate, GateSettings, JsonSchemaGate, Lane, TaskType
 from broker.task import Claim, Task
+from dispatcher import turns
 
 REPROMPT = "That answer was not accepted: {complaint} Answer again, and give the corrected answer only."
 #: Room for the words that a chat template puts around each message, in tokens; a bound, not a measure.
@@ -24,11 +25,13 @@ def compose(
     task_type: TaskType,
     gates: Sequence[GateSettings],
     left_s: float | None,
+    tools: tuple[Mapping[str, Any], ...] = (),
 ) -> Call:
     """``left_s`` is the time to the task's deadline or the end of its own time, None where it has none.
 
     System text first (the stable prefix that providers cache) with what a person added, then the lane's shots, the
-    task's own messages, and for a re-prompt the last answer with what was wrong about it.
+    task's own messages, what was said and done since, and for a re-prompt the last answer with what was wrong about it.
+    A corrected answer is asked for without more use of tools, so that an engine can hold it to its form.
     """
     messages: list[Mapping[str, Any]] = []
     parts = (lane.system, task_type.instruction, claim.progress.instruction)
@@ -38,6 +41,7 @@ def compose(
     for question, answer in lane.shots:
         messages += [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
     messages += claim.task.messages
+    messages += turns.messages(claim.progress.turns)
     if claim.progress.complaint:
         messages += [
             {"role": "assistant", "content": claim.progress.last_answer},
@@ -54,6 +58,8 @@ def compose(
             (gate.schema_ for gate in gates if isinstance(gate, JsonSchemaGate) and gate.schema_), None
         ),
         choices=choices,
+        tools=tools,
+        tool_choice="none" if claim.progress.complaint else "auto",
         temperature=lane.temperature,
         seed=lane.seed,
         timeout_s=lane.timeout_s if left_s is None else min(lane.timeout_s, left_s),

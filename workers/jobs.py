@@ -11,7 +11,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from broker.call import Call, Reply
+from broker.call import Call, Reply, ToolCall
 from broker.errors import EngineError
 from broker.events import Attempted
 from broker.hands import Hands
@@ -23,6 +23,7 @@ from broker.sights import Sights
 from broker.store import Intent, Move, Store
 from broker.tariff import cpu_price
 from broker.task import Claim
+from dispatcher import turns
 from dispatcher.availability import unavailable
 from dispatcher.batching import Places, left_s
 from dispatcher.budget import (
@@ -46,6 +47,7 @@ from workers.attempt import (
     Ended,
     attempted,
     bounds_of,
+    going_on,
     lost,
     move,
     next_step,
@@ -57,6 +59,7 @@ from workers.attempt import (
 from workers.compose import compose, input_bound
 from workers.endpoints import Endpoint, Endpoints, tokens_of
 from workers.settle import settle
+from workers.toolbox import Toolbox
 
 log = logging.getLogger(__name__)
 UNKNOWN_TYPE_DELAY_S = 5.0
@@ -79,14 +82,30 @@ class Job:
     batch: bool
 
 
+def limits_for(task_type: TaskType, claim: Claim) -> Limits:
+    return limits_of(task_type.budget, claim.task.budget, claim.raised, guarded=bool(task_type.tools))
+
+
+def asked_for(call: Call, result: Reply | EngineError) -> tuple[ToolCall, ...]:
+    """The tool calls of an answer, where the call had any on offer."""
+    offered = call.tools and call.tool_choice != "none"
+    return result.tool_calls if isinstance(result, Reply) and offered else ()
+
+
 class Jobs:
     """All that a lane's calls need on this node. Thread-safe."""
 
     def __init__(
-        self, name: str, settings: Settings, store: Store, endpoints: Endpoints, hands: Hands
+        self,
+        name: str,
+        settings: Settings,
+        store: Store,
+        endpoints: Endpoints,
+        hands: Hands,
+        toolbox: Toolbox,
     ) -> None:
         self.name, self.settings, self.store, self.endpoints = name, settings, store, endpoints
-        self.hands = hands
+        self.toolbox, self.hands = toolbox, hands
         self.row = settings.lanes[name]
         self.sights = Sights(store)
         self.cpu = cpu_price(settings.fleet.cpu_usd_per_hour)
@@ -102,7 +121,7 @@ class Jobs:
                 log.error("no type %r in this node's configuration; put back", claim.progress.task_type)
                 moves.append(put_back(claim, UNKNOWN_TYPE_DELAY_S))
                 continue
-            limits = limits_of(task_type.budget, claim.task.budget, claim.raised)
+            limits = limits_for(task_type, claim)
             endpoint = self.endpoints.first if batch else self.endpoints.choose(utc_day(now_us))
             if left is not None and left <= 0:
                 moves.append(overdue(claim))
@@ -122,7 +141,7 @@ class Jobs:
         task_type = self.settings.types.get(claim.progress.task_type)
         if task_type is None:
             return None
-        limits = limits_of(task_type.budget, claim.task.budget, claim.raised)
+        limits = limits_for(task_type, claim)
         return self._job(claim, task_type, limits, self.endpoints.first, day, None, batch=True)
 
     def _job(
@@ -137,7 +156,8 @@ class Jobs:
         batch: bool,
     ) -> Job:
         gates = gates_of(task_type, claim.task)
-        call = compose(claim, endpoint.row, task_type, gates, until_s)
+        tools = () if batch else self.toolbox.definitions(turns.tools_of(task_type, claim.task))
+        call = compose(claim, endpoint.row, task_type, gates, until_s, tools)
         price, size = self.endpoints.price(endpoint, day), input_bound(call)
         worst = worst_nano(
             price, input_tokens=size, max_tokens=call.max_tokens, timeout_s=call.timeout_s, batch=batch
@@ -174,22 +194,23 @@ class Jobs:
             tpm=row.tokens_per_minute or 0,
         )
 
-    def refused(self, job: Job, refusal: Refusal) -> Move:
+    def refused(self, claim: Claim, refusal: Refusal, worst_nano: int | None) -> Move:
         """The call must not leave: what its limits say follows."""
         now_us = self.store.now_us()
         decision = refused(
             refusal,
-            mode=job.claim.task.mode,
-            spent=bool(job.claim.progress.attempts),
-            worst_nano=job.worst_nano,
+            mode=claim.task.mode,
+            spent=bool(claim.progress.attempts),
+            worst_nano=worst_nano,
             window_s=next_window_s(refusal.period, now_us),
-            left_s=left_s(job.claim, now_us),
+            left_s=left_s(claim, now_us),
         )
-        return without_call(job.claim, decision, self.away(), self.places())
+        return without_call(claim, decision, self.away(), self.places())
 
     def settled(self, job: Job, result: Reply | EngineError, started_us: int, ended_us: int) -> Move:
         """The call is over: the task's next move, with the attempt settled in it. Times on Redis's clock."""
-        verdict, gate_nano = self._judge(job, result)
+        asks = asked_for(job.call, result)
+        verdict, gate_nano = (NO_VERDICT, 0) if asks else self._judge(job, result)
         busy_ms = (ended_us - started_us) / 1000
         ended = Ended(
             result=result,
@@ -203,6 +224,9 @@ class Jobs:
         )
         row, node = job.endpoint.row, self.settings.fleet.node
         fact = attempted(job.claim, self.name, job.endpoint.engine.name, row.model, ended, node)
+        if asks:
+            asked = turns.asked(result.text, asks, self.name, job.claim.epoch)  # type: ignore[union-attr]
+            return self.going_on(job.claim, fact, asked, job.task_type, job.limits)
         away = self.away()
         step = next_step(job.claim, self.name, self._bounds(job, fact, away), ended, away)
         earlier = job.claim.progress.attempts
@@ -210,6 +234,18 @@ class Jobs:
             step = spare(step, self.name, job.claim.progress.chain, (*earlier, fact), away)
         scopes = scopes_of(job.claim.task, self.name)
         return move(job.claim, step, fact, ended, self.places(), scopes, job.limits.soft_nano)
+
+    def going_on(
+        self, claim: Claim, fact: Attempted, turn: turns.Turn, task_type: TaskType, limits: Limits
+    ) -> Move:
+        """A step within the task. Where the next tool call has effects it is marked as begun before it is."""
+        said = (*claim.progress.turns, turn)
+        started = ""
+        if waiting := turns.pending(said):
+            offer = self.toolbox.offer(turns.tools_of(task_type, claim.task), waiting[0])
+            started = waiting[0].id if offer and not offer.function.reads_only else ""
+        scopes = scopes_of(claim.task, self.name)
+        return going_on(claim, fact, said, started, scopes, limits.soft_nano)
 
     def _bounds(self, job: Job, fact: Attempted, away: Mapping[str, str]) -> Bounds:
         """How often this lane may be tried again, within what the task may spend on trying, and where it pays."""
@@ -230,7 +266,7 @@ class Jobs:
 
     def places(self) -> Places:
         now_us = self.store.now_us()
-        return Places(self.settings.lanes, utc_day(now_us), now_us)
+        return Places(self.settings.lanes, self.settings.types, utc_day(now_us), now_us)
 
     def _judge(self, job: Job, result: Reply | EngineError) -> tuple[Verdict, int]:
         """The verdict, and what reaching it cost in nano-dollars of processor time."""

@@ -26,8 +26,10 @@ from broker.settings import HUMAN, Settings, load
 from broker.settings import Lane as LaneSettings
 from broker.store import MICRO, Heard, Move, Store
 from broker.task import Claim, lane_queue
+from dispatcher import turns
 from dispatcher.budget import parse_refusal
 from dispatcher.gates import check
+from workers.attempt import to_others
 from workers.batch import Batches
 from workers.batch_send import BatchSender
 from workers.batch_settle import BatchKeeper
@@ -35,6 +37,8 @@ from workers.endpoints import Endpoint, Endpoints, told
 from workers.engines.batches import BatchDoor
 from workers.health import Health
 from workers.jobs import Job, Jobs
+from workers.tool_use import ToolUses
+from workers.toolbox import Toolbox
 
 log = logging.getLogger(__name__)
 ASYNC_BEHIND_SYNC = 10
@@ -53,17 +57,20 @@ def serve(lane_name: str) -> LaneBroker:
         endpoints.check()
         store = connect(settings)
         store.declare_limits(settings.budgets)
+        toolbox = Toolbox.open(settings, lane_name, store)
         endpoints.open()
-        return broker_of(lane_name, settings, store, endpoints)
+        return broker_of(lane_name, settings, store, endpoints, toolbox)
     except LanewayError as error:
         sys.exit(f"lane {lane_name!r} cannot be served on this node: {error}")
 
 
-def broker_of(lane_name: str, settings: Settings, store: Store, endpoints: Endpoints) -> LaneBroker:
+def broker_of(
+    lane_name: str, settings: Settings, store: Store, endpoints: Endpoints, toolbox: Toolbox
+) -> LaneBroker:
     """A broker with the lane's two queues: threads are kept for sync tasks, and async ones take what is left."""
     lane = settings.lanes[lane_name]
     broker = LaneBroker(store, lanes=[lane_name])
-    jobs = Jobs(lane_name, settings, store, endpoints, broker.hands)
+    jobs = Jobs(lane_name, settings, store, endpoints, broker.hands, toolbox)
     served = Lane(jobs)
 
     def speak() -> None:
@@ -77,7 +84,7 @@ def broker_of(lane_name: str, settings: Settings, store: Store, endpoints: Endpo
         broker.every(f"batch-send-{lane_name}", BATCH_SEND_EVERY_S, sender.send)
         broker.every(f"batch-look-{lane_name}", lane.batch_poll_s, BatchKeeper(batches).look)
     kept = lane.sync_threads if lane.sync_threads is not None else max(1, lane.threads // 4)
-    hold_s = lane.timeout_s * lane.batch + HOLD_MARGIN_S
+    hold_s = max(lane.timeout_s, toolbox.longest_s) * lane.batch + HOLD_MARGIN_S
     for mode, messages, priority in (
         ("sync", lane.threads, 0),
         ("async", max(1, lane.threads - kept), ASYNC_BEHIND_SYNC),
@@ -113,18 +120,38 @@ class Lane:
     """One lane on this node. ``work`` runs on dramatiq's threads."""
 
     def __init__(self, jobs: Jobs) -> None:
-        self.jobs = jobs
+        self.jobs, self.uses = jobs, ToolUses(jobs)
         self.name, self.store, self.endpoints, self.hands = jobs.name, jobs.store, jobs.endpoints, jobs.hands
 
     def work(self, claims: Sequence[Claim]) -> None:
-        """Record the intents, make the calls, settle and move on."""
-        jobs, moves = self.jobs.prepare(claims)
+        """One step for each task, and again for those that go on: a call of a model, or of a tool that it asked for."""
         heard: list[tuple[Endpoint, Heard]] = []
+        fresh = True
+        while claims:
+            claims = self._step(claims, heard, fresh=fresh)
+            fresh = False
+        self._tell(heard)
+
+    def _step(
+        self, claims: Sequence[Claim], heard: list[tuple[Endpoint, Heard]], *, fresh: bool
+    ) -> list[Claim]:
+        """Record the intents, make the calls, settle and move on. What goes on is still in hand."""
+        asks: tuple[list[Claim], list[Claim]] = ([], [])
+        for claim in claims:
+            asks[bool(turns.pending(claim.progress.turns))].append(claim)
+        moves = [*self._use(asks[True], fresh=fresh), *self._call(asks[False], heard)]
+        if self.hands.stopping.is_set():
+            moves = [to_others(move) for move in moves]
+        going_on = self.store.step(moves)
+        self.hands.step(going_on)
+        return going_on
+
+    def _call(self, claims: Sequence[Claim], heard: list[tuple[Endpoint, Heard]]) -> list[Move]:
+        jobs, moves = self.jobs.prepare(claims)
         while jobs:
             elsewhere = []
-            for job, word in zip(
-                jobs, self.store.begin([self.jobs.intent(job) for job in jobs]), strict=True
-            ):
+            words = self.store.begin([self.jobs.intent(job) for job in jobs])
+            for job, word in zip(jobs, words, strict=True):
                 match word.split("|"):
                     case ["go"]:
                         moves.append(self._attempt(job, heard))
@@ -134,11 +161,23 @@ class Lane:
                         self.endpoints.shut(job.endpoint, int(wait_us) / MICRO, broken=broken == "1")
                         elsewhere.append(job.claim)
                     case [_, *scope] if scope:
-                        moves.append(self.jobs.refused(job, parse_refusal(word)))
+                        moves.append(self.jobs.refused(job.claim, parse_refusal(word), job.worst_nano))
             jobs, waiting = self.jobs.prepare(elsewhere)
             moves += waiting
-        self.store.commit(moves)
-        self._tell(heard)
+        return moves
+
+    def _use(self, claims: Sequence[Claim], *, fresh: bool) -> list[Move]:
+        uses, moves = self.uses.prepare(claims, fresh=fresh)
+        words = self.store.begin([self.uses.intent(use) for use in uses]) if uses else []
+        for use, word in zip(uses, words, strict=True):
+            match word.split("|"):
+                case ["go"]:
+                    moves.append(self.uses.made(use))
+                case ["cancel"]:
+                    moves.append(Move(use.claim, "cancelled", use.claim.progress))
+                case [_, *scope] if scope:
+                    moves.append(self.uses.refused(use, parse_refusal(word)))
+        return moves
 
     def _attempt(self, job: Job, heard: list[tuple[Endpoint, Heard]]) -> Move:
         started_us = self.store.now_us()

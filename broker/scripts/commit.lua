@@ -3,7 +3,9 @@
 -- watches budgets is told once of a task that passes its soft limit (below 0: it has none).
 -- ARGV[2] = time to live of an ended record in seconds, ARGV[3] = fact and ARGV[4] = outcome of a cancelled task.
 -- Settles the call, writes the facts and takes the task to its next place, all or nothing for each task.
--- One word a task: moved, done before (a repeated commit), late (another holds it: only its cost is booked), cancelled.
+-- A status of running is a step within the task: it stays in the same hands, under the next epoch and a new lease.
+-- One word a task: moved, goes on (a step), done before (a repeated commit), late (another holds it: only its cost is
+-- booked), cancelled. ARGV[5] = lease in microseconds.
 local now = clock()
 local at = text(now)
 local day = day_of(now)
@@ -14,7 +16,7 @@ for i, item in ipairs(cmsgpack.unpack(ARGV[1])) do
   local key = task_key(ref)
   local lost = 'lost:' .. epoch
   local h = redis.call('HMGET', key, 'epoch', 'done', 'cancel', 'submitted', 'workspace', 'priority', lost, 'queue',
-    'seq', 'cost', 'call', 'watched', 'reserved', 'held', 'soft', 'human')
+    'seq', 'cost', 'call', 'watched', 'reserved', 'held', 'soft', 'human', 'stepped')
   local submitted, seq, spent = tonumber(h[4] or '0'), tonumber(h[9] or '0'), tonumber(h[10] or '0')
   if h[7] then
     seq = book(ref, submitted, seq, attempts)
@@ -26,6 +28,8 @@ for i, item in ipairs(cmsgpack.unpack(ARGV[1])) do
       close_scopes(now, booked_day, scopes)
     end
     words[i] = 'late'
+  elseif h[17] == epoch and h[1] == text(tonumber(epoch) + 1) then
+    words[i] = 'goes on'
   elseif h[1] ~= epoch or h[2] == epoch then
     words[i] = 'done before'
   else
@@ -48,6 +52,9 @@ for i, item in ipairs(cmsgpack.unpack(ARGV[1])) do
       fields[#fields + 1] = at
     end
     redis.call('HSET', key, unpack(fields))
+    if status == 'running' then
+      redis.call('HSET', key, 'stepped', epoch, 'epoch', text(tonumber(epoch) + 1))
+    end
     local reserved = h[14] and tonumber(h[13]) or 0
     use(h[14] or day, scopes, cost - reserved)
     if h[11] then
@@ -64,7 +71,7 @@ for i, item in ipairs(cmsgpack.unpack(ARGV[1])) do
     end
     if tally ~= '' then
       local rates = P .. 'rates:' .. window(day, 'month')
-      change(rates, tally .. '|tries', 1)
+      change(rates, tally .. '|tries', status == 'running' and 0 or 1)
       change(rates, tally .. '|successes', status == 'succeeded' and 1 or 0)
       change(rates, tally .. '|nano', cost)
     end
@@ -83,13 +90,15 @@ for i, item in ipairs(cmsgpack.unpack(ARGV[1])) do
       if h[12] then
         tell_watchers(ref)
       end
+    elseif status == 'running' then
+      add(P .. 'leases', text(now + tonumber(ARGV[5])), ref)
     elseif delay > 0 then
       add(P .. 'later:' .. queue, text(now + delay), ref)
       woken[queue] = true
     else
       enqueue(queue, ref, h[5], tonumber(h[6]))
     end
-    words[i] = status == 'cancelled' and 'cancelled' or 'moved'
+    words[i] = status == 'cancelled' and 'cancelled' or status == 'running' and 'goes on' or 'moved'
   end
 end
 apply(now)

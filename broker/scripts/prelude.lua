@@ -10,6 +10,7 @@
 --   held      the day of that reservation       scopes    the scopes that it is held in, one a line
 --   hard      the task's own limit, once raised  soft      1 once it passed its soft limit
 --   raised    its other limits, once raised, packed
+--   stepped   the last epoch that ended in a step within the task
 --   seq       facts written                     cancel    1 when somebody asked for its end
 --   watched   1 when somebody waits for its end
 --   part:<attempt>  what it has of its machine's day beside its own cost

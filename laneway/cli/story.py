@@ -80,7 +80,7 @@ def _submission(task: Task, record: Record) -> dict[str, Any]:
         "deadline_s": task.deadline_s,
         "gate": task.gate,
         "schema": task.schema,
-        "tools": len(task.tools or ()),
+        "tools": None if task.tools is None else list(task.tools),
         "parent": task.parent,
         "value_usd": usd(task.value_nano),
         "budget": dict(task.budget),

@@ -10,8 +10,6 @@ import socket
 import subprocess
 import sys
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -36,6 +34,7 @@ from broker.errors import (
     RateLimited,
 )
 from broker.settings import Lane
+from tests.mock_provider import control, eventually, mock_provider, script
 from workers.engines import ENGINES, Engine, build, launcher, resolve
 from workers.engines.launcher import Door, attach, stop_all
 from workers.engines.llamacpp import LlamaCppEngine
@@ -118,45 +117,9 @@ def served(var: Path) -> Iterator[Door]:
 def mock_url() -> Iterator[str]:
     """A provider that we did not write, as a process on a free port."""
     pytest.importorskip("llmock")
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    serve = [
-        "-c",
-        "from llmock.cli import app; app()",
-        "serve",
-        "--port",
-        str(port),
-        "--log-level",
-        "warning",
-    ]
     limits = {"LLMOCK_RPM": str(REQUESTS_A_MINUTE), "LLMOCK_TPM": str(TOKENS_A_MINUTE)}
-    with subprocess.Popen(
-        [sys.executable, *serve], stdout=subprocess.DEVNULL, env=os.environ | limits
-    ) as process:
-        url = f"http://127.0.0.1:{port}"
-        try:
-            eventually(lambda: "pending" in control(url, "GET", "scenario"), 30)
-            yield url
-        finally:
-            process.terminate()
-
-
-def control(url: str, method: str, what: str, body: object = None) -> dict[str, Any]:
-    data = None if body is None else json.dumps(body).encode()
-    request = urllib.request.Request(f"{url}/_llmock/{what}", data, method=method)
-    try:
-        with urllib.request.urlopen(request, timeout=10) as response:
-            answer: dict[str, Any] = json.load(response)
-            return answer
-    except urllib.error.URLError:
-        return {}
-
-
-def eventually(fact: Callable[[], bool], within_s: float) -> None:
-    until = time.monotonic() + within_s
-    while not fact():
-        assert time.monotonic() < until, f"not within {within_s} s"
-        time.sleep(0.02)
+    with mock_provider(limits) as url:
+        yield url
 
 
 IMPLEMENTATIONS = (
@@ -313,12 +276,10 @@ def slow(engine: Engine, request: pytest.FixtureRequest, var: Path) -> Engine:
     if name == "echo":
         engine = build("slow", Lane.model_validate({"engine": "echo", "echo": {"latency_ms": 30_000}}), var)
     if name.endswith("over llmock"):
-        script(request.getfixturevalue("mock_url"), type="stream_fault", kind="stall", stall_seconds=5)
+        script(
+            request.getfixturevalue("mock_url"), {"type": "stream_fault", "kind": "stall", "stall_seconds": 5}
+        )
     return engine
-
-
-def script(url: str, **behavior: Any) -> None:
-    assert control(url, "POST", "scenario", {"behaviors": [behavior]})
 
 
 def test_a_time_out_bounds_the_whole_call(engine: Engine, request: pytest.FixtureRequest, var: Path) -> None:
@@ -507,7 +468,7 @@ def test_a_model_file_that_is_none(served: Door, tmp_path: Path) -> None:
 def test_a_status_has_its_leaf(
     mock: Engine, mock_url: str, fault: dict[str, Any], expected: type[EngineError]
 ) -> None:
-    script(mock_url, type="fail", **fault)
+    script(mock_url, {"type": "fail", **fault})
     with pytest.raises(EngineError) as failed:
         mock.call(asked("Hi"), wanted)
     assert type(failed.value) is expected
@@ -529,7 +490,7 @@ def test_a_status_has_its_leaf(
 def test_a_broken_stream_is_no_answer(
     mock: Engine, mock_url: str, kind: str, expected: type[EngineError]
 ) -> None:
-    script(mock_url, type="stream_fault", kind=kind, after_chunks=2)
+    script(mock_url, {"type": "stream_fault", "kind": kind, "after_chunks": 2})
     with pytest.raises(expected) as failed:
         mock.call(asked("Hi"), wanted)
     assert failed.value.usage is None
@@ -537,8 +498,8 @@ def test_a_broken_stream_is_no_answer(
 
 
 def test_a_broken_tool_call_comes_as_the_model_wrote_it(mock: Engine, mock_url: str) -> None:
-    script(mock_url, type="tool_fault", kind="malformed_arguments")
-    script(mock_url, type="tool_fault", kind="unknown_tool")
+    script(mock_url, {"type": "tool_fault", "kind": "malformed_arguments"})
+    script(mock_url, {"type": "tool_fault", "kind": "unknown_tool"})
     (broken,) = mock.call(asked("The weather, please.", tools=(TOOL,)), wanted).tool_calls
     with pytest.raises(ValueError, match=r"Expecting|Unterminated"):
         json.loads(broken.arguments)
@@ -557,7 +518,7 @@ def test_what_the_provider_says_of_its_limits(mock: Engine) -> None:
 
 
 def test_a_slow_first_token_shows(mock: Engine, mock_url: str) -> None:
-    script(mock_url, type="slow_first_token", seconds=0.3)
+    script(mock_url, {"type": "slow_first_token", "seconds": 0.3})
     reply = mock.call(asked("Hi"), wanted)
     assert reply.time_to_first_token_ms is not None
     assert reply.time_to_first_token_ms >= 300

@@ -34,10 +34,10 @@ from tests.conformance.test_engines import (
     TOOL,
     after_polls,
     asked,
-    eventually,
     story,
     wanted,
 )
+from tests.mock_provider import eventually
 from workers.engines import launcher, resolve
 from workers.engines.launcher import Door, stop_all
 from workers.engines.mlx import MlxEngine

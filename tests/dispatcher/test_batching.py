@@ -58,9 +58,9 @@ def test_a_lane_without_batches_has_one_way() -> None:
 def test_the_discount_of_the_day_decides() -> None:
     price = [{**PRICE, "from": "2026-01-01"}, {**PRICE, "from": "2026-06-01", "batch_discount": "0.5"}]
     lanes = {"x": Lane.model_validate({**LANE.model_dump(exclude={"price"}), "price": price})}
-    assert Places(lanes, "2026-05-31", 0).of(claim(None), "x") == "lane-x-async"
-    assert Places(lanes, "2026-06-01", 0).of(claim(None), "x") == "lane-x-batch"
-    assert Places({}, "2026-06-01", 0).of(claim(None), "gone") == "lane-gone-async"
+    assert Places(lanes, {}, "2026-05-31", 0).of(claim(None), "x") == "lane-x-async"
+    assert Places(lanes, {}, "2026-06-01", 0).of(claim(None), "x") == "lane-x-batch"
+    assert Places({}, {}, "2026-06-01", 0).of(claim(None), "gone") == "lane-gone-async"
 
 
 @pytest.mark.parametrize(

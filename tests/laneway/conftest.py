@@ -26,6 +26,7 @@ from laneway.client import Client
 from workers.endpoints import Endpoints
 from workers.jobs import Jobs
 from workers.shell import Lane
+from workers.toolbox import Toolbox
 
 TOML = """
 [lanes.local]
@@ -127,7 +128,16 @@ class CommandLine:
         for name, row in self.settings.lanes.items():
             if row.engine == "echo":
                 endpoints = Endpoints.build(name, row, self.settings.fleet.var)
-                lane = Lane(Jobs(name, self.settings, self.store, endpoints, hands))
+                lane = Lane(
+                    Jobs(
+                        name,
+                        self.settings,
+                        self.store,
+                        endpoints,
+                        hands,
+                        Toolbox.open(self.settings, name, self.store),
+                    )
+                )
                 doing |= {lane_queue(name, mode): lane.work for mode in MODES}
         busy = True
         while busy:

@@ -138,7 +138,7 @@ def test_good_arguments_are_stored_as_they_were_said() -> None:
     assert task.gate == {"kind": "number", "equals": "1.50", "tolerance": 0.1}
     assert task.budget == {"hard_usd": "0.50", "llm_calls": 0}
     assert task.value_nano == 2**53 - 1
-    assert (task.tools, task.callback_url) == (None, None)
+    assert (task.tools, task.callback_url) == ((), None)
     assert decode_task(encode_task(task)) == task
 
 

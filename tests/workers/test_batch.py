@@ -31,6 +31,7 @@ from workers.batch_settle import BatchKeeper
 from workers.endpoints import Endpoints
 from workers.engines import Engine
 from workers.jobs import Jobs
+from workers.toolbox import Toolbox
 
 #: 10 tokens in at $1 and 100 out at $2 a million, at half price.
 LINE_NANO = (10 * 1 + 100 * 2) * 1000 // 2
@@ -90,7 +91,14 @@ class Node:
             endpoints = Endpoints.build("midtier", self.settings.lanes["midtier"], folder)
             endpoints.open()
             OPEN.append(endpoints.first.engine)
-        self.jobs = Jobs("midtier", self.settings, self.store, endpoints, Hands())
+        self.jobs = Jobs(
+            "midtier",
+            self.settings,
+            self.store,
+            endpoints,
+            Hands(),
+            Toolbox.open(self.settings, "midtier", self.store),
+        )
         door = endpoints.first.engine.batches()
         assert door is not None
         batches = Batches(self.jobs, door)

@@ -22,6 +22,7 @@ from tests.workers.conftest import Provider
 from workers.endpoints import Endpoints
 from workers.jobs import Jobs
 from workers.shell import Lane
+from workers.toolbox import Toolbox
 
 TOML = """
 [lanes.rented]
@@ -53,7 +54,16 @@ class Node:
         self.endpoints = Endpoints.build("rented", self.settings.lanes["rented"], folder)
         self.endpoints.open()
         self.endpoints.pick = random.Random(1).random
-        self.lane = Lane(Jobs("rented", self.settings, self.store, self.endpoints, self.hands))
+        self.lane = Lane(
+            Jobs(
+                "rented",
+                self.settings,
+                self.store,
+                self.endpoints,
+                self.hands,
+                Toolbox.open(self.settings, "rented", self.store),
+            )
+        )
         classifier = Classifier.build(self.settings, HashEmbedder())
         self.dispatcher = Dispatcher(self.settings, self.store, classifier)
         self.count = 0

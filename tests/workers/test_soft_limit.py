@@ -13,6 +13,7 @@ from broker.task import DISPATCH, Progress, Task, lane_queue
 from workers.endpoints import Endpoints
 from workers.jobs import Jobs
 from workers.shell import Lane
+from workers.toolbox import Toolbox
 
 TOML = """
 [lanes.local]
@@ -51,7 +52,7 @@ def on_frontier(store: Store) -> None:
 
 def work(store: Store, settings: Settings, name: str) -> None:
     endpoints = Endpoints.build(name, settings.lanes[name], settings.fleet.var)
-    lane = Lane(Jobs(name, settings, store, endpoints, Hands()))
+    lane = Lane(Jobs(name, settings, store, endpoints, Hands(), Toolbox.open(settings, name, store)))
     lane.work(store.fetch(lane_queue(name, "sync"), 1, idle=True).claims)
 
 

@@ -1,0 +1,89 @@
+"""What a task has said and done beside its first words: the turns of a conversation with tools, read as plain data.
+
+A turn is a message in OpenAI's form: an assistant's, with the tool calls that it asks for, or a tool's, with what came
+of one of them. They are a task's checkpoint: whoever goes on with it begins where they end. An assistant's turn also
+names its ``lane``, which no model is told.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from broker.call import ToolCall
+from broker.settings import TaskType
+from broker.task import Task
+
+Turn = Mapping[str, Any]
+
+
+def tools_of(task_type: TaskType, task: Task) -> tuple[str, ...]:
+    """Names of the tools that the task's model may use."""
+    return tuple(name for name in task_type.tools if task.tools is None or name in task.tools)
+
+
+def asked(text: str, calls: Sequence[ToolCall], lane: str, epoch: int) -> Turn:
+    """The model's turn in which it asks for tools.
+
+    The calls get ids of ours, unique within the task: some engines give the same ones again and again, and the form of
+    these is one that every provider takes back (Mistral: nine letters or digits).
+    """
+    named = [
+        {
+            "id": f"t{epoch:05d}{number:03d}",
+            "type": "function",
+            "function": {"name": call.name, "arguments": call.arguments},
+        }
+        for number, call in enumerate(calls)
+    ]
+    return {"role": "assistant", "content": text, "tool_calls": named, "lane": lane}
+
+
+def told(call: ToolCall, result: str) -> Turn:
+    """What came of one of them."""
+    return {"role": "tool", "tool_call_id": call.id, "content": result}
+
+
+def messages(turns: Sequence[Turn]) -> list[Turn]:
+    """As a model is told of them."""
+    return [{key: value for key, value in turn.items() if key != "lane"} for turn in turns]
+
+
+def pending(turns: Sequence[Turn]) -> list[ToolCall]:
+    """The calls that nothing was told of yet, in order."""
+    answered = {turn.get("tool_call_id") for turn in turns}
+    return [call for turn in turns for call in _calls(turn) if call.id not in answered]
+
+
+def used(turns: Sequence[Turn], last: ToolCall) -> int:
+    """How many calls were asked for before ``last``."""
+    before = [call.id for turn in turns for call in _calls(turn)]
+    return before.index(last.id)
+
+
+def same(turns: Sequence[Turn], last: ToolCall) -> int:
+    """How often ``last``'s lane had asked for the same before, whatever the order of its arguments."""
+    lane = next(turn["lane"] for turn in turns if any(call.id == last.id for call in _calls(turn)))
+    count = 0
+    for turn in turns:
+        for call in _calls(turn):
+            if call.id == last.id:
+                return count
+            alike = (call.name, _canonical(call.arguments)) == (last.name, _canonical(last.arguments))
+            count += alike and turn["lane"] == lane
+    return count
+
+
+def _calls(turn: Turn) -> list[ToolCall]:
+    return [
+        ToolCall(call["id"], call["function"]["name"], call["function"]["arguments"])
+        for call in turn.get("tool_calls") or ()
+    ]
+
+
+def _canonical(arguments: str) -> str:
+    try:
+        return json.dumps(json.loads(arguments), sort_keys=True)
+    except ValueError:
+        return arguments

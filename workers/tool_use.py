@@ -1,0 +1,128 @@
+"""A task's tool calls before and after they are made, as ``workers/jobs.py`` does it for calls of models."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from broker.call import ToolCall
+from broker.events import Attempted
+from broker.scopes import scopes_of
+from broker.settings import TaskType
+from broker.store import Intent, Move
+from broker.task import Claim
+from dispatcher import turns
+from dispatcher.batching import left_s
+from dispatcher.budget import Limits, ParkForBudget, Refusal, Unusable, tool_stopped
+from workers.attempt import TOOL, overdue, put_back, running_s, without_call
+from workers.jobs import UNKNOWN_TYPE_DELAY_S, Jobs, limits_for
+from workers.toolbox import Offer, Used
+
+KEPT = "kept"  # the engine of a use whose result was there already
+COMPLAINT_CHARS = 300
+UNKNOWN_END = (
+    "Error: this call was begun, and the machine was lost before it was known how it ended. It may have taken effect or"
+    " not, and was not made again."
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Use:
+    """A tool call that is about to be made. ``offer`` None: the task has no such tool. ``begun``: it has effects, and
+    was begun by a worker of which nothing was heard again."""
+
+    claim: Claim
+    task_type: TaskType
+    limits: Limits
+    call: ToolCall
+    offer: Offer | None
+    worst_nano: int
+    begun: bool
+
+
+class ToolUses:
+    """One lane's, on this node. Thread-safe."""
+
+    def __init__(self, jobs: Jobs) -> None:
+        self.jobs, self.toolbox, self.store = jobs, jobs.toolbox, jobs.store
+
+    def prepare(self, claims: Sequence[Claim], *, fresh: bool) -> tuple[list[Use], list[Move]]:
+        """The tool calls to make, one a task, and the moves of tasks that may make none.
+
+        ``fresh``: the claims were just taken, so that what was begun before was begun by another worker.
+        """
+        uses, moves = [], []
+        now_us = self.store.now_us()
+        for claim in claims:
+            task_type = self.jobs.settings.types.get(claim.progress.task_type)
+            left, ran_s = left_s(claim, now_us), running_s(claim, now_us)
+            if task_type is None:
+                moves.append(put_back(claim, UNKNOWN_TYPE_DELAY_S))
+                continue
+            call = turns.pending(claim.progress.turns)[0]
+            limits = limits_for(task_type, claim)
+            before, same = turns.used(claim.progress.turns, call), turns.same(claim.progress.turns, call)
+            if left is not None and left <= 0:
+                moves.append(overdue(claim))
+            elif why := tool_stopped(limits, before, ran_s):
+                moves.append(self._without(claim, ParkForBudget(why)))
+            elif limits.same_tool_calls is not None and same >= limits.same_tool_calls:
+                moves.append(
+                    self._without(claim, Unusable(f"{call.name} was called {same} times with the same words"))
+                )
+            else:
+                offer = self.toolbox.offer(turns.tools_of(task_type, claim.task), call)
+                begun = fresh and claim.progress.started == call.id
+                worst = self.toolbox.worst_nano(offer) if offer and not begun else 0
+                uses.append(Use(claim, task_type, limits, call, offer, worst, begun))
+        return uses, moves
+
+    def intent(self, use: Use) -> Intent:
+        now_us = self.store.now_us()
+        lost = self._fact(use, now_us, now_us, Used("", use.worst_nano, "worker_lost"))
+        scopes = scopes_of(use.claim.task, self.jobs.name)
+        return Intent(use.claim, use.worst_nano, lost, scopes, use.limits.hard_nano)
+
+    def refused(self, use: Use, refusal: Refusal) -> Move:
+        return self.jobs.refused(_not_begun(use.claim), refusal, use.worst_nano)
+
+    def made(self, use: Use) -> Move:
+        """Use the tool, and the step that says what came of it."""
+        started_us = self.store.now_us()
+        if use.begun:
+            used = Used(UNKNOWN_END, 0, "unknown_end")
+        elif use.offer is None:
+            used = Used(f"Error: there is no tool {use.call.name!r} here", failure="unknown_tool")
+        else:
+            used = self.toolbox.use(use.offer, use.call, use.claim.task.workspace)
+        fact = self._fact(use, started_us, self.store.now_us(), used)
+        return self.jobs.going_on(use.claim, fact, turns.told(use.call, used.text), use.task_type, use.limits)
+
+    def _without(self, claim: Claim, decision: ParkForBudget | Unusable) -> Move:
+        return without_call(_not_begun(claim), decision, self.jobs.away(), self.jobs.places())
+
+    def _fact(self, use: Use, started_us: int, ended_us: int, used: Used) -> Attempted:
+        earlier = use.claim.progress.attempts
+        return Attempted(
+            attempt_id=use.claim.attempt_id,
+            parent_attempt_id=earlier[-1].attempt_id if earlier else "",
+            hop=use.claim.progress.hop,
+            lane=self.jobs.name,
+            engine=KEPT if used.kept else TOOL,
+            model=use.call.name,
+            purpose=TOOL,
+            started_us=started_us,
+            ended_us=ended_us,
+            queue_wait_ms=0.0,
+            latency_ms=(ended_us - started_us) / 1000,
+            cost_nano=used.cost_nano,
+            marginal_nano=used.cost_nano,
+            failure=used.failure,
+            complaint=used.text[:COMPLAINT_CHARS] if used.failure else "",
+            settled=used.failure != "worker_lost",
+            node=self.jobs.settings.fleet.node,
+        )
+
+
+def _not_begun(claim: Claim) -> Claim:
+    return replace(claim, progress=replace(claim.progress, started=""))

@@ -1,0 +1,174 @@
+"""The tools of a lane's task types on this node, and what using one comes to."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import queue
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from broker.call import ToolCall
+from broker.errors import ConfigError, ToolError, ToolUnavailable
+from broker.money import nano
+from broker.prices import Price, cost_nano
+from broker.settings import Settings, ToolSettings
+from broker.store import Store
+from broker.tariff import cpu_price
+from dispatcher.schema import NotJson, compiled, parse_json
+from workers.tools import Function, Tool, build
+
+log = logging.getLogger(__name__)
+MOST_HANGING = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Used:
+    """What a tool call came to. ``failure`` "" for nothing; ``kept``: an earlier result was given again."""
+
+    text: str
+    cost_nano: int = 0
+    failure: str = ""
+    kept: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """One function of one tool."""
+
+    name: str
+    function: Function
+    tool: Tool
+    row: ToolSettings
+    hanging: threading.BoundedSemaphore
+
+
+class Toolbox:
+    """Thread-safe. Tools are shared by all threads of the process."""
+
+    def __init__(self, offers: Sequence[Offer], store: Store, cpu: Price) -> None:
+        self._store, self._cpu = store, cpu
+        self._offers = {offer.function.name: offer for offer in offers}
+        self._of_tool: dict[str, list[Offer]] = {}
+        for offer in offers:
+            self._of_tool.setdefault(offer.name, []).append(offer)
+        self._definitions: dict[tuple[str, ...], tuple[Mapping[str, Any], ...]] = {}
+
+    @classmethod
+    def open(cls, settings: Settings, lane: str, store: Store) -> Toolbox:
+        """With the tools of all types that may come to ``lane``; what this node has no sandbox for is left out.
+
+        Raises ConfigError for a tool that the configuration describes wrongly.
+        """
+        rows = [row for row in settings.types.values() if lane in row.chain]
+        offers: list[Offer] = []
+        for name in sorted({tool for row in rows for tool in row.tools}):
+            try:
+                tool = build(name, settings.tools[name])
+                functions = tool.functions()
+            except ToolUnavailable as error:
+                log.warning("tool %r is off on this node: %s", name, error)
+                continue
+            hanging = threading.BoundedSemaphore(MOST_HANGING)
+            offers += [Offer(name, one, tool, settings.tools[name], hanging) for one in functions]
+        names = [offer.function.name for offer in offers]
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise ConfigError(f"tools: two of them offer {', '.join(twice)}", mend="rename one of them")
+        return cls(offers, store, cpu_price(settings.fleet.cpu_usd_per_hour))
+
+    @property
+    def longest_s(self) -> float:
+        """How long a use of one may take."""
+        return max((offer.row.timeout_s for offer in self._offers.values()), default=0.0)
+
+    def definitions(self, tools: tuple[str, ...]) -> tuple[Mapping[str, Any], ...]:
+        """As a model is told of them: always the same for the same tools, for providers that keep beginnings."""
+        if tools not in self._definitions:
+            offers = [offer for name in tools for offer in self._of_tool.get(name, ())]
+            self._definitions[tools] = tuple(offer.function.definition() for offer in offers)
+        return self._definitions[tools]
+
+    def offer(self, tools: Sequence[str], call: ToolCall) -> Offer | None:
+        """The function that is called; None where the task has none of that name."""
+        found = self._offers.get(call.name)
+        return found if found and found.name in tools else None
+
+    def worst_nano(self, offer: Offer) -> int:
+        """What a use of it may cost: its price, and processor time until it is out of time. Nano-dollars."""
+        return nano(offer.row.usd_per_call) + (
+            cost_nano(self._cpu, None, busy_ms=offer.row.timeout_s * 1000) or 0
+        )
+
+    def use(self, offer: Offer, call: ToolCall, workspace: str) -> Used:
+        """Do it, whatever comes of it: a failure is told to the model, and booked under its code."""
+        try:
+            arguments = _arguments(offer.function, call.arguments)
+        except ToolError as error:
+            return Used(f"Error: {error}", failure=error.failure)
+        key = _key(offer, arguments, workspace) if offer.row.ttl_s is not None else ""
+        if key and (found := self._store.tool_result(key)) is not None:
+            return Used(found, kept=True)
+        used = self._done(offer, arguments)
+        if key and not used.failure:
+            self._store.keep_tool_result(key, used.text, offer.row.ttl_s or 0)
+        return used
+
+    def close(self) -> None:
+        for tool in {id(offer.tool): offer.tool for offer in self._offers.values()}.values():
+            tool.close()
+
+    def _done(self, offer: Offer, arguments: Mapping[str, Any]) -> Used:
+        """In a thread of its own: nothing can stop a function that hangs. A few of them are left behind at most."""
+        if not offer.hanging.acquire(blocking=False):
+            return Used(f"Error: {offer.function.name} does not answer at present", failure="tool_hangs")
+        came: queue.SimpleQueue[tuple[str, str, float]] = queue.SimpleQueue()
+
+        def run() -> None:
+            before_ns = time.thread_time_ns()
+            try:
+                text, failure = offer.tool.run(offer.function.name, arguments), ""
+            except ToolError as error:
+                text, failure = f"Error: {error}", error.failure
+            except Exception as error:  # whatever a tool's own code raises
+                log.warning("tool %s failed", offer.function.name, exc_info=True)
+                text, failure = f"Error: {type(error).__name__}: {error}", "tool_failed"
+            finally:
+                offer.hanging.release()
+            came.put((text, failure, (time.thread_time_ns() - before_ns) / 1e6))
+
+        threading.Thread(target=run, name=f"tool-{offer.name}", daemon=True).start()
+        try:
+            text, failure, busy_ms = came.get(timeout=offer.row.timeout_s)
+        except queue.Empty:
+            text, failure = f"Error: it took more than {offer.row.timeout_s:g} s", "tool_timeout"
+            busy_ms = offer.row.timeout_s * 1000
+        spent = nano(offer.row.usd_per_call) + (cost_nano(self._cpu, None, busy_ms=busy_ms) or 0)
+        return Used(_cut(text, offer.row.result_chars), spent, failure)
+
+
+def _arguments(function: Function, written: str) -> Mapping[str, Any]:
+    """What the model wrote, as the function takes it. Raises ToolError with what is wrong."""
+    try:
+        value = parse_json(written or "{}")
+        complaint = compiled(function.parameters).complaint(value)
+    except NotJson as error:
+        complaint, value = str(error), None
+    if complaint or not isinstance(value, Mapping):
+        problem = complaint or "they are no object"
+        raise ToolError(f"the arguments of {function.name} are not right: {problem}", failure="bad_arguments")
+    return value
+
+
+def _key(offer: Offer, arguments: Mapping[str, Any], workspace: str) -> str:
+    said = json.dumps([offer.function.name, offer.row.model_dump(mode="json"), arguments], sort_keys=True)
+    return f"{workspace}:{hashlib.sha256(said.encode()).hexdigest()[:32]}"
+
+
+def _cut(text: str, limit: int) -> str:
+    if len(text) <= limit:
+        return text
+    return f"{text[:limit]}\n(cut: {len(text) - limit} more characters; ask for less at a time)"
