@@ -87,7 +87,8 @@ def serve() -> LaneBroker:
     """The broker for ``dramatiq``. Ends the process with the mend where this node cannot keep the ledger."""
     try:
         settings = load()
-        files = ledger.open_store(settings.fleet.ledger)
+        files = ledger.open_store(settings)
+        files.check()
         quarantine = ledger.LocalStore(Path(settings.fleet.var) / "quarantine")
         store = connect(settings)
     except LanewayError as error:

@@ -1,67 +1,117 @@
-"""Where the ledger's files lie: one small protocol, and the local folder as its implementation.
+"""Where the ledger's files lie: one small protocol, and the local folder as its first implementation.
 
     <ledger>/events/date=2026-01-31/<first>-<last>.parquet
     <ledger>/tasks/date=2026-01-31/tasks.parquet        (likewise attempts, daily)
-    <ledger>/.tmp/                                      drafts and the lock; no data set, and no glob of one sees it
+    <ledger>/.tmp/                                      drafts and locks; no data set, and no glob of one sees it
 
 Paths are relative to the ledger and written with ``/``. A put is atomic and durable: when it returns, the bytes
-survive a power cut, and at no time does a reader see half of them.
+survive a power cut, and at no time does a reader see half of them. ``accounting/s3.py`` is the same in a bucket;
+``tests/conformance/test_ledger_stores.py`` runs over both.
 """
 
 from __future__ import annotations
 
 import fcntl
+import logging
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from datetime import UTC, date, datetime
+from importlib import import_module
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import pyarrow as pa
 
-from broker.errors import ConfigError, LedgerError
+from broker.errors import ConfigError, LedgerChanged, LedgerError
+from broker.settings import Settings
 
 EVENTS, TASKS, ATTEMPTS, DAILY = "events", "tasks", "attempts", "daily"
 LEFTOVER_S = 24 * 3600
+TRIES = 5
 US_PER_DAY = 86_400_000_000
 _EPOCH = date(1970, 1, 1).toordinal()
+T = TypeVar("T")
+
+log = logging.getLogger("laneway.ledger")
 
 
 class Store(Protocol):
+    """Each method raises LedgerError where the place cannot be reached, or refuses."""
+
+    def check(self) -> None:
+        """Raises LedgerError unless a ledger can be kept here."""
+
     def list(self, folder: str) -> tuple[str, ...]:
         """Names of what lies in the folder, sorted; empty where it is not there."""
 
     def open(self, path: str) -> Any:
-        """The file as a pyarrow source with random access. Raises LedgerError where it is not there."""
+        """The file as a pyarrow source with random access, all of it of one version.
+
+        Raises LedgerError where it is not there; reading raises LedgerChanged where it cannot go on because the file
+        was replaced.
+        """
 
     def read(self, path: str) -> bytes | None:
         """The whole file; None where it is not there."""
 
-    def put(self, path: str, data: bytes) -> None:
-        """Writes or replaces the file, atomically and durably."""
+    def version(self, path: str) -> str:
+        """Tells this state of the file from any other; "" where it is not there."""
 
-    def exclusive(self, name: str) -> AbstractContextManager[None]:
+    def put(self, path: str, data: bytes, *, over: str | None = None) -> bool:
+        """Writes or replaces the file, atomically and durably. False: it held these bytes, and is left alone.
+
+        ``over`` is the version that it may replace; raises LedgerChanged where the file has another one. None: any.
+        """
+
+    def nearby(self, folder: str) -> AbstractContextManager[Store]:
+        """The folder's files as they are now on a disk of this machine, to be read again and again."""
+
+    def exclusive(self, name: str) -> AbstractContextManager[object]:
         """Held by one process at a time; a holder's death releases it."""
 
     def tidy(self) -> int:
-        """Removes drafts that dead writers left behind. How many there were."""
+        """Removes what dead writers left half done. How many there were."""
 
 
-def open_store(ledger: str) -> Store:
+def open_store(settings: Settings) -> Store:
     """The store of ``fleet.ledger``. Raises ConfigError for a kind of place that is not known."""
-    scheme, separator, rest = ledger.partition("://")
+    place = settings.fleet.ledger
+    scheme, separator, rest = place.partition("://")
     if not separator:
-        return LocalStore(Path(ledger))
+        return LocalStore(Path(place))
     if scheme == "file":
         return LocalStore(Path(rest))
-    if scheme == "s3":
+    if scheme != "s3":
+        mend = "name a local folder, or s3://bucket/prefix"
+        raise ConfigError(f"fleet.ledger: {place!r}: no store of kind {scheme!r}", mend=mend)
+    try:
+        s3 = import_module("accounting.s3")  # it loads boto3, which a ledger in a folder does without
+    except ModuleNotFoundError as error:
         raise ConfigError(
-            f"fleet.ledger: {ledger!r}: this version writes to local folders only, S3 comes later",
-            mend="name a local folder, and copy it to the bucket with a tool of your own meanwhile",
-        )
-    raise ConfigError(f"fleet.ledger: {ledger!r}: no store of kind {scheme!r}", mend="name a local folder")
+            f"fleet.ledger names a bucket, and {error.name} is not installed",
+            mend="pip install 'laneway[s3]'; in a checkout: make install",
+        ) from error
+    store: Store = s3.open_bucket(rest, settings.s3)
+    return store
+
+
+def again(deed: Callable[[], T]) -> T:
+    """What the deed gives, done once more where a file was replaced under it: then it has the new one.
+
+    Raises LedgerChanged where that goes on.
+    """
+    for _ in range(TRIES - 1):
+        try:
+            return deed()
+        except LedgerChanged as changed:
+            log.info("%s; done again", changed.message)
+    return deed()
+
+
+def replaced(path: str) -> LedgerChanged:
+    return LedgerChanged(f"{path} was replaced by somebody else meanwhile", mend="do it again")
 
 
 def day_of(at_us: int) -> str:
@@ -91,6 +141,15 @@ class LocalStore:
         self.root = root
         self._drafts = root / ".tmp"
 
+    def check(self) -> None:
+        draft = self._draft()
+        try:
+            self._folder(self._drafts)
+            _write_through(draft, b"")
+            draft.unlink()
+        except OSError as error:
+            raise self._refused("write", ".tmp", error) from error
+
     def list(self, folder: str) -> tuple[str, ...]:
         try:
             return tuple(sorted(name for name in os.listdir(self.root / folder) if not name.startswith(".")))
@@ -108,14 +167,35 @@ class LocalStore:
     def read(self, path: str) -> bytes | None:
         try:
             return (self.root / path).read_bytes()
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return None
         except OSError as error:
             raise self._refused("read", path, error) from error
 
-    def put(self, path: str, data: bytes) -> None:
-        target = self.root / path
-        draft = self._drafts / f"{os.getpid()}-{os.urandom(6).hex()}.draft"
+    def version(self, path: str) -> str:
+        try:
+            said = (self.root / path).stat()
+        except (FileNotFoundError, NotADirectoryError):
+            return ""
+        except OSError as error:
+            raise self._refused("look at", path, error) from error
+        return f"{said.st_ino}-{said.st_mtime_ns}-{said.st_size}"
+
+    def put(self, path: str, data: bytes, *, over: str | None = None) -> bool:
+        if self.read(path) == data:
+            self._sync(path)  # whoever wrote it may have died before it was durable
+            return False
+        if over is None:
+            self._replace(path, data)
+            return True
+        with self.exclusive("put"):
+            if self.version(path) != over:
+                raise replaced(path)
+            self._replace(path, data)
+        return True
+
+    def _replace(self, path: str, data: bytes) -> None:
+        target, draft = self.root / path, self._draft()
         try:
             self._folder(self._drafts)
             self._folder(target.parent)
@@ -128,6 +208,10 @@ class LocalStore:
             _sync_folder(target.parent)
         except OSError as error:
             raise self._refused("write", path, error) from error
+
+    @contextmanager
+    def nearby(self, folder: str) -> Iterator[Store]:
+        yield self
 
     @contextmanager
     def exclusive(self, name: str) -> Iterator[None]:
@@ -151,6 +235,15 @@ class LocalStore:
             except FileNotFoundError:
                 continue  # its writer was alive after all, or somebody else tidies too
         return removed
+
+    def _draft(self) -> Path:
+        return self._drafts / f"{os.getpid()}-{os.urandom(6).hex()}.draft"
+
+    def _sync(self, path: str) -> None:
+        try:
+            _sync_folder((self.root / path).parent)
+        except OSError as error:
+            raise self._refused("write", path, error) from error
 
     def _folder(self, folder: Path) -> None:
         """Makes the folder and those above it, each entered durably into its parent."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -219,7 +220,7 @@ def read_days(store: Store, dataset: str, columns: Any, since: str, until: str, 
         folder = ledger.partition(dataset, day)
         for name in (one for one in store.list(folder) if one.endswith(".parquet")):
             try:
-                table = pq.ParquetFile(store.open(f"{folder}/{name}")).read(columns=list(names))
+                table = ledger.again(partial(_columns, store, f"{folder}/{name}", names))
             except pa.ArrowInvalid as error:
                 raise LedgerError(
                     f"{folder}/{name} is damaged: {error}", mend=f"laneway rollup --date {day} writes it anew"
@@ -227,6 +228,10 @@ def read_days(store: Store, dataset: str, columns: Any, since: str, until: str, 
             dates = pa.repeat(pa.scalar(day, schema.TEXT), table.num_rows)
             tables.append(table.select(list(names)).append_column("date", dates))
     return pa.concat_tables(tables).combine_chunks()
+
+
+def _columns(store: Store, path: str, names: Sequence[str]) -> Any:
+    return pq.ParquetFile(store.open(path)).read(columns=list(names))
 
 
 class _Tasks:

@@ -1,8 +1,9 @@
 """A day's facts made into its nightly files: tasks, attempts, daily.
 
 Each file is replaced as a whole and only when its bytes change; the same facts give the same bytes. One rollup at a
-time writes to a ledger, so that an older view of a day never follows a newer one. A day is read in slices of task ids,
-which keeps the memory bounded however many facts it has: the parts are sorted by task.
+time writes to a ledger. Where that lock was lost, an older view of a day still never follows a newer one: a rollup
+replaces only the files that were there before it looked at the facts, and begins anew where others came between. A day
+is read in slices of task ids, which keeps the memory bounded however many facts it has: the parts are sorted by task.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from broker.events import Event, decode_fact
 
 SLICE_ROWS = 100_000
 LOCK = "rollup"
+PUBLISHED = (ledger.TASKS, ledger.ATTEMPTS, ledger.DAILY)
 _LAST = "\U0010ffff"  # no id of a task is above it
 _READ = ("workspace", "task_id", "seq", "at", "submitted_at", "fact")
 
@@ -66,16 +68,23 @@ def rollup(store: Store, day: str, *, slice_rows: int = SLICE_ROWS) -> RolledDay
     Raises LedgerError where a file cannot be read or written.
     """
     with store.exclusive(LOCK):
-        made = _Made()
-        events = 0
-        for piece in _slices(store, day, slice_rows):
+        return ledger.again(lambda: _rolled(store, day, slice_rows))
+
+
+def _rolled(store: Store, day: str, slice_rows: int) -> RolledDay:
+    made = _Made()
+    events = 0
+    paths = {name: f"{ledger.partition(name, day)}/{name}.parquet" for name in PUBLISHED}
+    seen = {name: store.version(path) for name, path in paths.items()}  # before the facts are looked at
+    with store.nearby(ledger.partition(ledger.EVENTS, day)) as near:
+        for piece in _slices(near, day, slice_rows):
             events += piece.num_rows
             made.add(_tasks_of(piece, day))
-        written = tuple(
-            path
-            for dataset, table in (made.tables() if events else ())
-            if _publish(store, path := f"{ledger.partition(dataset, day)}/{dataset}.parquet", table)
-        )
+    written = tuple(
+        paths[name]
+        for name, table in (made.tables() if events else ())
+        if store.put(paths[name], schema.encode(table.combine_chunks()), over=seen[name])
+    )
     return RolledDay(day, events, made.task_count, made.attempt_count, made.cost_nano, written)
 
 
@@ -143,14 +152,6 @@ def _sorted(pieces: list[Any], keys: Sequence[str]) -> Any:
     table = pa.concat_tables(pieces).combine_chunks()
     pieces.clear()
     return table.take(pc.sort_indices(table, sort_keys=[(key, "ascending") for key in keys]))
-
-
-def _publish(store: Store, path: str, table: Any) -> bool:
-    data = schema.encode(table.combine_chunks())
-    if store.read(path) == data:
-        return False
-    store.put(path, data)
-    return True
 
 
 def _slices(store: Store, day: str, slice_rows: int) -> Iterator[Any]:

@@ -11,7 +11,8 @@
     ├── ResultTimeout               the task did not end within the caller's time-out; it goes on
     ├── RedisUnavailable            no Redis answers
     ├── RedisFull                   Redis is at its admission limit; nothing was stored
-    ├── LedgerError                 the ledger's folder cannot be read or written
+    ├── LedgerError                 the ledger's folder or bucket cannot be read or written
+    │   └── LedgerChanged           a file was replaced meanwhile; done again, the same thing works on the new one
     ├── ToolError                   a tool did not do what the model asked for; the model is told why
     ├── ToolUnavailable             this node has nothing to use a tool safely with; the tool is off here
     └── EngineError                 a model call did not end well
@@ -90,6 +91,10 @@ class RedisFull(LanewayError):
 
 
 class LedgerError(LanewayError):
+    pass
+
+
+class LedgerChanged(LedgerError):
     pass
 
 

@@ -539,6 +539,38 @@ class Alerts(_Table):
         return value
 
 
+class S3(_Table):
+    """How a ledger in a bucket is reached, where that is not AWS as this node knows it.
+
+    Keys come from where the AWS command line has them too: environment, files of credentials, the machine's role.
+    ``endpoint_url`` is the address of another store; ``region`` None: as AWS's own settings of this node say.
+    ``path_style``: the bucket stands in the path and not in the host's name; None: where an ``endpoint_url`` is given.
+    ``sse`` is how objects are encrypted, with the key ``kms_key_id`` for ``aws:kms``; None: as the bucket says.
+    """
+
+    endpoint_url: str | None = None
+    region: str | None = None
+    path_style: bool | None = None
+    sse: Literal["AES256", "aws:kms"] | None = None
+    kms_key_id: str | None = None
+
+    @field_validator("endpoint_url")
+    @classmethod
+    def _address(cls, value: str | None) -> str | None:
+        url = urlsplit(value or "")
+        if value and (not url.hostname or url.scheme not in ("http", "https")):
+            raise ValueError("is no web address; write it as https://host")
+        if url.username or url.password:
+            raise ValueError("holds a password; give credentials to this node as for the AWS command line")
+        return value
+
+    @model_validator(mode="after")
+    def _key_fits(self) -> S3:
+        if self.kms_key_id is not None and self.sse != "aws:kms":
+            raise ValueError('kms_key_id is for sse = "aws:kms"')
+        return self
+
+
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 #: What pydantic puts into a location to name the branch of a union.
@@ -568,6 +600,7 @@ class Settings(BaseSettings):
     budgets: tuple[BudgetRow, ...] = ()
     human: Human = Human()
     alerts: Alerts = Alerts()
+    s3: S3 = S3()
 
     @classmethod
     def settings_customise_sources(
@@ -724,11 +757,12 @@ def _known_keys(location: tuple[int | str, ...]) -> str:
         "budgets": BudgetRow,
         "human": Human,
         "alerts": Alerts,
+        "s3": S3,
     }
     if len(location) == 1:
         return _near(str(location[0]), list(Settings.model_fields))
     table = tables.get(str(location[0]))
-    depth = 2 if location[0] in ("fleet", "human", "alerts") else 3
+    depth = 2 if location[0] in ("fleet", "human", "alerts", "s3") else 3
     if table is None or len(location) != depth:
         return ""
     return _near(str(location[-1]), table.model_fields)

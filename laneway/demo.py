@@ -165,7 +165,7 @@ def _work(run: Run, fleet: Fleet, rows: Sequence[Row], board: Board, until: floa
 
 def _close_books(run: Run, fleet: Fleet) -> None:
     settings = run.settings
-    store = ledger.open_store(settings.fleet.ledger)
+    store = ledger.open_store(settings)
     quarantine = ledger.LocalStore(settings.fleet.var / "quarantine")
     night = nightly.run(fleet.store.client, store, quarantine, settings)
     if night.ingested.busy:

@@ -307,7 +307,7 @@ def _places(settings: Settings) -> Checks:
     """Folders that the fleet writes to, and the room in them."""
     places = {"var": settings.fleet.var}
     try:
-        files = open_store(settings.fleet.ledger)
+        files = open_store(settings)
     except ConfigError as error:
         yield Check("ledger", "fail", error.message, error.mend)
     else:

@@ -53,7 +53,7 @@ def lane_rows(settings: Settings, store: Store) -> list[dict[str, Any]]:
     seen = Sights(store).lanes()
     away = unavailable(settings, seen, math.inf)
     states = {state.queue: state for state in store.queues(_queue_names(settings))}
-    latest = verdicts(store, open_store(settings.fleet.ledger))
+    latest = verdicts(store, open_store(settings))
     today = datetime.now(tz=UTC).date().isoformat()
     return [
         {

@@ -50,7 +50,7 @@ def rollup(date: str | None, since: str | None, as_json: bool) -> None:
     if date and since:
         raise click.UsageError("give --date or --since, not both")
     settings = load()
-    files = ledger.open_store(settings.fleet.ledger)
+    files = ledger.open_store(settings)
     try:
         store = connect(settings)
     except RedisUnavailable as error:
@@ -148,7 +148,7 @@ def report(date: str | None, since: str | None, by: str, as_json: bool) -> None:
     columns = [name.strip() for name in by.split(",") if name.strip()]
     if unknown := [name for name in columns if name not in BY]:
         raise click.BadParameter(f"no {unknown[0]!r}; there are {', '.join(BY)}", param_hint="--by")
-    files = ledger.open_store(load().fleet.ledger)
+    files = ledger.open_store(load())
     first, last = _range(ledger.days(files, ledger.TASKS), date, since)
     made = build(files, since=first, until=last, by=columns)
     if as_json:

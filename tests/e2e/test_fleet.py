@@ -214,7 +214,7 @@ def test_two_thousand_tasks_survive_kill_9_of_anything(live: Callable[[str], Liv
 def _facts_are_exactly_once(fleet: LiveFleet) -> None:
     fleet.signal("accounting.node", signal.SIGTERM)
     fleet.processes["accounting.node"].wait(30)
-    files = ledger.open_store(fleet.settings.fleet.ledger)
+    files = ledger.open_store(fleet.settings)
     quarantine = ledger.LocalStore(fleet.folder / "quarantine")
     drained: list[ingest.Ingested] = []
 

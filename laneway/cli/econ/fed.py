@@ -73,7 +73,7 @@ def asked(given: Given) -> bool:
 
 def measured(given: Given) -> Measured:
     """The ledger's figures of the days in question. Raises LedgerError where it has none of those days or type."""
-    files = ledger.open_store(load().fleet.ledger)
+    files = ledger.open_store(load())
     days = ledger.days(files, ledger.TASKS)
     until = given.text("until") or (days[-1] if days else "")
     if not until:
@@ -135,7 +135,7 @@ def feed_drivers(given: Given) -> None:
         raise click.BadParameter(
             f"{changed} does not part the days from {found.since} to {found.until}", param_hint="--changed"
         )
-    files, task_type = ledger.open_store(load().fleet.ledger), given.text("task_type")
+    files, task_type = ledger.open_store(load()), given.text("task_type")
     day_before = (date.fromisoformat(changed) - timedelta(days=1)).isoformat()
     _feed_load(given, _between(files, found.since, day_before, task_type))
     _feed_load(given, _between(files, changed, found.until, task_type), "then_")

@@ -1,0 +1,184 @@
+"""The ledger in a bucket: one object a file, under the same names as in a folder.
+
+A put is one conditional step, whatever its size: readers have the old object or the new one, and no writer replaces
+what it has not seen. Only ``.tmp/`` holds anything but data: the lock, and for a moment what ``check`` tries.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+import tempfile
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from accounting.bucket import MEGABYTE, Bucket, Found
+from accounting.ledger import LEFTOVER_S, TRIES, LocalStore, Store, replaced
+from accounting.lock import LEASE_S, ObjectLock
+from broker.errors import ConfigError, LedgerError
+from broker.settings import S3
+
+PIECE = (
+    4 * MEGABYTE
+)  # that a reader gets at once: a small file whole, of a large one first the end with its footer
+PARALLEL = 8
+PROBE, OTHER_ETAG = b"laneway", '"00000000000000000000000000000000"'
+_NAME = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
+
+
+def open_bucket(place: str, settings: S3) -> S3Store:
+    """The store of ``bucket/prefix``. Raises ConfigError where that is no place, or the settings do not fit."""
+    name, _, prefix = place.partition("/")
+    if not _NAME.fullmatch(name):
+        raise ConfigError(
+            "fleet.ledger: s3:// is not followed by the name of a bucket",
+            mend="write it as s3://bucket/prefix, and give credentials to this node, not here",
+        )
+    return S3Store(Bucket(name, settings), prefix.strip("/"))
+
+
+class S3Store:
+    """``piece`` is how many bytes a reader gets at once; ``lease_s`` after how long a dead holder's lock is taken."""
+
+    def __init__(self, bucket: Bucket, prefix: str, *, piece: int = PIECE, lease_s: float = LEASE_S) -> None:
+        self.bucket = bucket
+        self.root = f"{prefix}/" if prefix else ""
+        self._piece = piece
+        self._lease_s = lease_s
+
+    def check(self) -> None:
+        """Uses every right that a ledger needs, and puts again what may be put once."""
+        bucket, name = self.bucket, f"probe-{os.urandom(8).hex()}"
+        key = self._key(f".tmp/{name}")
+        bucket.put(key, PROBE, over="")
+        try:
+            puts = {
+                "If-None-Match": bucket.put(key, b"again", over=""),
+                "If-Match": bucket.put(key, b"again", over=OTHER_ETAG),
+                "If-None-Match of an upload in parts": bucket.put(key, b"again", over="", in_parts=True),
+            }
+            ignored = [condition for condition, version in puts.items() if version is not None]
+            seen = bucket.read(key) == PROBE and name in bucket.names(self._key(".tmp/"))
+        finally:
+            bucket.delete(key)
+        self.tidy()
+        if ignored or not seen:
+            why = f"it ignores {', '.join(ignored)}" if ignored else "it does not show what was just put"
+            raise LedgerError(
+                f"s3://{bucket.name} cannot keep a ledger: {why}, so that writers would undo each other's work",
+                mend="use a store that keeps conditional puts, as S3 itself and SeaweedFS do",
+            )
+
+    def list(self, folder: str) -> tuple[str, ...]:
+        prefix = self.root if folder == "." else self._key(f"{folder}/")
+        return tuple(sorted(name for name in self.bucket.names(prefix) if not name.startswith(".")))
+
+    def open(self, path: str) -> Any:
+        key = self._key(path)
+        got = self.bucket.get(key, span=f"-{self._piece}")
+        if got is None:
+            raise LedgerError(f"cannot open s3://{self.bucket.name}/{key}: it is not there")
+        found, tail = got
+        if len(tail) == found.size:
+            return pa.BufferReader(tail)
+        return pa.PythonFile(_Pinned(self.bucket, key, found, tail, self._piece), mode="r")
+
+    def read(self, path: str) -> bytes | None:
+        return self.bucket.read(self._key(path))
+
+    def version(self, path: str) -> str:
+        there = self.bucket.look(self._key(path))
+        return there.version if there is not None else ""
+
+    def put(self, path: str, data: bytes, *, over: str | None = None) -> bool:
+        key = self._key(path)
+        for _ in range(TRIES):
+            if self.bucket.holds(key, data) is not None:
+                return False
+            seen = self.version(path) if over is None else over
+            if self.bucket.put(key, data, over=seen) is not None:
+                return True
+            if over is not None:
+                break
+        raise replaced(path)
+
+    @contextmanager
+    def nearby(self, folder: str) -> Iterator[Store]:
+        with tempfile.TemporaryDirectory(prefix="laneway-") as scratch:
+            near = Path(scratch, folder)
+
+            def fetch(name: str) -> None:
+                data = self.read(f"{folder}/{name}")
+                if data is not None:
+                    (near / name).write_bytes(data)
+
+            try:
+                near.mkdir(parents=True)
+                with ThreadPoolExecutor(PARALLEL) as pool:
+                    list(pool.map(fetch, self.list(folder)))
+            except OSError as error:
+                raise LedgerError(
+                    f"cannot copy {folder} of the ledger to {scratch}: {error}",
+                    mend="make room for a day's events there, or let TMPDIR name another disk",
+                ) from error
+            yield LocalStore(Path(scratch))
+
+    def exclusive(self, name: str) -> AbstractContextManager[object]:
+        return ObjectLock(self.bucket, self._key(f".tmp/{name}.lock"), lease_s=self._lease_s)
+
+    def tidy(self) -> int:
+        return self.bucket.abandon(self.root, LEFTOVER_S)
+
+    def _key(self, path: str) -> str:
+        return self.root + path
+
+
+class _Pinned(io.RawIOBase):
+    """An object that is larger than a piece, all of it of the version that was found.
+
+    Reading raises LedgerChanged once it was replaced.
+    """
+
+    def __init__(self, bucket: Bucket, key: str, found: Found, tail: bytes, piece: int) -> None:
+        self._bucket, self._key, self._found, self._piece = bucket, key, found, piece
+        self._at = 0
+        self._tail = (found.size - len(tail), tail)
+        self._last = self._tail
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._at
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._found.size}[whence]
+        self._at = base + offset
+        return self._at
+
+    def readinto(self, buffer: Any) -> int:
+        end = min(self._at + len(buffer), self._found.size)
+        length = max(0, end - self._at)
+        if length:
+            buffer[:length] = self._bytes(self._at, end)
+        self._at += length
+        return length
+
+    def _bytes(self, first: int, end: int) -> bytes:
+        for start, data in (self._tail, self._last):
+            if start <= first and end <= start + len(data):
+                return data[first - start : end - start]
+        until = min(self._found.size, max(end, first + self._piece))
+        got = self._bucket.get(self._key, span=f"{first}-{until - 1}", version=self._found.version)
+        assert got is not None  # a missing one is a changed one
+        self._last = (first, got[1])
+        return got[1][: end - first]
