@@ -37,6 +37,7 @@ log = logging.getLogger("laneway.ledger")
 
 _MISSING = frozenset({"NoSuchKey", "404"})
 _CHANGED = frozenset({"PreconditionFailed", "412"})
+_NO_BYTES = _MISSING | _CHANGED | {"InvalidRange", "416"}
 #: What a conditional put is told where the object is not as it has to be, or where others put at the same time.
 _REFUSED = _MISSING | _CHANGED | {"ConditionalRequestConflict", "OperationAborted", "409", "NoSuchUpload"}
 _CREDENTIALS = (
@@ -88,7 +89,7 @@ class Bucket:
         self._client = _client(settings)
 
     def look(self, key: str) -> Found | None:
-        said = self._ask("look at", key, self._client.head_object, none_for=_MISSING)
+        said = self._ask("look at", key, self._client.head_object, {}, none_for=_MISSING)
         return None if said is None else _found(said)
 
     def get(
@@ -101,17 +102,17 @@ class Bucket:
         asked = {"Range": f"bytes={span}"} if span else {}
         asked |= {"IfMatch": version} if version else {}
         for tried in range(1, TRIES + 1):
-            said = self._ask("read", key, self._client.get_object, none_for=_MISSING | _CHANGED, **asked)
+            said = self._ask("read", key, self._client.get_object, asked, none_for=_NO_BYTES)
             if said is None and version:
                 raise LedgerChanged(f"{self._at(key)} was replaced while it was read", mend="read it again")
             if said is None:
-                return None
+                return self.get(key) if span else None  # of an empty object there is no last byte
             try:
                 return _found(said), said["Body"].read()
             except BotoCoreError as error:  # the connection broke while the bytes came in
                 if tried == TRIES:
                     raise self._failed("read", key, error) from error
-                time.sleep(min(LONGEST_PAUSE_S, 2**tried / 4 * random.random()))
+                pause(tried)
         raise AssertionError("the last try returns or raises")
 
     def put(self, key: str, data: bytes, *, over: str, in_parts: bool | None = None) -> str | None:
@@ -123,15 +124,8 @@ class Bucket:
         if len(data) > 2 * self._part if in_parts is None else in_parts:
             said = self._put_in_parts(key, data, condition)
         else:
-            said = self._ask(
-                "write",
-                key,
-                self._client.put_object,
-                none_for=_REFUSED,
-                Body=data,
-                **condition,
-                **self._sealed,
-            )
+            asked = {"Body": data, **condition, **self._sealed}
+            said = self._ask("write", key, self._client.put_object, asked, none_for=_REFUSED)
         return self.holds(key, data) if said is None else str(said["ETag"])
 
     def holds(self, key: str, data: bytes) -> str | None:
@@ -145,37 +139,35 @@ class Bucket:
     def names(self, prefix: str) -> list[str]:
         """What lies directly under the prefix, objects and folders."""
         keys: list[str] = []
-        for page in self._pages("list", "list_objects_v2", prefix, Delimiter="/"):
+        for page in self._pages("list", "list_objects_v2", prefix, {"Delimiter": "/"}):
             keys += (row["Key"] for row in page.get("Contents", ()))
             keys += (row["Prefix"] for row in page.get("CommonPrefixes", ()))
         return [key.removeprefix(prefix).rstrip("/") for key in keys if key != prefix]
 
     def delete(self, key: str) -> None:
-        self._ask("delete", key, self._client.delete_object)
+        self._ask("delete", key, self._client.delete_object, {})
 
     def abandon(self, prefix: str, older_than_s: float) -> int:
         """Gives up uploads in parts that were begun so long ago and not completed. How many there were."""
         old = [
             upload
-            for page in self._pages("list the uploads to", "list_multipart_uploads", prefix)
+            for page in self._pages("list the uploads to", "list_multipart_uploads", prefix, {})
             for upload in page.get("Uploads", ())
             if (_now(page) - upload["Initiated"]).total_seconds() > older_than_s
         ]
         for upload in old:
-            self._give_up(upload["Key"], upload["UploadId"])
+            self._give_up(upload["Key"], {"UploadId": upload["UploadId"]})
         return len(old)
 
     def _put_in_parts(self, key: str, data: bytes, condition: Mapping[str, str]) -> Any:
         """Nobody sees anything of it before its completion, which is the conditional step. None where it is refused."""
-        begun = self._ask("write", key, self._client.create_multipart_upload, **self._sealed)
-        upload = begun["UploadId"]
+        begun = self._ask("write", key, self._client.create_multipart_upload, self._sealed)
+        upload = {"UploadId": begun["UploadId"]}
 
         def send(number: int) -> dict[str, Any] | None:
             body = data[(number - 1) * self._part : number * self._part]
-            said = self._ask(
-                "write", key, self._client.upload_part,
-                none_for=_REFUSED, UploadId=upload, PartNumber=number, Body=body,
-            )  # fmt: skip
+            asked = {**upload, "PartNumber": number, "Body": body}
+            said = self._ask("write", key, self._client.upload_part, asked, none_for=_REFUSED)
             return None if said is None else _sent(number, said)
 
         with ExitStack() as undo:
@@ -184,37 +176,33 @@ class Bucket:
                 parts = list(pool.map(send, range(1, max(1, -(-len(data) // self._part)) + 1)))
             if None in parts:  # somebody gave the upload up
                 return None
-            said = self._ask(
-                "write", key, self._client.complete_multipart_upload,
-                none_for=_REFUSED, UploadId=upload, MultipartUpload={"Parts": parts}, **condition,
-            )  # fmt: skip
+            asked = {**upload, "MultipartUpload": {"Parts": parts}, **condition}
+            said = self._ask("write", key, self._client.complete_multipart_upload, asked, none_for=_REFUSED)
             if said is not None:
                 undo.pop_all()
             return said
 
-    def _give_up(self, key: str, upload: str) -> None:
+    def _give_up(self, key: str, upload: Mapping[str, str]) -> None:
         try:
-            self._ask(
-                "give up an upload to", key, self._client.abort_multipart_upload,
-                none_for=_REFUSED, UploadId=upload,
-            )  # fmt: skip
+            abort = self._client.abort_multipart_upload
+            self._ask("give up an upload to", key, abort, upload, none_for=_REFUSED)
         except LedgerError as error:
             log.warning("%s; the night's work gives it up later", error.message)
 
-    def _pages(self, verb: str, operation: str, prefix: str, **asked: str) -> list[Any]:
+    def _pages(self, verb: str, operation: str, prefix: str, asked: Mapping[str, str]) -> list[Any]:
         pages = self._client.get_paginator(operation)
-        return self._named(
-            verb, prefix, lambda: list(pages.paginate(Bucket=self.name, Prefix=prefix, **asked))
-        )  # type: ignore[no-any-return]
+        here = {"Bucket": self.name, "Prefix": prefix, **asked}
+        found: list[Any] = self._named(verb, prefix, lambda: list(pages.paginate(**here)))
+        return found
 
     def _ask(
         self,
         verb: str,
         key: str,
         call: Callable[..., Any],
+        asked: Mapping[str, Any],
         *,
         none_for: frozenset[str] = frozenset(),
-        **asked: Any,
     ) -> Any:
         """What the store says, None for a refusal of these codes."""
         return self._named(verb, key, lambda: call(Bucket=self.name, Key=key, **asked), none_for)
@@ -243,6 +231,11 @@ class Bucket:
 
 
 _NO_CREDENTIALS = (NoCredentialsError, PartialCredentialsError)
+
+
+def pause(tried: int) -> None:
+    """Before the next of several tries; random, so that those who met do not meet again."""
+    time.sleep(min(LONGEST_PAUSE_S, 2**tried / 10 * random.random()))
 
 
 def _client(settings: S3) -> Any:

@@ -27,7 +27,7 @@ import pyarrow as pa
 from broker.errors import ConfigError, LedgerChanged, LedgerError
 from broker.settings import Settings
 
-EVENTS, TASKS, ATTEMPTS, DAILY = "events", "tasks", "attempts", "daily"
+EVENTS, TASKS, ATTEMPTS, DAILY = DATASETS = "events", "tasks", "attempts", "daily"
 LEFTOVER_S = 24 * 3600
 TRIES = 5
 US_PER_DAY = 86_400_000_000

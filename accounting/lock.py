@@ -17,7 +17,7 @@ from accounting.bucket import Bucket
 from broker.errors import LedgerError
 
 LEASE_S = 30.0
-LOOKS = 30  # a lease
+LOOK_S = 0.25
 FREE = b""
 
 log = logging.getLogger("laneway.ledger")
@@ -34,7 +34,7 @@ class ObjectLock:
 
     def __enter__(self) -> Self:
         while not self._taken():
-            time.sleep(self.lease_s / LOOKS)
+            time.sleep(LOOK_S)
         self._renewal.start()
         return self
 

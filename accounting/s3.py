@@ -18,7 +18,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from accounting.bucket import MEGABYTE, Bucket, Found
+from accounting.bucket import MEGABYTE, Bucket, Found, pause
 from accounting.ledger import LEFTOVER_S, TRIES, LocalStore, Store, replaced
 from accounting.lock import LEASE_S, ObjectLock
 from broker.errors import ConfigError, LedgerError
@@ -28,6 +28,7 @@ PIECE = (
     4 * MEGABYTE
 )  # that a reader gets at once: a small file whole, of a large one first the end with its footer
 PARALLEL = 8
+TEMPORARY = ".tmp"
 PROBE, OTHER_ETAG = b"laneway", '"00000000000000000000000000000000"'
 _NAME = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
 
@@ -50,12 +51,12 @@ class S3Store:
         self.bucket = bucket
         self.root = f"{prefix}/" if prefix else ""
         self._piece = piece
-        self._lease_s = lease_s
+        self.lease_s = lease_s
 
     def check(self) -> None:
         """Uses every right that a ledger needs, and puts again what may be put once."""
         bucket, name = self.bucket, f"probe-{os.urandom(8).hex()}"
-        key = self._key(f".tmp/{name}")
+        key = self._key(f"{TEMPORARY}/{name}")
         bucket.put(key, PROBE, over="")
         try:
             puts = {
@@ -64,7 +65,7 @@ class S3Store:
                 "If-None-Match of an upload in parts": bucket.put(key, b"again", over="", in_parts=True),
             }
             ignored = [condition for condition, version in puts.items() if version is not None]
-            seen = bucket.read(key) == PROBE and name in bucket.names(self._key(".tmp/"))
+            seen = self.read(f"{TEMPORARY}/{name}") == PROBE and name in self.list(TEMPORARY)
         finally:
             bucket.delete(key)
         self.tidy()
@@ -90,7 +91,8 @@ class S3Store:
         return pa.PythonFile(_Pinned(self.bucket, key, found, tail, self._piece), mode="r")
 
     def read(self, path: str) -> bytes | None:
-        return self.bucket.read(self._key(path))
+        got = self.bucket.get(self._key(path))
+        return got[1] if got is not None else None
 
     def version(self, path: str) -> str:
         there = self.bucket.look(self._key(path))
@@ -98,14 +100,16 @@ class S3Store:
 
     def put(self, path: str, data: bytes, *, over: str | None = None) -> bool:
         key = self._key(path)
-        for _ in range(TRIES):
-            if self.bucket.holds(key, data) is not None:
+        for tried in range(1, TRIES + 1):
+            there = self.bucket.look(key)
+            if there is not None and there.size == len(data) and self.bucket.holds(key, data) is not None:
                 return False
-            seen = self.version(path) if over is None else over
-            if self.bucket.put(key, data, over=seen) is not None:
-                return True
-            if over is not None:
+            now = there.version if there is not None else ""
+            if over is not None and over != now:
                 break
+            if self.bucket.put(key, data, over=now) is not None:
+                return True
+            pause(tried)
         raise replaced(path)
 
     @contextmanager
@@ -130,7 +134,7 @@ class S3Store:
             yield LocalStore(Path(scratch))
 
     def exclusive(self, name: str) -> AbstractContextManager[object]:
-        return ObjectLock(self.bucket, self._key(f".tmp/{name}.lock"), lease_s=self._lease_s)
+        return ObjectLock(self.bucket, self._key(f"{TEMPORARY}/{name}.lock"), lease_s=self.lease_s)
 
     def tidy(self) -> int:
         return self.bucket.abandon(self.root, LEFTOVER_S)

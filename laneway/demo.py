@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +62,17 @@ class Run:
 
     @property
     def files(self) -> list[str]:
-        return sorted(str(path) for path in Path(self.settings.fleet.ledger).glob("*/date=*/*.parquet"))
+        store = ledger.open_store(self.settings)
+        folders = [
+            ledger.partition(dataset, day)
+            for dataset in ledger.DATASETS
+            for day in ledger.days(store, dataset)
+        ]
+        return [
+            f"{self.settings.fleet.ledger}/{folder}/{name}"
+            for folder in folders
+            for name in store.list(folder)
+        ]
 
 
 @click.command()
@@ -84,7 +95,8 @@ def demo(tasks: Path, timeout_s: float, as_json: bool) -> int:
     """Run real tasks through a fleet and print what they cost.
 
     Starts a fleet of its own in var/demo, hands in the tasks, waits until each has ended or waits for a person, rolls
-    the day up, prints the report, and stops what it started. Exits with 1 if a task did neither in time.
+    the day up, prints the report, and stops what it started. Where the ledger is a bucket, the demo's own lies under
+    demo/ there. Exits with 1 if a task did neither in time.
     """
     started = time.monotonic()
     settings = of_demo(load())
@@ -106,9 +118,13 @@ def demo(tasks: Path, timeout_s: float, as_json: bool) -> int:
 
 
 def of_demo(settings: Settings) -> Settings:
-    """The same fleet with a folder, a ledger and a Redis of its own."""
-    var = settings.fleet.var / "demo"
-    fleet = settings.fleet.model_copy(update={"var": var, "ledger": str(var / "ledger")})
+    """The same fleet with a folder, a ledger and a Redis of its own. In a bucket, each run has a prefix of its own."""
+    var, place = settings.fleet.var / "demo", settings.fleet.ledger
+    if place.startswith("s3://"):
+        place = f"{place.rstrip('/')}/demo/{datetime.now(UTC):%Y%m%dT%H%M%SZ}"
+    else:
+        place = str(var / "ledger")
+    fleet = settings.fleet.model_copy(update={"var": var, "ledger": place})
     return settings.model_copy(update={"fleet": fleet, "redis_url": None})
 
 

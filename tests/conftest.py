@@ -4,6 +4,8 @@ import pytest
 import redis
 
 from broker import embedded
+from tests import s3_server
+from tests.s3_server import S3Server
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -30,3 +32,17 @@ def client(server: embedded.Embedded) -> Iterator[redis.Redis]:
     client.config_set("maxmemory", 0)
     client.flushall()
     client.close()
+
+
+@pytest.fixture(scope="session")
+def _seaweed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
+    with s3_server.running(tmp_path_factory.mktemp("s3")) as server:
+        yield server
+
+
+@pytest.fixture
+def s3(_seaweed: S3Server, monkeypatch: pytest.MonkeyPatch) -> S3Server:
+    """A real S3 server, and this process has its keys and nobody else's."""
+    for name, value in _seaweed.environment.items():
+        monkeypatch.setenv(name, value)
+    return _seaweed

@@ -20,9 +20,10 @@ from typing import Any, Literal
 import click
 
 from accounting.ledger import LocalStore, open_store
+from accounting.ledger import Store as Ledger
 from broker.connect import connect
 from broker.embedded import find_server
-from broker.errors import ConfigError, EngineUnavailable, LanewayError, RedisUnavailable
+from broker.errors import ConfigError, EngineUnavailable, LanewayError, LedgerError, RedisUnavailable
 from broker.settings import Lane, Settings, load, secret
 from broker.sights import Sights
 from broker.store import Store, ask
@@ -313,6 +314,8 @@ def _places(settings: Settings) -> Checks:
     else:
         if isinstance(files, LocalStore):
             places["ledger"] = files.root
+        else:
+            yield _ledger(settings, files)
     for name, folder in places.items():
         there = _existing(folder)
         if not os.access(there, os.W_OK | os.X_OK):
@@ -325,6 +328,17 @@ def _places(settings: Settings) -> Checks:
             yield Check(name, "fail" if free < TOO_LITTLE_DISK else "warn", room, "make room on that disk")
         else:
             yield Check(name, "ok", room)
+
+
+def _ledger(settings: Settings, files: Ledger) -> Check:
+    """A bucket: reached, read, written, listed, and careful with puts that have a condition."""
+    try:
+        files.check()
+    except LedgerError as error:
+        return Check("ledger", "fail", error.message, error.mend)
+    return Check(
+        "ledger", "ok", f"{settings.fleet.ledger} is written, read and listed, and keeps conditional puts"
+    )
 
 
 def _existing(folder: Path) -> Path:

@@ -51,6 +51,7 @@ def rollup(date: str | None, since: str | None, as_json: bool) -> None:
         raise click.UsageError("give --date or --since, not both")
     settings = load()
     files = ledger.open_store(settings)
+    files.check()
     try:
         store = connect(settings)
     except RedisUnavailable as error:

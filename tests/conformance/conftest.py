@@ -1,4 +1,4 @@
-"""What all engines are tested on: a small model for mlx, and the real vLLM, which only `make test-vllm` starts."""
+"""What engines and ledgers are tested on: places to keep one, a small model for mlx, and the real vLLM, which only `make test-vllm` starts."""
 
 from __future__ import annotations
 
@@ -12,11 +12,20 @@ import pytest
 from broker.settings import Lane
 from tests.conformance import tiny_llama
 from workers.engines.gguf_folder import convert
+from tests.conformance.places import Folder, Place, Prefix
 from workers.engines.launcher import Door, stop_all
 from workers.engines.llamacpp import packaged_model
 from workers.engines.vllm import VllmEngine
 
 ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(params=["local", "s3"])
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
+    """An empty one."""
+    if request.param == "local":
+        return Folder(tmp_path / "ledger")
+    return Prefix(request.getfixturevalue("s3"), f"{tmp_path.name}-{os.urandom(4).hex()}/day/book")
 
 
 @pytest.fixture(scope="session")

@@ -18,6 +18,7 @@ from broker import embedded
 from broker.settings import parse
 from laneway import guard
 from laneway.client import Client
+from tests.s3_server import BUCKET, REGION, S3Server
 
 pytestmark = pytest.mark.e2e
 
@@ -148,6 +149,31 @@ def test_the_demo_runs_every_task_accounts_for_it_and_stops_what_it_started(fold
         str(folder / "var" / "demo" / "ledger" / "tasks"),
     ):
         assert words in again.stdout
+
+
+def test_the_demo_keeps_its_ledger_in_the_bucket_of_the_fleet_each_run_under_a_prefix_of_its_own(
+    folder: Path, s3: S3Server
+) -> None:
+    place = f"s3://{BUCKET}/{folder.name}"
+    (folder / "laneway.toml").write_text(
+        f'{CONFIG}\n[fleet]\nledger = "{place}"\n[s3]\nendpoint_url = "{s3.url}"\nregion = "{REGION}"\n'
+    )
+
+    done = run(folder, "demo", "--tasks", "tasks.jsonl", "--json")
+
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)
+    assert (told["failing"], told["waiting"]) == ({}, [])
+    assert told["ledger"].startswith(f"{place}/demo/20")
+    assert told["report"]["totals"]["tasks"] == 12
+    assert {path.removeprefix(f"{told['ledger']}/").split("/")[0] for path in told["files"]} == {
+        "events", "tasks", "attempts", "daily"
+    }  # fmt: skip
+    there = s3.client().list_objects_v2(Bucket=BUCKET, Prefix=f"{folder.name}/")["Contents"]
+    assert {f"s3://{BUCKET}/{row['Key']}" for row in there if "/.tmp/" not in row["Key"]} == set(
+        told["files"]
+    )
+    assert not (folder / "var" / "demo" / "ledger").exists()
 
 
 def test_tasks_that_do_not_end_in_time_are_named_and_fail_the_demo(folder: Path) -> None:
