@@ -1,4 +1,4 @@
-"""What engines and ledgers are tested on: places to keep one, a small model for mlx, and the real vLLM, which only `make test-vllm` starts."""
+"""What engines and ledgers are tested on: places, a small model for mlx, the real vLLM that `make test-vllm` starts."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import pytest
 
 from broker.settings import Lane
 from tests.conformance import tiny_llama
-from workers.engines.gguf_folder import convert
 from tests.conformance.places import Folder, Place, Prefix
+from workers.engines.gguf_folder import convert
 from workers.engines.launcher import Door, stop_all
 from workers.engines.llamacpp import packaged_model
 from workers.engines.vllm import VllmEngine
