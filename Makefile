@@ -3,7 +3,7 @@
 BIN := .venv/bin
 PINS := pyproject.toml scripts/install requirements/core.txt requirements/bare.txt requirements/data.txt
 
-.PHONY: demo install test check fmt up bench soak lock clean vllm-venv test-vllm
+.PHONY: demo install test check fmt up bench soak lock clean vllm-venv test-vllm spark-venv test-spark
 
 demo: .venv/core.stamp
 	$(BIN)/laneway demo
@@ -39,12 +39,18 @@ vllm-venv: .venv-vllm/done.stamp
 test-vllm: .venv/dev.stamp .venv-vllm/done.stamp
 	$(BIN)/python -m pytest -m vllm $(ARGS)
 
+# Spark in an environment of its own (0.5 GB, needs Java 17), and what it makes of the ledger's files (half a minute).
+spark-venv: .venv-spark/done.stamp
+
+test-spark: .venv/dev.stamp .venv-spark/done.stamp
+	$(BIN)/python -m pytest -m spark $(ARGS)
+
 # New pins: `make lock` keeps what still fits, `make lock ARGS=--upgrade` takes the newest that are a week old.
 lock:
 	scripts/lock $(ARGS)
 
 clean:
-	rm -rf .venv .venv-vllm .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build laneway.egg-info
+	rm -rf .venv .venv-vllm .venv-spark .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build laneway.egg-info
 
 .venv/core.stamp: $(PINS)
 	PYTHON="$(PYTHON)" scripts/install core
@@ -54,3 +60,6 @@ clean:
 
 .venv-vllm/done.stamp: scripts/install-vllm requirements/torch-cpu.txt requirements/vllm.txt
 	PYTHON="$(PYTHON)" scripts/install-vllm
+
+.venv-spark/done.stamp: scripts/install-spark requirements/spark.txt
+	PYTHON="$(PYTHON)" scripts/install-spark

@@ -7,13 +7,15 @@ from broker import embedded
 from tests import s3_server
 from tests.s3_server import S3Server
 
+HEAVY = ("vllm", "spark")
+
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """What needs the real vLLM runs where it is asked for by its mark, as `make test-vllm` does, and nowhere else."""
-    if "vllm" in str(config.getoption("markexpr")):
-        return
-    config.hook.pytest_deselected(items=[item for item in items if item.get_closest_marker("vllm")])
-    items[:] = [item for item in items if not item.get_closest_marker("vllm")]
+    """What needs the real vLLM or Spark runs where it is asked for by its mark, as `make test-vllm` does, only."""
+    unasked = [mark for mark in HEAVY if mark not in str(config.getoption("markexpr"))]
+    heavy = [item for item in items if any(item.get_closest_marker(mark) for mark in unasked)]
+    config.hook.pytest_deselected(items=heavy)
+    items[:] = [item for item in items if item not in heavy]
 
 
 @pytest.fixture(scope="session")
