@@ -143,9 +143,9 @@ MUTATIONS = (
         "workers/shell.py",
         (
             (
-                "words = self.store.begin([self._intent(job) for job in jobs]) if jobs else []",
-                "try:\n            words = self.store.begin([self._intent(job) for job in jobs]) if jobs else []\n"
-                "        except LanewayError:\n            words = ['go' for _ in jobs]",
+                "words = self.store.begin([self.jobs.intent(job) for job in jobs])",
+                "try:\n                words = self.store.begin([self.jobs.intent(job) for job in jobs])\n"
+                "            except LanewayError:\n                words = ['go' for _ in jobs]",
             ),
         ),
         ("I3", "I4"),
