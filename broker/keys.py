@@ -2,6 +2,7 @@
 
 laneway:task:<ref>        hash    one task's record (fields: see scripts/prelude.lua)
 laneway:ids:<task_id>     set     the workspaces that have a task of that id
+laneway:parts:<ref>       set     the refs of a task's sub-tasks
 laneway:queue:<queue>     zset    refs that wait, by priority and fair turn
 laneway:suspects:<queue>  zset    refs that twice took their worker along; handed out alone
 laneway:later:<queue>     zset    refs that wait for a time (microseconds)
@@ -16,7 +17,7 @@ laneway:parked            zset    refs that wait for a person, since when
 laneway:reviewed          zset    refs that a person has ended, since when; as long as their results are kept
 laneway:results           zset    refs at their end whose payload and result are still kept, since when
 laneway:dead              hash    dead letters by id
-laneway:watch:<ref>       set     reply lists to tell when the task ends
+laneway:watch:<ref>       set     whom to tell when the task ends: reply lists, and task|<ref> that wait for it
 laneway:reply:<id>        list    ends, for one reader
 laneway:events            stream  facts for accounting
 laneway:lanes             hash    lane → when a node last served it; lane|node → when that node last spoke, with a minus
@@ -53,6 +54,10 @@ def task_key(ref: str) -> str:
 
 def ids_key(task_id: str) -> str:
     return f"{PREFIX}ids:{task_id}"
+
+
+def parts_key(ref: str) -> str:
+    return f"{PREFIX}parts:{ref}"
 
 
 def tool_result_key(key: str) -> str:

@@ -372,7 +372,8 @@ Gate = Annotated[GateSettings, BeforeValidator(parse_gate)]
 class TaskBudget(_Table):
     """Limits of one task; None leaves a side open.
 
-    ``llm_calls`` and ``tool_calls`` count calls, ``tokens`` all tokens of all its model calls, in and out, and
+    ``failures`` is how many of its calls may fail, of tools or at a gate, before it is parked. ``llm_calls`` and
+    ``tool_calls`` count calls, ``tokens`` all tokens of all its model calls, in and out, and
     ``same_tool_calls`` how often one tool may be called with the same arguments. ``wall_s`` is in seconds from its
     first call on, without the time that it waits for a person.
     """
@@ -384,6 +385,7 @@ class TaskBudget(_Table):
     tool_calls: Count | None = None
     same_tool_calls: Count | None = None
     tokens: Count | None = None
+    failures: Count | None = None
     wall_s: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
 
     def over(self, other: TaskBudget) -> TaskBudget:
@@ -458,8 +460,16 @@ class PythonTool(_ToolTable):
         return self.read_only
 
 
+class SubtaskTool(_ToolTable):
+    """A part of the work as a task of its own, which the model hands on and waits for. Its type is one of ``types``,
+    and where there are none it is classified as every task is."""
+
+    kind: Literal["subtask"]
+    types: tuple[str, ...] = ()
+
+
 ToolSettings = Annotated[
-    CalculatorTool | SchemaTool | SearchTool | SqlTool | PythonTool, Field(discriminator="kind")
+    CalculatorTool | SchemaTool | SearchTool | SqlTool | PythonTool | SubtaskTool, Field(discriminator="kind")
 ]
 
 
@@ -473,7 +483,10 @@ class TaskType(_Table):
     """One task type: how it is recognised, who may do it in which order, and what a good answer is.
 
     ``instruction`` is put before the prompt as the system message. ``reprompts`` is how often a failed gate is told to
-    the same lane before the task climbs. ``tools`` are the names of those that the model may use on the way.
+    the same lane before the task climbs. ``tools`` are the names of those that the model may use on the way. A
+    ``planner`` begins at the strongest lane of its chain, as a bad plan costs more than a good one; a ``worker`` at the
+    cheapest. ``critic`` is the type of a sub-task that judges each answer which passed its gate, ``rounds`` times at
+    most.
     """
 
     category: CategoryName = "generative"
@@ -486,6 +499,9 @@ class TaskType(_Table):
     instruction: str = ""
     max_tokens: int | None = Field(None, ge=1)
     tools: tuple[str, ...] = ()
+    role: Literal["planner", "worker"] = "worker"
+    critic: str | None = None
+    rounds: int = Field(1, ge=1, le=5)
     quality_floor: Annotated[Decimal, BeforeValidator(_no_float), Field(gt=0, le=1)] | None = None
     budget: TaskBudget = TaskBudget()
 
@@ -657,6 +673,16 @@ def _cross_check(settings: Settings) -> list[str]:
             for tool in task_type.tools
             if tool not in settings.tools
         ]
+        if task_type.critic is not None and task_type.critic not in settings.types:
+            problems.append(
+                f"types.{name}.critic: no type {task_type.critic!r}{_near(task_type.critic, settings.types)}"
+            )
+    problems += [
+        f"tools.{name}.types: no type {one!r}{_near(one, settings.types)}"
+        for name, tool in settings.tools.items()
+        for one in (tool.types if isinstance(tool, SubtaskTool) else ())
+        if one not in settings.types
+    ]
     for row in settings.budgets:
         kind, _, lane = row.scope.partition(":")
         if kind == "lane" and lane not in (*settings.lanes, HUMAN):

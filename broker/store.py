@@ -67,7 +67,8 @@ class Intent:
     ``reserved_nano`` None: no price is known. ``hard_nano`` is the task's own limit, None where it has none.
     ``endpoint`` names where it goes, "" where nobody counts; ``tokens`` is about what it will use there, ``rpm`` and
     ``tpm`` what the configuration lets the endpoint take a minute (0: what it tells of itself). ``batch`` and ``line``:
-    the provider batch that the call goes into, and under which line; "" for a call that is made now.
+    the provider batch that the call goes into, and under which line; "" for a call that is made now. It counts in the
+    limits of the claim's ``family`` too.
     """
 
     claim: Claim
@@ -105,7 +106,8 @@ class Move:
     ``status`` ``queued`` puts it on ``queue`` (after ``delay_s``), ``parked`` or an end takes ``outcome``, ``running``
     is a step after which it stays in the same hands. ``attempts`` are booked even when the claim turns out stale,
     ``facts`` only when the move is made. A ``cause`` makes it a dead letter.
-    ``tally`` (type, lane, purpose) is what the call counts under in ``rates``.
+    ``tally`` (type, lane, purpose) is what the call counts under in ``rates``. ``awaits`` is the ref of a sub-task: the
+    queued task comes back when that has ended or waits for a person, and after ``delay_s`` at the latest.
     """
 
     claim: Claim
@@ -122,6 +124,7 @@ class Move:
     overrun: bool = False
     tally: tuple[str, str, str] | None = None
     soft_nano: int | None = None
+    awaits: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +132,8 @@ class Record:
     """All that is known of a task. Times in microseconds of Redis's clock, None where it has not come to that.
 
     ``since_us`` is when it came to where it is: into its queue, or to a person. ``raised`` are limits other than money
-    that an operator gave it, ``batch`` is the provider batch that holds it, "" for none.
+    that an operator gave it, ``batch`` is the provider batch that holds it, "" for none. ``family_nano`` is what its
+    sub-tasks have spent and reserved.
     """
 
     task: Task
@@ -146,6 +150,7 @@ class Record:
     since_us: int
     raised: Mapping[str, Any]
     batch: str
+    family_nano: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -306,6 +311,7 @@ class Store:
                     body,
                     encode_fact(fact),
                     round((task.deadline_s or 0) * MICRO),
+                    reference(task.workspace, task.parent) if task.parent else "",
                 ]
             )
         return [word.decode() for word in self._call("submit", _pack(rows))]
@@ -363,7 +369,9 @@ class Store:
         cause = f"unreadable record: {why}"
         facts = [encode_fact(DeadLettered(cause)), encode_fact(Finished("failed", False, "", cause))]
         outcome = encode_outcome(Outcome("failed", cause))
-        self._commit([_pack([ref, epoch, 0, "failed", "", 0, b"", outcome, [], facts, cause, "", 0, -1, ""])])
+        self._commit(
+            [_pack([ref, epoch, 0, "failed", "", 0, b"", outcome, [], facts, cause, "", 0, -1, "", "", ""])]
+        )
 
     def begin(self, intents: Sequence[Intent]) -> list[str]:
         """Reserve the worst case of each call in all of its scopes, or in none, and record the intent.
@@ -384,6 +392,7 @@ class Store:
                 one.tpm,
                 one.batch,
                 one.line,
+                one.claim.progress.family,
             ]
             for one in intents
         ]
@@ -448,6 +457,8 @@ class Store:
                         int(move.overrun),
                         -1 if move.soft_nano is None else move.soft_nano,
                         "|".join(move.tally) if move.tally else "",
+                        "\n".join(ref for ref, _ in move.progress.family),
+                        move.awaits,
                     ]
                 )
                 for move in moves
@@ -521,15 +532,29 @@ class Store:
         self._ask(lambda: self.client.blpop([keys.wake_key(queue)], timeout=max(0.01, timeout_s)))
 
     def cancel(self, ref: str) -> str:
-        """The status now: ``cancelled``, ``cancelling`` (a call is under way) or the end it had reached.
+        """The status now: ``cancelled``, ``cancelling`` (a call is under way) or the end it had reached. Its sub-tasks
+        are cancelled with it.
 
         Raises UnknownTask.
         """
         _, ttl, fact, outcome, _ = self._rules
-        word = self._call("cancel", ref, ttl, fact, outcome)
+        word: bytes = self._call("cancel", ref, ttl, fact, outcome)
         if not word:
             raise unknown(ref)
-        return word.decode()  # type: ignore[no-any-return]
+        asked = {ref}
+        parts = self.parts(ref)
+        while parts:
+            part = parts.pop()
+            if part not in asked:
+                asked.add(part)
+                parts += self.parts(part)
+                self._call("cancel", part, ttl, fact, outcome)
+        return word.decode()
+
+    def parts(self, ref: str) -> list[str]:
+        """The refs of its sub-tasks, in the order of their names."""
+        found = self._ask(lambda: self.client.smembers(keys.parts_key(ref)))
+        return sorted(part.decode() for part in found)
 
     def note(self, ref: str, fact: Fact) -> None:
         """Add a fact to a task. Raises UnknownTask."""
@@ -681,7 +706,8 @@ class Store:
         return before.decode()  # type: ignore[no-any-return]
 
     def raise_limits(self, ref: str, hard_nano: int | None, others: Mapping[str, Any] | None = None) -> str:
-        """Set a task's own limits: money, and any others by their names; one that is parked at a limit goes on.
+        """Set a task's own limits: money, and any others by their names; one that is parked at a limit goes on, and so
+        do its sub-tasks that are.
 
         Gives its status before, ``human`` for one that waits for a person and goes on waiting. Raises UnknownTask.
         """
@@ -693,6 +719,9 @@ class Store:
             raised = {**record.raised, **(others or {})}
             word = self.resume(ref, "queued", facts, hard_nano=hard_nano, raised=raised, epoch=seen)
             if word != "changed":
+                for part in self.parts(ref):
+                    if self.record_status(part) == "parked":
+                        self.raise_limits(part, None)
                 return word
             if waits:
                 return HUMAN
@@ -840,6 +869,7 @@ def _record(ref: str, row: dict[bytes, bytes]) -> Record:
         int(row[b"enqueued"]),
         msgpack.unpackb(row[b"raised"]) if b"raised" in row else {},
         row.get(b"batch", b"").decode(),
+        int(row.get(b"family", 0)),
     )
 
 

@@ -105,7 +105,9 @@ class Progress:
     count on the present lane. ``complaint`` is what the gate said of the last answer, for a re-prompt. ``instruction``
     is what a person who sent it back added to the task. ``turns`` is what came after the task's own messages: each use
     of tools that the model asked for, and what came of it. ``started`` is the id of a tool call with effects that was
-    begun, and of which nobody knows how it ended, "" for none.
+    begun, and of which nobody knows how it ended, "" for none. ``family`` are the tasks that this one is a part of, the
+    nearest first, each with its own hard limit in nano-dollars (-1: it has none). ``critic`` is the id of the sub-task
+    that judges the last answer, "" for none; ``rounds`` how many have.
     """
 
     task_type: str = ""
@@ -126,6 +128,9 @@ class Progress:
     instruction: str = field(default="", repr=False)
     turns: tuple[Mapping[str, Any], ...] = field(default=(), repr=False)
     started: str = ""
+    family: tuple[tuple[str, int], ...] = ()
+    critic: str = ""
+    rounds: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,21 +5,23 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 
 from broker.connect import connect
-from broker.errors import BadTask, LanewayError
+from broker.errors import BadTask, LanewayError, UnknownTask
 from broker.prices import cost_nano
 from broker.queue import LaneBroker, TaskQueue
 from broker.scopes import utc_day
 from broker.settings import Settings, load
 from broker.sights import Sights
-from broker.store import Move, Store
+from broker.store import Move, Record, Store
 from broker.tariff import cpu_price
-from broker.task import DISPATCH, Claim
+from broker.task import DISPATCH, Claim, reference
 from dispatcher.availability import unavailable
 from dispatcher.batching import Places, queues_of
 from dispatcher.classify import Classified, Classifier
 from dispatcher.embedding import embedder
+from dispatcher.family import NotIts, NotYet, family_of
 from dispatcher.gates import gates_of
 from dispatcher.policy import above, climb
 from dispatcher.route import climbing, refuse, route
@@ -45,12 +47,22 @@ class Dispatcher:
         share_nano = cost_nano(self.cpu, None, busy_ms=spent_ms / max(1, len(claims))) or 0
         away = unavailable(self.settings, self.sights.lanes(), self.sights.watched_s())
         places = self._places()
+        parents = self._parents(claims)
         self.store.commit(
             [
-                self._move(claim, one, away, share_nano, places)
+                self._move(claim, one, away, share_nano, places, parents.get(claim.ref))
                 for claim, one in zip(claims, classified, strict=True)
             ]
         )
+
+    def _parents(self, claims: Sequence[Claim]) -> dict[str, Record]:
+        """Of the claims that are parts of tasks which are known here."""
+        found = {}
+        for claim in claims:
+            if claim.task.parent:
+                with suppress(UnknownTask, BadTask):
+                    found[claim.ref] = self.store.record(reference(claim.task.workspace, claim.task.parent))
+        return found
 
     def rescue(self) -> None:
         """What waits on the queue of a lane that nobody serves any more goes on along its chain."""
@@ -82,7 +94,13 @@ class Dispatcher:
         ]
 
     def _move(
-        self, claim: Claim, one: Classified, away: dict[str, str], share_nano: int, places: Places
+        self,
+        claim: Claim,
+        one: Classified,
+        away: dict[str, str],
+        share_nano: int,
+        places: Places,
+        parent: Record | None,
     ) -> Move:
         if one.task_type not in self.settings.types:
             known = ", ".join(sorted(self.settings.types))
@@ -95,7 +113,12 @@ class Dispatcher:
         if strange := sorted(set(claim.task.tools or ()) - set(offered)):
             known = ", ".join(offered) or "none"
             return refuse(claim, f"type {one.task_type!r} has no tool {', '.join(strange)}; it has {known}")
-        return route(claim, one, self.settings, away, share_nano, places)
+        match family := family_of(claim, parent, self.settings):
+            case NotYet(delay_s):
+                return Move(claim, "queued", claim.progress, DISPATCH, delay_s)
+            case NotIts(why):
+                return refuse(claim, f"it cannot be a part of {claim.task.parent}: {why}")
+        return route(claim, one, self.settings, away, share_nano, places, family)
 
 
 def serve() -> LaneBroker:

@@ -67,7 +67,7 @@ def left_s(claim: Claim, now_us: int) -> float | None:
 class Places:
     """``place`` over a configuration, on a UTC day and at a moment of Redis's clock.
 
-    Tasks whose type has tools are never put in batches: each step would wait for one.
+    Tasks whose type has tools or a critic are never put in batches: each step would wait for one.
     """
 
     lanes: Mapping[str, Lane]
@@ -78,7 +78,7 @@ class Places:
     def of(self, claim: Claim, lane: str) -> str:
         row = self.lanes.get(lane)
         task_type = self.types.get(claim.progress.task_type)
-        if row is None or not row.batches or (task_type and task_type.tools):
+        if row is None or not row.batches or (task_type and (task_type.tools or task_type.critic)):
             return lane_queue(lane, claim.task.mode)
         return place(claim, lane, row, batch_ppm=_batch_ppm(lane, row, self.day), now_us=self.now_us)
 

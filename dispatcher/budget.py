@@ -29,6 +29,7 @@ class Limits:
     tool_calls: int | None = None
     same_tool_calls: int | None = None
     tokens: int | None = None
+    failures: int | None = None
     wall_s: float | None = None
 
 
@@ -52,7 +53,8 @@ def limits_of(
         value = said(name)
         return None if value is None else nano(value)
 
-    counts = {name: said(name) for name in ("llm_calls", "tool_calls", "same_tool_calls", "tokens", "wall_s")}
+    names = ("llm_calls", "tool_calls", "same_tool_calls", "tokens", "failures", "wall_s")
+    counts = {name: said(name) for name in names}
     return Limits(money("hard_usd"), money("soft_usd"), money("retry_usd"), **counts)
 
 
@@ -125,7 +127,10 @@ def refused(
 
 def explain(refusal: Refusal, worst_nano: int | None, what: str = "the call may cost") -> str:
     """In words; ``what`` costs ``worst_nano``."""
-    where = "the task's own limit" if refusal.scope == "task" else f"{refusal.scope} per {refusal.period}"
+    kind, _, name = refusal.scope.partition(":")
+    where = f"the limit of task {name}" if name else "the task's own limit"
+    if kind != "task":
+        where = f"{refusal.scope} per {refusal.period}"
     estimate = f"{what} ${text(worst_nano)}" if worst_nano is not None else "the call has no known price"
     match refusal.kind:
         case "killed":
@@ -158,6 +163,9 @@ def stopped(limits: Limits, attempts: Sequence[Attempted], running_s: float) -> 
         return f"its limit of {limits.llm_calls} model calls is reached"
     if limits.tokens is not None and used >= limits.tokens:
         return f"its limit of {limits.tokens} tokens is reached: it has used {used}"
+    failed = sum(one.failure != "" or one.verdict == "fail" for one in attempts)
+    if limits.failures is not None and failed >= limits.failures:
+        return f"its limit of {limits.failures} failures is reached"
     if limits.wall_s is not None and running_s >= limits.wall_s:
         return f"its limit of {limits.wall_s:g} s of running is reached"
     return None

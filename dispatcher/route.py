@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from broker.events import Escalated, Fact, Finished, Parked, Routed
 from broker.scopes import scopes_of
-from broker.settings import HUMAN, Settings
+from broker.settings import HUMAN, Settings, TaskType
 from broker.store import Move
 from broker.task import Claim, Outcome, Progress
 from dispatcher.batching import Places
@@ -22,13 +22,16 @@ def route(
     unavailable: Mapping[str, str],
     cost_nano: int,
     places: Places,
+    family: tuple[tuple[str, int], ...] = (),
 ) -> Move:
     """The first lane of the task's type, with the decision recorded as a fact and on the task.
 
-    ``unavailable`` maps lanes that cannot take tasks to the reason; ``cost_nano`` is what classifying cost.
+    ``unavailable`` maps lanes that cannot take tasks to the reason; ``cost_nano`` is what classifying cost. ``family``
+    are the tasks that it is a part of.
     """
     task_type = settings.types[classified.task_type]
-    step = start(task_type.chain, unavailable)
+    chain = chain_of(task_type)
+    step = start(chain, unavailable)
     lane = step.lane if isinstance(step, Run) else HUMAN if isinstance(step, Park) else ""
     progress = Progress(
         task_type=classified.task_type,
@@ -36,12 +39,21 @@ def route(
         by=classified.by,
         rule=classified.rule,
         confidence=classified.confidence,
-        chain=task_type.chain,
+        chain=chain,
+        family=family,
         lane=lane,
         why=step.why,
         skipped=step.skipped,
     )
     return _place(claim, step, progress, cost_nano, places)
+
+
+def chain_of(task_type: TaskType) -> tuple[str, ...]:
+    """The lanes of a task of this type: all that it declares, and of a planner's the strongest with what follows it."""
+    if task_type.role != "planner":
+        return task_type.chain
+    strongest = max((at for at, lane in enumerate(task_type.chain) if lane != HUMAN), default=0)
+    return task_type.chain[strongest:]
 
 
 def climbing(claim: Claim, step: Run | Park | Fail, told: Progress, places: Places) -> Move:

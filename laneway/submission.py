@@ -41,6 +41,7 @@ class Budget:
     tool_calls: int | None = None
     same_tool_calls: int | None = None
     tokens: int | None = None
+    failures: int | None = None
     wall_s: float | None = None
 
     def __post_init__(self) -> None:

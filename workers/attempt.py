@@ -178,6 +178,25 @@ def move(
     )
 
 
+def wants_critic(progress: Progress, task_type: TaskType) -> bool:
+    """Whether an answer that passes its gate now goes to a critic."""
+    return task_type.critic is not None and progress.rounds < task_type.rounds
+
+
+def to_critic(
+    claim: Claim, fact: Attempted, ended: Ended, scopes: tuple[str, ...], soft_nano: int | None
+) -> Move:
+    """A step within the task: its answer is kept, and a critic's part comes next."""
+    round_ = claim.progress.rounds + 1
+    told = replace(
+        claim.progress,
+        last_answer=ended.result.text if isinstance(ended.result, Reply) else "",
+        critic=f"critic{round_}",
+        rounds=round_,
+    )
+    return going_on(replace(claim, progress=told), fact, told.turns, "", scopes, soft_nano)
+
+
 def going_on(
     claim: Claim,
     fact: Attempted,

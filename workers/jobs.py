@@ -40,7 +40,7 @@ from dispatcher.budget import (
 )
 from dispatcher.endpoints import crowded
 from dispatcher.gates import Verdict, gates_of, judge
-from dispatcher.policy import Bounds, above
+from dispatcher.policy import Bounds, Complete, above
 from dispatcher.recovery import again_is_cheapest
 from workers.attempt import (
     NO_VERDICT,
@@ -54,6 +54,8 @@ from workers.attempt import (
     overdue,
     put_back,
     running_s,
+    to_critic,
+    wants_critic,
     without_call,
 )
 from workers.compose import compose, input_bound
@@ -233,6 +235,8 @@ class Jobs:
         if over_soft(job.limits, job.claim.cost_nano, earlier, fact):
             step = spare(step, self.name, job.claim.progress.chain, (*earlier, fact), away)
         scopes = scopes_of(job.claim.task, self.name)
+        if isinstance(step, Complete) and wants_critic(job.claim.progress, job.task_type):
+            return to_critic(job.claim, fact, ended, scopes, job.limits.soft_nano)
         return move(job.claim, step, fact, ended, self.places(), scopes, job.limits.soft_nano)
 
     def going_on(

@@ -33,6 +33,7 @@ from workers.attempt import to_others
 from workers.batch import Batches
 from workers.batch_send import BatchSender
 from workers.batch_settle import BatchKeeper
+from workers.critics import Critics
 from workers.endpoints import Endpoint, Endpoints, told
 from workers.engines.batches import BatchDoor
 from workers.health import Health
@@ -120,7 +121,7 @@ class Lane:
     """One lane on this node. ``work`` runs on dramatiq's threads."""
 
     def __init__(self, jobs: Jobs) -> None:
-        self.jobs, self.uses = jobs, ToolUses(jobs)
+        self.jobs, self.uses, self.critics = jobs, ToolUses(jobs), Critics(jobs)
         self.name, self.store, self.endpoints, self.hands = jobs.name, jobs.store, jobs.endpoints, jobs.hands
 
     def work(self, claims: Sequence[Claim]) -> None:
@@ -136,10 +137,13 @@ class Lane:
         self, claims: Sequence[Claim], heard: list[tuple[Endpoint, Heard]], *, fresh: bool
     ) -> list[Claim]:
         """Record the intents, make the calls, settle and move on. What goes on is still in hand."""
-        asks: tuple[list[Claim], list[Claim]] = ([], [])
+        uses: list[Claim] = []
+        judged: list[Claim] = []
+        asks: list[Claim] = []
         for claim in claims:
-            asks[bool(turns.pending(claim.progress.turns))].append(claim)
-        moves = [*self._use(asks[True], fresh=fresh), *self._call(asks[False], heard)]
+            waits = uses if turns.pending(claim.progress.turns) else judged if claim.progress.critic else asks
+            waits.append(claim)
+        moves = [*self._use(uses, fresh=fresh), *self.critics.moves(judged), *self._call(asks, heard)]
         if self.hands.stopping.is_set():
             moves = [to_others(move) for move in moves]
         going_on = self.store.step(moves)

@@ -6,17 +6,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from broker.call import ToolCall
+from broker.errors import ToolError
 from broker.events import Attempted
 from broker.scopes import scopes_of
-from broker.settings import TaskType
+from broker.settings import SubtaskTool, TaskType
 from broker.store import Intent, Move
-from broker.task import Claim
+from broker.task import Claim, Task
 from dispatcher import turns
 from dispatcher.batching import left_s
 from dispatcher.budget import Limits, ParkForBudget, Refusal, Unusable, tool_stopped
 from workers.attempt import TOOL, overdue, put_back, running_s, without_call
 from workers.jobs import UNKNOWN_TYPE_DELAY_S, Jobs, limits_for
-from workers.toolbox import Offer, Used
+from workers.parts import ended, handed_on, submitted, waiting
+from workers.toolbox import Offer, Used, arguments_of, cut
 
 KEPT = "kept"  # the engine of a use whose result was there already
 COMPLAINT_CHARS = 300
@@ -89,7 +91,12 @@ class ToolUses:
     def made(self, use: Use) -> Move:
         """Use the tool, and the step that says what came of it."""
         started_us = self.store.now_us()
-        if use.begun:
+        if use.offer and isinstance(use.offer.row, SubtaskTool):
+            found = self._handed_on(use, use.offer.row)
+            if isinstance(found, Move):
+                return found
+            used = found
+        elif use.begun:
             used = Used(UNKNOWN_END, 0, "unknown_end")
         elif use.offer is None:
             used = Used(f"Error: there is no tool {use.call.name!r} here", failure="unknown_tool")
@@ -97,6 +104,32 @@ class ToolUses:
             used = self.toolbox.use(use.offer, use.call, use.claim.task.workspace)
         fact = self._fact(use, started_us, self.store.now_us(), used)
         return self.jobs.going_on(use.claim, fact, turns.told(use.call, used.text), use.task_type, use.limits)
+
+    def _handed_on(self, use: Use, row: SubtaskTool) -> Used | Move:
+        """What its part came to, or the move with which it waits for it. All parts that the model asked for at once are
+        under way together."""
+        parts: list[Task] = []
+        for call in turns.pending(use.claim.progress.turns):
+            offer = self.toolbox.offer(turns.tools_of(use.task_type, use.claim.task), call)
+            if offer is None or not isinstance(offer.row, SubtaskTool):
+                break
+            try:
+                arguments = arguments_of(offer.function, call)
+            except ToolError as error:
+                if not parts:
+                    return Used(f"Error: {error}", failure=error.failure)
+                break
+            parts.append(handed_on(use.claim, call, offer.row, arguments, self.store.now_us()))
+        record = submitted(self.store, parts)
+        if record is None:
+            return Used("Error: what came of it is no longer kept", failure="subtask_gone")
+        if not ended(record):
+            return waiting(use.claim, parts[0], self.jobs.name)
+        outcome = record.outcome
+        if record.status == "succeeded" and outcome:
+            return Used(cut(outcome.output or "", row.result_chars))
+        why = outcome.reason if outcome else ""
+        return Used(f"Error: it ended as {record.status}: {why}", failure=f"subtask_{record.status}")
 
     def _without(self, claim: Claim, decision: ParkForBudget | Unusable) -> Move:
         return without_call(_not_begun(claim), decision, self.jobs.away(), self.jobs.places())

@@ -16,10 +16,11 @@ from broker.call import ToolCall
 from broker.errors import ConfigError, ToolError, ToolUnavailable
 from broker.money import nano
 from broker.prices import Price, cost_nano
-from broker.settings import Settings, ToolSettings
+from broker.settings import Settings, SubtaskTool, ToolSettings
 from broker.store import Store
 from broker.tariff import cpu_price
 from dispatcher.schema import NotJson, compiled, parse_json
+from workers.parts import function_of
 from workers.tools import Function, Tool, build
 
 log = logging.getLogger(__name__)
@@ -38,11 +39,11 @@ class Used:
 
 @dataclass(frozen=True, slots=True)
 class Offer:
-    """One function of one tool."""
+    """One function of one tool. ``tool`` None: what it does is a task of its own (``workers/parts.py``)."""
 
     name: str
     function: Function
-    tool: Tool
+    tool: Tool | None
     row: ToolSettings
     hanging: threading.BoundedSemaphore
 
@@ -67,14 +68,14 @@ class Toolbox:
         rows = [row for row in settings.types.values() if lane in row.chain]
         offers: list[Offer] = []
         for name in sorted({tool for row in rows for tool in row.tools}):
+            row = settings.tools[name]
             try:
-                tool = build(name, settings.tools[name])
-                functions = tool.functions()
+                tool, functions = _of_row(name, row)
             except ToolUnavailable as error:
                 log.warning("tool %r is off on this node: %s", name, error)
                 continue
             hanging = threading.BoundedSemaphore(MOST_HANGING)
-            offers += [Offer(name, one, tool, settings.tools[name], hanging) for one in functions]
+            offers += [Offer(name, one, tool, row, hanging) for one in functions]
         names = [offer.function.name for offer in offers]
         if twice := sorted({name for name in names if names.count(name) > 1}):
             raise ConfigError(f"tools: two of them offer {', '.join(twice)}", mend="rename one of them")
@@ -106,22 +107,24 @@ class Toolbox:
     def use(self, offer: Offer, call: ToolCall, workspace: str) -> Used:
         """Do it, whatever comes of it: a failure is told to the model, and booked under its code."""
         try:
-            arguments = _arguments(offer.function, call.arguments)
+            arguments = arguments_of(offer.function, call)
         except ToolError as error:
             return Used(f"Error: {error}", failure=error.failure)
         key = _key(offer, arguments, workspace) if offer.row.ttl_s is not None else ""
         if key and (found := self._store.tool_result(key)) is not None:
             return Used(found, kept=True)
-        used = self._done(offer, arguments)
+        assert offer.tool, "a sub-task is no tool's work"
+        used = self._done(offer, offer.tool, arguments)
         if key and not used.failure:
             self._store.keep_tool_result(key, used.text, offer.row.ttl_s or 0)
         return used
 
     def close(self) -> None:
         for tool in {id(offer.tool): offer.tool for offer in self._offers.values()}.values():
-            tool.close()
+            if tool:
+                tool.close()
 
-    def _done(self, offer: Offer, arguments: Mapping[str, Any]) -> Used:
+    def _done(self, offer: Offer, tool: Tool, arguments: Mapping[str, Any]) -> Used:
         """In a thread of its own: nothing can stop a function that hangs. A few of them are left behind at most."""
         if not offer.hanging.acquire(blocking=False):
             return Used(f"Error: {offer.function.name} does not answer at present", failure="tool_hangs")
@@ -130,7 +133,7 @@ class Toolbox:
         def run() -> None:
             before_ns = time.thread_time_ns()
             try:
-                text, failure = offer.tool.run(offer.function.name, arguments), ""
+                text, failure = tool.run(offer.function.name, arguments), ""
             except ToolError as error:
                 text, failure = f"Error: {error}", error.failure
             except Exception as error:  # whatever a tool's own code raises
@@ -147,13 +150,20 @@ class Toolbox:
             text, failure = f"Error: it took more than {offer.row.timeout_s:g} s", "tool_timeout"
             busy_ms = offer.row.timeout_s * 1000
         spent = nano(offer.row.usd_per_call) + (cost_nano(self._cpu, None, busy_ms=busy_ms) or 0)
-        return Used(_cut(text, offer.row.result_chars), spent, failure)
+        return Used(cut(text, offer.row.result_chars), spent, failure)
 
 
-def _arguments(function: Function, written: str) -> Mapping[str, Any]:
+def _of_row(name: str, row: ToolSettings) -> tuple[Tool | None, Sequence[Function]]:
+    if isinstance(row, SubtaskTool):
+        return None, [function_of(name, row)]
+    tool = build(name, row)
+    return tool, tool.functions()
+
+
+def arguments_of(function: Function, call: ToolCall) -> Mapping[str, Any]:
     """What the model wrote, as the function takes it. Raises ToolError with what is wrong."""
     try:
-        value = parse_json(written or "{}")
+        value = parse_json(call.arguments or "{}")
         complaint = compiled(function.parameters).complaint(value)
     except NotJson as error:
         complaint, value = str(error), None
@@ -168,7 +178,8 @@ def _key(offer: Offer, arguments: Mapping[str, Any], workspace: str) -> str:
     return f"{workspace}:{hashlib.sha256(said.encode()).hexdigest()[:32]}"
 
 
-def _cut(text: str, limit: int) -> str:
+def cut(text: str, limit: int) -> str:
+    """The text, or its first ``limit`` characters and how many more there are."""
     if len(text) <= limit:
         return text
     return f"{text[:limit]}\n(cut: {len(text) - limit} more characters; ask for less at a time)"

@@ -1,5 +1,5 @@
 -- ARGV[1] = [[ref, epoch, worst case, fact, scopes, hard limit, endpoint, tokens, rpm, tpm,
--- batch, line], …]: the worst case is reserved in every scope or in none,
+-- batch, line, family], …]: the worst case is reserved in every scope or in none,
 -- and the intent recorded, before the call leaves. A worst case below 0 is an unknown price, a hard limit below 0 is none.
 -- One word a task: go, lost (another holds it now), cancel, or why it must not leave: over|scope|period|left,
 -- killed|scope, closed|scope|period, unpriced|scope|period, busy|microseconds|1 for its failures (its endpoint takes no call
@@ -9,9 +9,10 @@ local now = clock()
 local day = day_of(now)
 local words = {}
 for i, item in ipairs(cmsgpack.unpack(ARGV[1])) do
-  local ref, epoch, worst, fact, scopes, hard, endpoint, tokens, rpm, tpm, batch, line = unpack(item)
+  local ref, epoch, worst, fact, scopes, hard, endpoint, tokens, rpm, tpm, batch, line, family = unpack(item)
   local key = task_key(ref)
-  local h = redis.call('HMGET', key, 'epoch', 'done', 'cancel', 'call', 'starts', 'started', 'cost', 'hard', 'human')
+  local h = redis.call('HMGET', key, 'epoch', 'done', 'cancel', 'call', 'starts', 'started', 'cost', 'hard', 'human',
+    'family')
   if h[1] ~= epoch or h[2] == epoch then
     words[i] = 'lost'
   elseif h[3] then
@@ -19,8 +20,8 @@ for i, item in ipairs(cmsgpack.unpack(ARGV[1])) do
   elseif h[4] then
     words[i] = 'go'
   else
-    local spent = tonumber(h[7]) - tonumber(h[9] or '0')
-    local why = refusal(now, day, scopes, worst, spent, tonumber(h[8] or hard))
+    local spent = tonumber(h[7]) - tonumber(h[9] or '0') + ((h[10] or amounts[key]) and shared(ref) or 0)
+    local why = refusal(now, day, scopes, worst, spent, tonumber(h[8] or hard)) or family_refusal(family, worst)
     local wait, broken = 0, 0
     if not why and endpoint ~= '' then
       wait, broken = admit(now, endpoint, tokens, rpm, tpm)
@@ -34,6 +35,9 @@ for i, item in ipairs(cmsgpack.unpack(ARGV[1])) do
       worst = math.max(0, worst)
       use(day, scopes, worst)
       hold(day, scopes, worst)
+      for _, one in ipairs(family) do
+        use_of_family(one[1], worst)
+      end
       redis.call('HSET', key, 'status', 'running', 'reserved', text(worst), 'held', day, 'scopes', scopes, 'call', fact,
         'starts', text(tonumber(h[5] or '0') + 1), 'started', h[6] or text(now))
       if batch ~= '' then

@@ -1,5 +1,5 @@
 -- ARGV[1] = [[ref, epoch, cost, status, queue, delay_us, progress, outcome, attempt facts, move facts, cause,
--- scopes, overrun, soft limit, tally], …]. A cause makes the task a dead letter too; an overrun closes the limited scopes; who
+-- scopes, overrun, soft limit, tally, family, awaits], …]. A cause makes the task a dead letter too; an overrun closes the limited scopes; who
 -- watches budgets is told once of a task that passes its soft limit (below 0: it has none).
 -- ARGV[2] = time to live of an ended record in seconds, ARGV[3] = fact and ARGV[4] = outcome of a cancelled task.
 -- Settles the call, writes the facts and takes the task to its next place, all or nothing for each task.
@@ -8,11 +8,26 @@
 -- booked), cancelled. ARGV[5] = lease in microseconds.
 local now = clock()
 local at = text(now)
+
+-- Until the sub-task has ended, or the time is over in which nobody told that it has. False: it has ended already.
+local function wait_for(ref, awaited, queue, latest)
+  local status = redis.call('HGET', task_key(awaited), 'status')
+  if not status or ENDS[status] then
+    return false
+  end
+  redis.call('SADD', P .. 'watch:' .. awaited, 'task|' .. ref)
+  redis.call('EXPIRE', P .. 'watch:' .. awaited, 604800)
+  redis.call('HSET', task_key(awaited), 'watched', '1')
+  redis.call('ZADD', P .. 'later:' .. queue, text(latest), ref)
+  woken[queue] = true
+  return true
+end
+
 local day = day_of(now)
 local words = {}
 for i, item in ipairs(cmsgpack.unpack(ARGV[1])) do
-  local ref, epoch, cost, status, queue, delay, progress, outcome, attempts, moves, cause, scopes, overrun, soft, tally =
-    unpack(item)
+  local ref, epoch, cost, status, queue, delay, progress, outcome, attempts, moves, cause, scopes, overrun, soft, tally,
+    family, awaits = unpack(item)
   local key = task_key(ref)
   local lost = 'lost:' .. epoch
   local h = redis.call('HMGET', key, 'epoch', 'done', 'cancel', 'submitted', 'workspace', 'priority', lost, 'queue',
@@ -23,6 +38,7 @@ for i, item in ipairs(cmsgpack.unpack(ARGV[1])) do
     local booked, booked_day = string.match(h[7], '^(%-?%d+) (.*)$')
     redis.call('HSET', key, 'seq', text(seq), 'cost', text(spent + cost - tonumber(booked)))
     use(booked_day, scopes, cost - tonumber(booked))
+    use_of_family(family, cost - tonumber(booked))
     redis.call('HDEL', key, lost)
     if overrun == 1 then
       close_scopes(now, booked_day, scopes)
@@ -57,6 +73,7 @@ for i, item in ipairs(cmsgpack.unpack(ARGV[1])) do
     end
     local reserved = h[14] and tonumber(h[13]) or 0
     use(h[14] or day, scopes, cost - reserved)
+    use_of_family(family, cost - reserved)
     if h[11] then
       hold(h[14], scopes, -reserved)
       redis.call('HDEL', key, 'call', 'reserved', 'held', 'batch')
@@ -92,7 +109,9 @@ for i, item in ipairs(cmsgpack.unpack(ARGV[1])) do
       end
     elseif status == 'running' then
       add(P .. 'leases', text(now + tonumber(ARGV[5])), ref)
-    elseif delay > 0 then
+    elseif awaits ~= '' and wait_for(ref, awaits, queue, now + delay) then
+      words[i] = 'moved'
+    elseif delay > 0 and awaits == '' then
       add(P .. 'later:' .. queue, text(now + delay), ref)
       woken[queue] = true
     else

@@ -18,6 +18,7 @@
 --   submitted, enqueued, started, finished      microseconds of Redis's clock
 --   waited    microseconds that it waited for a person
 --   human     nano-dollars of people's work: a part of cost, and none of the task's own limits
+--   family    nano-dollars that its sub-tasks have spent and reserved: no part of cost, but of its own limit
 --   due       when its deadline is            batch     the provider batch that holds it
 --   workspace, priority
 
@@ -276,6 +277,35 @@ local function refusal(now, day, scopes, worst, spent, hard)
   return false
 end
 
+-- What a task's sub-tasks have used counts beside its own cost. family = [[ref, hard limit], …] of those that a task is a
+-- part of; a limit below 0 is none, and one that was raised goes before it. Records that are gone limit nothing.
+local function shared(ref)
+  local pair = ledger(task_key(ref), 'family').family
+  return pair[1] + pair[2]
+end
+
+local function family_refusal(family, worst)
+  for _, one in ipairs(family) do
+    local h = redis.call('HMGET', task_key(one[1]), 'status', 'hard', 'cost', 'human', 'reserved')
+    local limit = tonumber(h[2] or one[2])
+    if h[1] and limit >= 0 then
+      local left = limit - tonumber(h[3]) + tonumber(h[4] or '0') - tonumber(h[5] or '0') - shared(one[1])
+      if worst < 0 or worst > left then
+        return worst < 0 and 'unpriced|task:' .. one[1] or 'over|task:' .. one[1] .. '||' .. text(left)
+      end
+    end
+  end
+  return false
+end
+
+local function use_of_family(refs, by)
+  for ref in string.gmatch(refs, '[^\n]+') do
+    if by ~= 0 and redis.call('HEXISTS', task_key(ref), 'status') == 1 then
+      change(task_key(ref), 'family', by)
+    end
+  end
+end
+
 local function alerts(now, day, scopes)
   if rule('any') then
     for _, scope in ipairs(each(scopes)) do
@@ -358,7 +388,7 @@ local function write_amounts()
       end
     end
     in_parts('HSET', hash, list)
-    if new and string.sub(hash, -5) ~= 'total' then
+    if new and string.sub(hash, -5) ~= 'total' and string.sub(hash, 1, #P + 5) ~= P .. 'task:' then
       redis.call('EXPIRE', hash, KEPT_S)
     end
   end
@@ -392,13 +422,25 @@ local function apply(now)
   added, removed, turns, woken, facts = {}, {}, {}, {}, {}
 end
 
--- Ends and waits.
+-- Ends and waits. A reader is a reply list, or task|<ref> for a task that waits for its sub-task.
+local function go_on(ref)
+  local h = redis.call('HMGET', task_key(ref), 'queue', 'workspace', 'priority')
+  if h[1] and redis.call('ZREM', P .. 'later:' .. h[1], ref) == 1 then
+    enqueue(h[1], ref, h[2], tonumber(h[3]))
+  end
+end
+
 local function tell_watchers(ref)
   local watch = P .. 'watch:' .. ref
   local readers = redis.call('SMEMBERS', watch)
   for i = 1, #readers do
-    redis.call('RPUSH', readers[i], ref)
-    redis.call('EXPIRE', readers[i], 3600)
+    local waiting = string.match(readers[i], '^task|(.*)$')
+    if waiting then
+      go_on(waiting)
+    else
+      redis.call('RPUSH', readers[i], ref)
+      redis.call('EXPIRE', readers[i], 3600)
+    end
   end
   redis.call('DEL', watch)
   redis.call('HDEL', task_key(ref), 'watched')

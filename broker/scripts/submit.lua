@@ -1,10 +1,10 @@
--- ARGV[1] = [[ref, task_id, workspace, priority, queue, digest, task, fact, deadline in microseconds], …]; refused as a whole when Redis is full.
+-- ARGV[1] = [[ref, task_id, workspace, priority, queue, digest, task, fact, deadline in microseconds, parent's ref], …]; refused as a whole when Redis is full.
 -- One word a task: new, same or conflict.
 local now = clock()
 local at = text(now)
 local words = {}
 for i, item in ipairs(cmsgpack.unpack(ARGV[1])) do
-  local ref, task_id, workspace, priority, queue, digest, task, fact, deadline = unpack(item)
+  local ref, task_id, workspace, priority, queue, digest, task, fact, deadline, parent = unpack(item)
   local key = task_key(ref)
   local known = redis.call('HGET', key, 'digest')
   if known then
@@ -17,6 +17,10 @@ for i, item in ipairs(cmsgpack.unpack(ARGV[1])) do
       redis.call('HSET', key, 'due', text(now + deadline))
     end
     redis.call('SADD', P .. 'ids:' .. task_id, workspace)
+    if parent ~= '' then
+      redis.call('SADD', P .. 'parts:' .. parent, ref)
+      redis.call('EXPIRE', P .. 'parts:' .. parent, KEPT_S)
+    end
     add(P .. 'open', at, ref)
     enqueue(queue, ref, workspace, priority)
     words[i] = 'new'

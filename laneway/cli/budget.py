@@ -170,17 +170,19 @@ def set_budget(scope: str, period: str, limit_nano: int | None, as_json: bool) -
     "--same-tool-calls", type=click.IntRange(min=1), help="How many of them with the same arguments."
 )
 @click.option("--tokens", type=click.IntRange(min=1), help="How many tokens its model calls may use in all.")
+@click.option("--failures", type=click.IntRange(min=1), help="How many of its calls may fail.")
 @click.option("--wall-s", type=click.FloatRange(min=0, min_open=True), help="How long it may run in all.")
 @click.option("--workspace", help="Needed only where two workspaces have a task of that id.")
 @json_option
 def raise_budget(
     task_id: str, limit_nano: int | None, llm_calls: int | None, tool_calls: int | None,
-    same_tool_calls: int | None, tokens: int | None, wall_s: float | None, workspace: str | None, as_json: bool,
+    same_tool_calls: int | None, tokens: int | None, failures: int | None, wall_s: float | None,
+    workspace: str | None, as_json: bool,
 ) -> None:  # fmt: skip
     """Give one task other limits of its own; one that is parked at a limit goes on."""
     counts = {
         "llm_calls": llm_calls, "tool_calls": tool_calls, "same_tool_calls": same_tool_calls, "tokens": tokens,
-        "wall_s": wall_s,
+        "failures": failures, "wall_s": wall_s,
     }  # fmt: skip
     others = {name: count for name, count in counts.items() if count is not None}
     if limit_nano is None and not others:

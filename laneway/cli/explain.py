@@ -19,6 +19,7 @@ from dispatcher.availability import unavailable
 from dispatcher.classify import Classified, Classifier
 from dispatcher.embedding import embedder
 from dispatcher.policy import Park, Run, start
+from dispatcher.route import chain_of
 from laneway.cli.output import emit, json_option, say, shorten, table
 from laneway.cli.taskfile import opened, read_prompt
 from laneway.submission import task_of
@@ -73,10 +74,11 @@ class Explainer:
                 "passed_over": [],
                 "availability": "",
             }
-        step = start(known.chain, self.away)
+        chain = chain_of(known)
+        step = start(chain, self.away)
         lane = step.lane if isinstance(step, Run) else HUMAN if isinstance(step, Park) else None
         return row | {
-            "chain": list(known.chain),
+            "chain": list(chain),
             "lane": lane,
             "queue": lane_queue(lane, task.mode) if isinstance(step, Run) and lane else None,
             "why": step.why,

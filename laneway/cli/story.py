@@ -9,9 +9,10 @@ from typing import Any
 import click
 
 from accounting.fold import PART_OF
+from broker.errors import BadTask, UnknownTask
 from broker.events import Attempted
 from broker.settings import HUMAN
-from broker.store import Record
+from broker.store import Record, Store
 from broker.task import TERMINAL, Task
 from laneway.cli.output import emit, json_option, moment, price, say, shorten, table, usd
 from laneway.client import Client, attempt_row
@@ -30,14 +31,48 @@ def show(task_id: str, workspace: str | None, as_json: bool) -> None:
     What was asked, how it was classified, which lane was chosen over which, each call with its tokens, cost and
     verdict, each move and why, what it costs and where it stands now.
     """
-    record = Client().record(task_id, workspace=workspace)
+    client = Client()
+    record = client.record(task_id, workspace=workspace)
+    told = story(record, parts_of(client.store, record.task.ref))
     if as_json:
-        emit(story(record))
+        emit(told)
     else:
-        tell(story(record))
+        tell(told)
 
 
-def story(record: Record) -> dict[str, Any]:
+def parts_of(store: Store, ref: str, seen: frozenset[str] = frozenset()) -> list[dict[str, Any]]:
+    """The tree of a task's sub-tasks, each with its calls, its own cost and that of all below it."""
+    told: list[dict[str, Any]] = []
+    for part in store.parts(ref):
+        if part in seen:
+            continue
+        try:
+            record = store.record(part)
+        except (UnknownTask, BadTask):
+            told.append({"task_id": part.partition("/")[2], "status": "no longer kept"})
+            continue
+        progress = record.progress
+        told.append(
+            {
+                "task_id": record.task.task_id,
+                "status": record.status,
+                "type": progress.task_type,
+                "lane": progress.lane,
+                "cost_usd": usd(record.cost_nano),
+                "parts_usd": usd(record.family_nano),
+                "latency_ms": _took_ms(record),
+                "attempts": [_attempt(one) for one in progress.attempts],
+                "parts": parts_of(store, part, seen | {ref, part}),
+            }
+        )
+    return told
+
+
+def _took_ms(record: Record) -> float | None:
+    return None if record.finished_us is None else (record.finished_us - record.submitted_us) / 1000
+
+
+def story(record: Record, parts: Sequence[Mapping[str, Any]] = ()) -> dict[str, Any]:
     """For JSON: money as decimal strings, times in ISO 8601, durations in milliseconds."""
     task, progress = record.task, record.progress
     return {
@@ -59,6 +94,7 @@ def story(record: Record) -> dict[str, Any]:
             "passed_over": [{"lane": lane, "reason": reason} for lane, reason in progress.skipped],
         },
         "attempts": [_attempt(one) for one in progress.attempts],
+        "parts": list(parts),
         "escalations": _escalations(progress.attempts, progress.lane, progress.why),
         "now": _now(record),
         "cost": _cost(record),
@@ -142,6 +178,7 @@ def _cost(record: Record) -> dict[str, Any]:
         parts[REST] = rest
     return {
         "total_usd": usd(record.cost_nano),
+        "with_parts_usd": usd(record.cost_nano + record.family_nano),
         "parts": {f"{name}_usd": usd(nano) for name, nano in parts.items()},
         "unpriced_calls": sum(one.cost_nano is None for one in record.progress.attempts),
         "unsettled_calls": sum(not one.settled for one in record.progress.attempts),
@@ -186,6 +223,7 @@ def tell(told: Mapping[str, Any]) -> None:
         say(f"  passed over {one['lane']}: {one['reason']}")
     if told["attempts"]:
         _tell_attempts(told["attempts"])
+    _tell_parts(told["parts"])
     for one in told["escalations"]:
         say(f"  moved       {one['from']} → {one['to']}: {one['why']}")
     _tell_money(told)
@@ -202,6 +240,26 @@ def _tell_attempts(attempts: Sequence[Mapping[str, Any]]) -> None:
         (_attempt_cells(number, one) for number, one in enumerate(attempts, 1)),
         right=numbers,
     )  # fmt: skip
+
+
+def _tell_parts(parts: Sequence[Mapping[str, Any]], indent: str = "  ") -> None:
+    """As a tree: each part, its calls, and its own parts."""
+    for at, one in enumerate(parts):
+        last = at == len(parts) - 1
+        branch, below = ("└─ ", "   ") if last else ("├─ ", "│  ")
+        if "attempts" not in one:
+            say(f"{indent}{branch}{one['task_id']}  {one['status']}")
+            continue
+        took = "" if one["latency_ms"] is None else f"  {one['latency_ms']:.0f} ms"
+        say(
+            f"{indent}{branch}{one['task_id']}  {one['type']}  {one['status']}  {price(one['cost_usd'])}{took}"
+        )
+        for call in one["attempts"]:
+            what = f"{call['lane']} {call['purpose']} {call['model']}"
+            say(
+                f"{indent}{below}   {what}  {price(call['cost_usd'])}  {call['latency_ms']:.0f} ms  {_came_to(call)}"
+            )
+        _tell_parts(one["parts"], indent + below)
 
 
 def _attempt_cells(number: int, one: Mapping[str, Any]) -> tuple[str, ...]:
@@ -237,6 +295,8 @@ def _tell_money(told: Mapping[str, Any]) -> None:
         f"{name.removesuffix('_usd')} {price(amount)}" for name, amount in cost["parts"].items()
     )
     say(f"  cost        {price(cost['total_usd'])}" + (f"  ({parts})" if parts else ""))
+    if told["parts"]:
+        say(f"  with parts  {price(cost['with_parts_usd'])}")
     if told["now"]["reserved_usd"] != "0.0":
         say(f"  reserved    {price(told['now']['reserved_usd'])}")
     for name in ("unpriced", "unsettled"):

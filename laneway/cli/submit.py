@@ -30,6 +30,7 @@ LIMITS = (
     "tool_calls",
     "same_tool_calls",
     "tokens",
+    "failures",
     "wall_s",
 )
 workspace_option = click.option(

@@ -264,3 +264,22 @@ def test_explain_of_a_file_is_one_json_line_a_task_in_order(laneway: Any) -> Non
             "explain", "--file", "-", code=1, given='{"prompt": "a"}\n{"prompt": "a", "mode": "x"}'
         ).stderr
     )
+
+
+def test_show_draws_the_tree_of_a_tasks_parts_with_what_each_cost(laneway: Any) -> None:
+    for task_id, parent in (("whole", None), ("part", "whole"), ("part-of-part", "part")):
+        laneway.client.submit("hello", task_id=task_id, workspace="acme", parent=parent)
+        laneway.work()
+    told = laneway.json("show", "whole")
+    [part] = told["parts"]
+    [deepest] = part["parts"]
+    assert (part["task_id"], deepest["task_id"], deepest["status"]) == ("part", "part-of-part", "succeeded")
+    assert len(part["attempts"]) == 1
+    records = [laneway.client.record(name) for name in ("whole", "part", "part-of-part")]
+    total = sum(one.cost_nano for one in records)
+    shown = laneway.run("show", "whole").stdout
+    assert "└─ part " in shown
+    assert "   └─ part-of-part " in shown
+    used = records[0].cost_nano + records[0].family_nano
+    assert Decimal(told["cost"]["with_parts_usd"]) == Decimal(used).scaleb(-9)
+    assert used <= total

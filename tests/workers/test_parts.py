@@ -1,0 +1,297 @@
+"""Sub-tasks: parts of a task that are tasks themselves, over a real Redis and a provider that we did not write."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+
+from broker import keys
+from broker.events import Attempted
+from broker.settings import parse
+from broker.store import Intent, Record
+from broker.task import DISPATCH, Claim, Task
+from dispatcher.actor import Dispatcher
+from dispatcher.classify import Classifier
+from dispatcher.embedding import HashEmbedder
+from dispatcher.family import DEEPEST, LONGEST_ID, LONGEST_WAIT_S, NotIts, NotYet, family_of, part_id
+from dispatcher.route import chain_of
+from tests.mock_provider import control, mock_provider, script
+from tests.workers.test_tool_loop import Node, calls, says
+
+TOML = """
+[fleet]
+lease_s = 5
+cpu_usd_per_hour = "0"
+
+[lanes.rented]
+engine = "openai"
+model = "m"
+base_url = "URL/v1"
+price = { input_mtok = "1", output_mtok = "2" }
+
+[tools.hand-on]
+kind = "subtask"
+types = ["part"]
+
+[types.general]
+chain = ["rented", "human"]
+tools = ["hand-on"]
+budget = { hard_usd = "1" }
+
+[types.part]
+chain = ["rented", "human"]
+budget = { hard_usd = "1" }
+
+[types.essay]
+chain = ["rented", "human"]
+critic = "judge"
+rounds = 2
+
+[types.judge]
+chain = ["rented", "human"]
+"""
+
+
+def hands_on(*prompts: str) -> dict[str, Any]:
+    return calls(*(("hand-on", {"prompt": prompt}) for prompt in prompts))
+
+
+@pytest.fixture(scope="module")
+def url() -> Iterator[str]:
+    with mock_provider() as url:
+        yield url
+
+
+@pytest.fixture
+def node(client: redis.Redis, url: str, tmp_path: Path) -> Iterator[Node]:
+    made = Node(client, url, tmp_path, TOML)
+    yield made
+    made.endpoints.first.engine.close()
+
+
+def dispatch(node: Node) -> None:
+    classifier = Classifier.build(node.settings, HashEmbedder())
+    Dispatcher(node.settings, node.store, classifier).work(node.store.fetch(DISPATCH, 9, idle=True).claims)
+
+
+def until_done(node: Node, *scripted: dict[str, Any], **more: Any) -> Record:
+    """The task's record when neither the dispatcher nor the lane finds anything to do."""
+    control(node.url, "POST", "reset")
+    script(node.url, *scripted)
+    node.store.submit([Task("t", "acme", ({"role": "user", "content": "Plan it."},), **more)])
+    for _ in range(12):
+        dispatch(node)
+        node.work()
+    return node.record()
+
+
+def test_a_model_hands_a_part_on_and_goes_on_with_what_came_of_it(node: Node) -> None:
+    record = until_done(
+        node, hands_on("Do the left half."), says("left"), says("all"), workflow="w", user="u"
+    )
+    assert (record.status, record.outcome and record.outcome.output) == ("succeeded", "all")
+    [ref] = node.store.parts("acme/t")
+    part = node.store.record(ref)
+    assert (part.task.parent, part.task.workflow, part.task.user, part.task.type) == ("t", "w", "u", "part")
+    assert part.outcome
+    assert part.outcome.output == "left"
+    assert node.asked()[-1]["messages"][-1]["content"] == "left"
+    assert part.progress.family == (("acme/t", 1_000_000_000),)
+
+
+def test_what_parts_cost_is_theirs_and_counts_beside_the_parents(node: Node) -> None:
+    record = until_done(node, hands_on("Do it."), says("left"), says("all"))
+    [part] = node.store.records(node.store.parts("acme/t"))
+    calls_of_it = [one for one in record.progress.attempts if one.purpose == "task"]
+    assert record.cost_nano == sum(one.cost_nano or 0 for one in calls_of_it)
+    assert record.family_nano == part.cost_nano > 0
+
+
+def test_parts_that_are_asked_for_at_once_are_under_way_together(node: Node) -> None:
+    control(node.url, "POST", "reset")
+    script(node.url, hands_on("Left.", "Right."))
+    node.store.submit([Task("t", "acme", ({"role": "user", "content": "Plan it."},))])
+    dispatch(node)
+    node.work()
+    assert len(node.store.parts("acme/t")) == 2
+    assert node.record().status == "queued"
+
+
+def test_a_parent_that_waits_is_called_back_by_the_end_of_its_part_and_by_nothing_else(node: Node) -> None:
+    control(node.url, "POST", "reset")
+    script(node.url, hands_on("Left."), says("left"), says("all"))
+    node.store.submit([Task("t", "acme", ({"role": "user", "content": "Plan it."},))])
+    dispatch(node)
+    node.work()
+    node.work()
+    assert len(node.asked()) == 1, "it holds no thread and asks for nothing"
+    dispatch(node)
+    node.work()
+    assert node.client.zscore(keys.queue_key("lane-rented-sync"), "acme/t") is not None
+    node.work()
+    assert node.record().status == "succeeded"
+
+
+def test_a_part_that_failed_is_told_to_the_model(node: Node) -> None:
+    control(node.url, "POST", "reset")
+    script(node.url, hands_on("Left."), says("then alone"))
+    node.store.submit([Task("t", "acme", ({"role": "user", "content": "Plan it."},))])
+    dispatch(node)
+    node.work()
+    [ref] = node.store.parts("acme/t")
+    node.store.cancel(ref)
+    node.work()
+    assert "ended as cancelled" in node.asked()[-1]["messages"][-1]["content"]
+    assert node.record().status == "succeeded"
+
+
+def test_cancelling_a_task_cancels_its_parts(node: Node) -> None:
+    control(node.url, "POST", "reset")
+    script(node.url, hands_on("Left.", "Right."))
+    node.store.submit([Task("t", "acme", ({"role": "user", "content": "Plan it."},))])
+    dispatch(node)
+    node.work()
+    node.store.cancel("acme/t")
+    assert [node.store.record_status(ref) for ref in node.store.parts("acme/t")] == ["cancelled"] * 2
+
+
+def test_a_part_has_no_more_than_its_parent_has_left(node: Node) -> None:
+    control(node.url, "POST", "reset")
+    script(node.url, hands_on("Left."), says("left"), says("all"))
+    node.store.submit([Task("t", "acme", ({"role": "user", "content": "Plan it."},))])
+    dispatch(node)
+    node.work()
+    spent = node.record().cost_nano
+    node.store.raise_limits("acme/t", spent + 1)
+    dispatch(node)
+    node.work()
+    [ref] = node.store.parts("acme/t")
+    part = node.store.record(ref)
+    assert part.status == "budget_exceeded"
+    assert "the limit of task acme/t has $0.000000001 left" in (part.outcome.reason if part.outcome else "")
+    assert node.record().family_nano == 0
+
+
+def test_of_many_parts_at_once_none_takes_the_family_over_its_parents_limit(
+    node: Node, client: redis.Redis
+) -> None:
+    """A hundred parts in eight threads, of which the parent's limit pays thirty-seven."""
+    family = (("acme/t", 37 * 1000),)
+    node.store.submit([Task("t", "acme", ({"role": "user", "content": "x"},))])
+    client.hset("laneway:task:acme/t", "cost", 0)
+    parts = [Task(f"p{n}", "acme", ({"role": "user", "content": "x"},), parent="t") for n in range(100)]
+    node.store.submit(parts)
+    claims = [one for one in node.store.fetch(DISPATCH, 200, idle=True).claims if one.task.parent]
+    words: list[str] = []
+
+    def begin(mine: list[Claim]) -> None:
+        for claim in mine:
+            told = replace(claim, progress=replace(claim.progress, family=family))
+            words.extend(node.store.begin([Intent(told, 1000, _lost())]))
+
+    threads = [threading.Thread(target=begin, args=(claims[n::8],)) for n in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert words.count("go") == 37
+    assert set(words) == {"go", "over|task:acme/t||0"}
+    assert node.record().family_nano == 37_000
+
+
+def _lost() -> Any:
+    return Attempted("a", 0, "rented", "openai", "m", "task", 0, 0, 0.0, 0.0, 1000, settled=False)
+
+
+def test_an_answer_goes_to_its_critic_and_is_asked_for_again_until_that_is_content(node: Node) -> None:
+    record = until_done(
+        node,
+        says("draft"),
+        says(json.dumps({"ok": False, "comment": "name the year"})),
+        says("better, 1969"),
+        says(json.dumps({"ok": True, "comment": ""})),
+        type="essay",
+    )
+    assert (record.status, record.outcome and record.outcome.output) == ("succeeded", "better, 1969")
+    assert [one.purpose for one in record.progress.attempts] == ["task", "reprompt"]
+    critics = node.store.parts("acme/t")
+    assert critics == ["acme/t-critic1", "acme/t-critic2"]
+    first, _, second, _ = node.asked()
+    assert "name the year" in second["messages"][-1]["content"]
+    assert first["messages"] == second["messages"][: len(first["messages"])]
+    assert record.family_nano == sum(one.cost_nano for one in node.store.records(critics))
+
+
+@pytest.mark.parametrize("said", ["no JSON at all", '{"ok": true, "comment": "fine"}', '["ok"]'])
+def test_a_critic_that_says_nothing_against_it_lets_the_answer_through(node: Node, said: str) -> None:
+    judged = [says(said)] * (1 if said.startswith("{") else 3)
+    record = until_done(node, says("draft"), *judged, type="essay", deadline_s=None)
+    if record.status != "succeeded":  # the critic waits for a person, and so does what it judges
+        [ref] = node.store.parts("acme/t")
+        node.store.cancel(ref)
+        node.work()
+        record = node.record()
+    assert (record.status, record.outcome and record.outcome.output) == ("succeeded", "draft")
+
+
+def record_of(node: Node, task_id: str, **more: Any) -> Record:
+    node.store.submit([Task(task_id, "acme", ({"role": "user", "content": "x"},), **more)])
+    return node.store.record(f"acme/{task_id}")
+
+
+def claim_of(task_id: str, *, waited_s: float = 0) -> Claim:
+    task = Task(task_id, "acme", (), parent="p")
+    return Claim(task, None, 1, DISPATCH, 0, 0, round(waited_s * 1e6), 0)  # type: ignore[arg-type]
+
+
+def test_a_part_waits_for_its_parent_to_be_classified_and_no_longer_than_that(node: Node) -> None:
+    parent = record_of(node, "p")
+    assert isinstance(family_of(claim_of("c"), parent, node.settings), NotYet)
+    late = family_of(claim_of("c", waited_s=LONGEST_WAIT_S + 1), parent, node.settings)
+    assert isinstance(late, NotIts)
+
+
+def test_a_parent_that_nobody_knows_limits_nothing(node: Node) -> None:
+    assert family_of(claim_of("c"), None, node.settings) == ()
+
+
+def test_nothing_is_a_part_of_itself_nor_too_deep(node: Node) -> None:
+    parent = record_of(node, "p")
+    placed = replace(parent, progress=replace(parent.progress, task_type="part"))
+    assert family_of(claim_of("c"), placed, node.settings) == (("acme/p", 1_000_000_000),)
+    assert isinstance(family_of(claim_of("p"), placed, node.settings), NotIts)
+    above = tuple((f"acme/{n}", -1) for n in range(DEEPEST))
+    deep = replace(placed, progress=replace(placed.progress, family=above))
+    assert isinstance(family_of(claim_of("c"), deep, node.settings), NotIts)
+
+
+def test_the_id_of_a_part_is_always_an_id(tmp_path: Path) -> None:
+    assert part_id("t", "critic1") == "t-critic1"
+    long = part_id("x" * LONGEST_ID, "t00001000")
+    assert len(long) <= LONGEST_ID
+    assert long == part_id("x" * LONGEST_ID, "t00001000") != part_id("y" * LONGEST_ID, "t00001000")
+
+
+def test_a_planner_begins_at_the_strongest_lane_of_its_chain(tmp_path: Path) -> None:
+    toml = '[lanes.a]\nengine = "echo"\n[lanes.b]\nengine = "echo"\n[types.general]\nchain = ["a", "b", "human"]\n'
+    settings = parse(toml + '[types.plan]\nchain = ["a", "b", "human"]\nrole = "planner"\n', folder=tmp_path)
+    assert chain_of(settings.types["general"]) == ("a", "b", "human")
+    assert chain_of(settings.types["plan"]) == ("b", "human")
+
+
+def test_a_parents_raised_limit_sets_its_parked_parts_going(node: Node) -> None:
+    until_done(node, hands_on("Left."), says("left"), says("all"), tools=())
+    part = Task("p", "acme", ({"role": "user", "content": "x"},), parent="t", budget={"llm_calls": 0})
+    node.store.submit([part])
+    dispatch(node)
+    node.work()
+    assert node.store.record_status("acme/p") == "parked"
+    node.store.raise_limits("acme/t", 2_000_000_000)
+    assert node.store.record_status("acme/p") == "queued"
