@@ -479,6 +479,18 @@ class Category(_Table):
     budget: TaskBudget = TaskBudget()
 
 
+class ContextGuards(_Table):
+    """What a model is not told of a long task; None: it is told everything.
+
+    ``turns`` are the last turns of a conversation, and steps of a use of tools, that are told in full; what was before
+    is told in a few words. ``passages_chars``: of a user's text longer than that (and than 2,000 characters) the
+    passages nearest to what is asked are told, so many characters in all.
+    """
+
+    turns: int | None = Field(None, ge=1)
+    passages_chars: int | None = Field(None, ge=500)
+
+
 class TaskType(_Table):
     """One task type: how it is recognised, who may do it in which order, and what a good answer is.
 
@@ -502,6 +514,7 @@ class TaskType(_Table):
     role: Literal["planner", "worker"] = "worker"
     critic: str | None = None
     rounds: int = Field(1, ge=1, le=5)
+    context: ContextGuards = ContextGuards()
     quality_floor: Annotated[Decimal, BeforeValidator(_no_float), Field(gt=0, le=1)] | None = None
     budget: TaskBudget = TaskBudget()
 

@@ -53,7 +53,8 @@ class Task:
     ``type`` None lets the dispatcher classify it. ``deadline_s`` counts from submission. A higher ``priority`` goes
     first within its queue. ``schema`` and ``gate`` add to what the type demands. ``value_nano`` is what a success is
     worth, in nano-dollars; None: unknown. ``budget`` are the task's own limits as decimal strings and counts.
-    ``tools`` are the names of those of its type's tools that it may use, None: all of them.
+    ``tools`` are the names of those of its type's tools that it may use, None: all of them; ``guards`` those of its
+    type's context guards (``history``, ``passages``) that hold for it.
     """
 
     task_id: str
@@ -73,6 +74,7 @@ class Task:
     pipeline: str = ""
     user: str = ""
     budget: Mapping[str, Any] = field(default_factory=dict)
+    guards: tuple[str, ...] | None = None
 
     @property
     def ref(self) -> str:
@@ -107,7 +109,10 @@ class Progress:
     of tools that the model asked for, and what came of it. ``started`` is the id of a tool call with effects that was
     begun, and of which nobody knows how it ended, "" for none. ``family`` are the tasks that this one is a part of, the
     nearest first, each with its own hard limit in nano-dollars (-1: it has none). ``critic`` is the id of the sub-task
-    that judges the last answer, "" for none; ``rounds`` how many have.
+    that judges the last answer, "" for none; ``rounds`` how many have. ``kept`` are the passages that are told of long
+    messages: (place of the message, places of its passages). Of the last call: ``history_tokens`` and
+    ``passages_tokens`` is about how much it was not told, ``unused_tokens`` how much of what it was told its answer
+    shows no trace of.
     """
 
     task_type: str = ""
@@ -131,6 +136,10 @@ class Progress:
     family: tuple[tuple[str, int], ...] = ()
     critic: str = ""
     rounds: int = 0
+    kept: tuple[tuple[int, tuple[int, ...]], ...] = ()
+    history_tokens: int = 0
+    passages_tokens: int = 0
+    unused_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,9 +197,9 @@ def decode_task(data: bytes) -> Task:
         and task.mode in MODES
         and (task.type is None or isinstance(task.type, str))
         and isinstance(task.budget, dict)
-        and (
-            task.tools is None
-            or (isinstance(task.tools, tuple) and all(isinstance(name, str) for name in task.tools))
+        and all(
+            names is None or (isinstance(names, tuple) and all(isinstance(name, str) for name in names))
+            for names in (task.tools, task.guards)
         )
     )
     if not plausible:

@@ -20,6 +20,7 @@ from broker.task import DISPATCH, Claim, reference
 from dispatcher.availability import unavailable
 from dispatcher.batching import Places, queues_of
 from dispatcher.classify import Classified, Classifier
+from dispatcher.context import Kept, applied, chosen, long_texts, pieces, question
 from dispatcher.embedding import embedder
 from dispatcher.family import NotIts, NotYet, family_of
 from dispatcher.gates import gates_of
@@ -43,6 +44,7 @@ class Dispatcher:
     def work(self, claims: Sequence[Claim]) -> None:
         before = time.thread_time_ns()
         classified = self.classify(claims)
+        kept = self.passages(claims, classified)
         spent_ms = (time.thread_time_ns() - before) / 1e6
         share_nano = cost_nano(self.cpu, None, busy_ms=spent_ms / max(1, len(claims))) or 0
         away = unavailable(self.settings, self.sights.lanes(), self.sights.watched_s())
@@ -50,7 +52,9 @@ class Dispatcher:
         parents = self._parents(claims)
         self.store.commit(
             [
-                self._move(claim, one, away, share_nano, places, parents.get(claim.ref))
+                self._move(
+                    claim, one, away, share_nano, places, parents.get(claim.ref), kept.get(claim.ref, ())
+                )
                 for claim, one in zip(claims, classified, strict=True)
             ]
         )
@@ -93,6 +97,21 @@ class Dispatcher:
             for claim in claims
         ]
 
+    def passages(self, claims: Sequence[Claim], classified: Sequence[Classified]) -> dict[str, Kept]:
+        """Of tasks whose type guards their context: which passages of their long texts are told."""
+        found = {}
+        for claim, one in zip(claims, classified, strict=True):
+            task_type = self.settings.types.get(one.task_type)
+            limit = applied(task_type.context, claim.task).passages_chars if task_type else None
+            if limit is not None and (long := long_texts(claim.task, limit)):
+                found[claim.ref] = tuple((place, self._nearest(claim, place, limit)) for place in long)
+        return found
+
+    def _nearest(self, claim: Claim, place: int, limit_chars: int) -> tuple[int, ...]:
+        passages = pieces(str(claim.task.messages[place]["content"]))
+        vectors = self.classifier.embedder.embed([*passages, question(claim.task, place)])
+        return chosen(passages, vectors[:-1], vectors[-1], limit_chars)
+
     def _move(
         self,
         claim: Claim,
@@ -101,6 +120,7 @@ class Dispatcher:
         share_nano: int,
         places: Places,
         parent: Record | None,
+        kept: Kept,
     ) -> Move:
         if one.task_type not in self.settings.types:
             known = ", ".join(sorted(self.settings.types))
@@ -118,7 +138,7 @@ class Dispatcher:
                 return Move(claim, "queued", claim.progress, DISPATCH, delay_s)
             case NotIts(why):
                 return refuse(claim, f"it cannot be a part of {claim.task.parent}: {why}")
-        return route(claim, one, self.settings, away, share_nano, places, family)
+        return route(claim, one, self.settings, away, share_nano, places, family, kept)
 
 
 def serve() -> LaneBroker:

@@ -12,6 +12,7 @@ from broker.store import Move
 from broker.task import Claim, Outcome, Progress
 from dispatcher.batching import Places
 from dispatcher.classify import Classified
+from dispatcher.context import Kept
 from dispatcher.policy import Fail, Park, Run, start
 
 
@@ -23,11 +24,12 @@ def route(
     cost_nano: int,
     places: Places,
     family: tuple[tuple[str, int], ...] = (),
+    kept: Kept = (),
 ) -> Move:
     """The first lane of the task's type, with the decision recorded as a fact and on the task.
 
     ``unavailable`` maps lanes that cannot take tasks to the reason; ``cost_nano`` is what classifying cost. ``family``
-    are the tasks that it is a part of.
+    are the tasks that it is a part of, ``kept`` the passages of its long texts that are told.
     """
     task_type = settings.types[classified.task_type]
     chain = chain_of(task_type)
@@ -41,6 +43,7 @@ def route(
         confidence=classified.confidence,
         chain=chain,
         family=family,
+        kept=kept,
         lane=lane,
         why=step.why,
         skipped=step.skipped,

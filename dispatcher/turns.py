@@ -16,6 +16,7 @@ from broker.settings import TaskType
 from broker.task import Task
 
 Turn = Mapping[str, Any]
+GIST_CHARS = 160
 
 
 def tools_of(task_type: TaskType, task: Task) -> tuple[str, ...]:
@@ -45,9 +46,23 @@ def told(call: ToolCall, result: str) -> Turn:
     return {"role": "tool", "tool_call_id": call.id, "content": result}
 
 
-def messages(turns: Sequence[Turn]) -> list[Turn]:
-    """As a model is told of them."""
-    return [{key: value for key, value in turn.items() if key != "lane"} for turn in turns]
+def messages(turns: Sequence[Turn], in_full: int | None = None) -> list[Turn]:
+    """As a model is told of them.
+
+    ``in_full`` steps or more are told in full at the end, and of what came of those before only how it began; that is
+    cut from as many steps at a time, so that what was told stays as it was for a while.
+    """
+    told: list[Turn] = [{key: value for key, value in turn.items() if key != "lane"} for turn in turns]
+    starts = [at for at, turn in enumerate(told) if turn["role"] == "assistant"]
+    if in_full is None or len(starts) < 2 * in_full:
+        return told
+    before = starts[(len(starts) - in_full) // in_full * in_full]
+    return [*(_short(turn) if turn["role"] == "tool" else turn for turn in told[:before]), *told[before:]]
+
+
+def _short(turn: Turn) -> Turn:
+    text = turn["content"]
+    return {**turn, "content": f"{text[:GIST_CHARS]} […]"} if len(text) > GIST_CHARS else turn
 
 
 def pending(turns: Sequence[Turn]) -> list[ToolCall]:

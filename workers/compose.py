@@ -26,8 +26,10 @@ def compose(
     gates: Sequence[GateSettings],
     left_s: float | None,
     tools: tuple[Mapping[str, Any], ...] = (),
+    told: Sequence[Mapping[str, Any]] | None = None,
 ) -> Call:
     """``left_s`` is the time to the task's deadline or the end of its own time, None where it has none.
+    ``told`` are its messages as its context guards left them, None: all as they are.
 
     System text first (the stable prefix that providers cache) with what a person added, then the lane's shots, the
     task's own messages, what was said and done since, and for a re-prompt the last answer with what was wrong about it.
@@ -40,8 +42,8 @@ def compose(
         messages.append({"role": "system", "content": system})
     for question, answer in lane.shots:
         messages += [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
-    messages += claim.task.messages
-    messages += turns.messages(claim.progress.turns)
+    messages += claim.task.messages if told is None else told
+    messages += turns.messages(claim.progress.turns, task_type.context.turns)
     if claim.progress.complaint:
         messages += [
             {"role": "assistant", "content": claim.progress.last_answer},

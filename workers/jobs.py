@@ -38,6 +38,7 @@ from dispatcher.budget import (
     spare,
     stopped,
 )
+from dispatcher.context import Cut, applied, guarded, unused_tokens
 from dispatcher.endpoints import crowded
 from dispatcher.gates import Verdict, gates_of, judge
 from dispatcher.policy import Bounds, Complete, above
@@ -70,13 +71,15 @@ UNKNOWN_TYPE_DELAY_S = 5.0
 @dataclass(frozen=True, slots=True)
 class Job:
     """A call that is about to be made, or was. ``worst_nano`` None: no price is known. ``tokens`` is about what it will
-    use. ``batch``: it goes in a provider's batch, at that price."""
+    use. ``cut`` is what its context guards left of its messages. ``batch``: it goes in a provider's batch, at that
+    price."""
 
     claim: Claim
     task_type: TaskType
     limits: Limits
     gates: tuple[GateSettings, ...]
     call: Call
+    cut: Cut
     endpoint: Endpoint
     price: Price | None
     worst_nano: int | None
@@ -92,6 +95,18 @@ def asked_for(call: Call, result: Reply | EngineError) -> tuple[ToolCall, ...]:
     """The tool calls of an answer, where the call had any on offer."""
     offered = call.tools and call.tool_choice != "none"
     return result.tool_calls if isinstance(result, Reply) and offered else ()
+
+
+def _measured(job: Job, result: Reply | EngineError) -> Claim:
+    """The claim with what the call was not told, and what it was told for nothing."""
+    unused = unused_tokens(job.call.messages, result.text) if isinstance(result, Reply) else 0
+    told = replace(
+        job.claim.progress,
+        history_tokens=job.cut.history_tokens,
+        passages_tokens=job.cut.passages_tokens,
+        unused_tokens=unused,
+    )
+    return replace(job.claim, progress=told)
 
 
 class Jobs:
@@ -159,13 +174,14 @@ class Jobs:
     ) -> Job:
         gates = gates_of(task_type, claim.task)
         tools = () if batch else self.toolbox.definitions(turns.tools_of(task_type, claim.task))
-        call = compose(claim, endpoint.row, task_type, gates, until_s, tools)
+        cut = guarded(claim.task.messages, applied(task_type.context, claim.task), claim.progress.kept)
+        call = compose(claim, endpoint.row, task_type, gates, until_s, tools, cut.messages)
         price, size = self.endpoints.price(endpoint, day), input_bound(call)
         worst = worst_nano(
             price, input_tokens=size, max_tokens=call.max_tokens, timeout_s=call.timeout_s, batch=batch
         )
         tokens = tokens_of(call, size)
-        return Job(claim, task_type, limits, gates, call, endpoint, price, worst, tokens, batch)
+        return Job(claim, task_type, limits, gates, call, cut, endpoint, price, worst, tokens, batch)
 
     def _crowded(self, claim: Claim, left: float | None) -> Move:
         """No endpoint here takes a call just now. Limits are waited for in the queue, and this node takes no more for
@@ -211,6 +227,7 @@ class Jobs:
 
     def settled(self, job: Job, result: Reply | EngineError, started_us: int, ended_us: int) -> Move:
         """The call is over: the task's next move, with the attempt settled in it. Times on Redis's clock."""
+        job = replace(job, claim=_measured(job, result))
         asks = asked_for(job.call, result)
         verdict, gate_nano = (NO_VERDICT, 0) if asks else self._judge(job, result)
         busy_ms = (ended_us - started_us) / 1000

@@ -94,6 +94,11 @@ def story(record: Record, parts: Sequence[Mapping[str, Any]] = ()) -> dict[str, 
             "passed_over": [{"lane": lane, "reason": reason} for lane, reason in progress.skipped],
         },
         "attempts": [_attempt(one) for one in progress.attempts],
+        "context": {
+            "history_tokens_cut": progress.history_tokens,
+            "passages_tokens_cut": progress.passages_tokens,
+            "unused_tokens": progress.unused_tokens,
+        },
         "parts": list(parts),
         "escalations": _escalations(progress.attempts, progress.lane, progress.why),
         "now": _now(record),
@@ -223,6 +228,12 @@ def tell(told: Mapping[str, Any]) -> None:
         say(f"  passed over {one['lane']}: {one['reason']}")
     if told["attempts"]:
         _tell_attempts(told["attempts"])
+    if any(told["context"].values()):
+        cut = told["context"]
+        say(
+            f"  context     about {cut['history_tokens_cut']} tokens of history and {cut['passages_tokens_cut']} of"
+            f" long texts not told; {cut['unused_tokens']} told that the answer shows no trace of"
+        )
     _tell_parts(told["parts"])
     for one in told["escalations"]:
         say(f"  moved       {one['from']} → {one['to']}: {one['why']}")

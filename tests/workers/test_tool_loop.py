@@ -408,3 +408,30 @@ def test_a_task_may_be_given_fewer_tools_than_its_type(node: Node) -> None:
 def test_a_task_without_tools_is_told_of_none(node: Node) -> None:
     node.done(says("x"), tools=())
     assert "tools" not in node.asked()[0]
+
+
+def test_context_guards_cut_what_is_sent_and_the_task_tells_how_much(made: Made) -> None:
+    node = made(("[types.general]", "[types.general]\ncontext = { turns = 2, passages_chars = 800 }"))
+    needle = "The warranty of the red pump ends on 4 May 2031."
+    manual = "\n".join([*(f"Chapter {n} is about gardens and kites." for n in range(150)), needle])
+    said = [
+        {"role": role, "content": f"{role} {n}. " + "And more. " * 9}
+        for n in range(6)
+        for role in ("user", "assistant")
+    ]
+    asked = [{"role": "user", "content": manual}, {"role": "user", "content": "When does its warranty end?"}]
+    control(node.url, "POST", "reset")
+    script(node.url, says("4 May 2031"))
+    node.store.submit([Task("t", "acme", (*said, *asked))])
+    classifier = Classifier.build(node.settings, HashEmbedder())
+    Dispatcher(node.settings, node.store, classifier).work(node.store.fetch(DISPATCH, 9, idle=True).claims)
+    node.work()
+    [sent] = node.asked()
+    gist, *_, document, question = [one["content"] for one in sent["messages"]]
+    assert gist.startswith("Earlier in this conversation:\nuser: user 0.")
+    assert needle in document
+    assert len(document) < 1_000 < len(manual)
+    assert question == asked[1]["content"]
+    progress = node.record().progress
+    assert progress.passages_tokens == (len(manual.encode()) - len(document.encode())) // 4
+    assert progress.history_tokens > 0
