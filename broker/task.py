@@ -20,6 +20,8 @@ LABEL = re.compile(r"[A-Za-z0-9_.@-]{1,128}")
 MODES = ("sync", "async")
 #: Beside a lane's queues for the two modes: the pool of what waits for a provider's batch.
 BATCH = "batch"
+HISTORY, PASSAGES = "history", "passages"
+GUARDS = (HISTORY, PASSAGES)
 TERMINAL = frozenset({"succeeded", "failed", "budget_exceeded", "cancelled"})
 DISPATCH = "dispatch"
 

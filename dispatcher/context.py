@@ -15,11 +15,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from broker.settings import ContextGuards
-from broker.task import Task
+from broker.task import GUARDS, HISTORY, PASSAGES, Task
 from dispatcher.blas import Matrix
 
-HISTORY, PASSAGES = "history", "passages"
-GUARDS = (HISTORY, PASSAGES)
 SUMMARY = "Earlier in this conversation:"
 GAP = "[…]"
 #: A text below this is told whole, whatever a type says: finding its passages would cost more than it saves.

@@ -108,6 +108,7 @@ class Client:
         schema: Mapping[str, Any] | None = None,
         gate: Mapping[str, Any] | str | None = None,
         tools: Sequence[str] | None = None,
+        guards: Sequence[str] | None = None,
         parent: str | None = None,
         value_usd: str | Decimal | None = None,
         callback_url: str | None = None,

@@ -18,7 +18,7 @@ from broker.events import Rated
 from broker.money import dollars, nano
 from broker.settings import COUNT_LIMIT, NAME, TaskBudget, complaint, parse_gate
 from broker.store import PAYLOAD_LIMIT_BYTES, digest
-from broker.task import LABEL, MODES, TASK_ID, Task, encode_task, new_task_id
+from broker.task import GUARDS, LABEL, MODES, TASK_ID, Task, encode_task, new_task_id
 
 ROLES = ("system", "user", "assistant", "tool")
 MAX_DEPTH = 64
@@ -62,6 +62,10 @@ def task_of(row: Mapping[str, Any]) -> Task:
         raise BadTask("a task needs either a prompt or messages", mend="give exactly one of them")
     stored = {_STORED_AS.get(name, name): value for name, value in given.items()}
     task = Task(**{"workspace": "default", "task_id": new_task_id(), **stored})
+    if task.parent == task.task_id:
+        raise BadTask(
+            f"parent: {task.parent!r} is the task itself", mend="name the task that it is a part of"
+        )
     try:
         size = len(encode_task(task))
     except (TypeError, ValueError, OverflowError, RecursionError) as error:
@@ -284,6 +288,12 @@ def _names(where: str, value: object) -> tuple[str, ...]:
     return tuple(value)
 
 
+def _guards(where: str, value: object) -> tuple[str, ...]:
+    if not isinstance(value, list | tuple) or not all(one in GUARDS for one in value):
+        raise _bad(where, value, f"a list of context guards out of {', '.join(GUARDS)}")
+    return tuple(value)
+
+
 def _not_served(what: str) -> Check:
     def check(where: str, value: object) -> None:
         if value not in ("", [], ()):
@@ -304,6 +314,7 @@ _CHECKS: Mapping[str, Check] = {
     "schema": _object,
     "gate": _gate,
     "tools": _names,
+    "guards": _guards,
     "parent": _id,
     "value_usd": _money,
     "callback_url": _not_served("callbacks are not made yet"),

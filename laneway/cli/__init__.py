@@ -34,6 +34,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "laneway.cli.lanes:queues",
         "Each queue and batch: what waits, what is in hand, and for how long.",
     ),
+    "compare": ("laneway.cli.compare:compare", "The same cases with and without tools and context guards."),
     "budget": ("laneway.cli.budget:budget", "What may be spent: list, set, raise, kill, unkill."),
     "dead": ("laneway.cli.dead:dead", "Dead letters: list, show, replay, drop."),
     "review": (

@@ -186,7 +186,7 @@ def _stream(client: Client, rows: Iterable[Row], total: int, name: str) -> list[
     """Batch by batch; each task has its id before it leaves, so that a lost reply does not double it."""
     handles: list[Handle] = []
     left = iter(rows)
-    with _progress(total, "submitted") as advance:
+    with progress(total, "submitted") as advance:
         while batch := list(islice(left, BATCH)):
             for row in batch:
                 row.setdefault("task_id", new_task_id())
@@ -204,7 +204,7 @@ def _stream(client: Client, rows: Iterable[Row], total: int, name: str) -> list[
 def _results(client: Client, handles: Sequence[Handle], wait: float) -> None:
     missing = {(one.workspace, one.task_id) for one in handles}
     total = len(missing)
-    with _progress(total, "done") as advance:
+    with progress(total, "done") as advance:
         for found in client.results(handles, None if math.isinf(wait) else wait):
             emit(found.as_dict())
             sys.stdout.flush()
@@ -219,7 +219,7 @@ def _results(client: Client, handles: Sequence[Handle], wait: float) -> None:
 
 
 @contextmanager
-def _progress(total: int, label: str) -> Iterator[Callable[[int], None]]:
+def progress(total: int, label: str) -> Iterator[Callable[[int], None]]:
     """A bar on standard error where that is a terminal and there is something to wait for."""
     if not sys.stderr.isatty() or total < 2:
         yield lambda _: None

@@ -55,6 +55,7 @@ TABLE: dict[str, list[object]] = {
         *({"kind": "number", "equals": one} for one in NUMBERS),
     ],
     "tools": [5, 0, True, "x", [{"type": "function"}], {"a": 1}],
+    "guards": [5, 0, True, "history", ["sleep"], [1], {"a": 1}],
     "callback_url": ["https://example.org", 5, ["x"]],
     "parent": [3, ["a"], "with spaces", "", "\ud800", "a/b", "a\n"],
     "value_usd": [*AMOUNTS, Decimal("9007199.254740992"), 10**5000, (0, (1,), 0)],
@@ -140,6 +141,11 @@ def test_good_arguments_are_stored_as_they_were_said() -> None:
     assert task.value_nano == 2**53 - 1
     assert (task.tools, task.callback_url) == ((), None)
     assert decode_task(encode_task(task)) == task
+
+
+def test_a_task_is_no_part_of_itself() -> None:
+    with pytest.raises(BadTask, match="is the task itself"):
+        task_of({"prompt": "x", "task_id": "a", "parent": "a"})
 
 
 ANYTHING = st.recursive(

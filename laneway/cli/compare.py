@@ -1,0 +1,130 @@
+"""`laneway compare`: the same cases with and without tools and context guards."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import click
+
+from broker.errors import BadTask, ResultTimeout
+from broker.money import round_half_even
+from broker.store import Record
+from broker.task import new_task_id
+from laneway.cli.output import emit, json_option, price, say, table, usd
+from laneway.cli.submit import progress
+from laneway.cli.taskfile import Row, opened
+from laneway.client import BATCH, Client, Handle
+
+#: Each way of doing the cases, with what it takes away from their type: no tools, or all guards but the named ones.
+VARIANTS: Mapping[str, Row] = {
+    "plain": {"tools": [], "guards": []},
+    "tools": {"guards": []},
+    "history": {"tools": [], "guards": ["history"]},
+    "passages": {"tools": [], "guards": ["passages"]},
+    "all": {},
+}
+FIGURES = (
+    "tasks", "succeeded", "cost_usd", "usd_per_success", "llm_calls", "tool_calls", "input_tokens", "tokens_cut",
+    "unused_tokens",
+)  # fmt: skip
+
+
+@click.command()
+@click.option(
+    "--file", "-f", "path", metavar="CASES.jsonl", required=True, help="As for submit, without task ids."
+)
+@click.option("--type", "task_type", help="For every case that does not say another.")
+@click.option(
+    "--variant",
+    "names",
+    type=click.Choice(list(VARIANTS)),
+    multiple=True,
+    help="Only these; may stand several times.",
+)
+@click.option("--workspace", default="compare", show_default=True, help="Where it is accounted.")
+@click.option(
+    "--wait", type=click.FloatRange(min=0, min_open=True), default=math.inf, help="Seconds at most."
+)
+@json_option
+def compare(
+    path: str, task_type: str | None, names: tuple[str, ...], workspace: str, wait: float, as_json: bool
+) -> None:
+    """The same cases with and without tools and context guards.
+
+    Each case is really run in each variant: plain (neither), tools, history and passages (one guard each), all (as the
+    type is configured). Success is what the type's gate says; unused tokens are those of which the answer shows no
+    trace.
+    """
+    with opened(path) as file:
+        defaults = {"workspace": workspace} | ({"type": task_type} if task_type else {})
+        cases = file.check(defaults)
+        rows = list(file.rows(defaults))
+    if any("task_id" in row for row in rows):
+        raise BadTask(f"{path}: a case has a task_id", mend="take it out: each variant is a task of its own")
+    chosen = list(dict.fromkeys(names)) or list(VARIANTS)
+    client = Client()
+    ran = {name: _submit(client, rows, VARIANTS[name]) for name in chosen}
+    every = [handle for handles in ran.values() for handle in handles]
+    _wait(client, every, wait)
+    told = {name: figures([client.record(one.task_id, workspace=one.workspace) for one in handles])
+            for name, handles in ran.items()}  # fmt: skip
+    if as_json:
+        emit({"cases": cases, "variants": told})
+    else:
+        _tell(cases, told)
+
+
+def _submit(client: Client, rows: Sequence[Row], variant: Row) -> list[Handle]:
+    tasks = [{**row, **variant, "task_id": new_task_id()} for row in rows]
+    return [one for at in range(0, len(tasks), BATCH) for one in client.submit_many(tasks[at : at + BATCH])]
+
+
+def _wait(client: Client, handles: Sequence[Handle], wait: float) -> None:
+    left = len(handles)
+    with progress(left, "done") as advance:
+        for _ in client.results(handles, None if math.isinf(wait) else wait):
+            left -= 1
+            advance(1)
+    if left:
+        raise ResultTimeout(
+            f"{left} of {len(handles)} tasks have not ended within {wait:g} s", mend="give --wait more"
+        )
+
+
+def figures(records: Sequence[Record]) -> dict[str, Any]:
+    """What the tasks of one variant came to. Money as decimal strings; that of their sub-tasks is in it."""
+    attempts = [one for record in records for one in record.progress.attempts]
+    models = [one for one in attempts if one.purpose not in ("tool", "human")]
+    cost = sum(record.cost_nano + record.family_nano for record in records)
+    successes = sum(record.status == "succeeded" for record in records)
+    progress = [record.progress for record in records]
+    return {
+        "tasks": len(records),
+        "succeeded": successes,
+        "cost_usd": usd(cost),
+        "usd_per_success": usd(round_half_even(cost, successes)) if successes else None,
+        "llm_calls": len(models),
+        "tool_calls": len(attempts) - len(models),
+        "input_tokens": sum(
+            one.input_tokens + one.cached_input_tokens + one.cache_write_tokens for one in models
+        ),
+        "tokens_cut": sum(one.history_tokens + one.passages_tokens for one in progress),
+        "unused_tokens": sum(one.unused_tokens for one in progress),
+    }
+
+
+def _tell(cases: int, told: Mapping[str, Mapping[str, Any]]) -> None:
+    say(f"{cases} cases, each in {len(told)} variants")
+    table(
+        ("variant", *(name.removesuffix("_usd").replace("_", " ") for name in FIGURES)),
+        ((name, *(_cell(figure, row[figure]) for figure in FIGURES)) for name, row in told.items()),
+        right=tuple(name.removesuffix("_usd").replace("_", " ") for name in FIGURES),
+    )
+
+
+def _cell(figure: str, value: Any) -> str:
+    if "usd" in figure:
+        return "-" if value is None else price(value)
+    return f"{value:,}"

@@ -1,0 +1,83 @@
+"""`laneway compare`: the same cases in each variant, really run."""
+
+import json
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+TOML = """
+[lanes.local]
+engine = "echo"
+model = "small"
+price = { input_mtok = "100", output_mtok = "400" }
+echo = { tool_calls = [{ name = "calculator", arguments = { expression = "6 * 7" } }] }
+
+[tools.calculator]
+kind = "calculator"
+
+[types.general]
+chain = ["local", "human"]
+tools = ["calculator"]
+context = { turns = 1, passages_chars = 500 }
+"""
+MANUAL = "\n".join(f"Chapter {n} is about gardens and kites." for n in range(120))
+
+
+@contextmanager
+def working(laneway: Any) -> Iterator[None]:
+    """The fleet works for as long as the command waits."""
+    over = threading.Event()
+
+    def work() -> None:
+        while not over.wait(0.05):
+            laneway.work()
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+
+
+def cases(laneway: Any, *prompts: Any) -> str:
+    path = laneway.folder / "cases.jsonl"
+    path.write_text("\n".join(json.dumps(one) for one in prompts))
+    return str(path)
+
+
+def test_each_case_is_run_in_each_variant_and_what_it_came_to_stands_side_by_side(laneway: Any) -> None:
+    laneway.configure(TOML)
+    said = [{"role": "user", "content": MANUAL}, {"role": "user", "content": "What is it?"}]
+    path = cases(laneway, {"prompt": "How much is 6 * 7?"}, {"messages": said})
+    with working(laneway):
+        told = laneway.json("compare", "--file", path)
+        shown = laneway.run("compare", "--file", path, "--variant", "plain", "--variant", "all").stdout
+    assert told["cases"] == 2
+    variants = told["variants"]
+    assert list(variants) == ["plain", "tools", "history", "passages", "all"]
+    assert {row["tasks"] for row in variants.values()} == {2}
+    assert {row["succeeded"] for row in variants.values()} == {2}
+    assert [row["tool_calls"] for row in variants.values()] == [0, 2, 0, 0, 2]
+    assert [row["llm_calls"] for row in variants.values()] == [2, 4, 2, 2, 4]
+    assert variants["plain"]["tokens_cut"] == variants["tools"]["tokens_cut"] == 0
+    assert variants["passages"]["tokens_cut"] > 700
+    assert variants["passages"]["input_tokens"] < variants["plain"]["input_tokens"] / 2
+    assert variants["passages"]["unused_tokens"] < variants["plain"]["unused_tokens"]
+    assert [line.split()[0] for line in shown.splitlines() if line.startswith(("plain", "all"))] == [
+        "plain",
+        "all",
+    ]
+
+
+def test_a_case_with_an_id_of_its_own_is_refused(laneway: Any) -> None:
+    path = cases(laneway, {"prompt": "x", "task_id": "mine"})
+    assert "take it out" in laneway.run("compare", "--file", path, code=1).stderr
+
+
+def test_what_does_not_end_in_time_is_said_so(laneway: Any) -> None:
+    path = cases(laneway, {"prompt": "x"})
+    said = laneway.run("compare", "--file", path, "--variant", "all", "--wait", "0.1", code=1).stderr
+    assert "1 of 1 tasks have not ended within 0.1 s" in said
