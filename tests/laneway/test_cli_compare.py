@@ -11,7 +11,7 @@ TOML = """
 engine = "echo"
 model = "small"
 price = { input_mtok = "100", output_mtok = "400" }
-echo = { tool_calls = [{ name = "calculator", arguments = { expression = "6 * 7" } }] }
+echo = { reply = "Nobody knows.", tool_calls = [{ name = "calculator", arguments = { expression = "6 * 7" } }] }
 
 [tools.calculator]
 kind = "calculator"
