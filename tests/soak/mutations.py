@@ -149,7 +149,7 @@ MUTATIONS = (
             ),
         ),
         ("I3", "I4"),
-        ("redis is away",),
+        ("refuse begins",),
     ),
     Mutation(
         "engine: the library tries again by itself",

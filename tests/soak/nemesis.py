@@ -53,6 +53,7 @@ class Nemesis:
             "stall redis": self.stall_redis,
             "sleep redis": self.sleep_redis,
             "kill redis": lambda: self.kill_redis(0.2, 3.0),
+            "refuse begins": self.refuse_begins,
             "redis is away": lambda: self.kill_redis(*OUTAGE_S),
         }
 
@@ -100,6 +101,15 @@ class Nemesis:
             self.proxy.lose_replies(count, self.digests[name])
         self.closing.wait(2)
         self.proxy.forgive()
+
+    def refuse_begins(self) -> None:
+        """For a moment no intent can be recorded, and everything else can."""
+        began = time.monotonic()
+        self.proxy.refuse(self.digests["begin"])
+        self.closing.wait(self.pick.uniform(1.0, 1.5) * LEASE_S)
+        ended = time.monotonic()
+        self.proxy.refuse("")
+        self.history.add("down", how="no begins", since=began, until=ended)
 
     def reset_connections(self) -> None:
         self.history.add("reset")

@@ -37,6 +37,7 @@ class Proxy:
         self.port = 0
         self.lost: Counter[str] = Counter()
         self._drops: list[bytes] = []
+        self._refused = b""
         self._links: set[_Link] = set()
         self._loop: asyncio.AbstractEventLoop
         self._open: asyncio.Event
@@ -56,6 +57,10 @@ class Proxy:
     def lose_replies(self, count: int, of: str) -> None:
         """The next replies to the script of this digest are swallowed and their connections reset."""
         self._soon(lambda: self._drops.extend([of.encode()] * count))
+
+    def refuse(self, of: str) -> None:
+        """Calls of the script of this digest do not reach Redis, and their connections are reset; "": no more."""
+        self._soon(lambda: setattr(self, "_refused", of.encode()))
 
     @property
     def armed(self) -> bool:
@@ -122,6 +127,9 @@ class Proxy:
         while piece := await reader.read(CHUNK):
             await self._open.wait()
             link.asked += piece
+            if self._refused and self._refused in link.asked:
+                link.reset()
+                return
             link.server.write(piece)
             await link.server.drain()
         link.server.close()
