@@ -23,7 +23,7 @@ from time import perf_counter
 from benchmarks.bench_path import dramatiq, fleet
 from laneway.client import Client
 from workers.engines.launcher import stop_all
-from workers.engines.llamacpp import packaged_model
+from workers.engines.llamacpp import SPARE_SLOTS, packaged_model
 
 ROOT = Path(__file__).parents[1]
 PAIRS = 7
@@ -190,7 +190,56 @@ def mlx_direct(model: Path) -> Iterator[Rate]:
         yield rate
 
 
+# --- llama.cpp
+
+#: A process with llama.cpp's own server in it, set up as the engine's own process is and given all prompts in one
+#: request, which it runs as one batch of its slots.
+SERVER = """
+import json, sys, time
+import xllamacpp
+params = xllamacpp.CommonParams()
+params.model.path = sys.argv[1]
+slots = int(sys.argv[3])
+params.n_parallel = slots
+params.n_ctx = 1024 * slots
+params.n_batch = params.n_ubatch = 256
+params.cpuparams.n_threads = params.cpuparams_batch.n_threads = int(sys.argv[2])
+params.cache_ram_mib = 0
+params.verbosity = 0
+server = xllamacpp.Server(params)
+for line in sys.stdin:
+    asked = [f"<|im_start|>user\\n{prompt}<|im_end|>\\n<|im_start|>assistant\\n" for prompt in json.loads(line)]
+    before = time.perf_counter()
+    tokens = int(sys.argv[4])
+    server.handle_completions({"prompt": asked, "max_tokens": tokens, "temperature": 0, "ignore_eos": True})
+    print("rate", tokens * len(asked) / (time.perf_counter() - before), flush=True)
+"""
+
+
+def llamacpp_lacking() -> str:
+    return "" if find_spec("xllamacpp") and packaged_model() else "no llama.cpp: pip install 'laneway[cpu]'"
+
+
+def llamacpp_lane(model: Path) -> str:
+    return f'engine = "llamacpp"\nmodel_path = "{model}"\n'
+
+
+def packaged(folder: Path) -> Path:
+    packed = packaged_model()
+    assert packed is not None
+    return packed
+
+
+@contextmanager
+def llamacpp_direct(model: Path) -> Iterator[Rate]:
+    threads = max(1, (os.cpu_count() or 1) - 1)
+    slots = TASKS + SPARE_SLOTS
+    with told([sys.executable, "-c", SERVER, str(model), str(threads), str(slots), str(TOKENS)], {}) as rate:
+        yield rate
+
+
 ROWS = {
+    "llamacpp": Row(llamacpp_lacking, packaged, llamacpp_lane, llamacpp_direct),
     "vllm": Row(vllm_lacking, converted, vllm_lane, vllm_direct),
     "mlx": Row(mlx_lacking, converted, mlx_lane, mlx_direct),
 }
