@@ -12,6 +12,7 @@ import platform
 import re
 import tomllib
 from collections.abc import Mapping
+from datetime import date
 from decimal import Decimal
 from functools import cache
 from pathlib import Path
@@ -53,6 +54,13 @@ def _pattern(value: str) -> str:
     return value
 
 
+def _day(value: str) -> str:
+    try:
+        return date.fromisoformat(value).isoformat()
+    except ValueError:
+        raise ValueError("is no day; write it as 2026-01-31") from None
+
+
 def _no_truth(value: object) -> object:
     if isinstance(value, bool):
         raise ValueError("is true or false; write a number")
@@ -67,6 +75,12 @@ Amount = Annotated[Decimal, Field(gt=0, allow_inf_nan=False)]
 Count = Annotated[int, BeforeValidator(_no_truth), Field(ge=0, lt=COUNT_LIMIT)]
 Number = Annotated[Decimal, BeforeValidator(_no_truth), Field(gt=-_LARGEST, lt=_LARGEST, allow_inf_nan=False)]
 Pattern = Annotated[str, AfterValidator(_pattern)]
+Day = Annotated[str, Field(pattern=r"^\d{4}-\d{2}-\d{2}$"), AfterValidator(_day)]
+CurrencyCode = Annotated[str, Field(pattern=r"^[A-Z]{3}$")]
+#: What a US dollar is worth, in units of another currency.
+Rate = Annotated[
+    Decimal, BeforeValidator(_no_float), Field(gt=0, lt=10**9, decimal_places=6, allow_inf_nan=False)
+]
 
 
 class _Table(BaseModel):
@@ -630,6 +644,7 @@ class Settings(BaseSettings):
     human: Human = Human()
     alerts: Alerts = Alerts()
     s3: S3 = S3()
+    rates: dict[CurrencyCode, dict[Day, Rate]] = Field(default_factory=dict)
 
     @classmethod
     def settings_customise_sources(
