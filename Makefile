@@ -3,7 +3,7 @@
 BIN := .venv/bin
 PINS := pyproject.toml scripts/install requirements/core.txt requirements/bare.txt requirements/data.txt
 
-.PHONY: demo install test check fmt up bench soak lock clean vllm-venv test-vllm spark-venv test-spark
+.PHONY: demo install test check fmt up bench soak prices lock clean vllm-venv test-vllm spark-venv test-spark
 
 demo: .venv/core.stamp
 	$(BIN)/laneway demo
@@ -44,6 +44,10 @@ spark-venv: .venv-spark/done.stamp
 
 test-spark: .venv/dev.stamp .venv-spark/done.stamp
 	$(BIN)/python -m pytest -m spark $(ARGS)
+
+# The price book, after a new pin of genai-prices or a new row in broker/pricebook.toml.
+prices: .venv/dev.stamp
+	$(BIN)/python -m accounting.compile_book $(ARGS)
 
 # New pins: `make lock` keeps what still fits, `make lock ARGS=--upgrade` takes the newest that are a week old.
 lock:

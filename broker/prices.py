@@ -9,18 +9,55 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from decimal import Decimal
+from typing import Literal
 
 from broker.call import Usage
 from broker.money import PICO_PER_NANO, nano, round_half_even
 
 SECONDS_PER_YEAR = 365 * 24 * 3600
 PPM = 1_000_000
+US_PER_MIN = 60_000_000
+MIN_PER_DAY = 24 * 60
+EPOCH_WEEKDAY = 3  # 1 January 1970 was a Thursday
+
+#: What a lane's calls can write into a provider's cache: nothing, for its usual time, or for an hour too.
+Writes = Literal["none", "short", "long"]
+
+
+@dataclass(frozen=True, slots=True)
+class Hours:
+    """Minutes of the UTC day, ``first`` in it and ``last`` not; over midnight where ``last`` is not above ``first``.
+    ``workdays``: from Monday to Friday alone."""
+
+    first: int
+    last: int
+    workdays: bool = False
+
+    def hold(self, at_us: int) -> bool:
+        day, minute = divmod(at_us // US_PER_MIN, MIN_PER_DAY)
+        if self.workdays and (day + EPOCH_WEEKDAY) % 7 > 4:
+            return False
+        if self.first < self.last:
+            return self.first <= minute < self.last
+        return minute >= self.first or minute < self.last
+
+
+@dataclass(frozen=True, slots=True)
+class Band:
+    """Calls that another row holds for: those whose whole input is above so many tokens, or that end within hours."""
+
+    price: TokenPrice
+    above: int = 0
+    hours: Hours | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class TokenPrice:
-    """Pico-dollars per token of each class. ``batch_ppm`` is the part of the price that a batch line pays, in parts
-    per million (500,000 = half price). ``ref`` names the row, so that any day can be repriced."""
+    """Pico-dollars per token of each class. ``ref`` names the row, so that any day can be repriced.
+
+    ``bands`` are the exceptions, the first that fits holds. ``batch`` is what a line of a provider's batch pays; None:
+    the same.
+    """
 
     ref: str
     input_pico: int
@@ -28,7 +65,8 @@ class TokenPrice:
     cache_write_pico: int
     output_pico: int
     cache_write_1h_pico: int
-    batch_ppm: int = PPM
+    bands: tuple[Band, ...] = ()
+    batch: TokenPrice | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,29 +104,53 @@ def hardware_price(
     )
 
 
-def cost_nano(price: Price | None, usage: Usage | None, *, busy_ms: float, batch: bool = False) -> int | None:
+def row_of(price: TokenPrice, usage: Usage, *, batch: bool = False, at_us: int | None = None) -> TokenPrice:
+    """The row that holds for a call which used so much and ended then, in microseconds since the epoch.
+
+    ``at_us`` None: at no particular hour.
+    """
+    row = price.batch if batch and price.batch is not None else price
+    if row.bands:
+        size = (
+            usage.input_tokens
+            + usage.cached_input_tokens
+            + usage.cache_write_tokens
+            + usage.cache_write_1h_tokens
+        )
+        for band in row.bands:
+            hours = band.hours
+            if size > band.above and (hours is None or (at_us is not None and hours.hold(at_us))):
+                return band.price
+    return row
+
+
+def cost_nano(
+    price: Price | None,
+    usage: Usage | None,
+    *,
+    busy_ms: float,
+    batch: bool = False,
+    at_us: int | None = None,
+) -> int | None:
     """What one call cost, in nano-dollars; None where no price is known or a token price lacks its usage.
 
     ``busy_ms`` is how long the call occupied a slot of the lane's hardware. Rounded half-even, once.
     """
-    match price:
-        case TokenPrice():
-            if usage is None:
-                return None
-            pico = (
-                usage.input_tokens * price.input_pico
-                + usage.cached_input_tokens * price.cached_input_pico
-                + usage.cache_write_tokens * price.cache_write_pico
-                + usage.cache_write_1h_tokens * price.cache_write_1h_pico
-                + (usage.output_tokens + usage.reasoning_tokens) * price.output_pico
-            )
-            if batch:
-                return round_half_even(pico * price.batch_ppm, PPM * PICO_PER_NANO)
-            return round_half_even(pico, PICO_PER_NANO)
-        case HardwarePrice():
-            return _share(price.amortisation_pico_per_s + price.energy_pico_per_s, price.slots, busy_ms)
-        case None:
+    if isinstance(price, TokenPrice):
+        if usage is None:
             return None
+        row = row_of(price, usage, batch=batch, at_us=at_us) if batch or price.bands else price
+        return round_half_even(
+            usage.input_tokens * row.input_pico
+            + usage.cached_input_tokens * row.cached_input_pico
+            + usage.cache_write_tokens * row.cache_write_pico
+            + usage.cache_write_1h_tokens * row.cache_write_1h_pico
+            + (usage.output_tokens + usage.reasoning_tokens) * row.output_pico,
+            PICO_PER_NANO,
+        )
+    if price is None:
+        return None
+    return _share(price.amortisation_pico_per_s + price.energy_pico_per_s, price.slots, busy_ms)
 
 
 def marginal_nano(price: Price | None, cost: int | None, *, busy_ms: float) -> int | None:
@@ -99,16 +161,40 @@ def marginal_nano(price: Price | None, cost: int | None, *, busy_ms: float) -> i
 
 
 def worst_nano(
-    price: Price | None, *, input_tokens: int, max_tokens: int, timeout_s: float, batch: bool = False
+    price: Price | None,
+    *,
+    input_tokens: int,
+    max_tokens: int,
+    timeout_s: float,
+    batch: bool = False,
+    writes: Writes = "long",
 ) -> int | None:
-    """The most that one call can cost: every bounded token at its dearest class, or the slot until the time-out."""
-    if isinstance(price, TokenPrice):
-        dearest = max(
-            price.input_pico, price.cached_input_pico, price.cache_write_pico, price.cache_write_1h_pico
-        )
-        pico = input_tokens * dearest + max_tokens * price.output_pico
-        return -(-pico * (price.batch_ppm if batch else PPM) // (PICO_PER_NANO * PPM))
-    return cost_nano(price, None, busy_ms=timeout_s * 1000)
+    """The most that one call can cost: every bounded token at its dearest class, or the slot until the time-out.
+
+    Of the classes that the lane can come to, by ``writes``, and of the rows that can hold: a call may turn out smaller
+    than its bound, and may end at any hour.
+    """
+    if not isinstance(price, TokenPrice):
+        return cost_nano(price, None, busy_ms=timeout_s * 1000)
+    row = price.batch if batch and price.batch is not None else price
+    rows = [row, *(band.price for band in row.bands if input_tokens > band.above)]
+    pico = max(input_tokens * _dearest(one, writes) + max_tokens * one.output_pico for one in rows)
+    return -(-pico // PICO_PER_NANO)
+
+
+def _dearest(row: TokenPrice, writes: Writes) -> int:
+    pico = max(row.input_pico, row.cached_input_pico)
+    if writes != "none":
+        pico = max(pico, row.cache_write_pico)
+    return max(pico, row.cache_write_1h_pico) if writes == "long" else pico
+
+
+def batch_ppm(price: Price | None) -> int:
+    """A batch line's part of the price of a call made singly, in parts per million, with as many tokens out as in."""
+    if not isinstance(price, TokenPrice) or price.batch is None:
+        return PPM
+    single = price.input_pico + price.output_pico
+    return (price.batch.input_pico + price.batch.output_pico) * PPM // single if single else PPM
 
 
 def _share(pico_per_s: int, slots: int, busy_ms: float) -> int:

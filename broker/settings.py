@@ -81,6 +81,8 @@ CurrencyCode = Annotated[str, Field(pattern=r"^[A-Z]{3}$")]
 Rate = Annotated[
     Decimal, BeforeValidator(_no_float), Field(gt=0, lt=10**9, decimal_places=6, allow_inf_nan=False)
 ]
+#: A row of the price book by its key: ``book:openai/gpt-4o``.
+BookKey = Annotated[str, Field(pattern=r"^book:[^/*]+/[^*]+$")]
 
 
 class _Table(BaseModel):
@@ -130,19 +132,87 @@ class Fleet(_Table):
         return self
 
 
-class PriceRow(_Table):
-    """Dollars per million tokens from a UTC day on.
+class Figures(_Table):
+    """Dollars per million tokens.
 
     ``cached_input_mtok`` and ``cache_write_mtok`` default to input, ``cache_write_1h_mtok`` to ``cache_write_mtok``.
     """
 
-    from_: str = Field("1970-01-01", alias="from", pattern=r"^\d{4}-\d{2}-\d{2}$")
     input_mtok: Usd
     output_mtok: Usd
     cached_input_mtok: Usd | None = None
     cache_write_mtok: Usd | None = None
     cache_write_1h_mtok: Usd | None = None
+
+
+class Above(Figures):
+    """What calls cost whose whole input, cached or not, is above so many tokens."""
+
+    tokens: Annotated[int, Field(gt=0, lt=COUNT_LIMIT)]
+
+
+class AtHours(Figures):
+    """What calls cost that end within these hours of the UTC day, as ``16:30-00:30``. ``workdays``: from Monday to
+    Friday alone."""
+
+    utc: Annotated[str, Field(pattern=r"^([01]\d|2[0-3]):[0-5]\d-([01]\d|2[0-3]):[0-5]\d$")]
+    workdays: bool = False
+
+
+class PriceRow(Figures):
+    """A price from a UTC day on, and its exceptions.
+
+    ``batch_discount`` is what a line of a provider's batch pays less (0.5: half), ``batch_cached_discount`` what its
+    cached input does; None: as much.
+    """
+
+    from_: Day = Field("1970-01-01", alias="from")
     batch_discount: Usd = Field(Decimal(0), le=1)
+    batch_cached_discount: Annotated[Usd, Field(le=1)] | None = None
+    above: tuple[Above, ...] = ()
+    hours: tuple[AtHours, ...] = ()
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> PriceRow:
+        if self.above and self.hours:
+            raise ValueError("has both above and hours; a row knows one kind of exception")
+        return self
+
+    @property
+    def figures(self) -> tuple[Figures, ...]:
+        return (self, *self.above, *self.hours)
+
+
+class Discount(_Table):
+    """What is paid less than the price book says, by agreement with a provider: its prices times ``factor``.
+
+    ``model`` is a key of the book (``openai/gpt-4o``) or the provider's name for one; "": all of its models. Holds from
+    ``from`` on, a UTC day, and before ``until`` (None: for ever). Where several fit, the last one holds.
+    """
+
+    provider: str
+    model: str = ""
+    factor: Annotated[Decimal, BeforeValidator(_no_float), Field(gt=0, le=10, max_digits=8, decimal_places=6)]
+    from_: Day = Field("1970-01-01", alias="from")
+    until: Day | None = None
+
+
+class FlatCost(_Table):
+    """What is paid by the month whatever is done: a monitoring service, a seat. From a UTC day on, and before
+    ``until`` (None: for ever)."""
+
+    name: str = Field(min_length=1)
+    usd_per_month: Usd
+    from_: Day = Field("1970-01-01", alias="from")
+    until: Day | None = None
+
+
+class Prices(_Table):
+    """What lanes do not say themselves: discounts on the price book, what a call of a tool costs, what a month does."""
+
+    discounts: tuple[Discount, ...] = ()
+    tool_usd_per_call: dict[str, Usd] = Field(default_factory=dict)
+    monthly: tuple[FlatCost, ...] = ()
 
 
 class Hardware(_Table):
@@ -202,7 +272,7 @@ class Endpoint(_Table):
     model: str = ""
     api_key_env: str | None = None
     api_key_file: Path | None = None
-    price: tuple[PriceRow, ...] | Literal["free"] | None = None
+    price: tuple[PriceRow, ...] | Literal["free"] | BookKey | None = None
     requests_per_minute: int | None = Field(None, ge=1)
     tokens_per_minute: int | None = Field(None, ge=1)
     weight: float = Field(1.0, gt=0, le=1000)
@@ -234,6 +304,8 @@ class Lane(_Table):
     not known asks for what all of them take. ``cache`` has Anthropic keep for that time what all calls of the lane and
     type begin with: writing it costs more than input, reading it a tenth.
 
+    ``discounts`` are off the price book's prices alone, not off a ``price`` that stands here.
+
     ``batches``: asynchronous tasks go into the provider's batches where that is cheaper. A batch is sent once
     ``batch_lines`` tasks wait, or some have waited for ``batch_fill_s``, and looked after every ``batch_poll_s``. A
     task needs ``batch_least_s`` to its deadline to be put into one, and is called for singly, before all others, when
@@ -261,7 +333,7 @@ class Lane(_Table):
     seed: int | None = None
     system: str = ""
     shots: tuple[tuple[str, str], ...] = ()
-    price: tuple[PriceRow, ...] | Literal["free"] | None = None
+    price: tuple[PriceRow, ...] | Literal["free"] | BookKey | None = None
     requests_per_minute: int | None = Field(None, ge=1)
     tokens_per_minute: int | None = Field(None, ge=1)
     endpoints: tuple[Endpoint, ...] = ()
@@ -274,6 +346,7 @@ class Lane(_Table):
     hardware: Hardware | None = None
     echo: Echo = Echo()
     vllm: Vllm = Vllm()
+    discounts: tuple[Discount, ...] = ()
 
     _one_row = field_validator("price", mode="before")(_in_a_row)
 
@@ -286,6 +359,14 @@ class Lane(_Table):
             )
             for one in self.endpoints
         ) or (self,)
+
+    @property
+    def writes(self) -> Literal["none", "short", "long"]:
+        """What its calls can write into a provider's cache. Anthropic's does what it is asked for, others what they
+        like."""
+        if self.engine != "anthropic":
+            return "short"
+        return {"off": "none", "5m": "short", "1h": "long"}[self.cache]  # type: ignore[return-value]
 
     @model_validator(mode="after")
     def _coherent(self) -> Lane:
@@ -304,7 +385,7 @@ class Lane(_Table):
             raise ValueError(f"has a cache, which is for engine = 'anthropic'; its engine is {self.engine!r}")
         written = {"off": "input_mtok", "5m": "cache_write_mtok", "1h": "cache_write_1h_mtok"}[self.cache]
         prices = [door.price for door in self.doors() if isinstance(door.price, tuple)]
-        if any(getattr(row, written) is None for rows in prices for row in rows):
+        if any(getattr(one, written) is None for rows in prices for row in rows for one in row.figures):
             raise ValueError(f"cache = {self.cache!r} makes writes that have no price; set {written}")
         return self
 
@@ -644,6 +725,7 @@ class Settings(BaseSettings):
     human: Human = Human()
     alerts: Alerts = Alerts()
     s3: S3 = S3()
+    prices: Prices = Prices()
     rates: dict[CurrencyCode, dict[Day, Rate]] = Field(default_factory=dict)
 
     @classmethod
@@ -784,7 +866,7 @@ def parse(text: str, *, source: str = "laneway.toml", folder: Path | None = None
         raise ConfigError(
             _explain(error, source), mend=f"mend these keys in {source} or in the environment"
         ) from None
-    return _small_scale(_by_category(_anchored(settings, folder or Path.cwd())))
+    return _discounted(_small_scale(_by_category(_anchored(settings, folder or Path.cwd()))))
 
 
 def _explain(error: ValidationError, source: str) -> str:
@@ -812,11 +894,12 @@ def _known_keys(location: tuple[int | str, ...]) -> str:
         "human": Human,
         "alerts": Alerts,
         "s3": S3,
+        "prices": Prices,
     }
     if len(location) == 1:
         return _near(str(location[0]), list(Settings.model_fields))
     table = tables.get(str(location[0]))
-    depth = 2 if location[0] in ("fleet", "human", "alerts", "s3") else 3
+    depth = 2 if location[0] in ("fleet", "human", "alerts", "s3", "prices") else 3
     if table is None or len(location) != depth:
         return ""
     return _near(str(location[-1]), table.model_fields)
@@ -831,6 +914,17 @@ def _by_category(settings: Settings) -> Settings:
         for name, row in settings.types.items()
     }
     return settings.model_copy(update={"types": types})
+
+
+def _discounted(settings: Settings) -> Settings:
+    """Each lane with the fleet's discounts before its own, which hold over them."""
+    if not settings.prices.discounts:
+        return settings
+    lanes = {
+        name: row.model_copy(update={"discounts": (*settings.prices.discounts, *row.discounts)})
+        for name, row in settings.lanes.items()
+    }
+    return settings.model_copy(update={"lanes": lanes})
 
 
 def _small_scale(settings: Settings) -> Settings:

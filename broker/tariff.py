@@ -1,18 +1,49 @@
-"""Which price holds for a lane on a day: its own rows, else the price book's rows for its model, else none."""
+"""Which price holds for a lane on a day: its own rows, else the price book's for its model, else none.
+
+The book is asked by who sells the model, which is told from the lane's address. A model's name at an address that is
+nobody's in particular (a gateway, a server of one's own) has no price there; ``price = "book:openai/gpt-4o"`` gives it
+one.
+"""
 
 from __future__ import annotations
 
-import tomllib
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Sequence
 from decimal import Decimal
-from functools import cache
-from importlib.resources import files
+from urllib.parse import urlsplit
 
 from broker.money import nano, round_half_even
-from broker.prices import PPM, HardwarePrice, Price, TokenPrice, hardware_price, per_mtok
-from broker.settings import Lane, PriceRow
+from broker.pricebook import Book, book, discounted, line_of, parse
+from broker.prices import HardwarePrice, Price, TokenPrice, hardware_price
+from broker.settings import Discount, Lane, PriceRow
 
 SECONDS_PER_HOUR = 3600
+
+#: Who sells what is called at an address: the end of its host's name → the provider's name in the book.
+SELLERS = {
+    "openai.com": "openai",
+    "anthropic.com": "anthropic",
+    "googleapis.com": "google",
+    "deepseek.com": "deepseek",
+    "x.ai": "x-ai",
+    "together.xyz": "together",
+    "together.ai": "together",
+    "mistral.ai": "mistral",
+    "groq.com": "groq",
+    "fireworks.ai": "fireworks",
+    "openrouter.ai": "openrouter",
+    "cerebras.ai": "cerebras",
+    "novita.ai": "novita",
+    "moonshot.ai": "moonshotai",
+    "perplexity.ai": "perplexity",
+    "cohere.com": "cohere",
+    "minimax.io": "minimax",
+    "z.ai": "zai",
+    "openai.azure.com": "azure",
+}
+#: Who else's price list holds where a seller has none of his own for a model.
+AS_AT = {"azure": "openai"}
+_OWN = {"openai": "openai", "anthropic": "anthropic"}
 
 
 def price_of(name: str, lane: Lane, day: str) -> Price | None:
@@ -29,23 +60,52 @@ def price_of(name: str, lane: Lane, day: str) -> Price | None:
         )
     if lane.price == "free":
         return TokenPrice(f"free:{name}", 0, 0, 0, 0, 0)
-    if lane.price is not None:
+    if isinstance(lane.price, tuple):
         return _dated(f"lane:{name}", lane.price, day)
-    return book_price(lane.model, day)
+    key = key_of(lane, book())
+    return None if key is None else price_at(book(), key, day, lane.discounts)
+
+
+def key_of(lane: Lane, of: Book) -> str | None:
+    """What the lane's model is called in the book; None where it is not in it, or nobody knows who sells it."""
+    if isinstance(lane.price, str) and lane.price.startswith("book:"):
+        return of.find(lane.price.removeprefix("book:"))
+    provider = seller(lane)
+    if not provider:
+        return None
+    return of.find(lane.model, provider) or (
+        of.find(lane.model, AS_AT[provider]) if provider in AS_AT else None
+    )
+
+
+def seller(lane: Lane) -> str:
+    """Who sells what the lane calls, as the book names them; "" where its address does not tell."""
+    if not lane.base_url:
+        return _OWN.get(lane.engine, "")
+    host = urlsplit(lane.base_url).hostname or ""
+    ends = (host[at:] for at in (0, *(one.end() for one in re.finditer(r"\.", host))))
+    return next((SELLERS[end] for end in ends if end in SELLERS), "")
+
+
+def price_at(of: Book, key: str, day: str, discounts: Sequence[Discount] = ()) -> TokenPrice | None:
+    """The book's price of a model on a UTC day, less what was agreed on; None where it has none."""
+    price = of.price(key, day)
+    agreed = [one for one in discounts if _fits(one, key, day, of)]
+    return price if price is None or not agreed else discounted(price, agreed[-1].factor)
+
+
+def _fits(one: Discount, key: str, day: str, of: Book) -> bool:
+    if not one.from_ <= day or (one.until is not None and day >= one.until):
+        return False
+    if key.partition("/")[0] != one.provider:
+        return False
+    return not one.model or of.find(one.model.removeprefix(f"{one.provider}/"), one.provider) == key
 
 
 def book_price(model: str, day: str) -> TokenPrice | None:
-    """The price book's price of a model on a UTC day; None where it has none."""
-    return _dated(f"book:{model}", price_book().get(model, ()), day)
-
-
-@cache
-def price_book() -> dict[str, tuple[PriceRow, ...]]:
-    text = (files("broker") / "pricebook.toml").read_text(encoding="utf-8")
-    return {
-        model: tuple(PriceRow.model_validate(row) for row in rows)
-        for model, rows in tomllib.loads(text, parse_float=Decimal).items()
-    }
+    """The price book's price of a model on a UTC day, by its key or its bare name; None where it has none."""
+    key = book().find(model)
+    return None if key is None else book().price(key, day)
 
 
 def cpu_price(usd_per_hour: Decimal) -> HardwarePrice:
@@ -54,20 +114,6 @@ def cpu_price(usd_per_hour: Decimal) -> HardwarePrice:
     return HardwarePrice("fleet:cpu", pico_per_s, 0)
 
 
-def _dated(ref: str, rows: Sequence[PriceRow], day: str) -> TokenPrice | None:
-    held = [row for row in rows if row.from_ <= day]
-    if not held:
-        return None
-    row = max(held, key=lambda one: one.from_)
-    read = row.input_mtok if row.cached_input_mtok is None else row.cached_input_mtok
-    write = row.input_mtok if row.cache_write_mtok is None else row.cache_write_mtok
-    long_write = write if row.cache_write_1h_mtok is None else row.cache_write_1h_mtok
-    return TokenPrice(
-        f"{ref}@{row.from_}",
-        per_mtok(row.input_mtok),
-        per_mtok(read),
-        per_mtok(write),
-        per_mtok(row.output_mtok),
-        per_mtok(long_write),
-        int((1 - row.batch_discount) * PPM),
-    )
+def _dated(ref: str, rows: Iterable[PriceRow], day: str) -> TokenPrice | None:
+    row = max((one for one in rows if one.from_ <= day), key=lambda one: one.from_, default=None)
+    return None if row is None else parse(f"{ref}@{row.from_}", line_of(row))

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from broker.prices import PPM, TokenPrice
+from broker.prices import PPM, batch_ppm
 from broker.settings import Lane, TaskType
 from broker.tariff import price_of
 from broker.task import BATCH, MODES, Claim, lane_queue
@@ -80,12 +80,8 @@ class Places:
         task_type = self.types.get(claim.progress.task_type)
         if row is None or not row.batches or (task_type and (task_type.tools or task_type.critic)):
             return lane_queue(lane, claim.task.mode)
-        return place(claim, lane, row, batch_ppm=_batch_ppm(lane, row, self.day), now_us=self.now_us)
-
-
-def _batch_ppm(name: str, lane: Lane, day: str) -> int:
-    price = price_of(name, lane.doors()[0], day)
-    return price.batch_ppm if isinstance(price, TokenPrice) else PPM
+        ppm = batch_ppm(price_of(lane, row.doors()[0], self.day))
+        return place(claim, lane, row, batch_ppm=ppm, now_us=self.now_us)
 
 
 def queues_of(name: str, lane: Lane) -> dict[str, str]:

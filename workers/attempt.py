@@ -49,7 +49,6 @@ class Ended:
     started_us: int
     ended_us: int
     gate_cost_nano: int
-    price_ref: str
     batch: bool = False
 
 
@@ -85,7 +84,7 @@ def attempted(
         time_to_first_token_ms=result.time_to_first_token_ms if isinstance(result, Reply) else None,
         cost_nano=ended.settlement.cost_nano,
         marginal_nano=ended.settlement.marginal_nano,
-        price_ref=ended.price_ref,
+        price_ref=ended.settlement.price_ref,
         input_tokens=usage.input_tokens,
         cached_input_tokens=usage.cached_input_tokens,
         cache_write_tokens=usage.cache_write_tokens + usage.cache_write_1h_tokens,

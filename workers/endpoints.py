@@ -7,6 +7,7 @@ Most lanes have one. What providers limit and how their endpoints fail is counte
 from __future__ import annotations
 
 import hashlib
+import logging
 import random
 import threading
 import time
@@ -30,6 +31,8 @@ from broker.store import Heard
 from broker.tariff import price_of
 from dispatcher.endpoints import TYPICAL_TOKENS, Choice, choose
 from workers.engines import Engine, build
+
+log = logging.getLogger(__name__)
 
 #: What says nothing of the endpoint's health: the request's own fault, or a limit, which has its own way.
 NO_FAULT = (CallRejected, ContextOverflow, CallCancelled, RateLimited, EngineOverloaded)
@@ -113,6 +116,11 @@ class Endpoints:
         """A day's price is made once: it takes longer than pricing a call."""
         if one.price_day != day:
             one.price, one.price_day = price_of(self.lane_name, one.row, day), day
+            if one.price is None:
+                log.warning(
+                    "lane %r: no price is known for model %r: its calls are booked as unpriced; set lanes.%s.price",
+                    self.lane_name, one.row.model, self.lane_name,
+                )  # fmt: skip
         return one.price
 
     def _choice(self, one: Endpoint, day: str) -> Choice:

@@ -178,7 +178,12 @@ class Jobs:
         call = compose(claim, endpoint.row, task_type, gates, until_s, tools, cut.messages)
         price, size = self.endpoints.price(endpoint, day), input_bound(call)
         worst = worst_nano(
-            price, input_tokens=size, max_tokens=call.max_tokens, timeout_s=call.timeout_s, batch=batch
+            price,
+            input_tokens=size,
+            max_tokens=call.max_tokens,
+            timeout_s=call.timeout_s,
+            batch=batch,
+            writes=endpoint.row.writes,
         )
         tokens = tokens_of(call, size)
         return Job(claim, task_type, limits, gates, call, cut, endpoint, price, worst, tokens, batch)
@@ -231,14 +236,16 @@ class Jobs:
         asks = asked_for(job.call, result)
         verdict, gate_nano = (NO_VERDICT, 0) if asks else self._judge(job, result)
         busy_ms = (ended_us - started_us) / 1000
+        settlement = settle(
+            job.price, result, worst_nano=job.worst_nano, busy_ms=busy_ms, batch=job.batch, ended_us=ended_us
+        )
         ended = Ended(
             result=result,
             verdict=verdict,
-            settlement=settle(job.price, result, worst_nano=job.worst_nano, busy_ms=busy_ms, batch=job.batch),
+            settlement=settlement,
             started_us=started_us,
             ended_us=ended_us,
             gate_cost_nano=gate_nano,
-            price_ref=job.price.ref if job.price else "",
             batch=job.batch,
         )
         row, node = job.endpoint.row, self.settings.fleet.node

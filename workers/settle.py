@@ -16,7 +16,7 @@ from broker.errors import (
     OutOfCredit,
     RateLimited,
 )
-from broker.prices import HardwarePrice, Price, cost_nano, marginal_nano
+from broker.prices import HardwarePrice, Price, TokenPrice, cost_nano, marginal_nano, row_of
 
 #: The provider turned the call away before a token was made, and bills nothing.
 TURNED_AWAY = (
@@ -35,13 +35,15 @@ TURNED_AWAY = (
 class Settlement:
     """``cost_nano`` None: unpriced. ``settled`` False: what the provider used is unknown, booked at the worst case.
 
-    ``overrun``: the provider used more than the worst case.
+    ``price_ref`` names the row that holds for such a call, "" where no price is known. ``overrun``: the provider used
+    more than the worst case.
     """
 
     cost_nano: int | None
     marginal_nano: int | None
     settled: bool
     usage: Usage
+    price_ref: str = ""
     overrun: bool = False
 
 
@@ -51,16 +53,20 @@ def settle(
     *,
     worst_nano: int | None,
     busy_ms: float,
+    ended_us: int,
     batch: bool = False,
 ) -> Settlement:
+    """``busy_ms`` is how long a slot was held, ``ended_us`` when on Redis's clock: a price may hang on the hour."""
     usage = _usage(ended)
     if isinstance(price, HardwarePrice):
         cost = cost_nano(price, usage, busy_ms=busy_ms)
-        return Settlement(cost, marginal_nano(price, cost, busy_ms=busy_ms), True, usage or Usage())
+        marginal = marginal_nano(price, cost, busy_ms=busy_ms)
+        return Settlement(cost, marginal, True, usage or Usage(), price.ref)
     if usage is None:
-        return Settlement(worst_nano, worst_nano, False, Usage())
-    cost = cost_nano(price, usage, busy_ms=busy_ms, batch=batch)
-    return Settlement(cost, cost, True, usage, _above(cost, worst_nano))
+        return Settlement(worst_nano, worst_nano, False, Usage(), price.ref if price else "")
+    row = row_of(price, usage, batch=batch, at_us=ended_us) if isinstance(price, TokenPrice) else None
+    cost = cost_nano(row, usage, busy_ms=busy_ms)
+    return Settlement(cost, cost, True, usage, row.ref if row else "", _above(cost, worst_nano))
 
 
 def _above(cost: int | None, worst_nano: int | None) -> bool:

@@ -9,8 +9,9 @@ from broker.prices import TokenPrice, cost_nano, hardware_price, marginal_nano, 
 from broker.settings import Hardware, Lane, PriceRow
 from broker.tariff import cpu_price, price_of
 
+HALF = TokenPrice("t+batch", 1_250_000, 625_000, 1_250_000, 5_000_000, 1_250_000)
 GPT_4O = TokenPrice(
-    "t", per_mtok("2.50"), per_mtok("1.25"), per_mtok("2.50"), per_mtok("10"), per_mtok("2.50"), 500_000
+    "t", per_mtok("2.50"), per_mtok("1.25"), per_mtok("2.50"), per_mtok("10"), per_mtok("2.50"), batch=HALF
 )
 tokens = st.integers(0, 200_000)
 

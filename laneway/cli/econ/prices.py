@@ -11,8 +11,9 @@ import click
 
 from accounting.econ.tokens import Rates
 from broker.money import text
+from broker.pricebook import book
 from broker.prices import PPM, TokenPrice
-from broker.tariff import book_price, price_book
+from broker.tariff import book_price
 from laneway.cli.econ.given import DAY, FLAG, Command, Decorator, Given, exact, nano, option
 
 FIGURES = re.compile(r"([0-9.]+)/([0-9.]+)")
@@ -42,7 +43,8 @@ def in_book(given: Given, model: str) -> TokenPrice:
     day = given.text("day") or today()
     price = book_price(model, day)
     if price is None:
-        near = difflib.get_close_matches(model, price_book(), n=3, cutoff=0.4)
+        known = sorted({key.partition("/")[2] for key in book().rows})
+        near = difflib.get_close_matches(model, known, n=3, cutoff=0.4)
         like = f" (did you mean {' or '.join(near)}?)" if near else ""
         raise click.BadParameter(f"the price book has no {model!r} on {day}{like}; write {PRICE_WORDS}")
     return price
