@@ -209,11 +209,15 @@ def test_the_book_is_asked_by_who_sells_the_model(
 def test_a_discount_that_was_agreed_on_stands_in_the_ref_and_leaves_a_lanes_own_price_alone() -> None:
     settings = settings_of(
         """
-        [prices]
-        discounts = [
-            { provider = "openai", factor = "0.9" },
-            { provider = "openai", model = "gpt-4o-2024-08-06", factor = "0.85", from = "2026-06-01", until = "2026-12-01" },
-        ]
+        [[prices.discounts]]
+        provider = "openai"
+        factor = "0.9"
+        [[prices.discounts]]
+        provider = "openai"
+        model = "gpt-4o-2024-08-06"
+        factor = "0.85"
+        from = "2026-06-01"
+        until = "2026-12-01"
         [lanes.a]
         engine = "openai"
         model = "gpt-4o"
@@ -320,7 +324,7 @@ def test_the_worst_case_counts_the_writes_that_the_lane_can_make() -> None:
     sonnet = found("claude-haiku-4-5")
     bounds = [
         worst_nano(sonnet, input_tokens=MILLION, max_tokens=0, timeout_s=1, writes=lane.writes)
-        for lane in (Lane(engine="anthropic", cache=cache) for cache in ("off", "5m", "1h"))  # type: ignore[arg-type]
+        for lane in (Lane(engine="anthropic", cache=cache) for cache in ("off", "5m", "1h"))
     ]
     assert bounds == [10**9, 125 * 10**7, 2 * 10**9]
     assert Lane(engine="openai").writes == "short"
