@@ -217,6 +217,7 @@ def _call_row(task_id: str, at_us: int, call: Attempted, allotted_nano: int) -> 
         verdict=call.verdict or None,
         failure=call.failure or None,
         settled=call.settled,
+        cache_write_1h_tokens=call.cache_write_1h_tokens,
     )
 
 

@@ -118,6 +118,7 @@ class AttemptRow(NamedTuple):
     verdict: str | None
     failure: str | None
     settled: bool
+    cache_write_1h_tokens: int = 0
 
     @property
     def is_call(self) -> bool:

@@ -11,7 +11,8 @@ on. ``>272000`` are calls with more input than that, ``~0100-0400`` calls that e
 of the model; one with a ``*`` at its end takes a date or a version behind it.
 
 A price's ``ref`` is ``book:``, the key, ``@``, the day and the condition. Rows are added and never changed, so a ref
-means the same figures for ever.
+means the same figures for ever. A lane's own price is in a file that its owner may change, so its ref is ``lane:``, the
+lane's name, ``@``, the day, the condition, and behind a ``=`` the figures themselves.
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ MAKERS = (
     "perplexity",
 )  # fmt: skip
 _VERSION = re.compile(r"[-@](latest|20\d{6}|20\d\d-\d\d-\d\d|\d{3,4})$")
+_LANE, _FREE = "lane:", "free:"
 _REF = re.compile(r"(?P<row>.+?@\d{4}-\d\d-\d\d)(?P<condition>[^*]*)(?:\*(?P<factor>[\d.]+))?")
 
 
@@ -76,13 +78,17 @@ class Book:
         return self.names.get(full) or self.names.get(_VERSION.sub("", full) + "*")
 
     def of_ref(self, ref: str) -> TokenPrice | None:
-        """The figures that a ref of this book names; None where it has no such row."""
+        """The figures that a ref names; None where this book has no such row, or it names no price of tokens."""
+        if ref.startswith(_FREE):
+            return TokenPrice(ref, 0, 0, 0, 0, 0)
+        if ref.startswith(_LANE):
+            return _figured(ref, ref.rpartition("=")[2]) if "=" in ref else None
         parts = _REF.fullmatch(ref.removeprefix("book:"))
         if not ref.startswith("book:") or parts is None:
             return None
         key, _, day = parts["row"].rpartition("@")
         line = self.rows.get(key, {}).get(day)
-        flat = None if line is None else _rows(f"book:{key}@{day}", line).get(parts["condition"])
+        flat = None if line is None else rows_of(f"book:{key}@{day}", line).get(parts["condition"])
         if flat is None or parts["factor"] is None:
             return flat
         return discounted(flat, Decimal(parts["factor"]))
@@ -122,7 +128,7 @@ def read(text: str) -> Book:
 def parse(ref: str, said: str) -> TokenPrice:
     """The price that a line says. Raises ConfigError for what is none."""
     try:
-        flat = _rows(ref, said)
+        flat = rows_of(ref, said)
         batch = {name.removeprefix(BATCH): row for name, row in flat.items() if name.startswith(BATCH)}
         single = {name: row for name, row in flat.items() if not name.startswith(BATCH)}
         return _banded(single, _banded(batch, None) if batch else None)
@@ -132,14 +138,19 @@ def parse(ref: str, said: str) -> TokenPrice:
         ) from error
 
 
-def _rows(ref: str, said: str) -> dict[str, TokenPrice]:
+def rows_of(ref: str, said: str) -> dict[str, TokenPrice]:
     """Each row of a line by its condition, "" for the one that holds without any."""
     rows = {}
     for part in said.split(" "):
         condition, _, figures = part.rpartition("=")
-        read_, cached, write, long, out = map(int, figures.split(","))
-        rows[condition] = TokenPrice(ref + condition, read_, cached, write, out, long)
+        own = f"={figures}" if ref.startswith(_LANE) else ""
+        rows[condition] = _figured(ref + condition + own, figures)
     return rows
+
+
+def _figured(ref: str, figures: str) -> TokenPrice:
+    read_, cached, write, long, out = map(int, figures.split(","))
+    return TokenPrice(ref, read_, cached, write, out, long)
 
 
 def _banded(rows: Mapping[str, TokenPrice], batch: TokenPrice | None) -> TokenPrice:

@@ -246,7 +246,7 @@ def test_a_discount_that_was_agreed_on_stands_in_the_ref_and_leaves_a_lanes_own_
     ]
     assert refs["b", "2026-06-01"] == "book:openai/o1@1970-01-01*0.9"
     assert refs["c", "2026-06-01"] == "book:anthropic/claude-haiku-4-5@1970-01-01"
-    assert refs["d", "2026-06-01"] == "lane:d@1970-01-01"
+    assert refs["d", "2026-06-01"] == "lane:d@1970-01-01=2500000,2500000,2500000,2500000,10000000"
     agreed = price_of("a", settings.lanes["a"], "2026-06-01")
     assert usd(agreed, Usage(MILLION)) == Decimal("2.125")
     assert usd(agreed, Usage(MILLION), batch=True) == Decimal("1.0625")
@@ -254,6 +254,26 @@ def test_a_discount_that_was_agreed_on_stands_in_the_ref_and_leaves_a_lanes_own_
     again = book().of_ref(row_of(agreed, Usage(1), batch=True).ref)
     assert again is not None
     assert usd(again, Usage(MILLION)) == Decimal("1.0625")
+
+
+def test_a_lanes_own_price_can_be_read_from_its_ref_when_the_configuration_has_another_by_now() -> None:
+    above = {"tokens": 100, "input_mtok": "4", "output_mtok": "8"}
+    row = {
+        "from": "2026-01-01", "input_mtok": "2", "output_mtok": "4", "cached_input_mtok": "1",
+        "batch_discount": "0.5", "above": [above],
+    }  # fmt: skip
+    lane = Lane.model_validate({"engine": "openai", "model": "m", "price": row})
+    price = price_of("x", lane, "2026-03-01")
+    assert isinstance(price, TokenPrice)
+    for usage in (Usage(100), Usage(101)):
+        for batch in (False, True):
+            one = row_of(price, usage, batch=batch)
+            again = book().of_ref(one.ref)
+            assert again is not None
+            assert (again.ref, _figures(again)) == (one.ref, _figures(one))
+    assert row_of(price, Usage(101), batch=True).ref == (
+        "lane:x@2026-01-01+batch>100=2000000,2000000,2000000,2000000,4000000"
+    )
 
 
 def test_a_price_that_ended_is_no_price() -> None:
