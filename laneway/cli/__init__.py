@@ -47,6 +47,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "laneway.cli.money:report",
         "Cost per task and per success, latencies, overhead, concentration.",
     ),
+    "prices": ("laneway.cli.prices:prices", "The price book: show, reprice."),
     "econ": ("laneway.cli.econ:econ", "What tasks would cost: the calculators."),
     "doctor": ("laneway.cli.doctor:doctor", "What is installed, reachable or misconfigured on this node."),
 }
