@@ -148,10 +148,8 @@ ATTEMPTS = _schema(
         ("verdict", TEXT),
         ("failure", TEXT),
         ("settled", FLAG),
-        (
-            "cache_write_1h_tokens",
-            COUNT,
-        ),  # of cache_write_tokens, those for an hour, which have their own price
+        # Of cache_write_tokens, those for an hour, which have their own price.
+        ("cache_write_1h_tokens", COUNT),
     ],
 )
 
