@@ -87,7 +87,7 @@ def reprice(store: Store, days: Sequence[str], lanes: Mapping[str, Lane], at: st
     examples: list[str] = []
     for day in days:
         finds = Finder(lanes, day, at)
-        for calls in _calls(store, day):
+        for calls in in_days(store, [day]):
             nanos, known, kept = again(calls, finds)
             for one in _summed(calls, nanos, known, kept):
                 sums[one.kind] = _both(sums.get(one.kind, Priced(one.kind)), one)
@@ -149,11 +149,13 @@ class Calls(NamedTuple):
     settled: Any
 
 
-def _calls(store: Store, day: str) -> Iterator[Calls]:
-    folder = ledger.partition(ledger.ATTEMPTS, day)
-    for name in store.list(folder):
-        if name.endswith(".parquet"):
-            yield from _in_file(store, f"{folder}/{name}")
+def in_days(store: Store, days: Iterable[str]) -> Iterator[Calls]:
+    """The calls of tasks that were submitted on these days. Raises LedgerError for a file that cannot be read."""
+    for day in days:
+        folder = ledger.partition(ledger.ATTEMPTS, day)
+        for name in store.list(folder):
+            if name.endswith(".parquet"):
+                yield from _in_file(store, f"{folder}/{name}")
 
 
 def _in_file(store: Store, path: str) -> Iterator[Calls]:
@@ -226,7 +228,7 @@ def again(calls: Calls, finds: Finder) -> tuple[Any, Any, Any]:
 
 def priced(calls: Calls, prices: Sequence[TokenPrice | None]) -> Any:
     """Nano-dollars of each call at the price of its kind, rounded half-even as one call is; 0 without one."""
-    rows, at = _rows(calls, prices)
+    rows, at = held(calls, prices)
     figures = [
         np.array([getattr(row, name) for row in rows], dtype=np.int64)
         for name in (
@@ -262,7 +264,7 @@ def _may_overflow(tokens: Iterable[Any], figures: Iterable[Any]) -> bool:
 _NOTHING = TokenPrice("", 0, 0, 0, 0, 0)
 
 
-def _rows(calls: Calls, prices: Sequence[TokenPrice | None]) -> tuple[list[TokenPrice], Any]:
+def held(calls: Calls, prices: Sequence[TokenPrice | None]) -> tuple[list[TokenPrice], Any]:
     """All rows of the prices, and the place of the one that holds for each call."""
     rows: list[TokenPrice] = []
     singly, batched = np.zeros((2, len(prices)), dtype=np.int64)

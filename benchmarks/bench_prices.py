@@ -121,9 +121,7 @@ def whole_day() -> None:
         read, done, alone = [], [], []
         for at in (DAY, DAY, DAY):
             begun = time.perf_counter()
-            for _ in pq.ParquetFile(path, read_dictionary=list(NAMES)).iter_batches(
-                ROWS, columns=list(READ)
-            ):
+            for _ in pq.ParquetFile(path, read_dictionary=list(NAMES)).iter_batches(ROWS, columns=list(READ)):
                 pass
             read.append(time.perf_counter() - begun)
             begun = time.perf_counter()

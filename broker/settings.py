@@ -208,10 +208,9 @@ class FlatCost(_Table):
 
 
 class Prices(_Table):
-    """What lanes do not say themselves: discounts on the price book, what a call of a tool costs, what a month does."""
+    """What lanes do not say themselves: discounts on the price book, and what is paid by the month."""
 
     discounts: tuple[Discount, ...] = ()
-    tool_usd_per_call: dict[str, Usd] = Field(default_factory=dict)
     monthly: tuple[FlatCost, ...] = ()
 
 

@@ -47,6 +47,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "laneway.cli.money:report",
         "Cost per task and per success, latencies, overhead, concentration.",
     ),
+    "reconcile": (
+        "laneway.cli.reconcile:reconcile",
+        "The ledger against a provider's own usage file: the difference by cause.",
+    ),
     "prices": ("laneway.cli.prices:prices", "The price book: show, reprice."),
     "econ": ("laneway.cli.econ:econ", "What tasks would cost: the calculators."),
     "doctor": ("laneway.cli.doctor:doctor", "What is installed, reachable or misconfigured on this node."),

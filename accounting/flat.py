@@ -1,0 +1,24 @@
+"""What is paid by the month whatever is done (a monitoring service, a seat), as a cost of each day."""
+
+from __future__ import annotations
+
+from calendar import monthrange
+from collections.abc import Iterable
+from datetime import date
+
+from broker.money import nano, split
+from broker.settings import FlatCost
+
+
+def flat_nano(rows: Iterable[FlatCost], day: str) -> dict[str, int]:
+    """Nano-dollars by name of what holds on a UTC day: its part of the month, so that the days sum to it exactly."""
+    costs: dict[str, int] = {}
+    for row in rows:
+        if row.from_ <= day and (row.until is None or day < row.until):
+            costs[row.name] = costs.get(row.name, 0) + _part(nano(row.usd_per_month), date.fromisoformat(day))
+    return costs
+
+
+def _part(month_nano: int, day: date) -> int:
+    _, days = monthrange(day.year, day.month)
+    return split(month_nano, [1] * days)[day.day - 1]

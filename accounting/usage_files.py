@@ -1,0 +1,206 @@
+"""What providers say was used, from the files that they give: lines of tokens, lines of money, or both.
+
+| provider | files |
+| --- | --- |
+| openai | pages of ``/v1/organization/usage/completions`` and ``/v1/organization/costs``, and their CSV exports |
+| anthropic | pages of ``/v1/organizations/usage_report/messages`` and ``…/cost_report``, and the console's CSV exports |
+| any other | CSV with ``date, model`` and some of the columns in ``GENERIC`` |
+
+A page is one JSON document, several are a list of them or one on each line. Days are UTC days.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, date, datetime
+from decimal import Decimal, InvalidOperation
+from typing import Any
+
+from broker.money import nano
+
+INPUT, CACHED, WRITE, LONG, OUTPUT = range(5)
+CLASSES = ("input", "cached input", "cache write", "cache write 1 h", "output")
+CENT = Decimal("0.01")
+GENERIC = (
+    "date", "model", "requests", "input_tokens", "cached_input_tokens", "cache_write_tokens", "cache_write_1h_tokens",
+    "output_tokens", "batch", "cost_usd",
+)  # fmt: skip
+Row = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Used:
+    """One line of a provider's file. ``tokens`` by class, disjoint, a class that the file does not tell apart left out;
+    None: a line of money alone. ``model`` "": not paid for tokens, ``what`` says for what. ``batch``, ``requests`` and
+    ``nano`` (nano-dollars) None: not said."""
+
+    day: str
+    model: str
+    tokens: Mapping[int, int] | None = None
+    batch: bool | None = None
+    requests: int | None = None
+    nano: int | None = None
+    what: str = ""
+
+
+def read(text: str, provider: str) -> list[Used]:
+    """The lines of a file. Raises ValueError that names the line or the column that it has not."""
+    text = text.lstrip("\ufeff")
+    rows = list(_pages(text) if text.lstrip()[:1] in ("{", "[") else csv.DictReader(io.StringIO(text)))
+    if not rows:
+        raise ValueError("has no lines of usage")
+    reader = READERS.get(provider, _generic)
+    lines = []
+    for number, row in enumerate(rows, 1):
+        try:
+            lines.append(reader(row))
+        except (KeyError, ValueError, TypeError, InvalidOperation) as error:
+            what = f"no {error}" if isinstance(error, KeyError) else str(error)
+            raise ValueError(f"line {number} of usage is none of {provider}'s: {what}") from error
+    return lines
+
+
+def _pages(text: str) -> Iterator[Row]:
+    """The results of each bucket, with the bucket's times."""
+    try:
+        pages = [json.loads(text, parse_float=Decimal)]
+    except json.JSONDecodeError:
+        pages = [json.loads(line, parse_float=Decimal) for line in text.splitlines() if line.strip()]
+    for page in pages[0] if isinstance(pages[0], list) else pages:
+        for bucket in page["data"]:
+            times = {key: value for key, value in bucket.items() if key not in ("results", "object")}
+            for result in bucket["results"]:
+                yield {**times, **result}
+
+
+def _openai(row: Row) -> Used:
+    day = _day(row.get("start_time_iso") or row.get("start_time") or row["date"])
+    if (amount := _money_of(row)) is not None:
+        item = str(row.get("line_item") or "")
+        model = _model_of(item)
+        return Used(day, model, nano=amount, what=item, batch=None)
+    asked, cached = _count(row["input_tokens"]), _count(row.get("input_cached_tokens"))
+    tokens = {INPUT: asked - cached, CACHED: cached, OUTPUT: _count(row["output_tokens"])}
+    return Used(day, _name(row), tokens, _flag(row.get("batch")), _count(row["num_model_requests"]))
+
+
+def _money_of(row: Row) -> int | None:
+    amount = row.get("amount")
+    if isinstance(amount, Mapping):
+        return _dollars(amount["value"], amount["currency"])
+    if row.get("amount_value") not in (None, ""):
+        return _dollars(row["amount_value"], row.get("amount_currency") or "usd")
+    return None
+
+
+_ITEM = re.compile(r"(?P<model>[\w.:/-]*\d[\w.:/-]*), .*(input|output|cache)", re.IGNORECASE)
+
+
+def _model_of(item: str) -> str:
+    """The model of a line of the bill such as ``gpt-4o-2024-08-06, cached input``; "" for what is paid otherwise."""
+    found = _ITEM.match(item)
+    return found["model"] if found else ""
+
+
+def _anthropic(row: Row) -> Used:
+    day = _day(row.get("starting_at") or row.get("usage_date_utc") or row["date"])
+    batch = {"batch": True, "": None}.get(
+        str(row.get("service_tier") or row.get("usage_type") or "").lower(), False
+    )
+    model = str(row.get("model") or row.get("model_version") or "")
+    if row.get("amount") is not None:  # the API's amounts are in cents
+        nanos = _dollars(Decimal(row["amount"]) * CENT, row.get("currency", "USD"))
+        return _bill_line(day, model, nanos, batch, row.get("cost_type"), row.get("description"))
+    if row.get("cost_usd") not in (None, ""):
+        kind = row.get("cost_type") or ("tokens" if row.get("token_type") else "")
+        return _bill_line(day, model, _dollars(row["cost_usd"], "USD"), batch, kind, row.get("token_type"))
+    made = row.get("cache_creation") or {}
+    fresh = (
+        row["uncached_input_tokens"] if "uncached_input_tokens" in row else row["usage_input_tokens_no_cache"]
+    )
+    tokens = {
+        INPUT: _count(fresh),
+        CACHED: _count(_either(row, "cache_read_input_tokens", "usage_input_tokens_cache_read")),
+        WRITE: _count(made.get("ephemeral_5m_input_tokens", row.get("usage_input_tokens_cache_write_5m"))),
+        LONG: _count(made.get("ephemeral_1h_input_tokens", row.get("usage_input_tokens_cache_write_1h"))),
+        OUTPUT: _count(_either(row, "output_tokens", "usage_output_tokens")),
+    }
+    return Used(day, model, tokens, batch)
+
+
+def _bill_line(day: str, model: str, nanos: int, batch: bool | None, kind: Any, said: Any) -> Used:
+    paid_by_token = kind in (None, "", "tokens") and bool(model)
+    return Used(day, model if paid_by_token else "", None, batch, None, nanos, str(said or kind or ""))
+
+
+def _generic(row: Row) -> Used:
+    unknown = sorted(str(name) for name in set(row) - set(GENERIC))
+    if unknown:
+        raise ValueError(f"column {unknown[0]!r} is none of {', '.join(GENERIC)}")
+    columns = (
+        "input_tokens",
+        "cached_input_tokens",
+        "cache_write_tokens",
+        "cache_write_1h_tokens",
+        "output_tokens",
+    )
+    told = {place: row[name] for place, name in enumerate(columns) if row.get(name) not in (None, "")}
+    cost = row.get("cost_usd")
+    requests = row.get("requests")
+    model = str(row.get("model") or "")
+    return Used(
+        _day(row["date"]),
+        model,
+        {place: _count(count) for place, count in told.items()} if told else None,
+        _flag(row.get("batch")),
+        None if requests in (None, "") else _count(requests),
+        None if cost in (None, "") else _dollars(cost, "USD"),
+    )
+
+
+#: The one line that a provider's own file takes.
+READERS: dict[str, Callable[[Row], Used]] = {"openai": _openai, "anthropic": _anthropic}
+
+
+def _either(row: Row, name: str, other: str) -> Any:
+    return row[name] if name in row else row[other]
+
+
+def _name(row: Row) -> str:
+    if not row.get("model"):
+        raise ValueError("no model; export the usage grouped by model")
+    return str(row["model"])
+
+
+def _day(said: Any) -> str:
+    """The UTC day of a time in seconds since the epoch, of an ISO time, or of a day."""
+    if isinstance(said, int) or str(said).isdigit():
+        return datetime.fromtimestamp(int(said), tz=UTC).date().isoformat()
+    if len(str(said)) == len("2026-01-31"):
+        return date.fromisoformat(str(said)).isoformat()
+    at = datetime.fromisoformat(str(said))
+    return (at if at.tzinfo else at.replace(tzinfo=UTC)).astimezone(UTC).date().isoformat()
+
+
+def _count(said: Any) -> int:
+    if said in (None, ""):
+        return 0
+    count = Decimal(str(said))
+    if count < 0 or count != int(count):
+        raise ValueError(f"{said!r} is no number of tokens or calls")
+    return int(count)
+
+
+def _flag(said: Any) -> bool | None:
+    return None if said in (None, "") else str(said).lower() in ("true", "1", "yes", "batch")
+
+
+def _dollars(said: Any, currency: Any) -> int:
+    if str(currency).upper() != "USD":
+        raise ValueError(f"is in {currency}, and the ledger in USD")
+    return nano(Decimal(str(said)))
