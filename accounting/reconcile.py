@@ -9,7 +9,7 @@ ledger's calls of the model paid on average (all alike, where there are no tiers
     unpriced            our calls that were booked without a price, at the price that is known by now
     not in the ledger   models that only they have
     not billed          models that only we have
-    beside tokens       what is paid for something else (searches, seats), less what is configured to be paid by the month
+    beside tokens       what is paid for something else (searches, seats), less what ``prices.monthly`` says of it
     rounding            the rest: each call is rounded to a nano-dollar, a bill is to less
 
 A file without money is billed at our own prices, so its price never differs; one without tokens tells amounts alone,
@@ -121,13 +121,17 @@ def reconcile(
     """``lanes`` are those whose calls the provider bills, beside those that its address or price tell. Raises
     LedgerError for files that cannot be read."""
     first, last = min(one.day for one in lines), max(one.day for one in lines)
-    told = {place for one in lines if one.tokens is not None for place in one.tokens} or set(_COLUMNS)
+    told = {place for one in lines if one.tokens is not None for place in (INPUT, *one.tokens)}
     by_batch = all(one.batch is not None for one in lines if one.model)
     theirs = _theirs(lines, provider, by_batch=by_batch)
-    ours, prices = _ours(store, settings, provider, (first, last), frozenset(lanes), told, by_batch=by_batch)
+    ours, prices = _ours(
+        store, settings, provider, (first, last), frozenset(lanes), told or set(_COLUMNS), by_batch=by_batch
+    )
     no_money = all(one.nano is None for one in theirs.values())
     compared = [
-        compare(key, theirs.get(key), ours.get(key), prices.get(key.model), told)
+        compare(
+            key, theirs.get(key), ours.get(key), prices.get(key.model) or _listed(key, provider, last), told
+        )
         for key in sorted({*theirs, *ours} - {_NO_MODEL}, key=lambda key: (key.model, key.batch or False))
     ]
     flat = sum(flat_nano(settings.prices.monthly, day).get(provider, 0) for day in _days(first, last))
@@ -164,6 +168,11 @@ def known_as(model: str, provider: str) -> str:
     return key.partition("/")[2] if key else model.lower()
 
 
+def _listed(key: Key, provider: str, day: str) -> TokenPrice | None:
+    price = book().price(f"{provider}/{key.model}", day)
+    return price.batch or price if price and key.batch else price
+
+
 def _days(first: str, last: str, back: int = 0) -> Iterator[str]:
     day, end = date.fromisoformat(first) - timedelta(days=back), date.fromisoformat(last)
     while day <= end:
@@ -192,6 +201,9 @@ def _ours(
         for calls in in_days(store, [day]):
             mine = np.array([_is_theirs(kind, provider, sold) for kind in calls.kinds], dtype=bool)
             chosen = mine[calls.code] & (calls.ended_us >= begin_us) & (calls.ended_us < end_us)
+            chosen &= ~calls.settled | (
+                sum(calls.tokens.values()) > 0
+            )  # a provider counts no call that it turned away
             places = [finds.of(kind) for kind in calls.kinds]
             rows, at = held(calls, places)
             for code, row, batch, settled, priced, sums in _grouped(calls, at, chosen):

@@ -3,7 +3,7 @@
 | provider | files |
 | --- | --- |
 | openai | pages of ``/v1/organization/usage/completions`` and ``/v1/organization/costs``, and their CSV exports |
-| anthropic | pages of ``/v1/organizations/usage_report/messages`` and ``…/cost_report``, and the console's CSV exports |
+| anthropic | pages of ``/v1/organizations/usage_report/messages`` and ``…/cost_report``, the console's CSV exports |
 | any other | CSV with ``date, model`` and some of the columns in ``GENERIC`` |
 
 A page is one JSON document, several are a list of them or one on each line. Days are UTC days.
@@ -81,7 +81,8 @@ def _pages(text: str) -> Iterator[Row]:
 def _openai(row: Row) -> Used:
     day = _day(row.get("start_time_iso") or row.get("start_time") or row["date"])
     if (amount := _money_of(row)) is not None:
-        item = str(row.get("line_item") or "")
+        if not (item := str(row.get("line_item") or "")):
+            raise ValueError("no line_item; export the costs grouped by it")
         model = _model_of(item)
         return Used(day, model, nano=amount, what=item, batch=None)
     asked, cached = _count(row["input_tokens"]), _count(row.get("input_cached_tokens"))

@@ -93,7 +93,7 @@ def reprice_(date: str | None, since: str | None, at: datetime | None, as_json: 
     if date and since:
         raise click.UsageError("give --date or --since, not both")
     settings = load()
-    files = ledger.open_store(settings.fleet.ledger)
+    files = ledger.open_store(settings)
     days = _days(ledger.days(files, ledger.ATTEMPTS), date, since)
     made = reprice(files, days, settings.lanes, None if at is None else at.date().isoformat())
     if as_json:

@@ -38,7 +38,7 @@ def reconcile(usage_file: tuple[Path, ...], provider: str, lanes: tuple[str, ...
             f"no lane {unknown[0]!r}; there are {', '.join(settings.lanes)}", param_hint="--lane"
         )
     lines = [line for path in usage_file for line in _lines(path, provider)]
-    made = pure.reconcile(ledger.open_store(settings.fleet.ledger), settings, provider, lines, lanes)
+    made = pure.reconcile(ledger.open_store(settings), settings, provider, lines, lanes)
     if as_json:
         emit(to_dict(made))
     else:

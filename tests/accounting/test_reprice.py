@@ -2,68 +2,20 @@
 
 from __future__ import annotations
 
-from itertools import count
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from accounting import ledger, schema
 from accounting.ledger import LocalStore
 from accounting.reprice import CLASSES, Finder, Kind, again, columns_of, priced, reprice
-from accounting.rows import AttemptRow, Tokens
 from broker.call import Usage
 from broker.pricebook import parse
-from broker.prices import TokenPrice, cost_nano, row_of
+from broker.prices import TokenPrice, cost_nano
 from broker.settings import Lane
-from broker.tariff import price_of
-
-DAY = "2026-11-24"
-NOON_US = ledger.midnight_us(DAY) + 12 * 3_600_000_000
-LANES = {
-    "mid": Lane(engine="openai", model="gpt-4o-mini"),
-    "cheap": Lane.model_validate(
-        {"engine": "openai", "model": "m", "price": {"input_mtok": "1", "output_mtok": "3"}}
-    ),
-    "hourly": Lane.model_validate(
-        {"engine": "openai", "model": "deepseek-flash", "base_url": "https://api.deepseek.com"}
-    ),
-    "new": Lane(engine="openai", model="gpt-4o"),
-}
-_numbers = count()
-
-
-def row(lane: str, usage: Usage, **said: Any) -> AttemptRow:
-    """A settled call of the lane, booked as a worker books it."""
-    batch, ended_us = said.pop("batch", False), said.pop("ended_us", NOON_US)
-    price = price_of(lane, LANES[lane], DAY) if lane in LANES else None
-    held = row_of(price, usage, batch=batch, at_us=ended_us) if isinstance(price, TokenPrice) else None
-    made = AttemptRow(
-        f"a{next(_numbers)}", None, "t", 0, lane, "openai", LANES[lane].model if lane in LANES else "", None, "task",
-        ended_us - 90_000, ended_us, ended_us, 0.0, 90.0, None,
-        Tokens(
-            usage.input_tokens, usage.cached_input_tokens, usage.cache_write_tokens + usage.cache_write_1h_tokens,
-            usage.output_tokens, usage.reasoning_tokens,
-        ),
-        cost_nano(held, usage, busy_ms=0), None, held.ref if held else None, batch, None, None, None, True,
-        usage.cache_write_1h_tokens,
-    )  # fmt: skip
-    return made._replace(**said)
-
-
-def batch_of(rows: list[AttemptRow]) -> Any:
-    table = schema.table(schema.ATTEMPTS, [one.columns for one in rows])
-    columns = [column.combine_chunks() for column in table.columns]
-    return pa.RecordBatch.from_arrays(columns, schema=table.schema)
-
-
-def written(store: LocalStore, rows: list[AttemptRow]) -> None:
-    data = schema.encode(schema.table(schema.ATTEMPTS, [one.columns for one in rows]))
-    store.put(f"{ledger.partition(ledger.ATTEMPTS, DAY)}/attempts.parquet", data)
-
+from tests.accounting.calls import DAY, LANES, NOON_US, batch_of, row, written
 
 pico = st.integers(0, 200_000_000)
 figures = st.tuples(pico, pico, pico, pico, pico).map(lambda one: ",".join(map(str, one)))

@@ -1,0 +1,215 @@
+"""The difference between a provider's file and the ledger, by cause, to the nano-dollar."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from accounting.flat import flat_nano
+from accounting.ledger import LocalStore
+from accounting.reconcile import Key, Ours, Reconciled, Theirs, compare, reconcile
+from accounting.rows import AttemptRow
+from accounting.usage_files import CACHED, INPUT, OUTPUT, WRITE, Used
+from broker.call import Usage
+from broker.pricebook import parse
+from broker.settings import FlatCost, Settings
+from broker.settings import parse as settings_of
+from tests.accounting.calls import DAY, NOON_US, row, written
+
+SETTINGS = settings_of(
+    """
+    [lanes.mid]
+    engine = "openai"
+    model = "gpt-4o-mini"
+    [lanes.new]
+    engine = "openai"
+    model = "gpt-4o"
+    [lanes.gateway]
+    engine = "openai"
+    model = "m"
+    base_url = "https://gateway.acme.example/v1"
+    price = { input_mtok = "1", output_mtok = "3" }
+    [types.general]
+    chain = ["mid"]
+    [[prices.monthly]]
+    name = "watcher"
+    usd_per_month = "300"
+    """
+)
+MTOK = 1_000_000
+NEXT_DAY_US = NOON_US + 13 * 3_600_000_000
+
+
+def reconciled(
+    store: LocalStore,
+    rows: list[AttemptRow],
+    lines: list[Used],
+    provider: str = "openai",
+    settings: Settings = SETTINGS,
+) -> Reconciled:
+    written(store, rows)
+    made = reconcile(store, settings, provider, lines, ["gateway"] if provider == "acme" else [])
+    for one in made.models:
+        assert sum(one.causes.values()) == one.billed_nano - one.booked_nano
+    return made
+
+
+def used(model: str, fresh: int, out: int, requests: int | None, usd: str | None = None) -> Used:
+    nanos = None if usd is None else int(Decimal(usd) * 10**9)
+    return Used(DAY, model, {INPUT: fresh, CACHED: 0, OUTPUT: out}, False, requests, nanos)
+
+
+def test_the_same_calls_at_the_same_prices_leave_nothing(store: LocalStore) -> None:
+    rows = [row("mid", Usage(MTOK, output_tokens=MTOK)), row("mid", Usage(MTOK))]
+    made = reconciled(store, rows, [used("gpt-4o-mini-2024-07-18", 2 * MTOK, MTOK, 2)])
+    [one] = made.models
+    assert (one.model, one.requests, one.calls, one.booked_nano) == ("gpt-4o-mini", 2, 2, 900_000_000)
+    assert (made.causes, made.priced_by_us) == ({}, True)
+
+
+@pytest.mark.parametrize(
+    ("rows", "lines", "causes"),
+    [
+        (
+            [row("mid", Usage(MTOK))],
+            [used("gpt-4o-mini", 3 * MTOK, 0, 3)],
+            {"calls": 300_000_000},
+        ),
+        (
+            [row("mid", Usage(MTOK))],
+            [used("gpt-4o-mini", MTOK, MTOK, 1)],
+            {"tokens": 600_000_000},
+        ),
+        (
+            [row("mid", Usage(MTOK))],
+            [used("gpt-4o-mini", MTOK, 0, 1, "0.16")],
+            {"price": 10_000_000},
+        ),
+        (
+            [row("mid", Usage(MTOK)), row("mid", Usage(), settled=False, cost_nano=7_000)],
+            [used("gpt-4o-mini", MTOK, 0, None)],
+            {"unsettled": -7_000},
+        ),
+        (
+            [row("new", Usage(MTOK), cost_nano=None, price_ref=None)],
+            [used("gpt-4o", MTOK, 0, 1)],
+            {"unpriced": 2_500_000_000},
+        ),
+        (
+            [row("mid", Usage(MTOK))],
+            [used("gpt-4o-mini", MTOK, 0, 1), used("gpt-4o", MTOK, 0, 9)],
+            {"not in the ledger": 2_500_000_000},
+        ),
+        (
+            [row("mid", Usage(MTOK)), row("new", Usage(MTOK))],
+            [used("gpt-4o-mini", MTOK, 0, 1)],
+            {"not billed": -2_500_000_000},
+        ),
+        (
+            [row("mid", Usage(MTOK))],
+            [used("gpt-4o-mini", MTOK, 0, 1, "0.15"), Used(DAY, "", nano=5, what="seats")],
+            {"beside tokens": 5},
+        ),
+        (
+            [row("mid", Usage(3)), row("mid", Usage(3))],  # 450 pico-dollars a token and call: 0.45 nano, booked as 0
+            [used("gpt-4o-mini", 6, 0, 2, "0.000000001")],
+            {"rounding": 1},
+        ),
+        (
+            [row("mid", Usage(MTOK)), row("mid", Usage(), cost_nano=0, failure="rate_limited")],
+            [used("gpt-4o-mini", MTOK, 0, 1)],
+            {},  # a call that was turned away is none of the provider's
+        ),
+        (
+            [row("mid", Usage(MTOK)), row("mid", Usage(MTOK), ended_us=NEXT_DAY_US)],
+            [used("gpt-4o-mini", MTOK, 0, 1)],
+            {},  # the other one ended on the next day
+        ),
+        (
+            [row("mid", Usage(MTOK)), row("mid", Usage(MTOK), batch=True)],
+            [used("gpt-4o-mini", MTOK, 0, 1), Used(DAY, "gpt-4o-mini", {INPUT: MTOK, OUTPUT: 0}, True, 1)],
+            {},
+        ),
+        (
+            [row("mid", Usage(MTOK)), row("mid", Usage(MTOK))],
+            [Used(DAY, "gpt-4o-mini", nano=310_000_000)],
+            {"price": 10_000_000},
+        ),
+    ],
+)  # fmt: skip
+def test_each_cause_has_its_part_of_the_difference(
+    store: LocalStore, rows: list[AttemptRow], lines: list[Used], causes: dict[str, int]
+) -> None:
+    made = reconciled(store, rows, lines)
+    rounded = dict(made.causes)
+    if "rounding" in causes:
+        assert sum(rounded.values()) == 1
+    else:
+        assert rounded == causes
+
+
+def test_classes_that_the_file_does_not_tell_apart_are_compared_together(store: LocalStore) -> None:
+    line = Used(DAY, "m", {INPUT: 100, OUTPUT: 10}, None, 1, 130_000)
+    ours = row("gateway", Usage(30, 40, 30, 4, 6), cost_nano=130_000, price_ref="lane:gateway@1970-01-01=1000000,1000000,1000000,1000000,3000000", model="m")  # fmt: skip
+    made = reconciled(store, [ours], [line], "acme")
+    assert made.causes == {}
+    assert [(one.model, one.batch, one.calls) for one in made.models] == [("m", None, 1)]
+
+
+def test_what_is_paid_by_the_month_is_booked_beside_tokens(store: LocalStore) -> None:
+    made = reconciled(store, [], [Used(DAY, "", nano=11 * 10**9)], "watcher")
+    assert made.causes == {"beside tokens": 10**9}
+
+
+def test_the_days_of_a_month_sum_to_what_is_paid_for_it() -> None:
+    rows = [
+        FlatCost(name="w", usd_per_month=Decimal(100)),
+        FlatCost.model_validate(
+            {"name": "w", "usd_per_month": "28", "from": "2026-02-10", "until": "2026-02-12"}
+        ),
+    ]
+    days = [flat_nano(rows, f"2026-02-{day:02}").get("w", 0) for day in range(1, 29)]
+    assert sum(days) == 102 * 10**9
+    assert sorted({flat_nano(rows[:1], f"2026-03-{day:02}")["w"] for day in range(1, 32)}) == [
+        3225806451,
+        3225806452,
+    ]
+
+
+count = st.integers(0, 10**9)
+tokens = st.dictionaries(st.sampled_from([INPUT, CACHED, WRITE, OUTPUT]), count)
+money = st.integers(0, 10**15)
+
+
+@given(
+    st.none() | tokens,
+    st.none() | money,
+    st.none() | count,
+    tokens,
+    money,
+    st.integers(0, 3),
+    st.integers(0, 3),
+)
+def test_the_causes_sum_to_the_difference_whatever_both_sides_say(
+    theirs: dict[int, int] | None,
+    billed: int | None,
+    requests: int | None,
+    mine: dict[int, int],
+    booked: int,
+    calls: int,
+    lost: int,
+) -> None:
+    ours = Ours(calls=calls + lost, unsettled=lost, booked_nano=booked, unsettled_nano=lost * 1_234_567)
+    for place, number in mine.items():
+        ours.tokens[place], ours.pico[place] = number, number * 777
+    price = parse("book:a/m@2026-01-01", "1,2,3,4,5")
+    one = compare(
+        Key("m", None), Theirs(theirs, requests, billed), ours, price, [INPUT, CACHED, WRITE, OUTPUT]
+    )
+    assert sum(one.causes.values()) == one.billed_nano - one.booked_nano
+    assert one.booked_nano == booked + ours.unsettled_nano
+    if billed is not None:
+        assert one.billed_nano == billed
