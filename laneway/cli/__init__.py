@@ -51,7 +51,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "laneway.cli.reconcile:reconcile",
         "The ledger against a provider's own usage file: the difference by cause.",
     ),
-    "prices": ("laneway.cli.prices:prices", "The price book: show, reprice."),
+    "prices": ("laneway.cli.prices:prices", "The price book: show, compare, reprice."),
     "econ": ("laneway.cli.econ:econ", "What tasks would cost: the calculators."),
     "doctor": ("laneway.cli.doctor:doctor", "What is installed, reachable or misconfigured on this node."),
 }

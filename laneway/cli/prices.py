@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import asdict
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import click
 
-from accounting import ledger
+from accounting import ledger, second_book
 from accounting.reprice import Priced, Repriced, reprice
 from broker.errors import ConfigError, LedgerError
 from broker.pricebook import NO_PRICE, Book, book, rows_of
@@ -23,7 +25,7 @@ MTOK = ("input_mtok", "cached_input_mtok", "cache_write_mtok", "cache_write_1h_m
 
 @click.group()
 def prices() -> None:
-    """The price book: show, reprice."""
+    """The price book: show, compare, reprice."""
 
 
 @prices.command()
@@ -71,6 +73,44 @@ def _figures(row: TokenPrice) -> Iterable[str | None]:
         row.output_pico,
     )
     return (usd(pico * PICO_PER_MTOK_NANO) for pico in picos)
+
+
+@prices.command()
+@click.argument("other", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option(
+    "--day", type=click.DateTime(formats=["%Y-%m-%d"]), metavar="DAY", help="Prices of this UTC day."
+)
+@json_option
+def compare(other: Path, day: datetime | None, as_json: bool) -> None:
+    """Our book against another one: each figure that differs.
+
+    The other is a snapshot of model-prices or LiteLLM's model_prices_and_context_window.json; it is only read.
+    """
+    at = (day or datetime.now(tz=UTC)).date().isoformat()
+    try:
+        theirs = second_book.read(other.read_text(encoding="utf-8"), at)
+    except ValueError as error:
+        raise click.BadParameter(f"{other}: {error}", param_hint="OTHER") from error
+    held = second_book.compare(book(), theirs, at)
+    differ = [asdict(one) for one in held.differences]
+    if as_json:
+        counts = {
+            "day": at,
+            "both": held.both,
+            "agree": held.agree,
+            "ours_alone": held.ours,
+            "theirs_alone": held.theirs,
+        }
+        emit({**counts, "differences": differ})
+        return
+    say(
+        f"{at}: {held.both} models in both books, {held.agree} agree; dollars per million tokens where they do not"
+    )
+    table(
+        ("model", "price of", "ours", "theirs"),
+        ((one["model"], one["of"], one["ours"], one["theirs"]) for one in differ),
+        right=("ours", "theirs"),
+    )
 
 
 @prices.command("reprice")

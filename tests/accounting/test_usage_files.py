@@ -55,7 +55,8 @@ ANTHROPIC_USAGE = {
                 {
                     "uncached_input_tokens": 1500,
                     "cache_creation": {"ephemeral_1h_input_tokens": 1000, "ephemeral_5m_input_tokens": 500},
-                    "cache_read_input_tokens": 200, "output_tokens": 500, "server_tool_use": {"web_search_requests": 10},
+                    "cache_read_input_tokens": 200, "output_tokens": 500,
+                    "server_tool_use": {"web_search_requests": 10},
                     "api_key_id": None, "workspace_id": None, "model": "claude-sonnet-4-5-20250929",
                     "service_tier": "batch", "context_window": "0-200k",
                 }
