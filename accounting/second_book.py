@@ -42,8 +42,8 @@ class Difference:
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """``both`` counts the models of both books, ``agree`` those without a difference, ``ours`` and ``theirs`` those that
-    only one has."""
+    """``both`` counts the models of both books, ``agree`` those without a difference, ``ours`` and ``theirs`` those
+    that only one has."""
 
     both: int
     agree: int

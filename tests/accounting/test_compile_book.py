@@ -7,7 +7,6 @@ from decimal import Decimal
 
 import pytest
 from genai_prices import Usage as TheirUsage
-from genai_prices import calc_price
 from genai_prices.data import providers
 
 from accounting.compile_book import FOLDER, compiled, merged, source
@@ -17,6 +16,8 @@ from broker.pricebook import NO_PRICE, OVERLAY, TABLE, Book, book, read
 from broker.prices import cost_nano
 
 AS_OF = date(2026, 11, 25)
+USAGE = Usage(7_001, 503, 0, 211)
+THEIR_USAGE = TheirUsage(input_tokens=7_504, cache_read_tokens=503, output_tokens=211)
 NOON = datetime(2026, 11, 24, 12, tzinfo=UTC)
 OVERLAY_TEXT = (FOLDER / OVERLAY).read_text(encoding="utf-8")
 
@@ -70,20 +71,14 @@ def test_an_overlay_that_changes_a_row_is_refused() -> None:
 def test_what_we_take_from_the_source_costs_what_the_source_says() -> None:
     ours, checked, odd = book(), 0, []
     own = {line.split('"')[1] for line in OVERLAY_TEXT.splitlines() if line.startswith('[[price."')}
-    usage = Usage(7_001, 503, 0, 211)
     for provider in providers:
         for model in provider.models:
             key = f"{provider.id}/{model.id}".lower()
             price = ours.price(key, "2026-11-24")
             if price is None or key in own:
                 continue
-            theirs = calc_price(
-                TheirUsage(input_tokens=7_504, cache_read_tokens=503, output_tokens=211),
-                model_ref=model.id, provider_id=provider.id, genai_request_timestamp=NOON,
-            )  # fmt: skip
-            if theirs.model.id != model.id:
-                continue  # another model of theirs takes the name
-            nanos = cost_nano(price, usage, busy_ms=0, at_us=int(NOON.timestamp() * 1e6))
+            theirs = model.calc_price(THEIR_USAGE, provider, genai_request_timestamp=NOON)
+            nanos = cost_nano(price, USAGE, busy_ms=0, at_us=int(NOON.timestamp() * 1e6))
             checked += 1
             if nanos is None or abs(Decimal(nanos).scaleb(-9) - theirs.total_price) > Decimal("0.0000000006"):
                 odd.append((key, nanos, theirs.total_price))

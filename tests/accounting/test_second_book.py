@@ -62,9 +62,14 @@ def test_what_is_no_book_is_told(said: str) -> None:
         read(said, DAY)
 
 
-def test_the_shipped_book_and_the_second_one_agree_on_nine_models_of_ten_that_both_have() -> None:
+def test_the_shipped_book_and_the_second_one_agree_on_what_models_read_and_write_at_openai_and_anthropic() -> (
+    None
+):
     other = read((files("model_prices") / "snapshot.json").read_text(encoding="utf-8"), DAY)
     held = compare(book(), other, DAY)
     assert held.both > 200
-    assert held.agree >= held.both * 0.9
+    assert held.agree >= held.both * 0.85
     assert len({one.model for one in held.differences}) == held.both - held.agree
+    # A model that has no cache is read at the price of input with us and at nothing there.
+    makers = {one.model.partition("/")[0] for one in held.differences if one.of in ("input", "output")}
+    assert makers.isdisjoint({"openai", "anthropic", "x-ai"})
