@@ -19,7 +19,7 @@ from broker.call import Usage
 from broker.money import NANO_PER_USD
 from broker.prices import cost_nano
 from broker.settings import Lane
-from broker.tariff import price_of
+from broker.tariff import book_price, price_of
 from workers.engines import chat, messages
 
 READERS: dict[str, Callable[[Mapping[str, Any]], Usage]] = {
@@ -37,6 +37,17 @@ def total(usage: Mapping[str, Any], protocol: str) -> int:
     return int(usage["input_tokens"] + cached + usage["output_tokens"])
 
 
+#: The golden bills whose model is in the price book.
+KEYS = {
+    "openai": "openai/o4-mini",
+    "anthropic": "anthropic/claude-sonnet-4-5",
+    "deepseek": "deepseek/deepseek-v3",
+    "gemini": "google/gemini-2.5-flash",
+    "xai": "x-ai/grok-4-0709",
+    "together": "together/meta-llama/llama-3.3-70b-instruct-turbo",
+}
+
+
 @pytest.mark.parametrize("path", GOLDEN, ids=lambda path: path.stem)
 def test_a_providers_usage_is_disjoint_and_costs_what_it_bills(path: Path) -> None:
     golden = json.loads(path.read_text(encoding="utf-8"))
@@ -49,6 +60,17 @@ def test_a_providers_usage_is_disjoint_and_costs_what_it_bills(path: Path) -> No
     ours = cost_nano(price_of("golden", lane, "2026-11-25"), usage, busy_ms=0)
     assert ours is not None
     billed = sum(tokens * Decimal(price) / 1_000_000 for _, tokens, price in golden["bill"])
+    assert abs(Decimal(ours) / NANO_PER_USD - billed) <= billed / 1000
+
+
+@pytest.mark.parametrize("name", KEYS)
+def test_the_price_book_comes_to_the_providers_bill(name: str) -> None:
+    golden = json.loads(next(path for path in GOLDEN if path.stem == name).read_text(encoding="utf-8"))
+    usage = READERS[golden["protocol"]](golden["usage"])
+    price = book_price(KEYS[name], "2026-01-31")
+    ours = cost_nano(price, usage, busy_ms=0)
+    assert ours is not None
+    billed = sum(tokens * Decimal(each) / 1_000_000 for _, tokens, each in golden["bill"])
     assert abs(Decimal(ours) / NANO_PER_USD - billed) <= billed / 1000
 
 
