@@ -20,44 +20,21 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from datetime import date, timedelta
+from dataclasses import dataclass
 from fractions import Fraction
-from typing import Any, NamedTuple
 
-import numpy as np
-import pyarrow as pa
-
-from accounting import ledger
+from accounting.booked import COLUMNS, Key, Ours, booked, days_of, figures_of, known_as
 from accounting.flat import flat_nano
 from accounting.ledger import Store
-from accounting.reprice import BY_TIME, Calls, Finder, Kind, held, in_days
-from accounting.usage_files import CACHED, INPUT, LONG, OUTPUT, WRITE, Used
+from accounting.usage_files import INPUT, Used
 from broker.money import PICO_PER_NANO
-from broker.pricebook import book
 from broker.prices import TokenPrice
 from broker.settings import Settings
-from broker.tariff import seller
 
-REACH_DAYS = 7  # how long a task may have been under way before its call
 CAUSES = (
     "calls", "tokens", "price", "unsettled", "unpriced", "not in the ledger", "not billed", "beside tokens", "rounding",
 )  # fmt: skip
-_COLUMNS = {
-    INPUT: ("input_tokens",),
-    CACHED: ("cached_input_tokens",),
-    WRITE: ("cache_write_tokens",),
-    LONG: ("cache_write_1h_tokens",),
-    OUTPUT: ("output_tokens", "reasoning_tokens"),
-}
 BESIDE = "beside tokens"
-
-
-class Key(NamedTuple):
-    """``batch`` None: the file does not tell."""
-
-    model: str
-    batch: bool | None
 
 
 @dataclass(slots=True)
@@ -67,21 +44,6 @@ class Theirs:
     tokens: dict[int, int] | None = None
     requests: int | None = None
     nano: int | None = None
-
-
-@dataclass(slots=True)
-class Ours:
-    """What the ledger says of the same. ``pico`` is what the tokens of each class came to. ``unpriced_pico`` is what
-    calls without a price come to by now, whose tokens are among the others."""
-
-    calls: int = 0
-    tokens: dict[int, int] = field(default_factory=lambda: dict.fromkeys(_COLUMNS, 0))
-    pico: dict[int, int] = field(default_factory=lambda: dict.fromkeys(_COLUMNS, 0))
-    booked_nano: int = 0
-    unsettled: int = 0
-    unsettled_nano: int = 0
-    unpriced: int = 0
-    unpriced_pico: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,8 +86,8 @@ def reconcile(
     told = {place for one in lines if one.tokens is not None for place in (INPUT, *one.tokens)}
     by_batch = all(one.batch is not None for one in lines if one.model)
     theirs = _theirs(lines, provider, by_batch=by_batch)
-    ours, prices = _ours(
-        store, settings, provider, (first, last), frozenset(lanes), told or set(_COLUMNS), by_batch=by_batch
+    ours, prices = booked(
+        store, settings, provider, (first, last), frozenset(lanes), told or set(COLUMNS), by_batch=by_batch
     )
     no_money = all(one.nano is None for one in theirs.values())
     compared = [
@@ -134,7 +96,7 @@ def reconcile(
         )
         for key in sorted({*theirs, *ours} - {_NO_MODEL}, key=lambda key: (key.model, key.batch or False))
     ]
-    flat = sum(flat_nano(settings.prices.monthly, day).get(provider, 0) for day in _days(first, last))
+    flat = sum(flat_nano(settings.prices.monthly, day).get(provider, 0) for day in days_of(first, last))
     beside = theirs.get(_NO_MODEL, Theirs()).nano or 0
     if beside or flat:
         compared.append(Compared("", None, None, 0, 0, 0, beside, flat, {BESIDE: beside - flat}))
@@ -162,120 +124,9 @@ def _theirs(lines: Iterable[Used], provider: str, *, by_batch: bool) -> dict[Key
     return dict(found)
 
 
-def known_as(model: str, provider: str) -> str:
-    """The one name for all names of a model: its key in the book without the provider, else as it is written."""
-    key = book().find(model, provider)
-    return key.partition("/")[2] if key else model.lower()
-
-
 def _listed(key: Key, provider: str, day: str) -> TokenPrice | None:
     price = book().price(f"{provider}/{key.model}", day)
     return price.batch or price if price and key.batch else price
-
-
-def _days(first: str, last: str, back: int = 0) -> Iterator[str]:
-    day, end = date.fromisoformat(first) - timedelta(days=back), date.fromisoformat(last)
-    while day <= end:
-        yield day.isoformat()
-        day += timedelta(days=1)
-
-
-def _ours(
-    store: Store,
-    settings: Settings,
-    provider: str,
-    span: tuple[str, str],
-    lanes: frozenset[str],
-    told: set[int],
-    *,
-    by_batch: bool,
-) -> tuple[dict[Key, Ours], dict[str, TokenPrice]]:
-    """The calls that ended within the days, by model; and a price of each model, for classes that we never used."""
-    begin_us = ledger.midnight_us(span[0])
-    end_us = ledger.midnight_us(span[1]) + ledger.US_PER_DAY
-    sold = lanes | {name for name, lane in settings.lanes.items() if seller(lane.doors()[0]) == provider}
-    found: dict[Key, Ours] = defaultdict(Ours)
-    prices: dict[str, TokenPrice] = {}
-    for day in _days(*span, REACH_DAYS):
-        finds = Finder(settings.lanes, day, None)
-        for calls in in_days(store, [day]):
-            mine = np.array([_is_theirs(kind, provider, sold) for kind in calls.kinds], dtype=bool)
-            chosen = mine[calls.code] & (calls.ended_us >= begin_us) & (calls.ended_us < end_us)
-            chosen &= ~calls.settled | (
-                sum(calls.tokens.values()) > 0
-            )  # a provider counts no call that it turned away
-            places = [finds.of(kind) for kind in calls.kinds]
-            rows, at = held(calls, places)
-            for code, row, batch, settled, priced, sums in _grouped(calls, at, chosen):
-                model = known_as(calls.kinds[code].model, provider)
-                price = rows[row] if places[code] is not None else None
-                if price is not None:
-                    prices.setdefault(model, price)
-                key = Key(model, batch if by_batch else None)
-                _add(found[key], price, sums, told, settled=settled, priced=priced)
-    return dict(found), prices
-
-
-def _is_theirs(kind: Kind, provider: str, sold: frozenset[str]) -> bool:
-    if not kind.lane or kind.ref.startswith(BY_TIME):
-        return False
-    return kind.ref.startswith(f"book:{provider}/") or kind.lane in sold
-
-
-def _grouped(
-    calls: Calls, at: Any, chosen: Any
-) -> Iterator[tuple[int, int, bool, bool, bool, dict[str, int]]]:
-    """The chosen calls that have all in common which their price hangs on, with their sums."""
-    keys = {
-        "code": calls.code,
-        "row": at,
-        "batch": calls.batch,
-        "settled": calls.settled,
-        "priced": calls.priced,
-    }
-    sums = {**calls.tokens, "booked": np.where(calls.priced, calls.booked, 0)}
-    table = pa.table({name: one[chosen] for name, one in (keys | sums).items()})
-    grouped = table.group_by(list(keys), use_threads=False).aggregate(
-        [("code", "count"), *((name, "sum") for name in sums)]
-    )
-    for row in grouped.to_pylist():
-        amounts = {name: row[f"{name}_sum"] for name in sums} | {"calls": row["code_count"]}
-        yield row["code"], row["row"], row["batch"], row["settled"], row["priced"], amounts
-
-
-def _add(
-    one: Ours,
-    price: TokenPrice | None,
-    sums: Mapping[str, int],
-    told: set[int],
-    *,
-    settled: bool,
-    priced: bool,
-) -> None:
-    one.calls += sums["calls"]
-    if not settled:
-        one.unsettled += sums["calls"]
-        one.unsettled_nano += sums["booked"]
-        return
-    one.booked_nano += sums["booked"]
-    one.unpriced += 0 if priced else sums["calls"]
-    figures = _figures(price) if price else dict.fromkeys(_COLUMNS, 0)
-    for place, names in _COLUMNS.items():
-        tokens = sum(sums[name] for name in names)
-        where = place if place in told else INPUT
-        one.tokens[where] += tokens
-        one.pico[where] += tokens * figures[place]
-        one.unpriced_pico += 0 if priced else tokens * figures[place]
-
-
-def _figures(price: TokenPrice) -> dict[int, int]:
-    return {
-        INPUT: price.input_pico,
-        CACHED: price.cached_input_pico,
-        WRITE: price.cache_write_pico,
-        LONG: price.cache_write_1h_pico,
-        OUTPUT: price.output_pico,
-    }
 
 
 def compare(
@@ -283,7 +134,7 @@ def compare(
 ) -> Compared:
     """One model on both sides."""
     ours = ours or Ours()
-    booked = ours.booked_nano + ours.unsettled_nano
+    at_booked = ours.booked_nano + ours.unsettled_nano
     theirs = theirs or Theirs()
     each = _paid_each(ours, price)
     at_ours = None
@@ -295,25 +146,25 @@ def compare(
     if not ours.calls:
         parts = {"not in the ledger": Fraction(billed)}
     elif theirs.tokens is None and theirs.nano is None:
-        parts = {"not billed": Fraction(-booked)}
+        parts = {"not billed": Fraction(-at_booked)}
     else:
         parts = dict(_causes(theirs, ours, Fraction(billed), at_ours))
     causes = {name: round(amount) for name, amount in parts.items()}
-    causes["rounding"] = billed - booked - sum(causes.values())
+    causes["rounding"] = billed - at_booked - sum(causes.values())
     return Compared(
-        *key, theirs.requests, ours.calls, ours.unsettled, ours.unpriced, billed, booked,
+        *key, theirs.requests, ours.calls, ours.unsettled, ours.unpriced, billed, at_booked,
         {name: amount for name, amount in causes.items() if amount},
     )  # fmt: skip
 
 
 def _paid_each(ours: Ours, price: TokenPrice | None) -> dict[int, Fraction]:
     """Pico-dollars of one token of each class: as our calls paid on average, else as the price has it."""
-    listed = _figures(price) if price else dict.fromkeys(_COLUMNS, 0)
+    listed = figures_of(price) if price else dict.fromkeys(COLUMNS, 0)
     return {
         place: Fraction(ours.pico[place], ours.tokens[place])
         if ours.tokens[place]
         else Fraction(listed[place])
-        for place in _COLUMNS
+        for place in COLUMNS
     }
 
 

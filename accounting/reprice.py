@@ -55,9 +55,9 @@ class Kind(NamedTuple):
 class Priced:
     """Some calls of a kind, what they were booked at and what they come to.
 
-    ``kept`` of them stay at what they were booked at: paid by time, which is also what machines of ours do beside calls,
-    or booked at the worst case because nobody knows what they used. ``unpriced`` have no price now, ``unpriced_before`` had none when they were booked; neither counts
-    as money. ``differ`` come to another amount.
+    ``kept`` of them stay at what they were booked at: paid by time, which is also what machines of ours do beside
+    calls, or booked at the worst case because nobody knows what they used. ``unpriced`` have no price now,
+    ``unpriced_before`` had none when they were booked; neither counts as money. ``differ`` come to another amount.
     """
 
     kind: Kind

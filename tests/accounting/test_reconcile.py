@@ -8,9 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from accounting.booked import Key, Ours
 from accounting.flat import flat_nano
 from accounting.ledger import LocalStore
-from accounting.reconcile import Key, Ours, Reconciled, Theirs, compare, reconcile
+from accounting.reconcile import Reconciled, Theirs, compare, reconcile
 from accounting.rows import AttemptRow
 from accounting.usage_files import CACHED, INPUT, OUTPUT, WRITE, Used
 from broker.call import Usage

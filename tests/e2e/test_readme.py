@@ -11,13 +11,15 @@ from pathlib import Path
 import pytest
 
 from broker.settings import parse
+from broker.tariff import price_of
 from tests.e2e.conftest import LiveFleet
 
 pytestmark = pytest.mark.e2e
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 NODES = sorted((ROOT / "docs" / "nodes").glob("*.md"))
-PAGES = [ROOT / "README.md", *NODES]
+PRICES = ROOT / "docs" / "prices.md"
+PAGES = [ROOT / "README.md", PRICES, *NODES]
 
 
 def blocks(language: str) -> list[str]:
@@ -57,6 +59,17 @@ def test_the_configuration_s_example_is_read() -> None:
     settings = parse(lanes)
     assert len(settings.lanes["rented"].doors()) == 2
     assert settings.lanes["midtier"].batches
+
+
+def test_the_prices_page_s_configuration_is_read() -> None:
+    (example,) = re.findall(
+        r"^```toml\n(.*?)^```$", PRICES.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE
+    )
+    settings = parse(f'{example}\n[types.general]\nchain = ["frontier", "night"]\n')
+    assert [price_of(name, lane, "2026-11-25") is None for name, lane in settings.lanes.items()] == [
+        False,
+        False,
+    ]
 
 
 @pytest.mark.parametrize("page", NODES, ids=lambda page: page.stem)

@@ -12,6 +12,7 @@ import pytest
 import redis
 
 from broker.hands import Hands
+from broker.settings import Lane as LaneSettings
 from broker.settings import Settings, parse
 from broker.store import Store
 from broker.task import DISPATCH, Task
@@ -228,3 +229,14 @@ def test_the_cheaper_endpoint_takes_more_of_the_calls(made: Made, provider: Prov
         for one in node.store.record(f"acme/t{n}").progress.attempts
     }
     assert set(costs.values()) <= {7_000, 63_000}
+
+
+def test_a_lane_without_a_price_is_told_of_once_a_day(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    endpoints = Endpoints.build("x", LaneSettings(engine="openai", model="nobody-knows-it"), tmp_path)
+    for day in ("2026-11-24", "2026-11-24", "2026-11-25"):
+        assert endpoints.price(endpoints.first, day) is None
+    told = [record.getMessage() for record in caplog.records]
+    assert len(told) == 2
+    assert "'nobody-knows-it': its calls are booked as unpriced; set lanes.x.price" in told[0]
