@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from accounting import ledger
 from accounting.ledger import Store
-from accounting.reprice import BY_TIME, Calls, Finder, Kind, held
+from accounting.reprice import BY_TIME, Calls, Finder, Kind, held, in_days
 from accounting.usage_files import CACHED, INPUT, LONG, OUTPUT, WRITE
 from broker.pricebook import book
 from broker.prices import TokenPrice

@@ -28,6 +28,7 @@ from accounting.flat import flat_nano
 from accounting.ledger import Store
 from accounting.usage_files import INPUT, Used
 from broker.money import PICO_PER_NANO
+from broker.pricebook import book
 from broker.prices import TokenPrice
 from broker.settings import Settings
 

@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 NODES = sorted((ROOT / "docs" / "nodes").glob("*.md"))
 PRICES = ROOT / "docs" / "prices.md"
-PAGES = [ROOT / "README.md", PRICES, *NODES]
+PAGES = [ROOT / "README.md", *NODES]
 
 
 def blocks(language: str) -> list[str]:
@@ -70,6 +70,21 @@ def test_the_prices_page_s_configuration_is_read() -> None:
         False,
         False,
     ]
+
+
+def test_the_prices_page_s_commands_and_options_exist() -> None:
+    words = [
+        one.split()
+        for one in re.findall(r"`laneway ((?:prices|reconcile) [^`]+)`", PRICES.read_text("utf-8"))
+    ]
+    assert {one[1] for one in words if one[0] == "prices"} == {"show", "reprice", "compare"}
+    for one in words:
+        command = one[:2] if one[0] == "prices" else one[:1]
+        shown = subprocess.run(
+            [sys.executable, "-m", "laneway", *command, "--help"],
+            capture_output=True, text=True, timeout=60, check=True,
+        )  # fmt: skip
+        assert [word for word in one if word.startswith("--") and word not in shown.stdout] == []
 
 
 @pytest.mark.parametrize("page", NODES, ids=lambda page: page.stem)
