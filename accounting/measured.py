@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 from accounting import ledger, schema
 from accounting.fold import ANSWERS
 from accounting.ledger import Store
-from accounting.report import read_days
+from accounting.reports.rows import read_days
 from broker.errors import CallCancelled
 from broker.money import NANO_PER_USD
 

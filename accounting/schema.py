@@ -57,13 +57,15 @@ EVENTS = _schema(
     ],
 )
 
-_TOKENS = [
-    ("input_tokens", COUNT),
-    ("cached_input_tokens", COUNT),
-    ("cache_write_tokens", COUNT),
-    ("output_tokens", COUNT),
-    ("reasoning_tokens", COUNT),
-]
+#: A kind of tokens each; no token counts in two of them.
+TOKENS = (
+    "input_tokens",
+    "cached_input_tokens",
+    "cache_write_tokens",
+    "output_tokens",
+    "reasoning_tokens",
+)
+_TOKENS = [(name, COUNT) for name in TOKENS]
 
 #: The parts that sum to ``cost_usd``, in the order of the columns.
 PARTS = (
@@ -184,11 +186,14 @@ def table(schema: Any, rows: Sequence[Sequence[Any]]) -> Any:
 
 
 def _array(kind: Any, values: Sequence[Any]) -> Any:
-    return _money(pa.array(values, pa.int64())) if kind == MONEY else pa.array(values, kind)
+    return money(pa.array(values, pa.int64())) if kind == MONEY else pa.array(values, kind)
 
 
-def _money(nanos: Any) -> Any:
-    """Integers as decimals without a detour over text: 16 bytes each, little-endian, two's complement."""
+def money(nanos: Any) -> Any:
+    """Integers as decimals without a detour over text: 16 bytes each, little-endian, two's complement.
+
+    Raises OverflowError for what does not fit.
+    """
     low = nanos.fill_null(0).to_numpy(zero_copy_only=False)
     if len(low) and not -_MONEY_LIMIT < low.min() <= low.max() < _MONEY_LIMIT:
         raise OverflowError(

@@ -44,7 +44,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "model": ("laneway.cli.model:model", "Models of this node: convert."),
     "rollup": ("laneway.cli.money:rollup", "Write the nightly files of a day again."),
     "report": (
-        "laneway.cli.money:report",
+        "laneway.cli.report:report",
         "Cost per task and per success, latencies, overhead, concentration.",
     ),
     "reconcile": (

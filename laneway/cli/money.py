@@ -1,39 +1,26 @@
-"""`laneway rollup` and `laneway report`: from facts to files, from files to figures."""
+"""`laneway rollup`: from facts to files."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import asdict, replace
-from datetime import UTC, datetime
 from typing import Any
 
 import click
 
 from accounting import ledger
 from accounting.ingest import Ingested, drain_all, held_s
-from accounting.report import BY, build, to_dict
 from accounting.rollup import RolledDay, rollup_dirty
 from accounting.rollup import rollup as roll
 from broker.connect import connect
 from broker.errors import LedgerError, RedisUnavailable
 from broker.settings import Settings, load
 from broker.store import Store, ask
-from laneway.cli.output import console, emit, json_option, price, say, usd
+from laneway.cli.days import date_option, since_option
+from laneway.cli.output import emit, json_option, price, say, usd
 
 QUARANTINE = "quarantine"
 BRIEF_S = 1.0  # that a writer at work may take without a word of ours
-REPORT_WIDTH = 120  # columns where no terminal says how many
-
-
-def _day(_: click.Context, option: click.Parameter, value: datetime | None) -> str | None:
-    return None if value is None else value.date().isoformat()
-
-
-_date = click.DateTime(formats=["%Y-%m-%d"])
-date_option = click.option(
-    "--date", type=_date, callback=_day, metavar="DAY", help="This UTC day, as 2026-01-31."
-)
-since_option = click.option("--since", type=_date, callback=_day, metavar="DAY", help="From this UTC day on.")
 
 
 @click.command()
@@ -126,45 +113,3 @@ def _tell(place: str, drained: Ingested | None, rolled: tuple[RolledDay, ...]) -
             say("  unchanged" if day.events else "  no events of that day")
     if not rolled:
         say("nothing new to roll")
-
-
-@click.command()
-@date_option
-@since_option
-@click.option(
-    "--by",
-    default="type,lane,workspace",
-    show_default=True,
-    metavar="COLUMNS",
-    help=f"Some of {', '.join(BY)}.",
-)
-@json_option
-def report(date: str | None, since: str | None, by: str, as_json: bool) -> None:
-    """Cost per task and per success, latencies, overhead, concentration.
-
-    Of the last day that was rolled, where no other is named. `laneway rollup` brings the files up to date.
-    """
-    if date and since:
-        raise click.UsageError("give --date or --since, not both")
-    columns = [name.strip() for name in by.split(",") if name.strip()]
-    if unknown := [name for name in columns if name not in BY]:
-        raise click.BadParameter(f"no {unknown[0]!r}; there are {', '.join(BY)}", param_hint="--by")
-    files = ledger.open_store(load())
-    first, last = _range(ledger.days(files, ledger.TASKS), date, since)
-    made = build(files, since=first, until=last, by=columns)
-    if as_json:
-        emit(to_dict(made))
-    else:
-        from accounting import present  # it loads rich, which --json does without
-
-        present.render(made, console(REPORT_WIDTH))
-
-
-def _range(days: tuple[str, ...], date: str | None, since: str | None) -> tuple[str, str]:
-    """The first and the last day of the report. Raises LedgerError where there is none."""
-    wanted = [day for day in days if (date is None or day == date) and (since is None or day >= since)]
-    if not wanted:
-        named = f" of {date}" if date else f" since {since}" if since else ""
-        today = date or since or datetime.now(tz=UTC).date().isoformat()
-        raise LedgerError(f"the ledger has no nightly files{named}", mend=f"laneway rollup --date {today}")
-    return (since or wanted[-1], wanted[-1])

@@ -106,12 +106,36 @@ def test_rollup_drains_the_stream_and_report_adds_up(laneway: Any) -> None:
     assert laneway.json("report", "--date", day["date"])["totals"] == made["totals"]
     assert laneway.json("report", "--since", "2020-01-01")["totals"] == made["totals"]
     assert "acme" in laneway.process("report").stdout
+    _ask_for_more(laneway, day["date"], made["totals"]["cost_usd"])
     assert laneway.run("rollup").stdout.endswith("nothing new to roll\n")
     assert "unchanged" in laneway.run("rollup", "--date", day["date"]).stdout
     assert "no events of that day" in laneway.run("rollup", "--date", "2020-01-01").stdout
     alone = laneway.run("rollup", "--since", day["date"], "--json", LANEWAY_REDIS_URL="redis://127.0.0.1:1/0")
     assert json.loads(alone.stdout)["days"][0]["tasks"] == 5
     assert "rolled as it is" in alone.stderr
+
+
+def _ask_for_more(laneway: Any, day: str, cost_usd: str) -> None:
+    """What else a report can be asked for, of the five tasks of the workspace acme."""
+    until = laneway.json("report", "--since", "2020-01-01", "--until", day, "--only", "workspace=acme")
+    assert (until["totals"]["tasks"], until["where"]) == (5, {"workspace": ["acme"]})
+    assert laneway.json("report", "--only", "workspace=other")["totals"]["tasks"] == 0
+    assert laneway.json("report", "--no-calls")["lanes"] == []
+    against = laneway.json("report", "--against", day)["change"]
+    assert (against["difference_usd"], against["volume_usd"]) == ("0.0", "0.0")
+    sold = laneway.json("report", "--price", "1.00", "--currency", "usd")
+    assert sold["price_usd"] == "1.0"
+    files = laneway.run("report", "--html", "r.html", "--plot", "r.svg", "--csv", "tables")
+    assert "What tasks cost" in files.stdout
+    assert files.stderr.count("written: ") > 10
+    assert cost_usd in (laneway.folder / "tables" / "totals.csv").read_text(encoding="utf-8-sig")
+    assert "<svg" in (laneway.folder / "r.html").read_text(encoding="utf-8")
+    assert "no rates for 'EUR'" in laneway.run("report", "--currency", "EUR", code=1).stderr
+    assert "no picture of kind" in laneway.run("report", "--plot", "r.pdf", code=1).stderr
+    assert "COLUMN=VALUE" in laneway.run("report", "--only", "acme", code=2).stderr
+    assert "not an amount" in laneway.run("report", "--price", "dear", code=2).stderr
+    assert "not both" in laneway.run("report", "--date", day, "--until", day, code=2).stderr
+    assert "no nightly files until" in laneway.run("report", "--until", "2020-01-01", code=1).stderr
 
 
 KILLED_WRITER = """

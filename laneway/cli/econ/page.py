@@ -8,8 +8,8 @@ from decimal import Decimal
 from fractions import Fraction
 from typing import Any
 
-from accounting.present import NOTHING
-from accounting.present import usd as money
+from accounting.reports.wording import NOTHING
+from accounting.reports.wording import usd as money
 from broker.money import round_half_even
 from laneway.cli.econ.answer import Answer
 from laneway.cli.econ.given import nano

@@ -1,0 +1,1 @@
+"""What `accounting.report` is made of: rows read in pieces, sums, exact ranks, and a decision a module."""

@@ -1,0 +1,375 @@
+"""The nouns of a report. Money in integer nano-dollars (or of the report's currency), shares between 0 and 1.
+
+None stands where a figure has no meaning: no success, nothing judged, nobody said.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from broker.money import round_half_even
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Some tasks together. ``judged`` had a verdict of a gate or a person; ``cost_per_success_nano`` is all that the
+    group spent over its successes, so that what failed is paid by what succeeded. ``value_nano`` is what its successes
+    were worth, or what they were sold for."""
+
+    name: str
+    tasks: int
+    judged: int
+    succeeded: int
+    cost_nano: int
+    cost_per_task_nano: int | None
+    cost_per_success_nano: int | None
+    p50_nano: int | None
+    p95_nano: int | None
+    p99_nano: int | None
+    max_nano: int | None
+    overhead_share: float | None
+    spend_share: float | None
+    value_nano: int | None
+
+    @property
+    def success_rate(self) -> float | None:
+        return share(self.succeeded, self.judged)
+
+    @property
+    def margin_nano(self) -> int | None:
+        return None if self.value_nano is None else self.value_nano - self.cost_nano
+
+    @property
+    def margin_share(self) -> float | None:
+        """Of what the successes were worth."""
+        return None if self.margin_nano is None else share(self.margin_nano, self.value_nano or 0)
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One part of the cost; ``share`` is of all spend."""
+
+    name: str
+    nano: int
+    share: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Lane:
+    """The calls of one lane, whatever became of their tasks. Latencies are nearest-rank over calls that answered."""
+
+    name: str
+    attempts: int
+    passed: int
+    not_passed: int
+    failures: int
+    cost_nano: int
+    latency_p50_ms: float | None
+    latency_p95_ms: float | None
+    time_to_first_token_p50_ms: float | None
+    output_tokens_per_s: float | None
+
+    @property
+    def pass_rate(self) -> float | None:
+        return share(self.passed, self.passed + self.not_passed)
+
+
+@dataclass(frozen=True, slots=True)
+class Speed:
+    """How fast a lane answers the calls of a type: nearest-rank percentiles over calls that answered.
+
+    ``output_tokens_per_s`` is all that came out over all the time that the calls took. None: no call says it.
+    """
+
+    task_type: str
+    lane: str
+    calls: int
+    queue_wait_p50_ms: float | None
+    queue_wait_p95_ms: float | None
+    time_to_first_token_p50_ms: float | None
+    time_to_first_token_p95_ms: float | None
+    output_tokens_per_s: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Within:
+    """What is in the spend and is no part of its own. ``machine_nano`` is what our own routing and gates cost.
+    ``climbed_nano`` are first calls on further lanes, which an answer of the first lane would have spared.
+    ``standing_nano`` is what machines cost beyond what calls caused: their wear, and the time that they stood idle."""
+
+    machine_nano: int
+    climbed_nano: int
+    standing_nano: int
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What a model did on a lane. Costs of finding the lane and of checking answers stand where the task ended. Input
+    tokens count cached ones too, output tokens those of reasoning."""
+
+    lane: str
+    model: str
+    calls: int
+    input_tokens: int
+    output_tokens: int
+    cost_nano: int
+    spend_share: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Dearest:
+    """The dearest ``of_tasks`` of all tasks, the cheapest of them, and what part of the spend is theirs."""
+
+    of_tasks: float
+    tasks: int
+    from_nano: int | None
+    cost_nano: int
+    spend_share: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Costly:
+    """A workflow that much of the spend goes into. ``times_usual`` is its cost of a task over that of all tasks."""
+
+    workflow: str
+    tasks: int
+    cost_nano: int
+    spend_share: float | None
+    cost_per_success_nano: int | None
+    times_usual: float | None
+    action: str
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """Tasks of a type that ended on a lane, and what a thousand of them cost."""
+
+    task_type: str
+    lane: str
+    tasks: int
+    cost_per_1k_nano: int
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """What tasks of a type came to that ended on a lane. ``dominated_by`` names another lane that costs no more a
+    success of the type, succeeds no less often, and is better in one of both. Tasks that climbed are the harder ones,
+    so it says which lanes to compare, not which one is better."""
+
+    task_type: str
+    lane: str
+    tasks: int
+    judged: int
+    success_rate: float | None
+    cost_per_success_nano: int | None
+    dominated_by: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Driver:
+    """Why tasks of a type cost what they do: calls a task * cost of a call, which follows its tokens."""
+
+    task_type: str
+    tasks: int
+    calls_per_task: float | None
+    input_tokens_per_call: float | None
+    output_tokens_per_call: float | None
+    cached_share: float | None
+    cost_per_call_nano: int | None
+    cost_per_task_nano: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Period:
+    """A day, a week (named by its Monday) or a month, with volume and unit cost apart. ``days`` are those of it that
+    have tasks."""
+
+    name: str
+    days: int
+    tasks: int
+    calls: int
+    cost_nano: int
+    cost_per_task_nano: int | None
+    cost_per_success_nano: int | None
+    success_rate: float | None
+    calls_per_task: float | None
+    input_tokens_per_call: float | None
+    output_tokens_per_call: float | None
+    cached_share: float | None
+    overhead_share: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Odd:
+    """Something of a day that is far from what it usually is. ``unit`` is ``usd``, ``share`` or ``count``; of ``usd``
+    both figures are nano-dollars."""
+
+    day: str
+    kind: str
+    scope: str
+    value: float
+    usual: float
+    unit: str
+    words: str
+
+
+@dataclass(frozen=True, slots=True)
+class Drift:
+    """A figure that moved over the whole range: medians of its first and of its last days."""
+
+    figure: str
+    scope: str
+    first: float
+    last: float
+    times: float | None
+    unit: str
+
+
+@dataclass(frozen=True, slots=True)
+class Band:
+    """Days with about as much to do. Unit costs that hold are alike in each band; ``p95_nano`` is the worst day's."""
+
+    name: str
+    days: int
+    tasks_per_day: int
+    cost_per_task_nano: int | None
+    cost_per_success_nano: int | None
+    p95_nano: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """The last 30 days to the end of the report: what one success costs."""
+
+    since: str
+    until: str
+    tasks: int
+    succeeded: int
+    cost_nano: int
+    cost_per_success_nano: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Goal:
+    """What 95 of 100 tasks should stay under, and on which days they did not. ``is_nano`` is over the whole range."""
+
+    limit_nano: int
+    is_nano: int | None
+    days: int
+    broken_on: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Side:
+    """One of two ranges that are compared."""
+
+    since: str
+    until: str
+    tasks: int
+    succeeded: int
+    cost_nano: int
+    cost_per_task_nano: int | None
+    cost_per_success_nano: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Moved:
+    """What a group cost before and now. ``volume_nano`` is what more or fewer tasks did to it, ``unit_nano`` what a
+    dearer or cheaper task did; both sum to the difference."""
+
+    name: str
+    before_tasks: int
+    tasks: int
+    before_nano: int
+    cost_nano: int
+    volume_nano: int
+    unit_nano: int
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """Two ranges. Volume (as many more tasks of the same kinds), mix (other kinds of tasks) and unit cost (the same
+    tasks dearer) sum to the difference exactly; a kind is a type that ended on a lane."""
+
+    before: Side
+    now: Side
+    volume_nano: int
+    mix_nano: int
+    unit_nano: int
+    groups: Mapping[str, tuple[Moved, ...]]
+
+    @property
+    def difference_nano(self) -> int:
+        return self.now.cost_nano - self.before.cost_nano
+
+
+@dataclass(frozen=True, slots=True)
+class Open:
+    """What the figures do not settle, said openly."""
+
+    unjudged_tasks: int
+    unjudged_nano: int
+    failed_nano: int
+    cost_per_judged_success_nano: int | None
+    unpriced_calls: int
+    unsettled_calls: int
+    parked_tasks: int
+    parked_nano: int
+    unfinished_tasks: int
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """The tasks submitted from ``since`` to ``until`` (UTC days, both in it), of those that ``where`` names all.
+
+    ``lanes``, ``speeds`` and ``within`` are there where calls were read, ``work`` where the daily sums can tell it,
+    ``change`` where another range was asked for, ``goal`` where one is configured. ``price_nano`` is what a success is
+    sold for.
+    """
+
+    since: str
+    until: str
+    currency: str
+    where: Mapping[str, tuple[str, ...]]
+    totals: Group
+    window: Window
+    goal: Goal | None
+    parts: tuple[Part, ...]
+    statuses: Mapping[str, int]
+    escalated_tasks: int
+    escalations: int
+    attempts: int
+    avoided_nano: int
+    value_nano: int | None
+    price_nano: int | None
+    days: tuple[Group, ...]
+    periods: Mapping[str, tuple[Period, ...]]
+    groups: Mapping[str, tuple[Group, ...]]
+    work: tuple[Work, ...]
+    lanes: tuple[Lane, ...]
+    within: Within | None
+    dearest: tuple[Dearest, ...]
+    costly: tuple[Costly, ...]
+    cells: tuple[Cell, ...]
+    choices: tuple[Choice, ...]
+    drivers: tuple[Driver, ...]
+    speeds: tuple[Speed, ...]
+    odd: tuple[Odd, ...]
+    drifts: tuple[Drift, ...]
+    bands: tuple[Band, ...]
+    change: Change | None
+    open: Open
+
+    @property
+    def overhead_nano(self) -> int:
+        return self.totals.cost_nano - self.parts[0].nano
+
+
+def share(part: int, whole: int) -> float | None:
+    return part / whole if whole else None
+
+
+def ratio(part: int, whole: int) -> int | None:
+    """An amount a piece, rounded half-even."""
+    return round_half_even(part, whole) if whole else None

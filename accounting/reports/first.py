@@ -1,0 +1,298 @@
+"""The first pages of the report as tables: what tasks cost, by whom and where, and how lanes did."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from accounting.reports.figures import Group, Lane, Report, Speed, share
+from accounting.reports.wording import NOTHING, Amounts, Grid, named, percent, precision, real
+
+MOST_ROWS = 20
+MOST_DAYS = 14  # that stand in a row each; more of them are put together to weeks
+_TITLES = {
+    "type": "task type",
+    "lane": "lane that ended the task",
+    "model": "model tried last",
+    "user": "user",
+}
+_PART_TITLES = {
+    "inference": "Inference: the first call of each rung",
+    "retry": "Retries after a failed call",
+    "validation": "Validation: gates and judges",
+    "reprompt": "Re-prompts after a refused answer",
+    "routing": "Routing: finding the lane",
+    "tool": "Tools",
+    "eval": "Evaluation runs",
+    "human": "People",
+    "data": "Data: storage, transfer, retrieval",
+    "orchestration": "Orchestration: queues and state",
+}
+
+
+def grids(report: Report) -> tuple[Grid, ...]:
+    money = Amounts(report.currency)
+    made = [_totals(report, money), _parts(report, money)]
+    if 1 < len(report.days) <= MOST_DAYS:
+        made.append(_groups("day", report.days, report, money))
+    made += [_groups(name, groups, report, money) for name, groups in report.groups.items()]
+    if report.lanes:
+        made += [_lanes(report, money), _speeds(report.speeds)]
+    elif report.work:
+        made.append(_work(report, money))
+    return (*made, _cells(report, money), _dearest(report, money))
+
+
+def _totals(report: Report, money: Amounts) -> Grid:
+    total, window = report.totals, report.window
+    decimals = precision(total.cost_nano)
+    statuses = ", ".join(f"{count:,} {name}" for name, count in report.statuses.items())
+    costs = " · ".join(
+        money.one(nano) for nano in (total.p50_nano, total.p95_nano, total.p99_nano, total.max_nano)
+    )
+    rows = [
+        ("Tasks", f"{total.tasks:,}: {statuses}"),
+        ("Spent", money.one(total.cost_nano, decimals)),
+        ("Spent on tasks that failed their judge", money.one(report.open.failed_nano, decimals)),
+        ("Cost per task", money.one(total.cost_per_task_nano)),
+        ("Cost per successful task", money.one(total.cost_per_success_nano)),
+        (f"The same since {window.since} (30 days)", money.one(window.cost_per_success_nano)),
+        (
+            "Success rate of what ended with a verdict",
+            f"{percent(total.success_rate)} ({total.succeeded:,} of {total.judged:,})",
+        ),
+        ("Cost of a task, p50 · p95 · p99 · max", costs),
+        ("Overhead share of spend", percent(total.overhead_share)),
+        ("Calls", f"{report.attempts:,} ({report.attempts / total.tasks:.2f} a task)"),
+        ("Escalated tasks", f"{report.escalated_tasks:,} ({report.escalations:,} moves to a further lane)"),
+        *_worth(report, money),
+        *_goal(report, money),
+    ]
+    return Grid("", ("", ""), rows)
+
+
+def _worth(report: Report, money: Amounts) -> list[tuple[str, str]]:
+    total = report.totals
+    if total.value_nano is None or total.margin_nano is None:
+        return []
+    what = "Worth of what succeeded, where told" if report.price_nano is None else "Sold for"
+    margin = f"{money.one(total.margin_nano)} ({percent(total.margin_share)})"
+    return [(what, money.one(total.value_nano)), ("Margin over all spend", margin)]
+
+
+def _goal(report: Report, money: Amounts) -> list[tuple[str, str]]:
+    goal = report.goal
+    if goal is None:
+        return []
+    kept = f"{goal.days - len(goal.broken_on)} of {goal.days} days"
+    return [
+        (f"95 of 100 tasks under {money.one(goal.limit_nano)}", f"{money.one(goal.is_nano)}; kept on {kept}")
+    ]
+
+
+def _parts(report: Report, money: Amounts) -> Grid:
+    decimals = precision(report.totals.cost_nano)
+    amounts = money.column([part.nano for part in report.parts], decimals)
+    rows = [
+        (_PART_TITLES[part.name], amount, percent(part.share))
+        for part, amount in zip(report.parts, amounts, strict=True)
+        if part.nano or part.name == "inference"
+    ]
+    spent = report.totals.cost_nano
+    below = [("Total", spent), ("of which overhead (all but inference)", report.overhead_nano)]
+    if report.within is not None:
+        below += [
+            ("of which first calls on further lanes", report.within.climbed_nano),
+            ("of which machines' wear and idle time", report.within.standing_nano),
+        ]
+    return Grid(
+        "Where the money went",
+        ("part", report.currency, "of spend"),
+        rows,
+        [(name, money.one(nano, decimals), percent(share(nano, spent))) for name, nano in below],
+    )
+
+
+def _groups(name: str, groups: Sequence[Group], report: Report, money: Amounts) -> Grid:
+    """With a margin where anything is known to be worth something."""
+    decimals = precision(report.totals.cost_nano)
+    amounts = money.column([group.cost_nano for group in groups], decimals)
+    shown = list(zip(groups, amounts, strict=True))[:MOST_ROWS]
+    rest = []
+    if len(groups) > MOST_ROWS:
+        others = groups[MOST_ROWS:]
+        spent = money.one(sum(group.cost_nano for group in others), decimals)
+        rest = [(f"{len(others)} more", f"{sum(group.tasks for group in others):,}", "", spent)]
+    valued = report.totals.value_nano is not None
+    heads = (
+        "tasks",
+        "success",
+        report.currency,
+        "of spend",
+        "per task",
+        "per success",
+        "p50",
+        "p95",
+        "p99",
+        "max",
+    )
+    return Grid(
+        title=f"By {_TITLES.get(name, name)}",
+        heads=(name, *heads, "overhead", *(("margin",) if valued else ())),
+        rows=[*(_group_row(group, amount, money, valued) for group, amount in shown), *rest],
+        below=[_group_row(report.totals, money.one(report.totals.cost_nano, decimals), money, valued)],
+        yields=(
+            "p99",
+            "p50",
+            "overhead",
+            "max",
+            "of spend",
+            "p95",
+            "success",
+            "per task",
+            *(("margin",) if valued else ()),
+        ),
+    )
+
+
+def _group_row(group: Group, amount: str, money: Amounts, valued: bool) -> tuple[str, ...]:
+    costs = (
+        group.cost_per_task_nano,
+        group.cost_per_success_nano,
+        group.p50_nano,
+        group.p95_nano,
+        group.p99_nano,
+    )
+    return (
+        named(group.name),
+        f"{group.tasks:,}",
+        percent(group.success_rate),
+        amount,
+        percent(group.spend_share),
+        *(money.one(nano) for nano in (*costs, group.max_nano)),
+        percent(group.overhead_share),
+        *((money.one(group.margin_nano),) if valued else ()),
+    )
+
+
+def _lanes(report: Report, money: Amounts) -> Grid:
+    decimals = precision(report.totals.cost_nano)
+    ours = report.within.machine_nano if report.within else 0
+    printed = money.column([*(lane.cost_nano for lane in report.lanes), ours], decimals)
+    rows = [_lane_row(lane, amount) for lane, amount in zip(report.lanes, printed, strict=False)]
+    if ours:
+        rows.append(("our own routing and gates", "", "", "", printed[-1]))
+    calls = sum(lane.attempts for lane in report.lanes)
+    return Grid(
+        title="Calls by lane, whatever became of their tasks",
+        heads=(
+            "lane",
+            "calls",
+            "pass",
+            "failed",
+            report.currency,
+            "p50 ms",
+            "p95 ms",
+            "first token ms",
+            "tokens/s",
+        ),
+        rows=rows,
+        below=[("total", f"{calls:,}", "", "", money.one(report.totals.cost_nano, decimals))],
+        yields=("first token ms", "p95 ms", "tokens/s", "failed"),
+    )
+
+
+def _lane_row(lane: Lane, amount: str) -> tuple[str, ...]:
+    return (
+        named(lane.name),
+        f"{lane.attempts:,}",
+        percent(lane.pass_rate),
+        f"{lane.failures:,}",
+        amount,
+        real(lane.latency_p50_ms),
+        real(lane.latency_p95_ms),
+        real(lane.time_to_first_token_p50_ms),
+        real(lane.output_tokens_per_s),
+    )
+
+
+def _speeds(speeds: Sequence[Speed]) -> Grid:
+    return Grid(
+        title="How fast lanes answer, by type",
+        heads=(
+            "type",
+            "lane",
+            "calls",
+            "wait p50 ms",
+            "wait p95 ms",
+            "first token p50 ms",
+            "p95 ms",
+            "tokens/s",
+        ),
+        rows=[
+            (
+                named(speed.task_type),
+                named(speed.lane),
+                f"{speed.calls:,}",
+                real(speed.queue_wait_p50_ms),
+                real(speed.queue_wait_p95_ms),
+                real(speed.time_to_first_token_p50_ms),
+                real(speed.time_to_first_token_p95_ms),
+                real(speed.output_tokens_per_s),
+            )
+            for speed in speeds
+        ],
+        yields=("p95 ms", "wait p95 ms", "wait p50 ms"),
+    )
+
+
+def _work(report: Report, money: Amounts) -> Grid:
+    decimals = precision(report.totals.cost_nano)
+    amounts = money.column([one.cost_nano for one in report.work], decimals)
+    rows = [
+        (
+            named(one.lane),
+            named(one.model),
+            f"{one.calls:,}",
+            f"{one.input_tokens:,}",
+            f"{one.output_tokens:,}",
+            amount,
+            percent(one.spend_share),
+        )
+        for one, amount in zip(report.work, amounts, strict=True)
+    ]
+    heads = ("lane", "model", "calls", "tokens in", "tokens out", report.currency, "of spend")
+    return Grid(
+        "What lanes and models did",
+        heads,
+        rows[:MOST_ROWS],
+        yields=("tokens out", "tokens in", "calls", "model"),
+    )
+
+
+def _cells(report: Report, money: Amounts) -> Grid:
+    lanes = sorted({cell.lane for cell in report.cells})
+    found = {(cell.task_type, cell.lane): money.one(cell.cost_per_1k_nano) for cell in report.cells}
+    return Grid(
+        title=f"Cost of 1,000 tasks, by type and the lane that ended them, {report.currency}",
+        heads=("type", *map(named, lanes)),
+        rows=[
+            (named(task_type), *(found.get((task_type, lane), NOTHING) for lane in lanes))
+            for task_type in sorted({cell.task_type for cell in report.cells})
+        ],
+    )
+
+
+def _dearest(report: Report, money: Amounts) -> Grid:
+    decimals = precision(report.totals.cost_nano)
+    rows = [
+        (
+            f"{line.of_tasks:.0%} of tasks",
+            f"{line.tasks:,}",
+            money.one(line.from_nano),
+            money.one(line.cost_nano, decimals),
+            percent(line.spend_share),
+        )
+        for line in report.dearest
+    ]
+    heads = ("the dearest", "tasks", "each from", report.currency, "of spend")
+    return Grid("How the spend is spread", heads, rows, yields=("each from",))

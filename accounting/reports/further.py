@@ -1,0 +1,231 @@
+"""The further pages of the report as tables: what to do about the cost, what moved, and what is odd."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from accounting.reports.figures import Change, Moved, Period, Report
+from accounting.reports.first import MOST_DAYS, MOST_ROWS
+from accounting.reports.wording import (
+    NOTHING,
+    Amounts,
+    Grid,
+    counted,
+    hundredths,
+    named,
+    percent,
+    precision,
+    real,
+)
+
+FEWEST_PERIODS = 2
+
+
+def grids(report: Report) -> tuple[Grid, ...]:
+    """Those that have something to say."""
+    made = [
+        _costly(report),
+        _choices(report),
+        _drivers(report),
+        _periods(report),
+        _bands(report),
+        _drifts(report),
+    ]
+    if report.change is not None:
+        made += _change(report, report.change)
+    return tuple(grid for grid in (*made, _odd(report)) if grid.rows)
+
+
+def _costly(report: Report) -> Grid:
+    money = Amounts(report.currency)
+    rows = [
+        (
+            named(one.workflow),
+            f"{one.tasks:,}",
+            percent(one.spend_share),
+            money.one(one.cost_per_success_nano),
+            hundredths(one.times_usual),
+            one.action,
+        )
+        for one in report.costly
+        if one.workflow or len(report.costly) > 1
+    ]
+    heads = ("workflow", "tasks", "of spend", "per success", "times usual", "what would lower it")
+    return Grid(
+        "Where most of the spend goes",
+        heads,
+        rows,
+        yields=("tasks", "per success", "times usual"),
+        words=(5,),
+    )
+
+
+def _choices(report: Report) -> Grid:
+    """Types that ended on several lanes. Those that climbed are the harder ones: a hint, and no verdict."""
+    money = Amounts(report.currency)
+    types = [one.task_type for one in report.choices]
+    rows = [
+        (
+            named(one.task_type),
+            named(one.lane),
+            f"{one.judged:,}",
+            percent(one.success_rate),
+            money.one(one.cost_per_success_nano),
+            f"compare with {named(one.dominated_by)}" if one.dominated_by is not None else "",
+        )
+        for one in report.choices
+        if types.count(one.task_type) > 1
+    ]
+    heads = ("type", "ended on", "judged", "success", "per success", "")
+    return Grid("Quality and cost side by side", heads, rows, yields=("judged", ""))
+
+
+def _drivers(report: Report) -> Grid:
+    money = Amounts(report.currency)
+    rows = [
+        (
+            named(one.task_type),
+            hundredths(one.calls_per_task),
+            real(one.input_tokens_per_call),
+            percent(one.cached_share),
+            real(one.output_tokens_per_call),
+            money.one(one.cost_per_call_nano),
+            money.one(one.cost_per_task_nano),
+        )
+        for one in report.drivers[:MOST_ROWS]
+    ]
+    heads = (
+        "type",
+        "calls a task",
+        "tokens in a call",
+        "of them cached",
+        "tokens out a call",
+        "a call",
+        "a task",
+    )
+    yields = ("of them cached", "a call", "tokens out a call", "tokens in a call")
+    return Grid("Why tasks cost what they do: calls, tokens, price", heads, rows, yields=yields)
+
+
+def _periods(report: Report) -> Grid:
+    """By month where there are many weeks, by week where there are many days, else by day."""
+    week = len(report.periods["week"])
+    name = "day" if len(report.days) <= MOST_DAYS else "week" if week <= MOST_ROWS else "month"
+    money = Amounts(report.currency)
+    periods: Sequence[Period] = report.periods[name]
+    rows = [
+        (
+            one.name,
+            f"{one.days}",
+            f"{one.tasks:,}",
+            money.one(one.cost_nano, precision(report.totals.cost_nano)),
+            money.one(one.cost_per_task_nano),
+            money.one(one.cost_per_success_nano),
+            percent(one.success_rate),
+            hundredths(one.calls_per_task),
+            real(one.input_tokens_per_call),
+        )
+        for one in periods
+    ]
+    heads = (
+        name, "days", "tasks", report.currency, "per task", "per success", "success", "calls a task",
+        "tokens in a call",
+    )  # fmt: skip
+    yields = ("days", "calls a task", "tokens in a call", "success", "per task")
+    shown = rows if len(rows) >= FEWEST_PERIODS else []
+    return Grid("Volume and unit cost apart", heads, shown, yields=yields)
+
+
+def _bands(report: Report) -> Grid:
+    money = Amounts(report.currency)
+    rows = [
+        (
+            one.name,
+            f"{one.days}",
+            f"{one.tasks_per_day:,}",
+            money.one(one.cost_per_task_nano),
+            money.one(one.cost_per_success_nano),
+            money.one(one.p95_nano),
+        )
+        for one in report.bands
+    ]
+    heads = ("", "days", "tasks a day", "per task", "per success", "worst day's p95")
+    return Grid(
+        "Does the unit cost hold when there is more to do?", heads, rows, yields=("days", "worst day's p95")
+    )
+
+
+def _drifts(report: Report) -> Grid:
+    money = Amounts(report.currency)
+    rows = [
+        (
+            named(one.scope),
+            one.figure,
+            _figure(one.first, one.unit, money),
+            _figure(one.last, one.unit, money),
+            f"{hundredths(one.times)} times",
+        )
+        for one in report.drifts
+    ]
+    heads = ("of", "what", "first days", "last days", "")
+    return Grid("What drifted from the first days to the last", heads, rows)
+
+
+def _figure(value: float, unit: str, money: Amounts) -> str:
+    written: dict[str, Callable[[float], str]] = {
+        "usd": lambda nano: money.one(round(nano)),
+        "share": percent,
+    }
+    return written.get(unit, hundredths)(value)
+
+
+def _odd(report: Report) -> Grid:
+    """The newest first."""
+    money = Amounts(report.currency)
+    rows = [
+        (one.day, one.words, _figure(one.value, one.unit, money), _figure(one.usual, one.unit, money))
+        for one in reversed(report.odd)
+    ]
+    heads = ("day", "what is odd", "that day", "usually")
+    return Grid("Odd days", heads, rows[:MOST_ROWS], yields=("usually", "that day"), words=(1,))
+
+
+def _change(report: Report, change: Change) -> list[Grid]:
+    money = Amounts(report.currency)
+    before, now = change.before, change.now
+    rows = [
+        (
+            f"spent {before.since} to {before.until}, {counted(before.tasks, 'task')}",
+            money.one(before.cost_nano),
+        ),
+        ("more or fewer tasks", _signed(change.volume_nano, money)),
+        ("other kinds of tasks", _signed(change.mix_nano, money)),
+        ("the same tasks dearer or cheaper", _signed(change.unit_nano, money)),
+    ]
+    last = (f"spent {now.since} to {now.until}, {counted(now.tasks, 'task')}", money.one(now.cost_nano))
+    made = [Grid("What changed the bill", ("", report.currency), rows, [last])]
+    return made + [_moved(name, moved, report.currency) for name, moved in change.groups.items()]
+
+
+def _moved(name: str, moved: Sequence[Moved], currency: str) -> Grid:
+    money = Amounts(currency)
+    rows = [
+        (
+            named(one.name),
+            money.one(one.before_nano),
+            money.one(one.cost_nano),
+            _signed(one.volume_nano, money),
+            _signed(one.unit_nano, money),
+        )
+        for one in moved[:MOST_ROWS]
+    ]
+    return Grid(
+        f"What changed, by {name}",
+        (name, "before", "now", "by volume", "by unit cost"),
+        rows,
+        yields=("before",),
+    )
+
+
+def _signed(nano: int, money: Amounts) -> str:
+    return NOTHING if not nano else f"{'+' if nano > 0 else '-'}{money.one(abs(nano))}"

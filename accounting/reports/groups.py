@@ -1,0 +1,121 @@
+"""From sums to groups of tasks, and to what stands beside them on the first page."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from math import ceil
+from typing import Any
+
+from accounting.reports.figures import Dearest, Goal, Group, Open, Part, Window, Work, ratio, share
+from accounting.reports.ranks import Answers
+from accounting.reports.sums import PARTS, by, picked, total, totals
+from accounting.reports.tasks import DATE, TOTAL
+
+DEAREST = (0.01, 0.1)
+UNFINISHED = ("queued", "running")
+Sums = Mapping[str, int]
+
+
+def group(name: str, sums: Sums, ranks: Answers, whole_nano: int, price_nano: int | None) -> Group:
+    """``whole_nano`` is all spend, ``price_nano`` what a success is sold for; None takes what people said it was
+    worth."""
+    p50, p95, p99, top = (ranks.percent(name, percent) for percent in (50, 95, 99, 100))
+    said = sums["value"] if sums["valued"] else None
+    cost, succeeded = sums["cost"], sums["succeeded"]
+    return Group(
+        name=name,
+        tasks=sums["tasks"],
+        judged=sums["judged"],
+        succeeded=succeeded,
+        cost_nano=cost,
+        cost_per_task_nano=ratio(cost, sums["tasks"]),
+        cost_per_success_nano=ratio(cost, succeeded),
+        p50_nano=p50,
+        p95_nano=p95,
+        p99_nano=p99,
+        max_nano=top,
+        overhead_share=share(cost - sums["inference"], cost),
+        spend_share=share(cost, whole_nano),
+        value_nano=said if price_nano is None else price_nano * succeeded,
+    )
+
+
+def all_tasks(kinds: Any, ranks: Answers, price_nano: int | None) -> Group:
+    sums = totals(kinds)
+    return group(TOTAL, sums, ranks, sums["cost"], price_nano)
+
+
+def groups(
+    table: Any, key: str, ranks: Answers, whole_nano: int, price_nano: int | None
+) -> tuple[Group, ...]:
+    """One group a value, the dearest first."""
+    found = [group(name, sums, ranks, whole_nano, price_nano) for name, sums in by(table, key)]
+    return tuple(sorted(found, key=lambda one: (-one.cost_nano, one.name)))
+
+
+def days(kinds: Any, ranks: Answers, whole_nano: int, price_nano: int | None) -> tuple[Group, ...]:
+    return tuple(group(day, sums, ranks, whole_nano, price_nano) for day, sums in by(kinds, DATE))
+
+
+def counts(tasks: int) -> tuple[int, ...]:
+    """How many tasks the dearest 1% and 10% are."""
+    return tuple(ceil(tasks * part) for part in DEAREST)
+
+
+def dearest(tasks: int, ranks: Answers, whole_nano: int) -> tuple[Dearest, ...]:
+    found = []
+    for part, count in zip(DEAREST, counts(tasks), strict=True):
+        least, cost = ranks.greatest.get(TOTAL, {}).get(count, (None, 0))
+        found.append(Dearest(part, count, least, cost, share(cost, whole_nano)))
+    return tuple(found)
+
+
+def parts(sums: Any) -> tuple[Part, ...]:
+    """``sums`` come from ``daily`` or from ``tasks``."""
+    whole = total(sums, "cost")
+    return tuple(Part(name, nano, share(nano, whole)) for name in PARTS for nano in (total(sums, name),))
+
+
+def work(sums: Any) -> tuple[Work, ...]:
+    """By lane and model of the calls, the dearest first."""
+    whole = total(sums, "cost")
+    found = []
+    for lane, _ in by(sums, "lane"):
+        for model, one in by(picked(sums, lane=lane), "model"):
+            read = one["input_tokens"] + one["cached_input_tokens"] + one["cache_write_tokens"]
+            written = one["output_tokens"] + one["reasoning_tokens"]
+            cost = one["cost"]
+            found.append(Work(lane, model, one["attempts"], read, written, cost, share(cost, whole)))
+    return tuple(sorted(found, key=lambda one: (-one.cost_nano, one.lane, one.model)))
+
+
+def window(since: str, until: str, sums: Any) -> Window:
+    cost, succeeded = total(sums, "cost"), total(sums, "succeeded")
+    return Window(since, until, total(sums, "tasks"), succeeded, cost, ratio(cost, succeeded))
+
+
+def goal(limit_nano: int | None, all_days: Group, each: Sequence[Group]) -> Goal | None:
+    if limit_nano is None:
+        return None
+    broken = [day.name for day in each if day.p95_nano is not None and day.p95_nano > limit_nano]
+    return Goal(limit_nano, all_days.p95_nano, len(each), tuple(broken))
+
+
+def statuses(kinds: Any) -> dict[str, int]:
+    return {status: sums["tasks"] for status, sums in by(kinds, "status")}
+
+
+def open_(kinds: Any) -> Open:
+    every = totals(kinds)
+    parked = totals(picked(kinds, status="parked"))
+    return Open(
+        unjudged_tasks=every["tasks"] - every["judged"],
+        unjudged_nano=every["cost"] - every["judged_cost"],
+        failed_nano=every["failed_cost"],
+        cost_per_judged_success_nano=ratio(every["judged_cost"], every["succeeded"]),
+        unpriced_calls=every["unpriced_calls"],
+        unsettled_calls=every["unsettled_calls"],
+        parked_tasks=parked["tasks"],
+        parked_nano=parked["cost"],
+        unfinished_tasks=sum(total(picked(kinds, status=one), "tasks") for one in UNFINISHED),
+    )

@@ -1,0 +1,105 @@
+"""Days on which something is far from what it usually is, each named for what it is.
+
+What is usual is the median of the four weeks before, and how far days are from it is the median of their distances: a
+spike that was there before changes neither. Without a week before it, no day is odd.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from statistics import median
+from typing import Any
+
+from accounting.reports.figures import Odd, ratio, share
+from accounting.reports.sums import by, picked
+from accounting.reports.tasks import DATE, WORKFLOW
+from accounting.reports.trends import scopes
+
+Sums = Mapping[str, int]
+BEFORE_DAYS, FEWEST_BEFORE = 28, 7
+#: A median distance of normally distributed days times this is their standard deviation; so many of these are far.
+DEVIATION, FAR = 1.4826, 5
+RISEN = 1.5  # times the usual, at least
+FALLEN = 0.1  # of a share, at least
+NEW_SHARE = 0.05  # of a day's spend, for a workflow that nobody saw before
+RULE, RULE_TASKS, RULE_SILENT = "regex", 20, 0.1
+
+_RISING: Mapping[str, tuple[Callable[[Sums], float | None], str]] = {
+    "calls": (lambda sums: sums["attempts"], "count"),
+    "calls a task": (lambda sums: share(sums["attempts"], sums["tasks"]), "count"),
+    "cost of a task": (lambda sums: ratio(sums["cost"], sums["tasks"]), "usd"),
+    "cost of a success": (lambda sums: ratio(sums["cost"], sums["succeeded"]), "usd"),
+}
+
+
+def odd(kinds: Any, workflows: Any) -> tuple[Odd, ...]:
+    """In the order of days."""
+    if not kinds.num_rows:
+        return ()
+    found = [*_figures(kinds), *_new_workflows(workflows), *_silent_rules(kinds)]
+    return tuple(sorted(found, key=lambda one: (one.day, one.kind, one.scope)))
+
+
+def _figures(kinds: Any) -> Iterator[Odd]:
+    for scope, days in scopes(kinds):
+        for kind, (of, unit) in _RISING.items():
+            for day, value, usual in _with_usual([(day, of(sums)) for day, sums in days], _is_spike):
+                words = f"{kind} of {scope}: {value / usual:.1f} times the usual"
+                yield Odd(day, kind, scope, value, usual, unit, words)
+        rates = [(day, share(sums["succeeded"], sums["judged"])) for day, sums in days]
+        for day, value, usual in _with_usual(rates, _is_slump):
+            words = f"success rate of {scope}: {value:.1%}, usually {usual:.1%}"
+            yield Odd(day, "success rate", scope, value, usual, "share", words)
+
+
+def _with_usual(
+    days: Sequence[tuple[str, float | None]], far: Callable[[float, float, float], bool]
+) -> Iterator[tuple[str, float, float]]:
+    """The days whose value is far from the usual, with both."""
+    known = [(day, value) for day, value in days if value is not None]
+    for place, (day, value) in enumerate(known):
+        before = [one for _, one in known[max(0, place - BEFORE_DAYS) : place]]
+        if len(before) >= FEWEST_BEFORE:
+            usual = median(before)
+            spread = median(abs(one - usual) for one in before) * DEVIATION
+            if usual and far(value, usual, spread):
+                yield day, value, usual
+
+
+def _is_spike(value: float, usual: float, spread: float) -> bool:
+    return value > usual * RISEN and value > usual + FAR * spread
+
+
+def _is_slump(value: float, usual: float, spread: float) -> bool:
+    return value < usual - FALLEN and value < usual - FAR * spread
+
+
+def _new_workflows(workflows: Any) -> Iterator[Odd]:
+    """A workflow on the first day that it was seen, where it is dear at once."""
+    days = [day for day, _ in by(workflows, DATE)]
+    for name, _ in by(workflows, WORKFLOW):
+        of_name = dict(by(picked(workflows, workflow=name), DATE))
+        day = min(of_name)
+        whole = sum(sums["cost"] for one, sums in by(picked(workflows, date=day), DATE))
+        part = share(of_name[day]["cost"], whole)
+        if days.index(day) >= FEWEST_BEFORE and part is not None and part >= NEW_SHARE:
+            words = f"workflow {name or '(none)'} is new and takes {part:.0%} of the day's spend"
+            yield Odd(day, "new workflow", name, part, 0.0, "share", words)
+
+
+def _silent_rules(kinds: Any) -> Iterator[Odd]:
+    """A type that its rule recognised every day, and now hardly any more, although there is as much to do as ever."""
+    everything = {day: sums["tasks"] for day, sums in by(kinds, DATE)}
+    firing = picked(kinds, classified_by=RULE)
+    for task_type, _ in by(firing, "task_type"):
+        fired = {day: sums["tasks"] for day, sums in by(picked(firing, task_type=task_type), DATE)}
+        parts = [(day, share(fired.get(day, 0), tasks)) for day, tasks in everything.items()]
+
+        def silent(value: float, usual: float, _: float) -> bool:
+            return value < usual * RULE_SILENT
+
+        if median(fired.values()) < RULE_TASKS:
+            continue
+        for day, value, usual in _with_usual(parts, silent):
+            words = f"the rule of {task_type} hardly fires: {value:.1%} of tasks, usually {usual:.1%}"
+            yield Odd(day, "silent rule", task_type, value, usual, "share", words)

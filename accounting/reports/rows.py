@@ -1,0 +1,162 @@
+"""Rows of a data set, a piece of some days at a time: only the columns asked for, only the rows that are wanted.
+
+Pieces are a few row groups large and two or so are in hand at once, so that the memory does not grow with the range.
+Text is read as codes of a dictionary, which is what makes grouping fast.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, TypeVar
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from accounting import ledger, schema
+from accounting.ledger import Store
+from broker.errors import LedgerError
+
+GROUPS_A_PIECE = 2  # of 131,072 rows each
+MOST_THREADS = 4
+_SCHEMAS = {ledger.TASKS: schema.TASKS, ledger.DAILY: schema.DAILY}
+Made = TypeVar("Made")
+
+#: Column → the values that a row may have there.
+Where = Mapping[str, frozenset[str]]
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """Some row groups of one file. ``source`` is the open file and ``meta`` its footer, so that whoever reads twice
+    reads the same rows, even where the day is published anew meanwhile. Without a source ``meta`` is a schema."""
+
+    day: str
+    path: str
+    source: Any
+    meta: Any
+    groups: tuple[int, ...]
+
+
+def days_between(store: Store, dataset: str, since: str, until: str) -> tuple[str, ...]:
+    return tuple(day for day in ledger.days(store, dataset) if since <= day <= until)
+
+
+def pieces(store: Store, dataset: str, days: Sequence[str], where: Where) -> tuple[Piece, ...]:
+    """All that may hold wanted rows, at least one without any. Raises LedgerError for a file that cannot be read."""
+    found = tuple(piece for day in days for piece in _of_day(store, dataset, day, where))
+    return found or (Piece("", "", None, _SCHEMAS[dataset], ()),)
+
+
+def each(
+    found: Sequence[Piece],
+    columns: Sequence[str],
+    where: Where,
+    work: Callable[[str, Any], Made],
+    derive: Callable[[str, Any], Any] = lambda _, rows: rows,
+) -> Iterator[Made]:
+    """``work(day, rows)`` over all pieces, some at once. ``derive`` adds columns that ``where`` may name. Raises
+    LedgerError for a file that cannot be read."""
+
+    def one(piece: Piece) -> Made:
+        return work(piece.day, chosen(derive(piece.day, _read(piece, columns)), where))
+
+    with ThreadPoolExecutor(_threads()) as pool:
+        yield from pool.map(one, found)
+
+
+def read_days(store: Store, dataset: str, columns: Any, since: str, until: str, names: Sequence[str]) -> Any:
+    """The data set's rows of these days, all at once, with the day in a column ``date``."""
+    empty = columns.empty_table().select(list(names))
+    tables = [empty.append_column("date", pa.array([], schema.TEXT))]
+    for day in days_between(store, dataset, since, until):
+        folder = ledger.partition(dataset, day)
+        for name in (one for one in store.list(folder) if one.endswith(".parquet")):
+            try:
+                table = ledger.again(partial(_whole, store, f"{folder}/{name}", names))
+            except pa.ArrowInvalid as error:
+                raise damaged(f"{folder}/{name}", day, error) from error
+            dates = pa.repeat(pa.scalar(day, schema.TEXT), table.num_rows)
+            tables.append(table.select(list(names)).append_column("date", dates))
+    return pa.concat_tables(tables).combine_chunks()
+
+
+def _whole(store: Store, path: str, names: Sequence[str]) -> Any:
+    return pq.ParquetFile(store.open(path)).read(columns=list(names))
+
+
+def _threads() -> int:
+    return min(MOST_THREADS, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 2)
+
+
+def _of_day(store: Store, dataset: str, day: str, where: Where) -> Iterator[Piece]:
+    folder = ledger.partition(dataset, day)
+    for name in (one for one in store.list(folder) if one.endswith(".parquet")):
+        path = f"{folder}/{name}"
+        source = store.open(path)
+        try:
+            meta = pq.read_metadata(source)
+        except pa.ArrowInvalid as error:
+            raise damaged(path, day, error) from error
+        groups = [
+            group
+            for group in range(meta.num_row_groups)
+            if not where or _may_hold(meta.row_group(group), where)
+        ]
+        for start in range(0, len(groups), GROUPS_A_PIECE):
+            yield Piece(day, path, source, meta, tuple(groups[start : start + GROUPS_A_PIECE]))
+
+
+def _may_hold(group: Any, where: Where) -> bool:
+    """Whether the group's least and greatest values leave room for a wanted row; files are sorted by workspace."""
+    for place in range(group.num_columns):
+        column = group.column(place)
+        wanted, said = where.get(column.path_in_schema), column.statistics
+        if wanted is None or said is None or not said.has_min_max:
+            continue
+        if not any(said.min <= value <= said.max for value in wanted):
+            return False
+    return True
+
+
+def _read(piece: Piece, columns: Sequence[str]) -> Any:
+    if piece.source is None:
+        return piece.meta.empty_table().select(list(columns))
+    known = piece.meta.schema.to_arrow_schema()
+    texts = [name for name in columns if known.field(name).type == schema.TEXT]
+    try:
+        file = pq.ParquetFile(piece.source, metadata=piece.meta, read_dictionary=texts)
+        table = file.read_row_groups(list(piece.groups), columns=list(columns), use_threads=False)
+    except (pa.ArrowInvalid, OSError) as error:
+        raise damaged(piece.path, piece.day, error) from error
+    return table.unify_dictionaries().combine_chunks()
+
+
+def chosen(table: Any, where: Where) -> Any:
+    """The rows that have one of the wanted values in each column named."""
+    keep = None
+    for name, wanted in where.items():
+        names, codes = coded(table[name])
+        fits = np.array([one in wanted for one in names], dtype=bool)[codes]
+        keep = fits if keep is None else keep & fits
+    return table if keep is None else table.filter(pa.array(keep))
+
+
+def coded(column: Any) -> tuple[list[str], Any]:
+    """The column's values, and for each row the place of its own among them. Null is ""."""
+    column = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+    if not pa.types.is_dictionary(column.type):
+        column = column.dictionary_encode()
+    names = [one or "" for one in column.dictionary.to_pylist()]
+    codes = column.indices
+    if codes.null_count:
+        names, codes = [*names, ""], codes.fill_null(len(names))
+    return names, codes.to_numpy(zero_copy_only=False)
+
+
+def damaged(path: str, day: str, error: Exception) -> LedgerError:
+    return LedgerError(f"{path} is damaged: {error}", mend=f"laneway rollup --date {day} writes it anew")

@@ -1,0 +1,203 @@
+"""Sums over rows: of tasks read one by one, and of the small daily file where that can answer.
+
+Every table here has text columns (what is summed by, ``date`` among them) and integer columns (the sums), money in
+nano-dollars or in billionths of the currency that it is exchanged into.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from accounting import ledger, schema
+from accounting.currency import MICRO, Rates
+from accounting.ledger import Store
+from accounting.reports.rows import Where, each, pieces
+from broker.errors import LedgerError
+
+PENDING_ROWS = 200_000  # of sums that wait to be added up
+#: Columns that ``daily`` is keyed by in the sense in which a task has them: its lane and model are those of the calls.
+DAILY_KEYS = frozenset({"workspace", "pipeline", "task_type"})
+_LARGEST_RATE, _LARGEST_SUM = 2**43, 2**62
+PARTS = tuple(part.removesuffix("_usd") for part in schema.PARTS)
+
+
+class Sums:
+    """Tables of sums with the same keys, added up as they come."""
+
+    def __init__(self, keys: Sequence[str]) -> None:
+        self._keys = list(keys)
+        self._tables: list[Any] = []
+        self._settled = 0
+
+    def add(self, table: Any) -> None:
+        self._tables.append(table)
+        if sum(one.num_rows for one in self._tables) > self._settled * 2 + PENDING_ROWS:
+            self._tables = [self.table()]
+            self._settled = self._tables[0].num_rows
+
+    def table(self) -> Any:
+        """The sums so far, one row for each combination of the keys."""
+        return grouped(pa.concat_tables(self._tables), self._keys)
+
+
+def grouped(rows: Any, keys: Sequence[str], measures: Sequence[str] | None = None) -> Any:
+    """The rows' measures (all columns that are no key) summed by the keys; keys of the result are plain text. A measure
+    that the rows have not got is 0."""
+    names = list(measures) if measures is not None else [one for one in rows.column_names if one not in keys]
+    there = [name for name in names if name in rows.column_names]
+    summed = rows.group_by(list(keys), use_threads=False).aggregate([(name, "sum") for name in there])
+    columns = {name: summed[f"{name}_sum"].combine_chunks() for name in there}
+    nothing = pa.repeat(pa.scalar(0, schema.COUNT), summed.num_rows)
+    return pa.table(
+        {key: text(summed[key]) for key in keys} | {name: columns.get(name, nothing) for name in names}
+    )
+
+
+def text(column: Any) -> Any:
+    """The column as plain text, null as ""."""
+    kind = schema.TEXT if pa.types.is_dictionary(column.type) else column.type
+    plain = column.cast(kind).combine_chunks()
+    return plain.fill_null("") if plain.null_count else plain
+
+
+def dated(table: Any, day: str) -> Any:
+    return table.append_column("date", pa.repeat(pa.scalar(day, schema.TEXT), table.num_rows))
+
+
+def picked(table: Any, **said: str) -> Any:
+    """The rows whose columns say that."""
+    for name, value in said.items():
+        table = table.filter(pc.equal(table[name], value))
+    return table
+
+
+def total(table: Any, name: str) -> int:
+    return pc.sum(table[name]).as_py() or 0
+
+
+def totals(table: Any) -> dict[str, int]:
+    """The sum of each measure."""
+    return {
+        name: total(table, name)
+        for name in table.column_names
+        if table.schema.field(name).type == schema.COUNT
+    }
+
+
+def by(table: Any, key: str) -> Iterator[tuple[str, dict[str, int]]]:
+    """Each value of the key in its order, with the sums of its rows."""
+    measures = [name for name in table.column_names if table.schema.field(name).type == schema.COUNT]
+    for row in grouped(table, [key], measures).sort_by(key).to_pylist():
+        yield row.pop(key), row
+
+
+def nanos(table: Any, name: str, day: str, rates: Rates | None) -> Any:
+    """A money column as integers; null counts as 0. Exchanged amounts are rounded half-even, one by one."""
+    amounts = np.ascontiguousarray(schema.nanos(table[name]))
+    if rates is None or not len(amounts):
+        return amounts
+    micros = rates.micros(day)
+    if micros >= _LARGEST_RATE or int(np.abs(amounts).max()) // MICRO * micros >= _LARGEST_SUM:
+        raise too_large(rates)
+    whole, rest = np.divmod(amounts, MICRO)
+    more, left = np.divmod(rest * micros, MICRO)
+    made = whole * micros + more
+    return made + ((left * 2 > MICRO) | ((left * 2 == MICRO) & (made % 2 == 1)))
+
+
+def too_large(rates: Rates) -> LedgerError:
+    return LedgerError(
+        f"amounts in {rates.currency} do not fit into 64 bits",
+        mend="ask for fewer days, or without --currency",
+    )
+
+
+def spent(table: Any, day: str, rates: Rates | None) -> Any:
+    """What each task cost. Exchanged, it is the sum of its exchanged parts, so that these still sum to it."""
+    if rates is None:
+        return nanos(table, "cost_usd", day, None)
+    return sum(nanos(table, part, day, rates) for part in schema.PARTS)
+
+
+def cost_columns(rates: Rates | None) -> tuple[str, ...]:
+    """What ``spent`` reads."""
+    return ("cost_usd",) if rates is None else schema.PARTS
+
+
+def daily_answers(where: Where) -> bool:
+    """Whether sums over the chosen tasks can be taken from ``daily``."""
+    return DAILY_KEYS.issuperset(where)
+
+
+def from_daily(
+    store: Store, days: Sequence[str], where: Where, keys: Sequence[str], rates: Rates | None = None
+) -> Any:
+    """Sums by day and keys (columns of ``daily``), of cost and its parts, tokens, attempts, tasks, judged, succeeded.
+
+    Exchanged, the sums of a day are rounded, and not each task of it.
+    """
+    columns = dict.fromkeys((*keys, *where, *schema.DAILY.names[schema.DAILY.names.index("tasks") :]))
+
+    def summed(day: str, rows: Any) -> Any:
+        return dated(_grouped_by(rows, keys, _sums(rows, day, rates, _ends(rows))), day)
+
+    found = pieces(store, ledger.DAILY, days, where)
+    return _added(each(found, tuple(columns), where, summed), ("date", *keys))
+
+
+def from_tasks(
+    store: Store, days: Sequence[str], where: Where, keys: Sequence[str], rates: Rates | None = None
+) -> Any:
+    """The same from ``tasks``, with keys of its columns."""
+    columns = dict.fromkeys(
+        (*keys, *where, "succeeded", "attempts", *schema.TOKENS, "cost_usd", *schema.PARTS)
+    )
+
+    def summed(day: str, rows: Any) -> Any:
+        return dated(_grouped_by(rows, keys, _sums(rows, day, rates, verdicts(rows))), day)
+
+    found = pieces(store, ledger.TASKS, days, where)
+    return _added(each(found, tuple(columns), where, summed), ("date", *keys))
+
+
+def _sums(rows: Any, day: str, rates: Rates | None, ends: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        **ends,
+        "attempts": rows["attempts"],
+        **{name: rows[name] for name in schema.TOKENS},
+        "cost": spent(rows, day, rates),
+        **{part: nanos(rows, f"{part}_usd", day, rates) for part in PARTS},
+    }
+
+
+def _ends(rows: Any) -> dict[str, Any]:
+    return {"tasks": rows["tasks"], "judged": rows["judged"], "succeeded": rows["successes"]}
+
+
+def verdicts(rows: Any) -> dict[str, Any]:
+    """The tasks of the rows as numbers: one each, whether it was judged, whether it succeeded."""
+    verdict = rows["succeeded"]
+    return {
+        "tasks": pa.repeat(pa.scalar(1, schema.COUNT), rows.num_rows),
+        "judged": verdict.is_valid().cast(schema.COUNT),
+        "succeeded": verdict.fill_null(False).cast(schema.COUNT),
+    }
+
+
+def _grouped_by(rows: Any, keys: Sequence[str], measures: Mapping[str, Any]) -> Any:
+    if keys:
+        return grouped(pa.table({key: rows[key] for key in keys} | dict(measures)), keys)
+    table = pa.table(dict(measures))
+    return pa.table({name: pa.array([total(table, name)], schema.COUNT) for name in table.column_names})
+
+
+def _added(tables: Iterable[Any], keys: Sequence[str]) -> Any:
+    sums = Sums(keys)
+    for table in tables:
+        sums.add(table)
+    return sums.table()

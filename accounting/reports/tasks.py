@@ -1,0 +1,189 @@
+"""Tasks read twice: once for the sums and for where the percentiles lie, once more for the percentiles themselves."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from accounting import ledger, schema
+from accounting.currency import Rates
+from accounting.ledger import Store
+from accounting.reports.ranks import HELD_KEYS, HISTOGRAM_KEYS, Answers, Ranks, buckets_of, histogram
+from accounting.reports.revisions import MODEL, NEEDS, VERSION, derived
+from accounting.reports.rows import Piece, Where, coded, each, pieces
+from accounting.reports.sums import Sums, cost_columns, dated, grouped, nanos, spent, verdicts
+
+#: What a report can be broken down by and chosen by: its name on the command line → how a row of ``tasks`` says it.
+BY = {
+    "type": "task_type",
+    "lane": "final_lane",
+    "model": MODEL,
+    "version": VERSION,
+    "workspace": "workspace",
+    "workflow": "workflow",
+    "pipeline": "pipeline",
+    "user": "user_id",
+}
+#: What tasks of one kind share; few enough combinations to hold for every day.
+KIND = ("task_type", "final_lane", "status", "classified_by")
+WORKFLOW = "workflow"
+PERCENTS = (50, 95, 99, 100)
+TOTAL, DATE = "total", "date"
+READ = (
+    *KIND, WORKFLOW, "succeeded", "inference_usd", "human_usd", "avoided_usd", "value_usd", "hops", "attempts",
+    "unpriced_calls", "unsettled_calls", *schema.TOKENS,
+)  # fmt: skip
+#: Measures that every breakdown has.
+GROUP = ("tasks", "judged", "succeeded", "cost", "inference", "value", "valued")
+#: Those from which it shows why a workflow is dear.
+REASONS = ("hops", "attempts", "input", "human")
+#: Those of a kind of tasks.
+ALL = (
+    *GROUP, *REASONS, "judged_cost", "failed_cost", "avoided", "escalated", "output", "unpriced_calls",
+    "unsettled_calls", "cached_input_tokens",
+)  # fmt: skip
+_OFTEN_NOTHING = ("human", "avoided", "value", "valued", "unpriced_calls", "unsettled_calls")
+
+
+@dataclass(frozen=True, slots=True)
+class Range:
+    """Which tasks: those of the pieces that have the wanted values. ``by`` are the columns to break down by."""
+
+    store: Store
+    found: tuple[Piece, ...]
+    where: Where
+    by: tuple[str, ...] = ()
+    rates: Rates | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Tallies:
+    """Tables of sums: ``kinds`` by day and all that tells kinds of tasks apart, ``workflows`` by day and workflow, and
+    one that tells each column asked for; ``histograms`` as ``Ranks`` takes them."""
+
+    kinds: Any
+    workflows: Any
+    groups: Mapping[str, Any]
+    histograms: Mapping[str, Any]
+
+
+def choose(
+    store: Store, days: Sequence[str], where: Where, by: Sequence[str] = (), rates: Rates | None = None
+) -> Range:
+    return Range(store, pieces(store, ledger.TASKS, days, where), where, tuple(dict.fromkeys(by)), rates)
+
+
+def tally(chosen: Range, *, ranks: bool = True) -> Tallies:
+    """The first reading. Without ``ranks`` no histograms are made."""
+    sums = {"kinds": Sums((DATE, *KIND)), "workflows": Sums((DATE, WORKFLOW))}
+    sums |= {f"by {column}": Sums((column,)) for column in chosen.by if column not in KIND}
+    counts = {name: Sums(HISTOGRAM_KEYS) for name in ((DATE, *chosen.by) if ranks else ())}
+    columns = (*READ, *cost_columns(chosen.rates))
+    for made in _each(chosen, columns, lambda day, rows: _first(chosen, day, rows, ranks)):
+        for name, table in made.items():
+            (sums | counts)[name].add(table)
+    tables = {name: one.table() for name, one in sums.items()}
+    histograms = {name: one.table() for name, one in counts.items()}
+    return Tallies(
+        tables["kinds"],
+        tables["workflows"],
+        {column: tables.get(f"by {column}", tables["kinds"]) for column in chosen.by},
+        {TOTAL: _together(histograms[DATE])} | histograms if ranks else {},
+    )
+
+
+def rank(chosen: Range, tallies: Tallies, greatest: Sequence[int]) -> Mapping[str, Answers]:
+    """The second reading: the percentiles of each breakdown, ``total`` and ``date`` among them, and of the total the
+    sums of the greatest so many."""
+    ranks = {
+        name: Ranks(table, PERCENTS, greatest if name == TOTAL else ())
+        for name, table in tallies.histograms.items()
+    }
+
+    def held(day: str, rows: Any) -> dict[str, Any]:
+        cost = spent(rows, day, chosen.rates)
+        buckets = buckets_of(cost)
+        return {name: one.held(*_codes(name, day, rows), cost, buckets) for name, one in ranks.items()}
+
+    sums = {name: Sums(HELD_KEYS) for name in ranks}
+    for made in _each(chosen, cost_columns(chosen.rates), held):
+        for name, table in made.items():
+            sums[name].add(table)
+    return {name: one.answers(sums[name].table()) for name, one in ranks.items()}
+
+
+def _together(by_day: Any) -> Any:
+    total = pa.repeat(pa.scalar(TOTAL, schema.TEXT), by_day.num_rows)
+    return grouped(by_day.set_column(0, "key", total), HISTOGRAM_KEYS)
+
+
+def _each(
+    chosen: Range, columns: Sequence[str], work: Callable[[str, Any], dict[str, Any]]
+) -> Iterator[dict[str, Any]]:
+    wanted = dict.fromkeys((*columns, *chosen.by, *chosen.where))
+    needed = dict.fromkeys(column for name in wanted for column in NEEDS.get(name, (name,)))
+    more = derived(chosen.store, tuple(name for name in wanted if name in NEEDS))
+    return each(chosen.found, tuple(needed), chosen.where, work, more)
+
+
+def _first(chosen: Range, day: str, table: Any, ranks: bool) -> dict[str, Any]:
+    """The sums of one piece."""
+    cost = spent(table, day, chosen.rates)
+    measures = _measures(chosen, day, table, cost)
+    rows = pa.table({key: table[key] for key in dict.fromkeys((*KIND, WORKFLOW, *chosen.by))} | measures)
+    made = {
+        "kinds": dated(grouped(rows, KIND, ALL), day),
+        "workflows": dated(grouped(rows, (WORKFLOW,), (*GROUP, *REASONS)), day),
+    }
+    made |= {f"by {column}": grouped(rows, (column,), GROUP) for column in chosen.by if column not in KIND}
+    if ranks:
+        buckets = buckets_of(cost)
+        names = (DATE, *chosen.by)
+        made |= {name: histogram(*_codes(name, day, rows), cost, buckets) for name in names}
+    return made
+
+
+def _measures(chosen: Range, day: str, table: Any, cost: Any) -> dict[str, Any]:
+    """Columns to be summed. Those that are nothing in every row may be missing."""
+
+    def money(name: str) -> Any:
+        return nanos(table, name, day, chosen.rates)
+
+    told = verdicts(table)
+    judged_cost = told["judged"].to_numpy() * cost
+    made = {
+        **told,
+        "cost": cost,
+        "judged_cost": judged_cost,
+        "failed_cost": judged_cost * (1 - told["succeeded"].to_numpy()),
+        "inference": money("inference_usd"),
+        "human": money("human_usd"),
+        "avoided": money("avoided_usd"),
+        "value": told["succeeded"].to_numpy() * money("value_usd"),
+        "valued": table["value_usd"].is_valid().cast(schema.COUNT),
+        "escalated": pc.greater(table["hops"], 0).cast(schema.COUNT),
+        "input": added_up(table, "input_tokens", "cached_input_tokens", "cache_write_tokens"),
+        "output": added_up(table, "output_tokens", "reasoning_tokens"),
+        **{name: table[name] for name in ("hops", "attempts", "unpriced_calls", "unsettled_calls")},
+        "cached_input_tokens": table["cached_input_tokens"],
+    }
+    return {name: values for name, values in made.items() if name not in _OFTEN_NOTHING or np.any(values)}
+
+
+def added_up(table: Any, first: str, *others: str) -> Any:
+    whole = table[first]
+    for name in others:
+        whole = pc.add(whole, table[name])
+    return whole
+
+
+def _codes(name: str, day: str, rows: Any) -> tuple[list[str], Any]:
+    """The names of a dimension's groups, and of which one each row is."""
+    if name in (TOTAL, DATE):
+        return [TOTAL if name == TOTAL else day], np.zeros(rows.num_rows, dtype=np.int32)
+    return coded(rows[name])

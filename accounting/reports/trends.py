@@ -1,0 +1,142 @@
+"""How tasks changed over the days: volume and unit cost apart, what drives them, and what has drifted.
+
+Everything here is made from the sums by day and kind of tasks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import date, timedelta
+from statistics import median
+from typing import Any
+
+import pyarrow as pa
+
+from accounting import schema
+from accounting.reports.figures import Band, Drift, Driver, Group, Period, ratio, share
+from accounting.reports.sums import by, picked
+from accounting.reports.tasks import DATE
+
+Sums = Mapping[str, int]
+DRIFT_DAYS, FEWEST_DAYS = 7, 4
+DRIFTED = 1.2  # times as much, or as little, as at first
+FEWEST_TASKS = 20  # a day, for a type to be looked at
+BANDS = ("quiet days", "usual days", "busy days")
+FEWEST_BANDED = 6
+
+
+def week_of(day: str) -> str:
+    """The Monday of the day's week."""
+    at = date.fromisoformat(day)
+    return (at - timedelta(days=at.weekday())).isoformat()
+
+
+PERIODS: Mapping[str, Callable[[str], str]] = {
+    "day": lambda day: day,
+    "week": week_of,
+    "month": lambda day: day[:7],
+}
+
+
+def periods(kinds: Any) -> dict[str, tuple[Period, ...]]:
+    return {name: tuple(_periods(kinds, of)) for name, of in PERIODS.items()}
+
+
+def _periods(kinds: Any, of: Callable[[str], str]) -> Iterator[Period]:
+    days = kinds[DATE].to_pylist()
+    named = kinds.append_column("period", pa.array([of(day) for day in days], schema.TEXT))
+    length: dict[str, set[str]] = {}
+    for day in set(days):
+        length.setdefault(of(day), set()).add(day)
+    for name, sums in by(named, "period"):
+        yield Period(
+            name=name,
+            days=len(length[name]),
+            tasks=sums["tasks"],
+            calls=sums["attempts"],
+            cost_nano=sums["cost"],
+            cost_per_task_nano=ratio(sums["cost"], sums["tasks"]),
+            cost_per_success_nano=ratio(sums["cost"], sums["succeeded"]),
+            success_rate=share(sums["succeeded"], sums["judged"]),
+            calls_per_task=share(sums["attempts"], sums["tasks"]),
+            input_tokens_per_call=share(sums["input"], sums["attempts"]),
+            output_tokens_per_call=share(sums["output"], sums["attempts"]),
+            cached_share=share(sums["cached_input_tokens"], sums["input"]),
+            overhead_share=share(sums["cost"] - sums["inference"], sums["cost"]),
+        )
+
+
+def drivers(kinds: Any) -> tuple[Driver, ...]:
+    """By type, the dearest first."""
+    found = sorted(by(kinds, "task_type"), key=lambda one: (-one[1]["cost"], one[0]))
+    return tuple(
+        Driver(
+            task_type=task_type,
+            tasks=sums["tasks"],
+            calls_per_task=share(sums["attempts"], sums["tasks"]),
+            input_tokens_per_call=share(sums["input"], sums["attempts"]),
+            output_tokens_per_call=share(sums["output"], sums["attempts"]),
+            cached_share=share(sums["cached_input_tokens"], sums["input"]),
+            cost_per_call_nano=ratio(sums["cost"], sums["attempts"]),
+            cost_per_task_nano=ratio(sums["cost"], sums["tasks"]),
+        )
+        for task_type, sums in found
+    )
+
+
+#: What may drift: its name → of a day's sums, and the unit.
+DRIFTING: Mapping[str, tuple[Callable[[Sums], float | None], str]] = {
+    "input tokens a call": (lambda sums: share(sums["input"], sums["attempts"]), "count"),
+    "output tokens a call": (lambda sums: share(sums["output"], sums["attempts"]), "count"),
+    "calls a task": (lambda sums: share(sums["attempts"], sums["tasks"]), "count"),
+    "cost of a task": (lambda sums: ratio(sums["cost"], sums["tasks"]), "usd"),
+    "cost of a success": (lambda sums: ratio(sums["cost"], sums["succeeded"]), "usd"),
+}
+
+
+def scopes(kinds: Any) -> Iterator[tuple[str, list[tuple[str, dict[str, int]]]]]:
+    """All tasks, then each type of which there are enough: its days in order, each with its sums."""
+    yield "all tasks", list(by(kinds, DATE))
+    for task_type, _ in by(kinds, "task_type"):
+        days = list(by(picked(kinds, task_type=task_type), DATE))
+        if median(sums["tasks"] for _, sums in days) >= FEWEST_TASKS:
+            yield task_type, days
+
+
+def drifts(kinds: Any) -> tuple[Drift, ...]:
+    """What is a fifth more or less than at first; medians, so that one odd day is no drift."""
+    found = []
+    for scope, days in scopes(kinds) if kinds.num_rows else ():
+        for figure, (of, unit) in DRIFTING.items():
+            values = [value for _, sums in days if (value := of(sums)) is not None]
+            span = min(DRIFT_DAYS, len(values) // 2)
+            if len(values) < FEWEST_DAYS:
+                continue
+            first, last = median(values[:span]), median(values[-span:])
+            if first and not 1 / DRIFTED < last / first < DRIFTED:
+                found.append(Drift(figure, scope, first, last, last / first, unit))
+    return tuple(found)
+
+
+def bands(days: Sequence[Group]) -> tuple[Band, ...]:
+    """Thirds of the days by how much there was to do; none where days are few."""
+    if len(days) < FEWEST_BANDED:
+        return ()
+    ordered = sorted(days, key=lambda day: (day.tasks, day.name))
+    third = len(ordered) / len(BANDS)
+    return tuple(
+        _band(name, ordered[round(place * third) : round((place + 1) * third)])
+        for place, name in enumerate(BANDS)
+    )
+
+
+def _band(name: str, days: Sequence[Group]) -> Band:
+    tasks, cost = sum(day.tasks for day in days), sum(day.cost_nano for day in days)
+    return Band(
+        name=name,
+        days=len(days),
+        tasks_per_day=tasks // len(days),
+        cost_per_task_nano=ratio(cost, tasks),
+        cost_per_success_nano=ratio(cost, sum(day.succeeded for day in days)),
+        p95_nano=max((day.p95_nano for day in days if day.p95_nano is not None), default=None),
+    )

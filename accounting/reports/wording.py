@@ -1,0 +1,96 @@
+"""Figures in words: amounts, shares, counts, and the tables that they stand in.
+
+Amounts in one column share their number of decimals and are rounded so that they sum to the rounded total, as a bank
+does it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+
+from accounting.currency import USD
+from broker.money import dollars, round_half_even, split
+
+NOTHING = "-"
+
+
+@dataclass(frozen=True, slots=True)
+class Amounts:
+    """How amounts of a currency are written: with $, or with the currency's code."""
+
+    currency: str = USD
+
+    def one(self, nano: int | None, decimals: int | None = None) -> str:
+        """An amount for reading: as many decimals as asked for, else enough for three figures that count."""
+        if nano is None:
+            return NOTHING
+        places = _decimals(nano) if decimals is None else decimals
+        units = round_half_even(nano, 10 ** (9 - places))
+        sign = "$" if self.currency == USD else f"{self.currency} "
+        return f"{sign}{Decimal(units).scaleb(-places):,.{places}f}"
+
+    def column(self, amounts: Sequence[int], decimals: int) -> list[str]:
+        """The amounts of a column that a total stands under, rounded so that what is printed adds up to what is
+        printed."""
+        if any(amount < 0 for amount in amounts):
+            return [self.one(amount, 9) for amount in amounts]
+        unit = 10 ** (9 - decimals)
+        whole = round_half_even(sum(amounts), unit)
+        parts = split(whole, amounts) if amounts else []
+        return [
+            self.one(part * unit, decimals) if part or not amount else f"<{self.one(unit, decimals)}"
+            for part, amount in zip(parts, amounts, strict=True)
+        ]
+
+
+def usd(nano: int | None, decimals: int | None = None) -> str:
+    """An amount in US dollars for reading."""
+    return Amounts().one(nano, decimals)
+
+
+def _decimals(nano: int) -> int:
+    if nano == 0:
+        return 2
+    return min(9, max(2, 2 - dollars(abs(nano)).adjusted()))
+
+
+def precision(total_nano: int) -> int:
+    """Decimals for columns under a total: cents for what is paid in dollars, more where all of it is small."""
+    if total_nano >= 1_000_000_000_000:
+        return 2
+    return min(9, _decimals(total_nano) + 2) if total_nano < 10**9 else 4
+
+
+def percent(share: float | None) -> str:
+    return NOTHING if share is None else f"{share:.1%}"
+
+
+def real(value: float | None) -> str:
+    return NOTHING if value is None else f"{value:,.1f}" if value < 100 else f"{value:,.0f}"
+
+
+def hundredths(value: float | None) -> str:
+    return NOTHING if value is None else f"{value:,.2f}"
+
+
+def counted(number: int, noun: str) -> str:
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+
+
+def named(name: str) -> str:
+    return name or "(none)"
+
+
+@dataclass(frozen=True, slots=True)
+class Grid:
+    """One table of the report. ``yields`` are the columns that go first on a narrow page: no figure is ever cut.
+    ``words`` are the places of columns that are wrapped, as the first one is."""
+
+    title: str
+    heads: tuple[str, ...]
+    rows: Sequence[Sequence[str]]
+    below: Sequence[Sequence[str]] = ()
+    yields: tuple[str, ...] = ()
+    words: tuple[int, ...] = ()

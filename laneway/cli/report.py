@@ -1,0 +1,162 @@
+"""`laneway report`: from files to figures, on the terminal, as JSON, and as files for others."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+import click
+import pyarrow as pa
+
+from accounting import ledger
+from accounting.currency import USD, rates_of
+from accounting.report import BY, DEFAULT_BY, Question, Report, build, to_dict
+from broker.errors import LedgerError
+from broker.money import nano
+from broker.settings import Settings, load
+from laneway.cli.days import date_option, day, day_type, since_option
+from laneway.cli.output import console, emit, json_option
+
+REPORT_WIDTH = 120  # columns where no terminal says how many
+
+_file = click.Path(dir_okay=False, path_type=Path)
+
+
+def _amount(_: click.Context, option: click.Parameter, value: str | None) -> int | None:
+    try:
+        amount = None if value is None else nano(value)
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from error
+    if amount is not None and amount < 0:
+        raise click.BadParameter(f"{value!r} is less than nothing")
+    return amount
+
+
+def _by(_: click.Context, option: click.Parameter, value: str) -> tuple[str, ...]:
+    columns = tuple(dict.fromkeys(name.strip() for name in value.split(",") if name.strip()))
+    if unknown := [name for name in columns if name not in BY]:
+        raise click.BadParameter(f"no {unknown[0]!r}; there are {', '.join(BY)}")
+    return columns
+
+
+def _only(_: click.Context, option: click.Parameter, values: Sequence[str]) -> dict[str, list[str]]:
+    """Values of one column are alternatives, columns hold together."""
+    wanted: dict[str, list[str]] = {}
+    for value in values:
+        name, equals, said = value.partition("=")
+        if not equals or name not in BY:
+            raise click.BadParameter(f"{value!r} is no COLUMN=VALUE; columns are {', '.join(BY)}")
+        wanted.setdefault(name, []).append(said)
+    return wanted
+
+
+@click.command()
+@date_option
+@since_option
+@click.option("--until", type=day_type, callback=day, metavar="DAY", help="To this UTC day, and with it.")
+@click.option(
+    "--by",
+    default=",".join(DEFAULT_BY),
+    show_default=True,
+    callback=_by,
+    metavar="COLUMNS",
+    help=f"Some of {', '.join(BY)}.",
+)
+@click.option(
+    "--only", multiple=True, callback=_only, metavar="COLUMN=VALUE", help="Only these tasks; repeatable."
+)
+@click.option(
+    "--against",
+    type=day_type,
+    callback=day,
+    metavar="DAY",
+    help="Compare with as many days from this one on.",
+)
+@click.option(
+    "--currency", default=USD, show_default=True, metavar="CODE", help="At the rates of [rates.CODE]."
+)
+@click.option(
+    "--price", callback=_amount, metavar="AMOUNT", help="What a success is sold for, for the margin."
+)
+@click.option(
+    "--calls/--no-calls",
+    default=None,
+    help="Read each call: lanes, latencies. By default for a week at most.",
+)
+@click.option("--html", type=_file, metavar="FILE", help="Also as one page that needs no other file.")
+@click.option("--plot", type=_file, metavar="FILE", help="Also as a picture: .png or .svg.")
+@click.option(
+    "--csv",
+    type=click.Path(file_okay=False, path_type=Path),
+    metavar="FOLDER",
+    help="Also each table as a file for spreadsheets.",
+)
+@json_option
+def report(
+    date: str | None, since: str | None, until: str | None, by: tuple[str, ...], only: dict[str, list[str]],
+    against: str | None, currency: str, price: int | None, calls: bool | None, html: Path | None, plot: Path | None,
+    csv: Path | None, as_json: bool,
+) -> None:  # fmt: skip
+    """Cost per task and per success, latencies, overhead, concentration.
+
+    Of the last day that was rolled, where no other is named. `laneway rollup` brings the files up to date.
+    """
+    if date and (since or until):
+        raise click.UsageError("give --date, or --since and --until, not both")
+    pa.set_memory_pool(
+        pa.system_memory_pool()
+    )  # keeps pages between pieces: two thirds less work for the kernel
+    settings = load()
+    asked = Question(
+        by=by,
+        where=only,
+        rates=rates_of(currency, settings.rates),
+        price_nano=price,
+        against=against,
+        calls=calls,
+        p95_nano=_p95(settings),
+    )
+    files = ledger.open_store(settings)
+    first, last = _range(ledger.days(files, ledger.TASKS), date, since, until)
+    made = ledger.again(lambda: build(files, since=first, until=last, asked=asked))
+    _write(made, html, plot, csv)
+    if as_json:
+        emit(to_dict(made))
+    else:
+        from accounting import present  # it loads rich, which --json does without
+
+        present.render(made, console(REPORT_WIDTH))
+
+
+def _p95(settings: Settings) -> int | None:
+    limit = settings.alerts.task_p95_usd
+    return None if limit is None else nano(limit)
+
+
+def _range(days: tuple[str, ...], date: str | None, since: str | None, until: str | None) -> tuple[str, str]:
+    """The first and the last day of the report. Raises LedgerError where there is none."""
+    least, most = date or since or "", date or until or "9999-12-31"
+    wanted = [one for one in days if least <= one <= most]
+    if not wanted:
+        named = f" of {date}" if date else f" since {since}" if since else f" until {until}" if until else ""
+        today = date or since or until or datetime.now(tz=UTC).date().isoformat()
+        raise LedgerError(f"the ledger has no nightly files{named}", mend=f"laneway rollup --date {today}")
+    return (since or wanted[-1], wanted[-1])
+
+
+def _write(made: Report, html: Path | None, plot: Path | None, csv: Path | None) -> None:
+    """The files that were asked for; standard error says which."""
+    if html is None and plot is None and csv is None:
+        return
+    from accounting.reports import files  # with all that draws
+
+    written = []
+    if plot is not None:
+        written.append(files.write_plot(made, plot))
+    if html is not None:
+        written.append(files.write_page(made, html))
+    if csv is not None:
+        written += files.write_tables(made, csv)
+    for path in written:
+        click.echo(f"written: {path}", err=True)

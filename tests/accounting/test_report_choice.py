@@ -1,0 +1,188 @@
+"""A report of some tasks only, in another currency, against another range, over many pieces."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pyarrow.parquet as pq
+import pytest
+import redis
+
+from accounting import ingest, ledger, report, rollup, schema
+from accounting.currency import rates_of
+from accounting.ledger import LocalStore
+from accounting.report import Question
+from accounting.reports import rows
+from accounting.reports.tasks import DATE, TOTAL, choose, rank, tally
+from broker.errors import ConfigError, LedgerError
+from broker.events import Finished, Rated, Routed, Submitted
+from tests.accounting.stories import CHAIN, DAY, NOON_US, attempted, day_of_stories, entry, publish, story
+
+NEXT = "2026-01-02"
+POUNDS = rates_of("GBP", {"GBP": {DAY: Decimal("0.75"), NEXT: Decimal("0.8")}})
+
+
+@pytest.fixture
+def two_days(client: redis.Redis, store: LocalStore, quarantine: LocalStore) -> LocalStore:
+    """Files of small row groups, so that they are read in many pieces."""
+    stories = [*day_of_stories(300), *day_of_stories(200, 9, at_us=NOON_US + ledger.US_PER_DAY)]
+    publish(client, map(entry, stories))
+    ingest.drain_all(client, store, quarantine)
+    rollup.rollup_dirty(client, store)
+    for path in store.root.glob("tasks/*/*.parquet"):
+        pq.write_table(pq.read_table(path), path, row_group_size=16, store_decimal_as_integer=True)
+    return store
+
+
+def ask(store: LocalStore, **said: Any) -> report.Report:
+    return report.build(store, since=DAY, until=NEXT, asked=Question(**said))
+
+
+def rows_of(store: LocalStore, query: str) -> list[tuple[Any, ...]]:
+    return duckdb.connect().execute(query.format(tasks=f"'{store.root}/tasks/*/*.parquet'")).fetchall()
+
+
+def test_the_tasks_chosen_are_those_that_duckdb_chooses(two_days: LocalStore) -> None:
+    where = {"type": ["email", "summary"], "workspace": ["globex"], "user": [f"u-{n}" for n in range(5)]}
+    made = ask(two_days, where=where, by=["user", "pipeline"])
+    condition = "task_type in ('email', 'summary') and workspace = 'globex' and user_id < 'u-5'"
+    [(count, cost, p95, top)] = rows_of(
+        two_days,
+        "select count(*), sum(cost_usd), quantile_disc(cost_usd, 0.95), max(cost_usd) from {tasks} where "
+        + condition,
+    )
+    total = made.totals
+    assert total.tasks == count > 0
+    assert [Decimal(n or 0).scaleb(-9) for n in (total.cost_nano, total.p95_nano, total.max_nano)] == [
+        cost,
+        p95,
+        top,
+    ]
+    assert sum(part.nano for part in made.parts) == total.cost_nano
+    assert made.window.cost_nano == total.cost_nano
+    assert made.within is not None
+    assert sum(lane.cost_nano for lane in made.lanes) + made.within.machine_nano == total.cost_nano
+    users = rows_of(
+        two_days, f"select user_id, sum(cost_usd) from {{tasks}} where {condition} group by 1 order by 1"
+    )
+    ours = {group.name: Decimal(group.cost_nano).scaleb(-9) for group in made.groups["user"]}
+    assert ours == dict(users)
+
+
+def test_by_model_and_version_every_task_counts_once(
+    client: redis.Redis, store: LocalStore, quarantine: LocalStore
+) -> None:
+    def task(name: str, *calls: tuple[str, str]) -> Any:
+        made = [
+            attempted(f"{name}-{n}", model=model, model_revision=said)
+            for n, (model, said) in enumerate(calls)
+        ]
+        routed = Routed("intent", "extractive", "regex", "", 1.0, CHAIN, "local", "")
+        return story(name, [Submitted("sync"), routed, *made, Finished("succeeded", True)])
+
+    stories = [
+        task("a", ("m", "1")), task("b", ("m", "1"), ("m", "2")), task("c", ("m", "1"), ("n", "")),
+        task("d", ("m", "2")), task("e"),
+    ]  # fmt: skip
+    publish(client, map(entry, stories))
+    ingest.drain_all(client, store, quarantine)
+    rollup.rollup_dirty(client, store)
+    made = report.build(store, since=DAY, until=DAY, asked=Question(by=["model", "version"]))
+    assert {group.name: group.tasks for group in made.groups["model"]} == {"m": 3, "n": 1, "": 1}
+    assert {group.name: group.tasks for group in made.groups["version"]} == {
+        "m 1": 1,
+        "m 2": 2,
+        "n": 1,
+        "": 1,
+    }
+
+
+def test_each_task_is_converted_at_the_rate_of_its_day(two_days: LocalStore) -> None:
+    dollars, pounds = ask(two_days), ask(two_days, rates=POUNDS)
+    found = rows_of(two_days, f"select date::varchar, {', '.join(schema.PARTS)} from {{tasks}}")
+    cost = sum(POUNDS.convert(int(part.scaleb(9)), day) for day, *parts in found for part in parts)
+    assert pounds.currency == "GBP"
+    assert pounds.totals.cost_nano == cost == sum(part.nano for part in pounds.parts)
+    assert pounds.totals.tasks == dollars.totals.tasks
+    assert dollars.days[1].max_nano is not None
+    assert pounds.days[1].max_nano == pytest.approx(dollars.days[1].max_nano * 0.8, abs=len(schema.PARTS))
+    assert report.to_dict(pounds)["totals"]["cost_gbp"]
+
+
+def test_a_day_before_the_first_rate_is_refused_and_dollars_need_none(two_days: LocalStore) -> None:
+    late = rates_of("GBP", {"GBP": {NEXT: Decimal("0.8")}})
+    with pytest.raises(ConfigError, match="no rate holds on 2026-01-01"):
+        ask(two_days, rates=late)
+    assert ask(two_days, rates=rates_of("USD", {})) == ask(two_days)
+
+
+def test_amounts_that_do_not_fit_are_refused(two_days: LocalStore) -> None:
+    with pytest.raises(LedgerError, match="do not fit"):
+        ask(two_days, rates=rates_of("XXX", {"XXX": {DAY: Decimal(999_999_999)}}))
+
+
+def test_a_price_or_what_people_said_makes_a_margin(
+    client: redis.Redis, store: LocalStore, quarantine: LocalStore
+) -> None:
+    routed = Routed("intent", "extractive", "regex", "", 1.0, CHAIN, "local", "")
+    stories = [
+        story(
+            f"t-{n}",
+            [
+                Submitted("sync"), routed, attempted(f"t-{n}-1", cost_nano=10**9), Finished("succeeded", n > 0),
+                *([Rated(ok=True, value_nano=5 * 10**9)] if n == 1 else []),
+            ],
+        )
+        for n in range(3)
+    ]  # fmt: skip
+    publish(client, map(entry, stories))
+    ingest.drain_all(client, store, quarantine)
+    rollup.rollup_dirty(client, store)
+    told = report.build(store, since=DAY, until=DAY).totals
+    assert (told.value_nano, told.margin_nano, told.margin_share) == (5 * 10**9, 2 * 10**9, 0.4)
+    sold = report.build(store, since=DAY, until=DAY, asked=Question(price_nano=10**9)).totals
+    assert (sold.value_nano, sold.margin_nano) == (2 * 10**9, -(10**9))
+
+
+def test_against_another_day_the_difference_is_explained_to_the_nano(two_days: LocalStore) -> None:
+    made = report.build(two_days, since=NEXT, until=NEXT, asked=Question(against=DAY))
+    found = made.change
+    assert found is not None
+    before = report.build(two_days, since=DAY, until=DAY).totals
+    assert (found.before.cost_nano, found.now.cost_nano) == (before.cost_nano, made.totals.cost_nano)
+    assert found.volume_nano + found.mix_nano + found.unit_nano == made.totals.cost_nano - before.cost_nano
+    assert set(found.groups) == {"type", "lane", "workspace"}
+
+
+def test_a_day_published_anew_between_the_two_readings_changes_nothing(two_days: LocalStore) -> None:
+    days = (DAY, NEXT)
+    wanted = rank(one := choose(two_days, days, {}), tally(one), (1,))
+    chosen = choose(two_days, days, {})
+    tallies = tally(chosen)
+    path = f"tasks/date={DAY}/tasks.parquet"
+    two_days.put(path, schema.encode(pq.read_table(two_days.root / path, partitioning=None).slice(0, 3)))
+    assert rank(chosen, tallies, (1,)) == wanted
+    assert wanted[TOTAL].percents.keys() == {TOTAL}
+    assert wanted[DATE].percents.keys() == set(days)
+
+
+def test_where_the_daily_sums_are_missing_the_tasks_tell_the_parts(two_days: LocalStore) -> None:
+    whole = ask(two_days)
+    (two_days.root / "daily" / f"date={DAY}" / "daily.parquet").unlink()
+    assert ask(two_days).parts == whole.parts
+
+
+def test_a_limit_on_the_95th_percentile_names_the_days_that_broke_it(two_days: LocalStore) -> None:
+    p95 = {day.name: day.p95_nano or 0 for day in ask(two_days).days}
+    made = ask(two_days, p95_nano=min(p95.values())).goal
+    assert made is not None
+    assert made.broken_on == tuple(day for day, one in p95.items() if one > min(p95.values()))
+
+
+def test_row_groups_that_hold_no_wanted_row_are_not_read(two_days: LocalStore, tmp_path: Path) -> None:
+    every = rows.pieces(two_days, ledger.TASKS, (DAY,), {})
+    some = rows.pieces(two_days, ledger.TASKS, (DAY,), {"workspace": frozenset({"acme"})})
+    assert 0 < sum(len(piece.groups) for piece in some) < sum(len(piece.groups) for piece in every)

@@ -1,0 +1,144 @@
+"""The report as files: spreadsheets, a page, a picture."""
+
+from __future__ import annotations
+
+import csv
+from html.parser import HTMLParser
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+import redis
+
+from accounting import ingest, report, rollup
+from accounting.ledger import LocalStore
+from accounting.report import Question, Report
+from accounting.reports import files, plots
+from broker.errors import LedgerError
+from broker.events import Finished, Routed, Submitted
+from tests.accounting.stories import CHAIN, DAY, attempted, entry, publish, story
+
+EVIL = [
+    '=HYPERLINK("https://evil.example")',
+    "+1+cmd|' /C calc'!A0",
+    "@SUM(A1)",
+    "<script>alert(1)</script>",
+    "$x^$",
+]
+
+
+@pytest.fixture
+def made(client: redis.Redis, store: LocalStore, quarantine: LocalStore) -> Report:
+    """Users with names that spreadsheets, browsers and formulas of matplotlib would take for more."""
+    routed = Routed("intent", "extractive", "regex", "", 1.0, CHAIN, "local", "")
+    stories = [
+        story(
+            f"t-{n}",
+            [
+                Submitted("sync", user=name),
+                routed,
+                attempted(f"t-{n}-1", cost_nano=10**7, verdict="pass"),
+                Finished("succeeded", True, "local"),
+            ],
+        )
+        for n, name in enumerate(EVIL)
+    ]
+    publish(client, map(entry, stories))
+    ingest.drain_all(client, store, quarantine)
+    rollup.rollup_dirty(client, store)
+    return report.build(store, since=DAY, until=DAY, asked=Question(by=["user"], price_nano=0))
+
+
+def test_no_cell_of_a_spreadsheet_is_a_formula_and_amounts_stay_numbers(made: Report, tmp_path: Path) -> None:
+    written = files.write_tables(made, tmp_path)
+    assert {path.stem for path in written} >= {
+        "report",
+        "totals",
+        "groups-user",
+        "days",
+        "lanes",
+        "parts",
+        "cells",
+    }
+    for path in written:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            for row in csv.DictReader(file):
+                for cell in row.values():
+                    assert cell[:1] not in "=+@" or not cell
+    with (tmp_path / "groups-user.csv").open(encoding="utf-8-sig", newline="") as file:
+        found = {row["name"]: row for row in csv.DictReader(file)}
+    assert set(found) == {f"'{name}" if name[0] in "=+@" else name for name in EVIL}
+    assert {(row["cost_usd"], row["margin_usd"]) for row in found.values()} == {("0.01", "-0.01")}
+
+
+@pytest.mark.parametrize(
+    ("cell", "written"),
+    [
+        ("-0.5", "-0.5"), ("-1+1", "'-1+1"), ("\t=1", "'\t=1"), ("＝1", "'＝1"), (" =1", "' =1"), ("a=1", "a=1"),  # noqa: RUF001
+        (-3, -3), (None, None), (["=1", "b"], "'=1 b"),
+    ],
+)  # fmt: skip
+def test_what_counts_as_a_formula(cell: object, written: object) -> None:
+    assert files.safe(cell) == written
+
+
+class _Reader(HTMLParser):
+    def __init__(self) -> None:
+        super().__init__()
+        self.tags: set[str] = set()
+        self.addresses: list[str] = []
+        self.text = ""
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.add(tag)
+        self.addresses += [
+            value or "" for name, value in attrs if name in ("src", "href", "xlink:href", "action")
+        ]
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+def test_the_page_asks_for_nothing_runs_nothing_and_says_the_same(made: Report, tmp_path: Path) -> None:
+    read = _Reader()
+    read.feed(files.write_page(made, tmp_path / "deep" / "report.html").read_text(encoding="utf-8"))
+    assert "script" not in read.tags
+    assert "svg" in read.tags
+    assert all(address.startswith("#") for address in read.addresses)
+    for said in (
+        *EVIL,
+        "Cost per successful task",
+        "Where the money went",
+        "$0.0100",
+        "Cost per successful task = all",
+    ):
+        assert said in read.text
+
+
+def test_pictures_are_what_their_names_say_and_the_same_each_time(made: Report, tmp_path: Path) -> None:
+    png, svg = (files.write_plot(made, tmp_path / f"r.{kind}").read_bytes() for kind in plots.KINDS)
+    assert png.startswith(b"\x89PNG\r\n")
+    words = "".join(ElementTree.fromstring(svg).itertext())
+    assert "Spend by user, USD" in words
+    assert "$x^$" in words
+    assert svg == files.write_plot(made, tmp_path / "again.svg").read_bytes()
+
+
+def test_what_cannot_be_drawn_or_written_names_the_mend(
+    made: Report, store: LocalStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(LedgerError, match=r"'\.pdf'") as refused:
+        files.write_plot(made, tmp_path / "r.pdf")
+    assert "png" in (refused.value.mend or "")
+    empty = report.build(store, since="2020-01-01", until="2020-01-02")
+    with pytest.raises(LedgerError, match="nothing to draw"):
+        files.write_plot(empty, tmp_path / "r.png")
+    assert "No tasks" in files.write_page(empty, tmp_path / "r.html").read_text(encoding="utf-8")
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(LedgerError, match="cannot write"):
+        files.write_tables(made, tmp_path / "file")
+    monkeypatch.setattr(plots, "installed", lambda: False)
+    with pytest.raises(LedgerError, match="matplotlib") as missing:
+        files.write_plot(made, tmp_path / "r.png")
+    assert missing.value.mend == "pip install 'laneway[plot]'"
+    assert "Charts are left out" in files.write_page(made, tmp_path / "r.html").read_text(encoding="utf-8")

@@ -1,0 +1,188 @@
+"""What moved, what is odd and what to do about it, from sums by day that are made up."""
+
+from __future__ import annotations
+
+from datetime import date, timedelta
+from typing import Any
+
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from accounting import schema
+from accounting.reports import change, choices, odd, trends
+from accounting.reports.figures import Group
+from accounting.reports.tasks import ALL, DATE, GROUP, KIND, REASONS, WORKFLOW, Tallies
+
+CENT = 10**7
+
+
+def day(number: int) -> str:
+    return (date(2026, 1, 5) + timedelta(days=number)).isoformat()
+
+
+def table(keys: tuple[str, ...], measures: tuple[str, ...], rows: list[dict[str, Any]]) -> Any:
+    texts = {key: pa.array([str(row.get(key, "")) for row in rows], schema.TEXT) for key in keys}
+    return pa.table(
+        texts | {name: pa.array([row.get(name, 0) for row in rows], schema.COUNT) for name in measures}
+    )
+
+
+def kinds(rows: list[dict[str, Any]]) -> Any:
+    return table((DATE, *KIND), ALL, rows)
+
+
+def usual(number: int, **said: Any) -> dict[str, Any]:
+    """A hundred tasks of a cent each, one call a task, recognised by their rule."""
+    return {
+        "date": day(number), "task_type": "intent", "final_lane": "local", "status": "succeeded",
+        "classified_by": "regex", "tasks": 100, "judged": 100, "succeeded": 95, "attempts": 100, "cost": 100 * CENT,
+        "inference": 100 * CENT, "input": 40_000, "output": 2_000, **said,
+    }  # fmt: skip
+
+
+def workflows(rows: list[dict[str, Any]]) -> Any:
+    return table((DATE, WORKFLOW), (*GROUP, *REASONS), rows)
+
+
+def found(rows: list[dict[str, Any]], flows: list[dict[str, Any]] | None = None) -> set[tuple[str, str, str]]:
+    return {(one.day, one.kind, one.scope) for one in odd.odd(kinds(rows), workflows(flows or []))}
+
+
+def test_days_like_the_others_are_not_odd() -> None:
+    rows = [usual(number, attempts=100 + number % 3, cost=(100 + number % 5) * CENT) for number in range(20)]
+    assert found(rows) == set()
+
+
+def test_a_spike_in_calls_is_named_with_its_type_and_day() -> None:
+    rows = [usual(number, attempts=300 if number == 9 else 100) for number in range(12)]
+    assert {(day(9), "calls", "intent"), (day(9), "calls a task", "intent")} <= found(rows)
+    assert {one[0] for one in found(rows)} == {day(9)}
+
+
+def test_a_week_must_have_gone_before_a_day_is_odd() -> None:
+    assert found([usual(number, attempts=300 if number == 6 else 100) for number in range(7)]) == set()
+
+
+def test_dearer_tasks_and_a_slump_of_successes_are_named() -> None:
+    rows = [
+        usual(number, **({"cost": 400 * CENT, "succeeded": 40} if number == 8 else {})) for number in range(9)
+    ]
+    kinds_found = {kind for _, kind, scope in found(rows) if scope == "intent"}
+    assert kinds_found == {"cost of a task", "cost of a success", "success rate"}
+
+
+def test_a_rule_that_falls_silent_is_named_although_the_tasks_go_on() -> None:
+    rows = [usual(number, classified_by="embedding" if number >= 8 else "regex") for number in range(10)]
+    silent = {one for one in found(rows) if one[1] == "silent rule"}
+    assert silent == {(day(8), "silent rule", "intent"), (day(9), "silent rule", "intent")}
+
+
+def test_a_new_workflow_that_is_dear_at_once_is_named_and_a_cheap_one_is_not() -> None:
+    flows = [
+        {"date": day(number), "workflow": "old", "tasks": 100, "cost": 100 * CENT} for number in range(9)
+    ]
+    dear = {"date": day(8), "workflow": "dear", "tasks": 5, "cost": 30 * CENT}
+    cheap = {"date": day(8), "workflow": "cheap", "tasks": 5, "cost": CENT}
+    rows = [usual(number) for number in range(9)]
+    assert found(rows, [*flows, dear, cheap]) == {(day(8), "new workflow", "dear")}
+
+
+def test_tokens_that_grow_over_the_weeks_are_a_drift() -> None:
+    rows = [usual(number, input=40_000 + 4_000 * number) for number in range(20)]
+    drifts = [one for one in trends.drifts(kinds(rows)) if one.scope == "intent"]
+    assert [(one.figure, one.first, one.last) for one in drifts] == [("input tokens a call", 520, 1_040)]
+    assert drifts[0].times == 2
+
+
+def test_weeks_begin_on_mondays_and_sum_to_their_days() -> None:
+    made = trends.periods(kinds([usual(number) for number in range(10)]))
+    assert [(one.name, one.days, one.tasks) for one in made["week"]] == [
+        ("2026-01-05", 7, 700),
+        ("2026-01-12", 3, 300),
+    ]
+    assert [(one.name, one.calls) for one in made["month"]] == [("2026-01", 1_000)]
+    assert sum(one.cost_nano for one in made["day"]) == made["month"][0].cost_nano
+
+
+def test_bands_tell_whether_the_unit_cost_holds_on_busy_days() -> None:
+    days = [
+        Group(
+            day(n), 100 * n, 0, 0, 100 * n * CENT * (2 if n > 4 else 1), None, None, None, n,
+            None, None, None, None, None,
+        )
+        for n in range(1, 7)
+    ]  # fmt: skip
+    quiet, _, busy = trends.bands(days)
+    assert (quiet.cost_per_task_nano, busy.cost_per_task_nano) == (CENT, 2 * CENT)
+    assert busy.p95_nano == 6
+    assert trends.bands(days[:5]) == ()
+
+
+def tallies(rows: list[dict[str, Any]]) -> Tallies:
+    made = kinds(rows)
+    return Tallies(made, None, {"task_type": made}, {})
+
+
+def test_a_change_is_split_into_volume_mix_and_unit_cost_by_hand() -> None:
+    """Before 100 cheap and 100 dear tasks (1 and 3 cents); now 300 cheap at 1 cent and 100 dear ones at 4."""
+    before = [usual(0), usual(0, task_type="research", cost=300 * CENT)]
+    now = [usual(1, tasks=300, cost=300 * CENT), usual(1, task_type="research", cost=400 * CENT)]
+    sides = change.side(day(0), day(0), kinds(before)), change.side(day(1), day(1), kinds(now))
+    made = change.change(tallies(before), tallies(now), sides, ["type"])
+    assert made.volume_nano == 400 * CENT  # 200 more tasks at 2 cents, what one cost before
+    assert made.unit_nano == 100 * CENT  # a cent more for each of 100
+    assert made.mix_nano == -200 * CENT  # the 200 were of the cheap kind
+    assert made.volume_nano + made.mix_nano + made.unit_nano == made.difference_nano == 300 * CENT
+    moved = {one.name: (one.volume_nano, one.unit_nano) for one in made.groups["type"]}
+    assert moved == {"intent": (200 * CENT, 0), "research": (0, 100 * CENT)}
+
+
+SIDES = st.lists(
+    st.tuples(st.sampled_from("abc"), st.sampled_from("xy"), st.integers(1, 50), st.integers(0, 10**12)),
+    max_size=6,
+)  # fmt: skip
+
+
+@settings(deadline=None)
+@given(SIDES, SIDES)
+def test_the_parts_of_a_change_always_sum_to_it(before: list[Any], now: list[Any]) -> None:
+    rows = [
+        [
+            usual(0, task_type=name, final_lane=lane, tasks=tasks, cost=cost)
+            for name, lane, tasks, cost in side
+        ]
+        for side in (before, now)
+    ]
+    sides = change.side(day(0), day(0), kinds(rows[0])), change.side(day(0), day(0), kinds(rows[1]))
+    made = change.change(tallies(rows[0]), tallies(rows[1]), sides, ["type"])
+    assert made.volume_nano + made.mix_nano + made.unit_nano == made.now.cost_nano - made.before.cost_nano
+    for one in made.groups["type"]:
+        assert one.volume_nano + one.unit_nano == one.cost_nano - one.before_nano
+
+
+@pytest.mark.parametrize(
+    ("said", "action"),
+    [
+        ({"human": 80 * CENT}, choices.ASK_PEOPLE_LESS),
+        ({"cost": 100 * CENT}, choices.AS_USUAL),
+        ({"input": 400_000}, choices.READ_LESS),
+        ({"attempts": 500, "input": 200_000}, choices.CALL_LESS),
+        ({}, choices.CLIMB_LESS),
+    ],
+)
+def test_what_lowers_the_cost_follows_from_what_makes_it(said: dict[str, int], action: str) -> None:
+    every = {"tasks": 1_000, "cost": 1_000 * CENT, "attempts": 1_000, "input": 400_000, "human": 0}
+    dear = {"tasks": 100, "cost": 150 * CENT, "attempts": 100, "input": 40_000, "human": 0}
+    assert choices.action({**dear, **said}, every) == action
+
+
+def test_a_lane_that_costs_more_and_succeeds_less_is_to_be_compared_with_the_better_one() -> None:
+    rows = [
+        usual(0),
+        usual(0, final_lane="frontier", cost=2_000 * CENT, succeeded=90),
+        usual(0, final_lane="mid", judged=9),
+    ]
+    told = {one.lane: one.dominated_by for one in choices.choices(kinds(rows))}
+    assert told == {"local": None, "mid": None, "frontier": "local"}
