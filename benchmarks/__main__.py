@@ -3,7 +3,20 @@
 import subprocess
 import sys
 
-ALL = ("path", "idle", "dispatch", "money", "ledger", "report", "prices", "call", "batch", "tools", "sync", "engines")
+ALL = (
+    "path",
+    "idle",
+    "dispatch",
+    "money",
+    "ledger",
+    "report",
+    "prices",
+    "call",
+    "batch",
+    "tools",
+    "sync",
+    "engines",
+)
 
 
 def main() -> None:
