@@ -16,7 +16,7 @@ from broker.errors import ConfigError, LedgerError
 from broker.pricebook import NO_PRICE, Book, book, rows_of
 from broker.prices import TokenPrice
 from broker.settings import load
-from laneway.cli.money import date_option, since_option
+from laneway.cli.days import date_option, since_option
 from laneway.cli.output import emit, json_option, price, say, table, usd
 
 PICO_PER_MTOK_NANO = 1000
