@@ -161,7 +161,7 @@ MUTATIONS = (
     Mutation(
         "settle: a call whose usage is unknown costs nothing",
         "workers/settle.py",
-        (("return Settlement(worst_nano, worst_nano, False, Usage())", "return Settlement(0, 0, True, Usage())"),),
+        (("return Settlement(worst_nano, worst_nano, False,", "return Settlement(0, 0, True,"),),
         ("I7", "I10"),
         ("lose replies",),
     ),
