@@ -11,7 +11,7 @@ import os
 import platform
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import date
 from decimal import Decimal
 from functools import cache
@@ -83,6 +83,21 @@ Rate = Annotated[
 ]
 #: A row of the price book by its key: ``book:openai/gpt-4o``.
 BookKey = Annotated[str, Field(pattern=r"^book:[^/*]+/[^*]+$")]
+
+
+_LOOPBACK = ("localhost", "127.0.0.1", "::1")
+
+
+def _web_address(value: str | None, token: str) -> str | None:
+    """The same where secrets may be sent there. ``token`` is the key for such a secret."""
+    url = urlsplit(value or "")
+    if value and (not url.hostname or url.port == 0 or url.scheme not in ("http", "https")):
+        raise ValueError("is no web address; write it as https://host/path")
+    if url.username or url.password:
+        raise ValueError(f"holds a password; name its environment variable in {token}")
+    if url.scheme == "http" and url.hostname not in _LOOPBACK:
+        raise ValueError("is not encrypted; use https, or an address on this machine")
+    return value
 
 
 class _Table(BaseModel):
@@ -495,7 +510,7 @@ FUNCTION = r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$"
 
 
 class _ToolTable(_Table):
-    """What all kinds of tools have. ``usd_per_call`` is what each use costs beside processor time, ``timeout_s`` bounds
+    """What all kinds of tools have. ``description`` is what the model is told, "" for the tool's own words. ``usd_per_call`` is what each use costs beside processor time, ``timeout_s`` bounds
     it, ``result_chars`` is what a model is told of its result at most. ``ttl_s``: results are kept for so long and
     given again for the same arguments within a workspace, for tools that only read; None: never.
     """
@@ -562,8 +577,81 @@ class SubtaskTool(_ToolTable):
     types: tuple[str, ...] = ()
 
 
+class CodeTool(_ToolTable):
+    """Python that the model writes, run in a sandbox: no files, no network, no environment, no other processes.
+
+    ``python`` is "monty", an interpreter of its own for the most of the language, or "cpython", this node's Python with
+    its packages, where bubblewrap is. ``memory_mb`` bounds what a run may hold, ``timeout_s`` how long it takes.
+    """
+
+    kind: Literal["code"]
+    python: Literal["monty", "cpython"] = "monty"
+    memory_mb: int = Field(256, ge=16, le=65_536)
+    timeout_s: float = Field(10.0, gt=0, le=3600)
+
+
+FormName = Literal["amount", "date", "email", "number", "phone", "url", "uuid"]
+
+
+class ExtractTool(_ToolTable):
+    """Takes out of a text what has a form: ``forms`` of ours, and ``patterns`` of yours by the names of what they find."""
+
+    kind: Literal["extract"]
+    forms: tuple[FormName, ...] = ("amount", "date", "email", "url")
+    patterns: dict[Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,62}$")], Pattern] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _coherent(self) -> ExtractTool:
+        if not self.forms and not self.patterns:
+            raise ValueError("has neither forms nor patterns; name what it is to find")
+        if twice := set(self.forms) & set(self.patterns):
+            raise ValueError(f"patterns: {min(twice)!r} is one of forms; give it another name")
+        return self
+
+
+class McpTool(_ToolTable):
+    """Functions of a server that speaks the Model Context Protocol: one that the node starts by ``command`` in
+    ``folder``, or one that is at ``url``.
+
+    ``functions`` are those that a model may use, by the server's names, and ``read_only`` those of them that do no harm
+    when they are used twice: what a server says of itself is not relied on. ``env`` names the environment variables that
+    a started server is given beside PATH, HOME and the like; ``token_env`` the one whose value goes to ``url`` as a
+    bearer token.
+    """
+
+    kind: Literal["mcp"]
+    command: tuple[str, ...] = ()
+    folder: Path | None = None
+    env: tuple[str, ...] = ()
+    url: str | None = None
+    token_env: str | None = None
+    functions: tuple[str, ...] = Field(min_length=1)
+    read_only: tuple[str, ...] = ()
+
+    @property
+    def reads_only(self) -> bool:
+        """Whether that holds for one of its functions at least."""
+        return bool(self.read_only)
+
+    @field_validator("url")
+    @classmethod
+    def _safe(cls, value: str | None) -> str | None:
+        return _web_address(value, "token_env")
+
+    @model_validator(mode="after")
+    def _coherent(self) -> McpTool:
+        if bool(self.command) == bool(self.url):
+            raise ValueError("takes either a command or a url")
+        if self.url and (self.env or self.folder) or self.command and self.token_env:
+            raise ValueError("env and folder go with a command, token_env with a url")
+        if strange := set(self.read_only) - set(self.functions):
+            raise ValueError(f"read_only: {min(strange)!r} is none of functions")
+        return self
+
+
 ToolSettings = Annotated[
-    CalculatorTool | SchemaTool | SearchTool | SqlTool | PythonTool | SubtaskTool, Field(discriminator="kind")
+    CalculatorTool | CodeTool | ExtractTool | McpTool | PythonTool | SchemaTool | SearchTool | SqlTool | SubtaskTool,
+    Field(discriminator="kind"),
 ]
 
 
@@ -652,14 +740,7 @@ class Alerts(_Table):
     @field_validator("webhook")
     @classmethod
     def _safe(cls, value: str | None) -> str | None:
-        url = urlsplit(value or "")
-        if value and (not url.hostname or url.port == 0 or url.scheme not in ("http", "https")):
-            raise ValueError("is no web address; write it as https://host/path")
-        if url.username or url.password:
-            raise ValueError("holds a password; name its environment variable in webhook_token_env")
-        if url.scheme == "http" and url.hostname not in _LOOPBACK:
-            raise ValueError("is not encrypted; use https, or an address on this machine")
-        return value
+        return _web_address(value, "webhook_token_env")
 
 
 class S3(_Table):
@@ -694,7 +775,6 @@ class S3(_Table):
         return self
 
 
-_LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 #: What pydantic puts into a location to name the branch of a union.
 _BRANCH = re.compile(r"Gate$|\[")
@@ -1006,3 +1086,8 @@ def secret(lane: Lane) -> str | None:
 def alert_token(alerts: Alerts) -> str | None:
     """What the webhook is to be told besides, from its environment variable; None where there is none."""
     return os.environ.get(alerts.webhook_token_env, "").strip() or None if alerts.webhook_token_env else None
+
+
+def from_environment(names: Iterable[str]) -> dict[str, str]:
+    """Those of the named environment variables that are set, for what a tool starts or calls."""
+    return {name: os.environ[name] for name in names if name in os.environ}

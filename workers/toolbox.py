@@ -110,7 +110,8 @@ class Toolbox:
             arguments = arguments_of(offer.function, call)
         except ToolError as error:
             return Used(f"Error: {error}", failure=error.failure)
-        key = _key(offer, arguments, workspace) if offer.row.ttl_s is not None else ""
+        kept = offer.row.ttl_s is not None and offer.function.reads_only
+        key = _key(offer, arguments, workspace) if kept else ""
         if key and (found := self._store.tool_result(key)) is not None:
             return Used(found, kept=True)
         assert offer.tool, "a sub-task is no tool's work"

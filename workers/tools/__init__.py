@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import Any, Protocol
 
+from broker.errors import ToolUnavailable
 from broker.settings import ToolSettings
 
 
@@ -36,7 +37,7 @@ class Tool(Protocol):
     """Shared by all threads of a worker process. Made with ``(name, row)`` of the configuration."""
 
     def functions(self) -> Sequence[Function]:
-        """What it offers. Raises ConfigError where it cannot be used on this node, naming the key and the mend."""
+        """What it offers: always the same. Raises what ``build`` raises."""
 
     def run(self, function: str, arguments: Mapping[str, Any]) -> str:
         """Do it, and say what came of it. ``arguments`` are of the function's parameters.
@@ -50,6 +51,9 @@ class Tool(Protocol):
 
 TOOLS: dict[str, str] = {
     "calculator": "workers.tools.calculator:Calculator",
+    "code": "workers.tools.code:Code",
+    "extract": "workers.tools.extract:Extract",
+    "mcp": "workers.tools.mcp:Mcp",
     "python": "workers.tools.python:PythonFunction",
     "schema_check": "workers.tools.schema_check:SchemaCheck",
     "search": "workers.tools.search:Search",
@@ -58,7 +62,17 @@ TOOLS: dict[str, str] = {
 
 
 def build(name: str, row: ToolSettings) -> Tool:
-    """Imports that tool's module only."""
-    module, _, class_name = TOOLS[row.kind].partition(":")
-    tool: Tool = getattr(import_module(module), class_name)(name, row)
+    """Imports that tool's module only. Raises ConfigError, and ToolUnavailable where this node has not what it takes."""
+    tool: Tool = found(TOOLS[row.kind])(name, row)
     return tool
+
+
+def found(path: str) -> Any:
+    """The class at ``package.module:Class`` of ours. Raises ToolUnavailable where a package that it uses is missing."""
+    module, _, class_name = path.partition(":")
+    try:
+        return getattr(import_module(module), class_name)
+    except ModuleNotFoundError as error:
+        raise ToolUnavailable(
+            f"the package {error.name} is not installed", mend="pip install 'laneway[tools]'"
+        ) from error
