@@ -36,6 +36,7 @@ from laneway.cli.output import emit, json_option, say
 from workers.endpoints import Endpoints
 from workers.engines import resolve
 from workers.engines.llamacpp import packaged_model
+from workers.tools import build
 
 OLDEST_PYTHON = (3, 11)
 OLDEST_REDIS = 7
@@ -93,6 +94,7 @@ def examine(*, probe: bool = False) -> Checks:
         return
     yield Check("config", "ok", f"{len(settings.lanes)} lanes, {len(settings.types)} types")
     yield from _routing(settings)
+    yield from _tools(settings)
     store, found = _redis(settings)
     yield from found
     for name, lane in settings.lanes.items():
@@ -192,6 +194,21 @@ def _routing(settings: Settings) -> Checks:
 def _check_gates(settings: Settings) -> None:
     for name, row in settings.types.items():
         check_gates([row.gate], where=f"types.{name}.gate")
+
+
+def _tools(settings: Settings) -> Checks:
+    """Whether each can be used on this node; one that cannot is left out of what models are offered here."""
+    for name, row in settings.tools.items():
+        try:
+            tool = build(name, row)
+        except ToolUnavailable as error:
+            yield Check(f"tool {name}", "warn", f"off on this node: {error.message}", error.mend)
+        except ConfigError as error:
+            yield Check(f"tool {name}", "fail", error.message, error.mend)
+        else:
+            names = ", ".join(one.name for one in tool.functions())
+            tool.close()
+            yield Check(f"tool {name}", "ok", names if row.kind == "mcp" else row.kind)
 
 
 def _redis(settings: Settings) -> tuple[Store | None, list[Check]]:

@@ -54,7 +54,7 @@ class Mcp:
         try:
             result = self._called(theirs, arguments, again=self._functions[function].reads_only)
         except ServerLost as error:
-            raise ToolError(f"{error}; whether the call took effect is not known", failure="tool_lost") from error
+            raise ToolError(str(error), failure="tool_lost") from error
         except TimeoutError as error:
             raise ToolError(f"it took more than {self._row.timeout_s:g} s", failure="tool_timeout") from error
         except MCPError as error:

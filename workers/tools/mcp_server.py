@@ -73,7 +73,9 @@ class Server:
             if error.code != CONNECTION_CLOSED or held is None:
                 raise
             self._lose(held, "ended")
-            raise ServerLost(f"the server of {self._name!r} ended in the middle") from error
+            raise ServerLost(
+                f"the server of {self._name!r} ended in the middle; whether the call took effect is not known"
+            ) from error
 
     async def _connected(self) -> _Held:
         """The connection, anew where there is none or it has ended since."""
@@ -88,7 +90,7 @@ class Server:
         held = _Held()
         task = self._loop.create_task(held.hold(self._row))
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(self._ended)
         opened = self._loop.create_task(held.opened.wait())
         try:
             await asyncio.wait([task, opened], return_when=asyncio.FIRST_COMPLETED)
@@ -100,6 +102,11 @@ class Server:
         if task.done():
             raise ServerLost(f"the server of {self._name!r} cannot be had: {_cause(task.exception())}")
         return held
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()):
+            log.info("the connection to the MCP server of %r ended: %s", self._name, _cause(error))
 
     def _lose(self, held: _Held, why: str) -> None:
         if self._held is held:

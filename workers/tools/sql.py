@@ -1,46 +1,51 @@
 """Questions to a database in SQL, read only: DuckDB over its own file, or over the tables in a folder.
 
-Three locks: one statement and that a SELECT, a configuration that nobody can change any more, and no way out of the
-database or the folder.
+It is asked in processes of its own (``sql_process.py``), which a query that is too long or too large ends with.
 """
 
 from __future__ import annotations
 
-import csv
-import io
+import json
+import selectors
+import subprocess
+import sys
 import threading
+import time
 from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import duckdb
-
-from broker.errors import ConfigError, ToolError
+from broker.errors import ConfigError, ToolError, ToolUnavailable
 from broker.settings import SqlTool
 from workers.tools import Function
 
-MEMORY = "512MB"
-READERS = {".parquet": "read_parquet", ".csv": "read_csv", ".json": "read_json", ".jsonl": "read_json"}
+MEMORY_MB = 512
+PROCESSES = 4  # at most, made as they are needed
+START_S = 30.0
 TOLD_TABLES = 40
 
 
 class Sql:
     def __init__(self, name: str, row: SqlTool) -> None:
         self._name, self._row = name, row
-        path = row.database
-        if not path.exists():
+        if find_spec("duckdb") is None:
+            raise ToolUnavailable("the package duckdb is not installed", mend="pip install 'laneway[tools]'")
+        if not row.database.exists():
             raise ConfigError(
-                f"tools.{name}.database: {path} is not there", mend="give a .duckdb file or a folder"
+                f"tools.{name}.database: {row.database} is not there", mend="give a .duckdb file or a folder"
             )
-        try:
-            self._database = _folder(path) if path.is_dir() else duckdb.connect(str(path), read_only=True)
-            self._database.execute(f"SET memory_limit = '{MEMORY}'; SET threads = 1")
-            self._database.execute("SET enable_external_access = false; SET lock_configuration = true")
-            self._tables = _tables(self._database)
-        except duckdb.Error as error:
+        self._lock, self._free = threading.Lock(), threading.BoundedSemaphore(PROCESSES)
+        self._idle: list[_Process] = []
+        first = _Process(row.database)
+        if "error" in first.said:
+            first.end()
             raise ConfigError(
-                f"tools.{name}.database: {path} cannot be read: {error}", mend="see that DuckDB can open it"
-            ) from error
+                f"tools.{name}.database: {row.database} cannot be read: {first.said['error']}",
+                mend="see that DuckDB can open it",
+            )
+        self._tables = _told(first.said["tables"])
+        self._idle.append(first)
 
     def functions(self) -> Sequence[Function]:
         described = self._row.description or "Answers one SELECT in DuckDB's SQL."
@@ -54,63 +59,90 @@ class Sql:
         return [Function(self._name, described, parameters, reads_only=True)]
 
     def run(self, function: str, arguments: Mapping[str, Any]) -> str:
-        cursor = self._database.cursor()
+        asked = {"query": arguments["query"], "rows": self._row.rows}
+        until = time.monotonic() + self._row.timeout_s
+        if not self._free.acquire(timeout=self._row.timeout_s):
+            raise ToolError("the database is busy; try again later", failure="tool_hangs")
         try:
-            statements = cursor.extract_statements(arguments["query"])
-            if len(statements) != 1 or statements[0].type != duckdb.StatementType.SELECT:
-                raise ToolError("only one SELECT is answered", failure="refused")
-            alarm = threading.Timer(self._row.timeout_s, cursor.interrupt)
-            alarm.start()
-            try:
-                cursor.execute(statements[0])
-                found = cursor.fetchmany(self._row.rows + 1)
-            finally:
-                alarm.cancel()
-            return _shown([one[0] for one in cursor.description or ()], found, self._row.rows)
-        except duckdb.InterruptException as error:
-            raise ToolError(f"it took more than {self._row.timeout_s:g} s", failure="tool_timeout") from error
-        except (duckdb.Error, UnicodeError) as error:
-            raise ToolError(str(error).splitlines()[0]) from error
+            said = self._asked(asked, until)
         finally:
-            cursor.close()
+            self._free.release()
+        if "error" in said:
+            raise ToolError(said["error"], failure=said.get("failure", "tool_failed"))
+        return str(said["text"])
 
     def close(self) -> None:
-        self._database.close()
+        with self._lock:
+            idle, self._idle = self._idle, []
+        for process in idle:
+            process.end()
+
+    def _asked(self, asked: Mapping[str, object], until: float) -> Mapping[str, Any]:
+        with self._lock:
+            process = self._idle.pop() if self._idle else None
+        process = process or _Process(self._row.database)
+        try:
+            said = process.asked(asked, until)
+        except TimeoutError as error:
+            process.end()
+            raise ToolError(f"it took more than {self._row.timeout_s:g} s", failure="tool_timeout") from error
+        except (EOFError, OSError) as error:
+            process.end()
+            raise ToolError("the query took too much memory, and ended the database's process") from error
+        with self._lock:
+            self._idle.append(process)
+        return said
 
 
-def _folder(folder: Path) -> duckdb.DuckDBPyConnection:
-    """A view for each file, under the file's name; a folder's Parquet files are one view under the folder's."""
-    database = duckdb.connect(":memory:")
-    database.execute(f"SET allowed_directories = [{_quoted(str(folder.resolve()) + '/')}]")
-    for path in sorted(folder.iterdir()):
-        parts = sorted(path.glob("**/*.parquet")) if path.is_dir() else []
-        reader = "read_parquet" if parts else READERS.get(path.suffix)
-        if reader:
-            source = str(path.resolve() / "**/*.parquet" if parts else path.resolve())
-            view = path.stem.replace('"', '""')
-            database.execute(f'CREATE VIEW "{view}" AS SELECT * FROM {reader}({_quoted(source)})')
-    return database
+class _Process:
+    """One of them, used by one thread at a time. ``said`` is what it began with."""
+
+    def __init__(self, database: Path) -> None:
+        command = [sys.executable, "-m", "workers.tools.sql_process", str(database), str(MEMORY_MB)]
+        self._child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0)
+        self._selector = selectors.DefaultSelector()
+        self._selector.register(self._out, selectors.EVENT_READ)
+        try:
+            self.said: Mapping[str, Any] = json.loads(self._line(time.monotonic() + START_S))
+        except (TimeoutError, EOFError, ValueError) as error:
+            self.end()
+            raise ToolUnavailable(
+                f"the database's process does not start: {type(error).__name__}", mend="see the log of this node"
+            ) from error
+
+    def asked(self, what: Mapping[str, object], until: float) -> Mapping[str, Any]:
+        """Its answer. Raises TimeoutError, and EOFError or OSError where it has ended."""
+        line = json.dumps(what).encode() + b"\n"
+        assert self._child.stdin is not None
+        while line:
+            line = line[self._child.stdin.write(line) or 0 :]
+        answer: Mapping[str, Any] = json.loads(self._line(until))
+        return answer
+
+    def end(self) -> None:
+        self._child.kill()
+        self._child.wait()
+        self._selector.close()
+        for pipe in (self._child.stdin, self._child.stdout):
+            if pipe is not None:
+                pipe.close()
+
+    @property
+    def _out(self) -> Any:
+        return self._child.stdout
+
+    def _line(self, until: float) -> bytes:
+        held = bytearray()
+        while not held.endswith(b"\n"):
+            if not self._selector.select(max(0.0, until - time.monotonic())):
+                raise TimeoutError
+            piece = self._out.read(2**16)
+            if not piece:
+                raise EOFError
+            held += piece
+        return bytes(held)
 
 
-def _tables(database: duckdb.DuckDBPyConnection) -> list[str]:
-    """Each table with its columns, in the order of names: what a provider caches stays the same."""
-    columns = database.execute(
-        "SELECT table_name, string_agg(column_name || ' ' || data_type, ', ' ORDER BY ordinal_position)"
-        " FROM information_schema.columns WHERE table_schema = 'main' GROUP BY 1 ORDER BY 1"
-    ).fetchall()
-    told = [f"{table}({listed})" for table, listed in columns[:TOLD_TABLES]]
-    return [*told, *(table for table, _ in columns[TOLD_TABLES:])]
-
-
-def _shown(names: Sequence[str], rows: Sequence[Sequence[Any]], limit: int) -> str:
-    """As CSV: the fewest tokens that still name the columns."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(names)
-    writer.writerows(rows[:limit])
-    more = f"(only the first {limit} rows)\n" if len(rows) > limit else ""
-    return text.getvalue() + more
-
-
-def _quoted(text: str) -> str:
-    return "'" + text.replace("'", "''") + "'"
+def _told(tables: Sequence[Sequence[str]]) -> list[str]:
+    told = [f"{table}({listed})" for table, listed in tables[:TOLD_TABLES]]
+    return [*told, *(table for table, _ in tables[TOLD_TABLES:])]
