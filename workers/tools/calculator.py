@@ -71,7 +71,8 @@ def calculated(expression: str) -> str:
         tree = ast.parse(text.strip(), mode="eval")
         with localcontext(Context(prec=DIGITS, Emax=LARGEST_EXPONENT, Emin=-LARGEST_EXPONENT)):
             value = _value(tree.body)
-            return f"{value:f}" if value == value.to_integral_value() else f"{value.normalize():f}"
+            whole = value.to_integral_value()
+            return f"{whole if value == whole else value.normalize():f}"
     except DecimalException as error:
         raise ToolError(f"it cannot be calculated: {type(error).__name__}") from error
     except (SyntaxError, ValueError, TypeError, RecursionError, MemoryError) as error:

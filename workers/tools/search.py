@@ -19,6 +19,7 @@ from workers.tools import Function
 PASSAGE_CHARS = 1_200
 LARGEST_FILE = 20_000_000  # bytes
 LOOK_EVERY_S = 30.0
+MOST_WORDS = 100
 _WORD = re.compile(r"\w+")
 
 
@@ -52,10 +53,10 @@ class Search:
         return [Function(self._name, described, parameters, reads_only=True)]
 
     def run(self, function: str, arguments: Mapping[str, Any]) -> str:
-        words = _WORD.findall(arguments["query"])
-        if not words:
-            raise ToolError("there are no words in the query", failure="bad_arguments")
-        asked = " OR ".join(f'"{word}"' for word in dict.fromkeys(words))
+        words = dict.fromkeys(_WORD.findall(arguments["query"]))
+        if not 0 < len(words) <= MOST_WORDS:
+            raise ToolError(f"the query has {len(words) or 'no'} words; give a few", failure="bad_arguments")
+        asked = " OR ".join(f'"{word}"' for word in words)
         with self._lock:
             self._follow()
             found = self._index.execute(
