@@ -510,9 +510,12 @@ FUNCTION = r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$"
 
 
 class _ToolTable(_Table):
-    """What all kinds of tools have. ``description`` is what the model is told, "" for the tool's own words. ``usd_per_call`` is what each use costs beside processor time, ``timeout_s`` bounds
-    it, ``result_chars`` is what a model is told of its result at most. ``ttl_s``: results are kept for so long and
-    given again for the same arguments within a workspace, for tools that only read; None: never.
+    """What all kinds of tools have.
+
+    ``description`` is what the model is told, "" for the tool's own words. ``usd_per_call`` is what each use costs beside
+    processor time, ``timeout_s`` bounds it, ``result_chars`` is what a model is told of its result at most. ``ttl_s``:
+    results are kept for so long and given again for the same arguments within a workspace, for functions that only read;
+    None: never.
     """
 
     description: str = ""
@@ -594,11 +597,13 @@ FormName = Literal["amount", "date", "email", "number", "phone", "url", "uuid"]
 
 
 class ExtractTool(_ToolTable):
-    """Takes out of a text what has a form: ``forms`` of ours, and ``patterns`` of yours by the names of what they find."""
+    """Takes out of a text what has a form: ``forms`` of ours, and ``patterns`` of yours by names of their own."""
 
     kind: Literal["extract"]
     forms: tuple[FormName, ...] = ("amount", "date", "email", "url")
-    patterns: dict[Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,62}$")], Pattern] = Field(default_factory=dict)
+    patterns: dict[Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,62}$")], Pattern] = Field(
+        default_factory=dict
+    )
 
     @model_validator(mode="after")
     def _coherent(self) -> ExtractTool:
@@ -614,8 +619,8 @@ class McpTool(_ToolTable):
     ``folder``, or one that is at ``url``.
 
     ``functions`` are those that a model may use, by the server's names, and ``read_only`` those of them that do no harm
-    when they are used twice: what a server says of itself is not relied on. ``env`` names the environment variables that
-    a started server is given beside PATH, HOME and the like; ``token_env`` the one whose value goes to ``url`` as a
+    when they are used twice: what a server says of itself is not relied on. ``env`` names the environment variables
+    that a started server is given beside PATH, HOME and the like; ``token_env`` the one whose value goes to ``url`` as a
     bearer token.
     """
 
@@ -642,7 +647,7 @@ class McpTool(_ToolTable):
     def _coherent(self) -> McpTool:
         if bool(self.command) == bool(self.url):
             raise ValueError("takes either a command or a url")
-        if self.url and (self.env or self.folder) or self.command and self.token_env:
+        if (self.url and (self.env or self.folder)) or (self.command and self.token_env):
             raise ValueError("env and folder go with a command, token_env with a url")
         if strange := set(self.read_only) - set(self.functions):
             raise ValueError(f"read_only: {min(strange)!r} is none of functions")
@@ -773,7 +778,6 @@ class S3(_Table):
         if self.kms_key_id is not None and self.sse != "aws:kms":
             raise ValueError('kms_key_id is for sse = "aws:kms"')
         return self
-
 
 
 #: What pydantic puts into a location to name the branch of a union.

@@ -23,7 +23,14 @@ from accounting.ledger import LocalStore, open_store
 from accounting.ledger import Store as Ledger
 from broker.connect import connect
 from broker.embedded import find_server
-from broker.errors import ConfigError, EngineUnavailable, LanewayError, LedgerError, RedisUnavailable
+from broker.errors import (
+    ConfigError,
+    EngineUnavailable,
+    LanewayError,
+    LedgerError,
+    RedisUnavailable,
+    ToolUnavailable,
+)
 from broker.settings import Lane, Settings, load, secret
 from broker.sights import Sights
 from broker.store import Store, ask

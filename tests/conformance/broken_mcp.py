@@ -35,12 +35,17 @@ def called(number: object, name: str, arguments: dict[str, str]) -> None:
         os._exit(3)
     if name == "hang":
         time.sleep(600)
+    if name == "slow":
+        return  # and never an answer, though all others are given
     if name == "rubbish":
         say("\x00 this is no JSON {{{")
         answer("of nothing that was asked", {})
     if name == "long":
         arguments = {"word": "long " * 20_000}
-    content = [{"type": "text", "text": arguments["word"]}, {"type": "image", "data": "AA==", "mimeType": "image/png"}]
+    content = [
+        {"type": "text", "text": arguments["word"]},
+        {"type": "image", "data": "AA==", "mimeType": "image/png"},
+    ]
     answer(number, {"content": content, "isError": name == "fail"})
 
 
@@ -55,9 +60,11 @@ def main() -> None:
         number, method = message.get("id"), message["method"]
         if method == "initialize":
             info = {"name": "broken", "version": "1"}
-            answer(number, {"protocolVersion": "2025-06-18", "capabilities": {"tools": {}}, "serverInfo": info})
+            answer(
+                number, {"protocolVersion": "2025-06-18", "capabilities": {"tools": {}}, "serverInfo": info}
+            )
         elif method == "tools/list":
-            names = ["say", "die", "die_once", "hang", "rubbish", "long", "fail"]
+            names = ["say", "die", "die_once", "hang", "slow", "rubbish", "long", "fail"]
             hints = {"readOnlyHint": True, "destructiveHint": False}
             tools = [{"name": one, "inputSchema": SCHEMA, "annotations": hints} for one in names]
             answer(number, {"tools": tools})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import sys
 
 import uvicorn
@@ -28,4 +29,6 @@ class Guarded(BaseHTTPMiddleware):
 
 app = server.streamable_http_app()
 app.add_middleware(Guarded)
-uvicorn.run(app, host="127.0.0.1", port=int(sys.argv[1]), log_level="warning")
+with socket.create_server(("127.0.0.1", int(sys.argv[1]))) as listening:
+    print("ready", flush=True)
+    uvicorn.Server(uvicorn.Config(app, log_level="warning")).run([listening])

@@ -139,7 +139,9 @@ def test_threads_share_a_tool(standing: Callable[[str], Tool], kind: str) -> Non
     tool = standing(kind)
     arguments, expected = USES[kind]
     came: list[bool] = []
-    threads = [threading.Thread(target=lambda: came.append(expected in said(tool, **arguments))) for _ in range(4)]
+    threads = [
+        threading.Thread(target=lambda: came.append(expected in said(tool, **arguments))) for _ in range(4)
+    ]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -214,12 +216,24 @@ def test_the_schema_check_says_what_is_wrong_and_fetches_nothing(
 EXTRACTS = [
     ("amount", "It is €1,234.50, or 99 USD; $5. 1'000 CHF", ["€1,234.50", "99 USD", "$5", "1'000 CHF"]),
     ("amount", "room 12, page 7", []),
-    ("date", "2026-11-25, 25.11.2026, 11/25/26, Nov 25, 2026", ["2026-11-25", "25.11.2026", "11/25/26", "Nov 25, 2026"]),
+    (
+        "date",
+        "2026-11-25, 25.11.2026, 11/25/26, Nov 25, 2026",
+        ["2026-11-25", "25.11.2026", "11/25/26", "Nov 25, 2026"],
+    ),
     ("date", "on 3 March 2026 and the 1st May 2027; version 1.2.3", ["3 March 2026", "1st May 2027"]),
-    ("email", "Ann <ann.b+x@mail.example.co.uk>, bob@localhost, a@b.de a@b.de", ["ann.b+x@mail.example.co.uk", "a@b.de"]),
+    (
+        "email",
+        "Ann <ann.b+x@mail.example.co.uk>, bob@localhost, a@b.de a@b.de",
+        ["ann.b+x@mail.example.co.uk", "a@b.de"],
+    ),
     ("number", "from -3 to 1,000.5, v2 not", ["-3", "1,000.5"]),
     ("phone", "call +44 20 7946 0958 or 0049-30-901820, not 2026", ["+44 20 7946 0958", "0049-30-901820"]),
-    ("url", "see https://a.example/x?y=1#z. (http://b.example/)", ["https://a.example/x?y=1#z", "http://b.example/"]),
+    (
+        "url",
+        "see https://a.example/x?y=1#z. (http://b.example/)",
+        ["https://a.example/x?y=1#z", "http://b.example/"],
+    ),
     ("uuid", "id 123e4567-e89b-12d3-a456-426614174000!", ["123e4567-e89b-12d3-a456-426614174000"]),
 ]
 
@@ -246,7 +260,9 @@ def test_extraction_has_patterns_of_ones_own_and_tells_of_what_it_finds() -> Non
     assert compiled(function.parameters).complaint({"text": "", "forms": ["iban"]})
 
 
-@pytest.mark.parametrize("text", ["1" * 50_000, "a." * 25_000, "a@" * 25_000, "+1 " * 16_000, "http://" * 7_000])
+@pytest.mark.parametrize(
+    "text", ["1" * 50_000, "a." * 25_000, "a@" * 25_000, "+1 " * 16_000, "http://" * 7_000]
+)
 def test_no_text_keeps_a_form_of_ours_busy(make: Make, text: str) -> None:
     tool = make("extract", forms=sorted(FORMS))
     said(tool, text=text)  # for hours, if a pattern's time grew with the text's square
@@ -254,7 +270,9 @@ def test_no_text_keeps_a_form_of_ours_busy(make: Make, text: str) -> None:
 
 
 def test_search_finds_follows_and_cuts(make: Make, tmp_path: Path) -> None:
-    (tmp_path / "a.md").write_text("The quarterly report covers parcels.\n\n" + "Filler without sense. " * 400)
+    (tmp_path / "a.md").write_text(
+        "The quarterly report covers parcels.\n\n" + "Filler without sense. " * 400
+    )
     tool = make("search", folder=str(tmp_path), results=1)
     assert said(tool, query="quarterly?").startswith("[a.md]\nThe quarterly report")
     assert len(said(tool, query="filler")) < 2_500
@@ -264,7 +282,15 @@ def test_search_finds_follows_and_cuts(make: Make, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "query",
-    ["open-sesame", "password sesame", 'text:"password"', "secret.csv OR password", "* NOT x", "file : leak", "NEAR(a b)"],
+    [
+        "open-sesame",
+        "password sesame",
+        'text:"password"',
+        "secret.csv OR password",
+        "* NOT x",
+        "file : leak",
+        "NEAR(a b)",
+    ],
 )
 def test_search_tells_nothing_from_outside_its_folder(make: Make, query: str) -> None:
     assert "sesame" not in said(make("search"), query=query)
@@ -287,7 +313,9 @@ def asked(folder: Path) -> Iterator[Tool]:
 
 def test_sql_tells_its_tables_and_cuts_its_rows(asked: Tool) -> None:
     [function] = asked.functions()
-    assert function.description.endswith("Tables: people(name VARCHAR, age BIGINT)"), "nothing of what links out"
+    assert function.description.endswith("Tables: people(name VARCHAR, age BIGINT)"), (
+        "nothing of what links out"
+    )
     assert said(asked, query="FROM range(9)") == "range\n0\n1\n2\n(only the first 3 rows)\n"
 
 
@@ -408,7 +436,9 @@ def test_sql_over_a_database_reads_it_and_writes_nothing(make: Make, tmp_path: P
         ("python", {"function": "tests.workers.tools_of_ours:opaque"}, "JSON cannot tell"),
     ],
 )
-def test_a_wrong_configuration_names_its_key_and_the_mend(make: Make, kind: str, row: Row, problem: str) -> None:
+def test_a_wrong_configuration_names_its_key_and_the_mend(
+    make: Make, kind: str, row: Row, problem: str
+) -> None:
     with pytest.raises(ConfigError, match=r"tools\.mine[\s\S]*mend") as wrong:
         make(kind, **row)
     assert problem in wrong.value.message

@@ -62,7 +62,10 @@ TOOLS: dict[str, str] = {
 
 
 def build(name: str, row: ToolSettings) -> Tool:
-    """Imports that tool's module only. Raises ConfigError, and ToolUnavailable where this node has not what it takes."""
+    """Imports that tool's module only.
+
+    Raises ConfigError for a wrong row, and ToolUnavailable where this node has not what it takes.
+    """
     tool: Tool = found(TOOLS[row.kind])(name, row)
     return tool
 

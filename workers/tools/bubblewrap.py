@@ -58,18 +58,43 @@ def filter_program(machine: str, *, threads: bool) -> bytes:
 
 
 def wrapped(
-    command: Sequence[str], see: Sequence[Path], *, filter_fd: int, environment: Mapping[str, str] | None = None
+    command: Sequence[str],
+    see: Sequence[Path],
+    *,
+    filter_fd: int,
+    environment: Mapping[str, str] | None = None,
 ) -> list[str]:
     """``command`` inside, where it sees ``see`` under their own paths. The filter is read from ``filter_fd``.
 
     Raises ToolUnavailable where there is no bubblewrap or it is not let.
     """
-    inside = [_usable(), "--unshare-all", "--unshare-user", "--disable-userns", "--die-with-parent", "--new-session"]
+    # The first process inside is bwrap itself, and a program may read what that was started with.
+    inside = [
+        "/usr/bin/env",
+        "-i",
+        _usable(),
+        "--unshare-all",
+        "--unshare-user",
+        "--disable-userns",
+        "--die-with-parent",
+        "--new-session",
+    ]
     inside += ["--clearenv", "--cap-drop", "ALL", "--uid", "65534", "--gid", "65534", "--hostname", "sandbox"]
     inside += ["--size", str(TMP_BYTES), "--tmpfs", "/tmp", *_libraries()]
     for path in see:
         inside += ["--ro-bind", str(path), str(path)]
-    inside += ["--proc", "/proc", "--dev", "/dev", "--remount-ro", "/dev", "--remount-ro", "/", "--chdir", "/tmp"]
+    inside += [
+        "--proc",
+        "/proc",
+        "--dev",
+        "/dev",
+        "--remount-ro",
+        "/dev",
+        "--remount-ro",
+        "/",
+        "--chdir",
+        "/tmp",
+    ]
     for name, value in (environment or {}).items():
         inside += ["--setenv", name, value]
     return [*inside, "--seccomp", str(filter_fd), "--", *command]
@@ -111,5 +136,7 @@ def _of_a_package() -> str | None:
 def machine() -> str:
     """This one's, as ``filter_program`` takes it. Raises ToolUnavailable where it is no Linux."""
     if platform.system() != "Linux":
-        raise ToolUnavailable(f"bubblewrap is of Linux, and this is {platform.system()}", mend='set python = "monty"')
+        raise ToolUnavailable(
+            f"bubblewrap is of Linux, and this is {platform.system()}", mend='set python = "monty"'
+        )
     return platform.machine()

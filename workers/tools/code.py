@@ -1,7 +1,7 @@
 """Python that a model writes, run where it can do no harm.
 
-Two sandboxes. ``monty`` is an interpreter that knows no files, sockets or processes at all, in a process of its own, and
-that process inside bubblewrap where the node has it. ``cpython`` is the node's Python inside bubblewrap.
+Two sandboxes. ``monty`` is an interpreter that knows no files, sockets or processes at all, in a process of its own
+that is inside bubblewrap where the node has it. ``cpython`` is the node's Python inside bubblewrap.
 """
 
 from __future__ import annotations
@@ -48,7 +48,9 @@ class Code:
             self._sandbox.run("1")
         except ToolError as error:
             self._sandbox.close()
-            raise ToolUnavailable(f"no program runs in its sandbox: {error}", mend="see what it says") from error
+            raise ToolUnavailable(
+                f"no program runs in its sandbox: {error}", mend="see what it says"
+            ) from error
 
     def functions(self) -> Sequence[Function]:
         described = self._row.description or (

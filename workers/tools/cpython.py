@@ -62,7 +62,9 @@ class CPython:
                     check=False,
                 )
             except subprocess.TimeoutExpired as error:
-                raise ToolError(f"it took more than {self._limits.seconds:g} s", failure="tool_timeout") from error
+                raise ToolError(
+                    f"it took more than {self._limits.seconds:g} s", failure="tool_timeout"
+                ) from error
             finally:
                 os.close(reading)
             printed.seek(0)

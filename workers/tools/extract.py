@@ -41,8 +41,14 @@ class Extract:
 
     def functions(self) -> Sequence[Function]:
         told = [f"{form} ({FORMS[form][0]})" for form in self._row.forms] + list(self._row.patterns)
-        described = self._row.description or f"Finds what is in a text, as it is written there: {', '.join(told)}."
-        wanted = {"type": "array", "items": {"enum": list(self._patterns)}, "description": "all, where left out"}
+        described = (
+            self._row.description or f"Finds what is in a text, as it is written there: {', '.join(told)}."
+        )
+        wanted = {
+            "type": "array",
+            "items": {"enum": list(self._patterns)},
+            "description": "all, where left out",
+        }
         parameters = {
             "type": "object",
             "properties": {"text": {"type": "string"}, "forms": wanted},
@@ -54,7 +60,9 @@ class Extract:
     def run(self, function: str, arguments: Mapping[str, Any]) -> str:
         text = arguments["text"]
         if len(text) > LONGEST:
-            raise ToolError(f"the text is longer than {LONGEST} characters; give it in parts", failure="bad_arguments")
+            raise ToolError(
+                f"the text is longer than {LONGEST} characters; give it in parts", failure="bad_arguments"
+            )
         forms = arguments.get("forms") or list(self._patterns)
         return json.dumps({form: _found(self._patterns[form], text) for form in forms}, ensure_ascii=False)
 

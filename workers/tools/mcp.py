@@ -16,7 +16,7 @@ from mcp.types import CallToolResult, EmbeddedResource, ResourceLink, TextConten
 from mcp.types import Tool as Offered
 
 from broker.errors import ConfigError, ToolError, ToolUnavailable
-from broker.settings import McpTool
+from broker.settings import McpTool, from_environment
 from dispatcher.schema import BadSchema, compiled
 from workers.tools import Function
 from workers.tools.mcp_server import Server, ServerLost
@@ -31,6 +31,10 @@ _STRANGE = re.compile(r"[^a-zA-Z0-9_-]")
 class Mcp:
     def __init__(self, name: str, row: McpTool) -> None:
         self._name, self._row = name, row
+        if row.token_env and not from_environment([row.token_env]).get(row.token_env):
+            raise ToolUnavailable(
+                f"{row.token_env} is not set", mend="set this environment variable to the token"
+            )
         self._server = Server(name, row)
         try:
             offered = self._server.call(_listed, START_S)
@@ -39,7 +43,8 @@ class Mcp:
             self._server.close()
             said = str(error) or f"it does not answer within {START_S:g} s"
             raise ToolUnavailable(
-                f"the MCP server of {name!r} is not to be had: {said}", mend=f"see tools.{name} and the server's log"
+                f"the MCP server of {name!r} is not to be had: {said}",
+                mend=f"see tools.{name} and the server's log",
             ) from error
         except ConfigError:
             self._server.close()
@@ -95,9 +100,11 @@ class Mcp:
                 f"tools.{self._name}.functions: the parameters of {theirs!r} cannot be checked: {error}",
                 mend="take it out",
             ) from error
-        described = self._row.description or one.description or theirs
+        described = f"{self._row.description} {one.description or theirs}".strip()
         reads_only = theirs in self._row.read_only
-        return Function(_named(self._name, theirs), described[:DESCRIPTION_CHARS], one.input_schema, reads_only)
+        return Function(
+            _named(self._name, theirs), described[:DESCRIPTION_CHARS], one.input_schema, reads_only
+        )
 
 
 async def _listed(client: Client) -> Mapping[str, Offered]:

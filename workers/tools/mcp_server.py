@@ -1,6 +1,6 @@
 """An MCP server as threads use it: connected to when it is first called, and again after it was lost.
 
-A connection is held by one task, in an event loop with a thread of its own, since it has to be left where it was entered.
+A connection is held by one task, in an event loop with a thread of its own: it has to be left where it was entered.
 """
 
 from __future__ import annotations
@@ -22,7 +22,9 @@ from mcp.types import CONNECTION_CLOSED, REQUEST_TIMEOUT
 from broker.settings import McpTool, from_environment
 
 log = logging.getLogger(__name__)
-logging.getLogger("mcp.client.stdio").setLevel(logging.CRITICAL)  # it would print what cannot be read: a task's words
+logging.getLogger("mcp.client.stdio").setLevel(
+    logging.CRITICAL
+)  # it would print what cannot be read: a task's words
 LOOK_S = 2.0  # for a sign of life of a server that was too slow
 CONNECT_S, READ_S = 10.0, 300.0  # of HTTP; a call has its own time-out
 Answer = TypeVar("Answer")
@@ -140,8 +142,8 @@ class _Held:
     @asynccontextmanager
     async def _noticed(self, row: McpTool) -> AsyncIterator[Any]:
         if row.url is not None:
-            token = from_environment([row.token_env] if row.token_env else [])
-            headers = {"Authorization": f"Bearer {value}" for value in token.values()}
+            token = from_environment([row.token_env]).get(row.token_env) if row.token_env else None
+            headers = {"Authorization": f"Bearer {token}"} if token else {}
             timeout = httpx2.Timeout(CONNECT_S, read=READ_S)
             async with (
                 httpx2.AsyncClient(headers=headers, timeout=timeout) as client,

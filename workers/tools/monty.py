@@ -13,7 +13,14 @@ import tempfile
 from contextlib import ExitStack
 from pathlib import Path
 
-from pydantic_monty import CollectString, Monty, MontyCrashedError, MontyError, MontyRuntimeError, ResourceLimits
+from pydantic_monty import (
+    CollectString,
+    Monty,
+    MontyCrashedError,
+    MontyError,
+    MontyRuntimeError,
+    ResourceLimits,
+)
 
 from broker.errors import ToolError, ToolUnavailable
 from workers.tools.bubblewrap import filter_program, machine, wrapped
@@ -36,7 +43,9 @@ class MontyPython:
         self._limits, self._held = limits, ExitStack()
         path = shutil.which("monty", path=sysconfig.get_path("scripts")) or shutil.which("monty")
         if path is None:
-            raise ToolUnavailable("the program of pydantic-monty is not there", mend="pip install 'laneway[tools]'")
+            raise ToolUnavailable(
+                "the program of pydantic-monty is not there", mend="pip install 'laneway[tools]'"
+            )
         try:
             start = self._inside(Path(path))
         except ToolUnavailable as error:
@@ -47,7 +56,9 @@ class MontyPython:
             self._pool = self._held.enter_context(pool)
         except (OSError, RuntimeError, MontyError) as error:
             self._held.close()
-            raise ToolUnavailable(f"Monty does not start: {error}", mend="pip install 'laneway[tools]'") from error
+            raise ToolUnavailable(
+                f"Monty does not start: {error}", mend="pip install 'laneway[tools]'"
+            ) from error
 
     def run(self, program: str) -> str:
         limits = ResourceLimits(
@@ -73,7 +84,9 @@ class MontyPython:
             raise ToolError(str(error)) from error
         except TimeoutError as error:
             raise ToolError("all interpreters are busy; try again later", failure="tool_hangs") from error
-        return shown(printed.output, "" if value is None else value if isinstance(value, str) else repr(value))
+        return shown(
+            printed.output, "" if value is None else value if isinstance(value, str) else repr(value)
+        )
 
     def close(self) -> None:
         self._held.close()

@@ -107,7 +107,8 @@ class _Process:
         except (TimeoutError, EOFError, ValueError) as error:
             self.end()
             raise ToolUnavailable(
-                f"the database's process does not start: {type(error).__name__}", mend="see the log of this node"
+                f"the database's process does not start: {type(error).__name__}",
+                mend="see the log of this node",
             ) from error
 
     def asked(self, what: Mapping[str, object], until: float) -> Mapping[str, Any]:
