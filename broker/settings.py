@@ -512,10 +512,10 @@ FUNCTION = r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$"
 class _ToolTable(_Table):
     """What all kinds of tools have.
 
-    ``description`` is what the model is told, "" for the tool's own words. ``usd_per_call`` is what each use costs beside
-    processor time, ``timeout_s`` bounds it, ``result_chars`` is what a model is told of its result at most. ``ttl_s``:
-    results are kept for so long and given again for the same arguments within a workspace, for functions that only read;
-    None: never.
+    ``description`` is what the model is told, "" for the tool's own words. ``usd_per_call`` is what each use costs
+    beside processor time, ``timeout_s`` bounds it, ``result_chars`` is what a model is told of its result at most.
+    ``ttl_s``: results are kept for so long and given again for the same arguments within a workspace, for what only
+    reads; None: never.
     """
 
     description: str = ""
@@ -620,8 +620,8 @@ class McpTool(_ToolTable):
 
     ``functions`` are those that a model may use, by the server's names, and ``read_only`` those of them that do no harm
     when they are used twice: what a server says of itself is not relied on. ``env`` names the environment variables
-    that a started server is given beside PATH, HOME and the like; ``token_env`` the one whose value goes to ``url`` as a
-    bearer token.
+    that a started server is given beside PATH, HOME and the like; ``token_env`` the one whose value goes to ``url`` as
+    a bearer token.
     """
 
     kind: Literal["mcp"]
