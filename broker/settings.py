@@ -529,6 +529,11 @@ class _ToolTable(_Table):
         """Whether using it again does no harm."""
         return True
 
+    @property
+    def own_process(self) -> bool:
+        """Whether it works in a process of this node, so that the processor time of a use is the time that it takes."""
+        return False
+
 
 class CalculatorTool(_ToolTable):
     kind: Literal["calculator"]
@@ -555,6 +560,10 @@ class SqlTool(_ToolTable):
     kind: Literal["sql"]
     database: Path
     rows: int = Field(50, ge=1, le=10_000)
+
+    @property
+    def own_process(self) -> bool:
+        return True
 
 
 class PythonTool(_ToolTable):
@@ -591,6 +600,10 @@ class CodeTool(_ToolTable):
     python: Literal["monty", "cpython"] = "monty"
     memory_mb: int = Field(256, ge=16, le=65_536)
     timeout_s: float = Field(10.0, gt=0, le=3600)
+
+    @property
+    def own_process(self) -> bool:
+        return True
 
 
 FormName = Literal["amount", "date", "email", "number", "phone", "url", "uuid"]
@@ -655,7 +668,15 @@ class McpTool(_ToolTable):
 
 
 ToolSettings = Annotated[
-    CalculatorTool | CodeTool | ExtractTool | McpTool | PythonTool | SchemaTool | SearchTool | SqlTool | SubtaskTool,
+    CalculatorTool
+    | CodeTool
+    | ExtractTool
+    | McpTool
+    | PythonTool
+    | SchemaTool
+    | SearchTool
+    | SqlTool
+    | SubtaskTool,
     Field(discriminator="kind"),
 ]
 

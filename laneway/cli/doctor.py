@@ -31,7 +31,7 @@ from broker.errors import (
     RedisUnavailable,
     ToolUnavailable,
 )
-from broker.settings import Lane, Settings, load, secret
+from broker.settings import Lane, Settings, SubtaskTool, load, secret
 from broker.sights import Sights
 from broker.store import Store, ask
 from broker.tariff import price_of
@@ -206,6 +206,8 @@ def _check_gates(settings: Settings) -> None:
 def _tools(settings: Settings) -> Checks:
     """Whether each can be used on this node; one that cannot is left out of what models are offered here."""
     for name, row in settings.tools.items():
+        if isinstance(row, SubtaskTool):
+            continue  # a task like others
         try:
             tool = build(name, row)
         except ToolUnavailable as error:
