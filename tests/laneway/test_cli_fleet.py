@@ -228,6 +228,21 @@ def test_the_doctor_fails_for_a_redis_that_does_not_answer_and_a_gate_that_canno
     assert any(line.startswith("fail  gates") and "mend: " in line for line in words.splitlines())
 
 
+def test_the_doctor_tries_each_tool_and_says_why_one_is_off(laneway: Any) -> None:
+    laneway.config.write_text(
+        laneway.config.read_text()
+        + '[tools.sums]\nkind = "calculator"\n[tools.shop]\nkind = "sql"\ndatabase = "no-such-folder"\n'
+        '[tools.clock]\nkind = "mcp"\ncommand = ["/no/such/server"]\nfunctions = ["tell"]\n'
+        '[tools.parts]\nkind = "subtask"\n'
+    )
+    checks = {row["name"]: row for row in laneway.json("doctor", code=1)["checks"]}
+    assert checks["tool sums"]["status"] == "ok"
+    assert (checks["tool shop"]["status"], checks["tool clock"]["status"]) == ("fail", "warn")
+    assert "off on this node" in checks["tool clock"]["what"]
+    assert "no-such-folder is not there" in checks["tool shop"]["what"]
+    assert all(checks[name]["mend"] for name in ("tool shop", "tool clock"))
+
+
 def test_every_reading_command_prints_one_json_document_and_nothing_else(laneway: Any) -> None:
     laneway.client.submit("hello", task_id="t")
     laneway.work()
