@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import os
 import socket
+import subprocess
+import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -190,6 +194,61 @@ def test_threads_run_programs_beside_each_other(run: Run) -> None:
     for thread in threads:
         thread.join()
     assert sorted(came, key=int) == ["0", "2", "4", "6", "8", "10"]
+
+
+def test_the_threads_that_used_a_sandbox_may_end(run: Run) -> None:
+    program = "x = 0\nfor i in range(100000):\n    x += 1\nx"
+    for _ in range(3):
+        came: list[str] = []
+        threads = [threading.Thread(target=lambda: came.append(run(program).strip())) for _ in range(3)]  # noqa: B023
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert came == ["100000"] * 3
+
+
+WORKER = """
+import sys, threading
+from pathlib import Path
+from broker.settings import CodeTool, SqlTool
+from workers.tools import build
+endless = {"program": "while True: pass"}
+query = {"query": "SELECT count(*) FROM range(100000000000) a, range(100) b"}
+rows = [
+    (CodeTool(kind="code", python="monty", timeout_s=1), endless),
+    (CodeTool(kind="code", python="cpython", timeout_s=60, memory_mb=MARK), endless),
+    (SqlTool(kind="sql", database=Path(sys.argv[1]), timeout_s=60), query),
+]
+for row, arguments in rows:
+    tool = build("mine", row)
+    threading.Thread(target=tool.run, args=("mine", arguments)).start()
+print("busy", flush=True)
+threading.Event().wait()
+"""
+
+
+def test_a_worker_that_is_killed_takes_the_processes_of_its_tools_along(cpython: Run, tmp_path: Path) -> None:
+    marks = [str(tmp_path).encode(), str((137 + 256) * MEGABYTE).encode()]
+
+    def left() -> list[bytes]:
+        lines = []
+        for process in Path("/proc").glob("[0-9]*"):
+            with suppress(OSError):
+                lines.append((process / "cmdline").read_bytes())
+        return [line for line in lines if any(mark in line for mark in marks) and b"CodeTool" not in line]
+
+    command = [sys.executable, "-c", WORKER.replace("MARK", "137"), str(tmp_path)]
+    environment = os.environ | {"TMPDIR": str(tmp_path), "PYTHONPATH": str(Path.cwd())}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, env=environment) as worker:
+        assert worker.stdout is not None
+        assert worker.stdout.readline() == b"busy\n"
+        assert len(left()) >= 3
+        worker.kill()
+    until = time.monotonic() + 20
+    while left() and time.monotonic() < until:
+        time.sleep(0.05)
+    assert left() == []
 
 
 def test_monty_runs_without_bubblewrap_and_cpython_does_not(monkeypatch: pytest.MonkeyPatch) -> None:

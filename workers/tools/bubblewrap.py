@@ -69,32 +69,14 @@ def wrapped(
     Raises ToolUnavailable where there is no bubblewrap or it is not let.
     """
     # The first process inside is bwrap itself, and a program may read what that was started with.
-    inside = [
-        "/usr/bin/env",
-        "-i",
-        _usable(),
-        "--unshare-all",
-        "--unshare-user",
-        "--disable-userns",
-        "--die-with-parent",
-        "--new-session",
-    ]
+    inside = ["/usr/bin/env", "-i", _usable(), "--unshare-all", "--unshare-user", "--disable-userns"]
+    inside += ["--die-with-parent", "--new-session"]  # with the thread that starts it, to the kernel
     inside += ["--clearenv", "--cap-drop", "ALL", "--uid", "65534", "--gid", "65534", "--hostname", "sandbox"]
     inside += ["--size", str(TMP_BYTES), "--tmpfs", "/tmp", *_libraries()]
     for path in see:
         inside += ["--ro-bind", str(path), str(path)]
-    inside += [
-        "--proc",
-        "/proc",
-        "--dev",
-        "/dev",
-        "--remount-ro",
-        "/dev",
-        "--remount-ro",
-        "/",
-        "--chdir",
-        "/tmp",
-    ]
+    inside += ["--proc", "/proc", "--dev", "/dev", "--remount-ro", "/dev"]
+    inside += ["--remount-ro", "/", "--chdir", "/tmp"]
     for name, value in (environment or {}).items():
         inside += ["--setenv", name, value]
     return [*inside, "--seccomp", str(filter_fd), "--", *command]

@@ -98,8 +98,10 @@ class MontyPython:
         command = shlex.join(wrapped([str(path)], [path], filter_fd=9))
         addresses = (self._limits.memory_bytes * 2 + SLACK_BYTES) // 1024
         script = folder / "monty"
+        # A shell between: bubblewrap dies with its parent, which would be whichever thread needed a new process.
         script.write_text(
-            f'#!/bin/sh\nulimit -v {addresses}\nexec {command} "$@" 9<{shlex.quote(str(folder / "filter"))}\n'
+            f"#!/bin/sh\nulimit -v {addresses}\n"
+            f'{command} "$@" 9<{shlex.quote(str(folder / "filter"))}\nexit $?\n'
         )
         script.chmod(0o700)
         return script

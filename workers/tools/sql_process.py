@@ -12,8 +12,11 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
+import queue
 import resource
 import sys
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -36,14 +39,23 @@ def main() -> None:
     except duckdb.Error as error:
         say({"error": str(error)})
         return
-    for line in sys.stdin:
-        asked = json.loads(line)
+    lines: queue.SimpleQueue[str] = queue.SimpleQueue()
+    threading.Thread(target=follow, args=(lines,), daemon=True).start()
+    while True:
+        asked = json.loads(lines.get())
         try:
             say({"text": answer(database, asked["query"], asked["rows"])})
         except PermissionError as error:
             say({"error": str(error), "failure": "refused"})
         except (duckdb.Error, UnicodeError, MemoryError) as error:
             say({"error": (str(error) or "out of memory").splitlines()[0], "failure": "tool_failed"})
+
+
+def follow(lines: queue.SimpleQueue[str]) -> None:
+    """Take in what is asked, and end with whoever asks, in the middle of a query too."""
+    for line in sys.stdin:
+        lines.put(line)
+    os._exit(0)
 
 
 def say(what: dict[str, object]) -> None:
