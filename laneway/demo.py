@@ -18,7 +18,7 @@ from typing import Any
 import click
 from rich.console import Console
 
-from accounting import ledger, nightly, present
+from accounting import ingest, ledger, nightly, present
 from accounting import report as reports
 from broker.errors import LedgerError, RedisUnavailable
 from broker.settings import HUMAN, Settings, load
@@ -183,6 +183,9 @@ def _close_books(run: Run, fleet: Fleet) -> None:
     settings = run.settings
     store = ledger.open_store(settings)
     quarantine = ledger.LocalStore(settings.fleet.var / "quarantine")
+    time.sleep(
+        ingest.held_s(fleet.store.client)
+    )  # a writer that was killed holds the ledger until its lock runs out
     night = nightly.run(fleet.store.client, store, quarantine, settings)
     if night.ingested.busy:
         raise LedgerError("the ledger's writer was killed while it wrote", mend="run the demo once more")

@@ -39,13 +39,14 @@ class Used:
 
 @dataclass(frozen=True, slots=True)
 class Offer:
-    """One function of one tool. ``tool`` None: what it does is a task of its own (``workers/parts.py``)."""
+    """One function of one tool. ``tool`` None: what it does is a task of its own (``workers/parts.py``). ``hanging`` are
+    the tool's uses that were out of time and have not ended since."""
 
     name: str
     function: Function
     tool: Tool | None
     row: ToolSettings
-    hanging: threading.BoundedSemaphore
+    hanging: list[threading.Thread]
 
 
 class Toolbox:
@@ -74,7 +75,7 @@ class Toolbox:
             except ToolUnavailable as error:
                 log.warning("tool %r is off on this node: %s", name, error)
                 continue
-            hanging = threading.BoundedSemaphore(MOST_HANGING)
+            hanging: list[threading.Thread] = []
             offers += [Offer(name, one, tool, row, hanging) for one in functions]
         names = [offer.function.name for offer in offers]
         if twice := sorted({name for name in names if names.count(name) > 1}):
@@ -127,7 +128,8 @@ class Toolbox:
 
     def _done(self, offer: Offer, tool: Tool, arguments: Mapping[str, Any]) -> Used:
         """In a thread of its own: nothing can stop a function that hangs. A few of them are left behind at most."""
-        if not offer.hanging.acquire(blocking=False):
+        offer.hanging[:] = [one for one in offer.hanging if one.is_alive()]
+        if len(offer.hanging) >= MOST_HANGING:
             return Used(f"Error: {offer.function.name} does not answer at present", failure="tool_hangs")
         came: queue.SimpleQueue[tuple[str, str, float]] = queue.SimpleQueue()
 
@@ -142,16 +144,16 @@ class Toolbox:
             except Exception as error:  # whatever a tool's own code raises
                 log.warning("tool %s failed", offer.function.name, exc_info=True)
                 text, failure = f"Error: {type(error).__name__}: {error}", "tool_failed"
-            finally:
-                offer.hanging.release()
             came.put((text, failure, (clock() - before_ns) / 1e6))
 
-        threading.Thread(target=run, name=f"tool-{offer.name}", daemon=True).start()
+        thread = threading.Thread(target=run, name=f"tool-{offer.name}", daemon=True)
+        thread.start()
         try:
             text, failure, busy_ms = came.get(timeout=offer.row.timeout_s)
         except queue.Empty:
             text, failure = f"Error: it took more than {offer.row.timeout_s:g} s", "tool_timeout"
             busy_ms = offer.row.timeout_s * 1000
+            offer.hanging.append(thread)
         spent = nano(offer.row.usd_per_call) + (cost_nano(self._cpu, None, busy_ms=busy_ms) or 0)
         return Used(cut(text, offer.row.result_chars), spent, failure)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -244,6 +245,15 @@ def test_a_tool_that_hangs_again_and_again_is_asked_no_more(node: Node) -> None:
     assert offer is not None
     failures = [node.toolbox.use(offer, call, "acme").failure for _ in range(MOST_HANGING + 1)]
     assert failures == ["tool_timeout"] * MOST_HANGING + ["tool_hangs"]
+
+
+def test_as_many_uses_of_a_tool_as_there_are_threads_run_at_once(node: Node) -> None:
+    call = ToolCall("x", "calculator", '{"expression": "2 ** 200"}')
+    offer = node.toolbox.offer(["calculator"], call)
+    assert offer is not None
+    with ThreadPoolExecutor(32) as pool:
+        failures = list(pool.map(lambda _: node.toolbox.use(offer, call, "acme").failure, range(200)))
+    assert set(failures) == {""}
 
 
 def test_an_endless_loop_of_the_same_call_climbs(node: Node) -> None:
