@@ -39,8 +39,8 @@ class Used:
 
 @dataclass(frozen=True, slots=True)
 class Offer:
-    """One function of one tool. ``tool`` None: what it does is a task of its own (``workers/parts.py``). ``hanging`` are
-    the tool's uses that were out of time and have not ended since."""
+    """One function of one tool. ``tool`` None: what it does is a task of its own (``workers/parts.py``). ``hanging``
+    are the tool's uses that were out of time and have not ended since."""
 
     name: str
     function: Function
