@@ -16,6 +16,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from mmap import mmap
 from typing import Any
 
 import boto3
@@ -115,7 +116,7 @@ class Bucket:
                 pause(tried)
         raise AssertionError("the last try returns or raises")
 
-    def put(self, key: str, data: bytes, *, over: str, in_parts: bool | None = None) -> str | None:
+    def put(self, key: str, data: bytes | mmap, *, over: str, in_parts: bool | None = None) -> str | None:
         """Replaces the version ``over``, "" for none. The new version, or None where the object has another one.
 
         ``in_parts`` None: as its size says.
@@ -124,17 +125,17 @@ class Bucket:
         if len(data) > 2 * self._part if in_parts is None else in_parts:
             said = self._put_in_parts(key, data, condition)
         else:
-            asked = {"Body": data, **condition, **self._sealed}
+            asked = {"Body": data[:], **condition, **self._sealed}
             said = self._ask("write", key, self._client.put_object, asked, none_for=_REFUSED)
         return self.holds(key, data) if said is None else str(said["ETag"])
 
-    def holds(self, key: str, data: bytes) -> str | None:
+    def holds(self, key: str, data: bytes | mmap) -> str | None:
         """The object's version where it has these very bytes, else None."""
         there = self.look(key)
         if there is None or there.size != len(data):
             return None
         got = self.get(key)
-        return got[0].version if got is not None and got[1] == data else None
+        return got[0].version if got is not None and got[1] == data[:] else None
 
     def names(self, prefix: str) -> list[str]:
         """What lies directly under the prefix, objects and folders."""
@@ -159,7 +160,7 @@ class Bucket:
             self._give_up(upload["Key"], {"UploadId": upload["UploadId"]})
         return len(old)
 
-    def _put_in_parts(self, key: str, data: bytes, condition: Mapping[str, str]) -> Any:
+    def _put_in_parts(self, key: str, data: bytes | mmap, condition: Mapping[str, str]) -> Any:
         """Nobody sees anything of it before its completion, which is the conditional step. None where it is refused."""
         begun = self._ask("write", key, self._client.create_multipart_upload, self._sealed)
         upload = {"UploadId": begun["UploadId"]}

@@ -1,29 +1,25 @@
-"""The facts of one task folded into its row, the rows of its attempts, and its share of the day.
+"""The facts of many tasks folded at once into rows: one a task, one an attempt, and their share of the day's sums.
 
-Pure: the same set of facts gives the same rows, in whatever order and however often they come.
+Pure: the same set of facts gives the same rows, in whatever order and however often they come. What a task's row says
+is mostly the last fact of some kinds: a terminal status stays until the task is resumed, whatever settles late.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
-from operator import add
+from dataclasses import dataclass
+from typing import Any
 
-from accounting.rows import GATE, AttemptRow, Cost, DailyKey, Folded, TaskRow, Tokens
-from broker.events import (
-    Allotted,
-    Attempted,
-    Escalated,
-    Event,
-    Finished,
-    Parked,
-    Rated,
-    Resumed,
-    Routed,
-    Submitted,
-)
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
-#: purpose → the part of the cost that it belongs to.
+from accounting import daily, schema
+from accounting.calls import AttemptRows, Calls, Routings, calls_of, routings_of
+from accounting.columns import NONE, Facts, Flags, Texts, first_not, places_of_new
+from accounting.order import Rows
+from broker.events import Escalated, Finished, Parked, Rated, Resumed, Routed, Submitted
+
+#: purpose → the part of the cost that it belongs to; a purpose that nobody foresaw is inference.
 PART_OF = {
     "task": "inference",
     "retry": "retry",
@@ -36,275 +32,191 @@ PART_OF = {
 }
 LLM_PURPOSES = frozenset({"task", "retry", "reprompt", "judge", "eval"})
 ANSWERS = frozenset({"task", "retry", "reprompt"})
+INFERENCE = "inference_usd"
+#: What no amount of a slice comes near to, so that no sum of integers can turn over.
+_LARGEST = 9e18
+#: The columns of ``events`` that rows are made of.
+COLUMNS = (
+    "workspace", "task_id", "seq", "at", "submitted_at", "kind", "attempt_id", "lane", "model", "purpose", "cost_usd",
+    "verdict", "failure", "status", "mode", "workflow", "pipeline", "user_id", "task_type", "parent_task_id",
+    "value_usd", "category", "by", "confidence", "hop", "engine", "model_revision", "started_at", "ended_at",
+    "queue_wait_ms", "latency_ms", "time_to_first_token_ms", *schema.TOKENS, "cache_write_1h_tokens", "unpriced",
+    "gate_usd", "marginal_usd", "price_ref", "parent_attempt_id", "batch", "gate", "settled", "succeeded",
+)  # fmt: skip
 
 
-class _Places(dict[str, int]):
-    """purpose → its part's place in a ``Cost``; a purpose that nobody foresaw is inference."""
+@dataclass(frozen=True, slots=True)
+class Folded:
+    """Rows of ``tasks`` and ``attempts`` in their order, and sums of ``daily`` in none.
 
-    def __missing__(self, purpose: str) -> int:
-        return Cost._fields.index("inference")
-
-
-_PART = _Places({purpose: Cost._fields.index(part) for purpose, part in PART_OF.items()})
-_TASKS, _JUDGED, _SUCCESSES, _ATTEMPTS = range(4)
-_TOKENS = 4
-_COST = _TOKENS + len(Tokens._fields)
-_WIDTH = _COST + len(Cost._fields)
-
-
-@dataclass(slots=True)
-class _State:
-    """What is known of the task so far, its facts taken in their order."""
-
-    submitted: Submitted | None = None
-    routed: Routed | None = None
-    status: str = ""
-    finished_us: int | None = None
-    succeeded: bool | None = None
-    value_nano: int | None = None
-    first_lane: str = ""
-    lane: str = ""
-    hops: int = 0
-    calls: dict[str, tuple[int, Attempted]] = field(default_factory=dict)
-    allotted: dict[str, int] = field(default_factory=dict)
-    routings: list[tuple[int, int, Routed]] = field(default_factory=list)
-
-
-def fold(events: Iterable[Event]) -> Folded:
-    """The rows of one task. Raises ValueError without any event."""
-    ordered = _in_order(events)
-    if not ordered:
-        raise ValueError("no events, no task")
-    state = _State()
-    for event in ordered:
-        _take(state, event)
-    first = ordered[0]
-    calls = [
-        _call_row(first.task_id, at_us, call, state.allotted.get(call.attempt_id, 0))
-        for at_us, call in state.calls.values()
-    ]
-    calls.sort(key=lambda row: (row.hop, row.started_us, row.attempt_id))
-    overhead = [*_routing_rows(first.task_id, state), *_gate_rows(first.task_id, state)]
-    return Folded(_task_row(first, state, calls, overhead), (*calls, *overhead))
-
-
-def _in_order(events: Iterable[Event]) -> list[Event]:
-    """Each fact once, by its number. Facts that share a number without being the same are kept: money was spent."""
-    ordered = sorted(events, key=lambda event: (event.seq, event.at_us))
-    unique: list[Event] = []
-    clash = False
-    for event in ordered:
-        if unique and unique[-1].seq == event.seq:
-            if unique[-1] == event:
-                continue
-            clash = True
-        unique.append(event)
-    if clash:
-        by_text = {(event.seq, event.at_us, repr(event.fact)): event for event in unique}
-        return [by_text[key] for key in sorted(by_text)]
-    return unique
-
-
-def _take(state: _State, event: Event) -> None:
-    """One fact's effect. A terminal status stays until the task is resumed, whatever settles late."""
-    match event.fact:
-        case Attempted() as call:
-            state.calls[call.attempt_id] = (event.at_us, call)
-        case Allotted() as part:
-            state.allotted[part.attempt_id] = part.cost_nano
-        case Routed() as routed:
-            state.routed = routed
-            state.routings.append((event.seq, event.at_us, routed))
-            state.first_lane = state.first_lane or routed.lane
-            state.lane = routed.lane
-        case Submitted() as submitted:
-            state.submitted = submitted
-            state.value_nano = submitted.value_nano
-        case Escalated() as move:
-            state.hops += 1
-            state.lane = move.to_lane
-        case Parked():
-            state.status = "parked"
-        case Resumed() as resumed:
-            state.status, state.finished_us, state.succeeded = "", None, None
-            state.lane = resumed.lane or state.lane
-        case Finished() as end:
-            state.status, state.finished_us, state.succeeded = end.status, event.at_us, end.succeeded
-            state.lane = end.lane or state.lane
-        case Rated() as said:
-            state.succeeded = state.succeeded if said.ok is None else said.ok
-            state.value_nano = state.value_nano if said.value_nano is None else said.value_nano
-
-
-def _task_row(
-    first: Event, state: _State, calls: Sequence[AttemptRow], overhead: Sequence[AttemptRow]
-) -> TaskRow:
-    submitted = state.submitted or Submitted(mode="")
-    routed = state.routed
-    cost = cost_of([*calls, *overhead])
-    answers = [call for call in calls if call.purpose in ANSWERS]
-    lanes = tuple(dict.fromkeys(call.lane for call in calls if call.lane))
-    began = min((call.started_us for call in calls), default=None)
-    ended = state.finished_us
-    return TaskRow(
-        task_id=first.task_id,
-        submitted_us=first.submitted_us,
-        started_us=began,
-        finished_us=ended,
-        workspace=first.workspace,
-        workflow=submitted.workflow,
-        pipeline=submitted.pipeline,
-        user=submitted.user,
-        task_type=(routed.task_type if routed else "") or submitted.task_type,
-        category=routed.category if routed else "",
-        mode=submitted.mode,
-        status=state.status or ("running" if calls else "queued"),
-        succeeded=state.succeeded,
-        classified_by=routed.by or None if routed else None,
-        confidence=routed.confidence if routed else None,
-        first_lane=state.first_lane or (lanes[0] if lanes else ""),
-        final_lane=state.lane or (lanes[-1] if lanes else ""),
-        lanes=lanes,
-        models=tuple(dict.fromkeys(call.model for call in calls if call.model)),
-        hops=state.hops,
-        attempts=len(calls),
-        llm_calls=sum(call.purpose in LLM_PURPOSES for call in calls),
-        tool_calls=sum(call.purpose == "tool" for call in calls),
-        tokens=add_tokens(call.tokens for call in calls),
-        cost=cost,
-        overhead_share=cost.overhead_share,
-        avoided_nano=0,
-        batch=any(call.batch for call in calls),
-        queue_wait_ms=float(sum(call.queue_wait_ms for call in calls)),
-        latency_ms=None if ended is None else (ended - first.submitted_us) / 1000,
-        time_to_first_token_ms=answers[-1].time_to_first_token_ms if answers else None,
-        unpriced_calls=sum(call.cost_nano is None for call in calls),
-        unsettled_calls=sum(not call.settled for call in calls),
-        value_nano=state.value_nano,
-        parent_task_id=submitted.parent or None,
-    )
-
-
-def _call_row(task_id: str, at_us: int, call: Attempted, allotted_nano: int) -> AttemptRow:
-    return AttemptRow(
-        attempt_id=call.attempt_id,
-        parent_attempt_id=call.parent_attempt_id or None,
-        task_id=task_id,
-        hop=call.hop,
-        lane=call.lane,
-        engine=call.engine,
-        model=call.model,
-        model_revision=call.model_revision or None,
-        purpose=call.purpose,
-        started_us=call.started_us,
-        ended_us=call.ended_us,
-        settled_us=at_us,
-        queue_wait_ms=call.queue_wait_ms,
-        latency_ms=call.latency_ms,
-        time_to_first_token_ms=call.time_to_first_token_ms,
-        tokens=Tokens(
-            call.input_tokens,
-            call.cached_input_tokens,
-            call.cache_write_tokens,
-            call.output_tokens,
-            call.reasoning_tokens,
-        ),
-        cost_nano=None if call.cost_nano is None else call.cost_nano + allotted_nano,
-        marginal_nano=call.marginal_nano,
-        price_ref=call.price_ref or None,
-        batch=call.batch,
-        gate=call.gate or None,
-        verdict=call.verdict or None,
-        failure=call.failure or None,
-        settled=call.settled,
-        cache_write_1h_tokens=call.cache_write_1h_tokens,
-    )
-
-
-def _routing_rows(task_id: str, state: _State) -> list[AttemptRow]:
-    return [
-        _machine_row(
-            f"{task_id}-routing-{seq}",
-            None,
-            task_id,
-            0,
-            "dispatcher",
-            "embed",
-            at_us,
-            at_us,
-            routed.cost_nano,
-        )
-        for seq, at_us, routed in state.routings
-        if routed.cost_nano
-    ]
-
-
-def _gate_rows(task_id: str, state: _State) -> list[AttemptRow]:
-    return [
-        _machine_row(
-            f"{call.attempt_id}-gate", call.attempt_id, task_id, call.hop, GATE, "judge",
-            call.ended_us, at_us, call.gate_cost_nano,
-        )
-        for at_us, call in sorted(state.calls.values(), key=lambda one: (one[1].ended_us, one[1].attempt_id))
-        if call.gate_cost_nano
-    ]  # fmt: skip
-
-
-def _machine_row(
-    attempt_id: str, parent: str | None, task_id: str, hop: int, engine: str, purpose: str,
-    ended_us: int, settled_us: int, cost_nano: int,
-) -> AttemptRow:  # fmt: skip
-    return AttemptRow(
-        attempt_id, parent, task_id, hop, "", engine, "", None, purpose, ended_us, ended_us, settled_us,
-        0.0, 0.0, None, Tokens(), cost_nano, cost_nano, None, False, None, None, None, True,
-    )  # fmt: skip
-
-
-def cost_of(rows: Iterable[AttemptRow]) -> Cost:
-    """The rows' cost in its parts. An unpriced call adds nothing; that it was there is counted elsewhere."""
-    parts = [0] * len(Cost._fields)
-    for row in rows:
-        nano = row.cost_nano or 0
-        parts[0] += nano
-        parts[_PART[row.purpose]] += nano
-    return Cost(*parts)
-
-
-def add_tokens(tokens: Iterable[Tokens]) -> Tokens:
-    total = Tokens()
-    for one in tokens:
-        total = Tokens(*map(add, total, one))
-    return total
-
-
-def add_to_day(day: dict[DailyKey, list[int]], folded: Folded) -> None:
-    """Adds the task to the day's sums, each in the order of the file: tasks, judged, successes, attempts, tokens, cost.
-
-    Money and tokens go under the lane and model of each call; the task itself, and what the dispatcher and the gates
-    cost, under the lane and model that ended it.
+    Texts may be dictionaries; money is nano-dollars and times are microseconds still. ``events`` is how many facts the
+    rows were made of, those that came twice among them.
     """
-    task, attempts = folded
-    model = next((row.model for row in reversed(attempts) if row.is_call and row.lane == task.final_lane), "")
-    home = DailyKey(task.workspace, task.pipeline, task.task_type, task.final_lane, model)
-    sums = _sums(day, home)
-    sums[_TASKS] += 1
-    sums[_JUDGED] += task.succeeded is not None
-    sums[_SUCCESSES] += task.succeeded is True
-    for row in attempts:
-        if row.is_call:
-            sums = _sums(day, home._replace(lane=row.lane, model=row.model))
-            sums[_ATTEMPTS] += 1
-            for place, count in enumerate(row.tokens, _TOKENS):
-                sums[place] += count
-        else:
-            sums = _sums(day, home)
-        nano = row.cost_nano or 0
-        sums[_COST] += nano
-        sums[_COST + _PART[row.purpose]] += nano
+
+    events: int
+    tasks: Any
+    attempts: Any
+    daily: Any
+    cost_nano: int
 
 
-def _sums(day: dict[DailyKey, list[int]], key: DailyKey) -> list[int]:
-    sums = day.get(key)
-    if sums is None:
-        sums = day[key] = [0] * _WIDTH
-    return sums
+def fold(table: Any) -> Folded:
+    """The rows of all tasks whose facts the table has. Raises OverflowError where sums are beyond any real amount."""
+    events = table.num_rows
+    facts = Facts(table)
+    del table  # it is large, and Facts has what it takes of it
+    calls, routings = calls_of(facts), routings_of(facts)
+    costs = _costs(facts, calls, routings)
+    tasks = _tasks(facts, calls, costs)
+    sums = daily.sums(facts, calls, tasks, costs, _parts_of(calls))
+    return Folded(
+        events,
+        pa.table({name: tasks[name] for name in schema.TASKS.names}),
+        AttemptRows(facts, calls, routings).table(),
+        sums,
+        int(costs["cost_usd"].sum()),
+    )
+
+
+def _tasks(facts: Facts, calls: Calls, costs: dict[str, Rows]) -> dict[str, Any]:
+    """The columns of ``tasks``."""
+    ends = facts.last(facts.of(Resumed, Finished))
+    made = {
+        "task_id": facts.heads("task_id").cast(schema.TEXT),
+        "workspace": facts.heads("workspace"),
+        "submitted_at": facts.heads("submitted_at"),
+        "avoided_usd": pa.array(np.zeros(facts.count, dtype=np.int64)),
+        "value_usd": facts.values("value_usd", facts.last(_with_value(facts))),
+        "succeeded": facts.values("succeeded", facts.last(_with_verdict(facts))),
+        "hops": pa.array(np.bincount(facts.task[facts.of(Escalated)], minlength=facts.count)),
+    }
+    finished = facts.is_kind(Finished, ends)
+    made["finished_at"] = facts.values("at", np.where(finished, ends, NONE))
+    took_us = pc.subtract(made["finished_at"], made["submitted_at"])
+    made["latency_ms"] = pc.divide(took_us.cast(schema.REAL), 1000.0)
+    made |= _as_submitted_and_routed(facts)
+    made |= _as_called(facts, calls)
+    made |= _lanes(facts, calls)
+    made["status"] = _status(facts, made["attempts"].to_numpy() > 0)
+    made |= {name: pa.array(amounts) for name, amounts in costs.items()}
+    made["overhead_share"] = _overhead(costs["cost_usd"], costs[INFERENCE])
+    return made
+
+
+def _with_value(facts: Facts) -> Rows:
+    said = facts.of(Submitted, Rated)
+    return said[facts.is_kind(Submitted, said) | facts.known("value_usd", said)]
+
+
+def _with_verdict(facts: Facts) -> Rows:
+    said = facts.of(Resumed, Finished, Rated)
+    return said[~facts.is_kind(Rated, said) | facts.known("succeeded", said)]
+
+
+def _status(facts: Facts, called: Flags) -> Any:
+    """As the last of its moves says; before those, whether a call was made."""
+    moved = facts.texts("status", facts.last(facts.of(Parked, Resumed, Finished)))
+    queued = Texts(called.astype(np.int32), pa.array(["queued", "running"], schema.TEXT))
+    return first_not("", moved, queued).array
+
+
+def _as_submitted_and_routed(facts: Facts) -> dict[str, Any]:
+    submitted, routed = facts.last(facts.of(Submitted)), facts.last(facts.of(Routed))
+    names = ("mode", "workflow", "pipeline", "user_id")
+    made = {name: facts.texts(name, submitted).filled().array for name in names}
+    made["parent_task_id"] = facts.texts("parent_task_id", submitted).unless().array
+    made["task_type"] = first_not("", *(facts.texts("task_type", one) for one in (routed, submitted))).array
+    made["category"] = facts.texts("category", routed).filled().array
+    made["classified_by"] = facts.texts("by", routed).unless().array
+    made["confidence"] = facts.values("confidence", routed)
+    return made
+
+
+def _as_called(facts: Facts, calls: Calls) -> dict[str, Any]:
+    """Sums and counts of the task's calls, and the first and last of their times."""
+
+    def count(those: Flags) -> Any:
+        return pa.array(np.bincount(calls.task[those], minlength=facts.count))
+
+    purpose = calls.purpose
+    answers = calls.places[purpose.are(*ANSWERS)]
+    made = {name: pa.array(facts.sums(facts.whole(name, calls.places), calls.task)) for name in schema.TOKENS}
+    made["attempts"] = pa.array(np.bincount(calls.task, minlength=facts.count))
+    made["llm_calls"] = count(purpose.are(*LLM_PURPOSES))
+    made["tool_calls"] = count(purpose.are("tool"))
+    made["unpriced_calls"] = count(~calls.priced)
+    made["unsettled_calls"] = count(~facts.true("settled", calls.places))
+    batched = np.bincount(calls.task[facts.true("batch", calls.places)], minlength=facts.count)
+    made["batch"] = pa.array(batched > 0)
+    in_order = np.full(facts.count, NONE, dtype=np.int64)  # by the order of calls, which is not that of facts
+    in_order[facts.task[answers]] = answers
+    made["time_to_first_token_ms"] = facts.values("time_to_first_token_ms", in_order)
+    bounds = facts.bounds(calls.task)[:-1]
+    some = made["attempts"].to_numpy() > 0
+    starts = np.zeros(facts.count, dtype=np.int64)
+    waits = np.zeros(facts.count)
+    if some.any():
+        starts[some] = np.minimum.reduceat(facts.whole("started_at", calls.places), bounds[some])
+        waits[some] = np.add.reduceat(
+            facts.values("queue_wait_ms", calls.places).to_numpy(zero_copy_only=False), bounds[some]
+        )
+    made["started_at"] = pa.array(starts, mask=~some)
+    made["queue_wait_ms"] = pa.array(waits)
+    return made
+
+
+def _lanes(facts: Facts, calls: Calls) -> dict[str, Any]:
+    """Lanes and models in the order of their first use; where the task began and where it stands."""
+    used, models = (_each_once(facts, calls, texts) for texts in (calls.lane, calls.model))
+    routed = facts.of(Routed)
+    first = facts.first(routed[~facts.texts("lane", routed).are("")])
+    moved = facts.of(Routed, Escalated, Resumed, Finished)
+    always = facts.is_kind(Routed, moved) | facts.is_kind(Escalated, moved)
+    final = facts.last(moved[always | ~facts.texts("lane", moved).are("")])
+    bounds = used.offsets.to_numpy()
+    some = bounds[1:] > bounds[:-1]
+    lanes = Texts(np.append(used.values.indices.to_numpy(), NONE).astype(np.int32), used.values.dictionary)
+    began = lanes.at(np.where(some, bounds[:-1], NONE))
+    ended = lanes.at(np.where(some, bounds[1:] - 1, NONE))
+    return {
+        "lanes": used,
+        "models": models,
+        "first_lane": first_not("", facts.texts("lane", first), began).array,
+        "final_lane": first_not("", facts.texts("lane", final), ended).array,
+    }
+
+
+def _each_once(facts: Facts, calls: Calls, texts: Texts) -> Any:
+    named = np.flatnonzero(~texts.are(""))
+    new = named[places_of_new(calls.task[named], texts.codes[named], len(texts.words))]
+    offsets = pa.array(facts.bounds(calls.task[new]), pa.int32())
+    return pa.ListArray.from_arrays(offsets, Texts(texts.codes[new], texts.words).array)
+
+
+def _parts_of(calls: Calls) -> dict[str, Flags]:
+    """Which calls belong to each part of the cost."""
+    found: dict[str, Flags] = {}
+    for purpose, part in PART_OF.items():
+        found[f"{part}_usd"] = calls.purpose.are(purpose)
+    found[INFERENCE] = ~np.logical_or.reduce([those for part, those in found.items() if part != INFERENCE])
+    return found
+
+
+def _costs(facts: Facts, calls: Calls, routings: Routings) -> dict[str, Rows]:
+    """What each task did cost, and in which parts. An unpriced call adds nothing, and is counted elsewhere."""
+    amounts = (calls.cost_nano, calls.gate_nano, routings.cost_nano)
+    if sum(float(np.abs(one).astype(np.float64).sum()) for one in amounts) > _LARGEST:
+        raise OverflowError("the facts of some tasks sum to more than nine thousand million dollars")
+    made = {part: np.zeros(facts.count, dtype=np.int64) for part in schema.PARTS}
+    for part, those in _parts_of(calls).items():
+        made[part] = facts.sums(calls.cost_nano[those], calls.task[those])
+    made["routing_usd"] = made["routing_usd"] + facts.sums(routings.cost_nano, routings.task)
+    made["validation_usd"] = made["validation_usd"] + facts.sums(calls.gate_nano, calls.task)
+    total = np.sum([made[part] for part in schema.PARTS], axis=0)
+    return {"cost_usd": total, **made}
+
+
+def _overhead(total: Rows, inference: Rows) -> Any:
+    """The share that is no inference; null where nothing was spent."""
+    free = total == 0
+    return pa.array((total - inference) / np.where(free, 1, total), mask=free)

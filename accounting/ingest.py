@@ -23,7 +23,7 @@ from typing import Any, Self
 import msgpack
 import redis
 
-from accounting import ledger, schema, wire
+from accounting import ledger, parts, wire
 from accounting.ledger import Store
 from broker.keys import EVENTS, PREFIX
 from broker.settings import Settings
@@ -85,10 +85,10 @@ class Ingested:
 
 @dataclass(frozen=True, slots=True)
 class _Batch:
-    """Entries in stream order with the facts read from them. ``flawed`` are entries that hold at least one flaw."""
+    """Entries in stream order with the facts read from them, day by day. ``flawed`` are entries that hold a flaw."""
 
     ids: tuple[str, ...] = ()
-    rows: tuple[wire.Row, ...] = ()
+    days: tuple[tuple[str, Any], ...] = ()
     flawed: tuple[tuple[str, bytes, str], ...] = ()
 
     @property
@@ -246,22 +246,19 @@ def _next(lock: _Lock, limit: int) -> _Batch:
 
 def _read(lock: _Lock, first: str, last: str, *, limit: int | None) -> _Batch:
     ids: list[str] = []
-    rows: list[wire.Row] = []
-    flawed: list[tuple[str, bytes, str]] = []
+    raw: list[bytes] = []
+    gathered = wire.Gathered()
     for entry_id, fields in _entries(lock, first, last):
-        ids.append(entry_id)
         entry = fields.get(b"b")
-        if entry is None:
-            flawed.append((entry_id, msgpack.packb(fields), "it has no field b"))
-            continue
-        for row in wire.rows(entry):
-            if isinstance(row, wire.Flaw):
-                flawed.append((entry_id, entry, row.why))
-            else:
-                rows.append(row)
-        if limit is not None and len(rows) + len(flawed) >= limit:
+        ids.append(entry_id)
+        raw.append(msgpack.packb(fields) if entry is None else entry)
+        gathered.add(entry)
+        if limit is not None and gathered.size() >= limit:
             break
-    return _Batch(tuple(ids), tuple(rows), tuple(flawed))
+    days = tuple(gathered.by_day())
+    return _Batch(
+        tuple(ids), days, tuple((ids[one.entry], raw[one.entry], one.why) for one in gathered.flaws)
+    )
 
 
 def _entries(lock: _Lock, first: str, last: str) -> Iterator[tuple[str, dict[bytes, bytes]]]:
@@ -276,33 +273,21 @@ def _entries(lock: _Lock, first: str, last: str) -> Iterator[tuple[str, dict[byt
 
 
 def _write(batch: _Batch, lock: _Lock, store: Store, quarantine: Store) -> Ingested:
-    by_day = _by_day(batch.rows)
     for entry_id, entry, why in batch.flawed:
         path = f"{entry_id}.msgpack"
         quarantine.put(path, entry)
         lock.hold()
         log.warning("stream entry %s: %s; the whole entry is kept as quarantine file %s", entry_id, why, path)
-    for day in sorted(by_day):
-        part = _part(by_day[day])
+    events = 0
+    for day, rows in batch.days:
+        part = parts.encode(rows)
         lock.hold()
         store.put(f"{ledger.partition(ledger.EVENTS, day)}/{batch.name}", part)
         lock.hold()
-    days = tuple(sorted(by_day))
+        events += rows.num_rows
+    days = tuple(day for day, _ in batch.days)
     lock.commit(batch.ids[-1], days)
-    return Ingested(len(batch.ids), len(batch.rows), len(days), days, len(batch.flawed))
-
-
-def _by_day(rows: tuple[wire.Row, ...]) -> dict[str, list[wire.Row]]:
-    numbered: dict[int, list[wire.Row]] = {}
-    for row in rows:
-        numbered.setdefault(row.submitted_us // ledger.US_PER_DAY, []).append(row)
-    return {ledger.day_of(number * ledger.US_PER_DAY): mine for number, mine in numbered.items()}
-
-
-def _part(rows: list[wire.Row]) -> bytes:
-    """Sorted by task, so that a rollup can read a day in slices and the file is small."""
-    rows.sort(key=lambda row: (row.task_id, row.workspace, row.seq, row.at_us, row.fact))
-    return schema.encode(schema.table(schema.EVENTS, rows))
+    return Ingested(len(batch.ids), events, len(days), days, len(batch.flawed))
 
 
 def _after(entry_id: str) -> str:

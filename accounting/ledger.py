@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from datetime import UTC, date, datetime
 from importlib import import_module
+from mmap import mmap
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -32,7 +33,10 @@ LEFTOVER_S = 24 * 3600
 TRIES = 5
 US_PER_DAY = 86_400_000_000
 _EPOCH = date(1970, 1, 1).toordinal()
+PIECE = 2**22
 T = TypeVar("T")
+#: What is put: bytes in memory, or a file that is larger than that.
+Data = bytes | mmap
 
 log = logging.getLogger("laneway.ledger")
 
@@ -59,7 +63,7 @@ class Store(Protocol):
     def version(self, path: str) -> str:
         """Tells this state of the file from any other; "" where it is not there."""
 
-    def put(self, path: str, data: bytes, *, over: str | None = None) -> bool:
+    def put(self, path: str, data: Data, *, over: str | None = None) -> bool:
         """Writes or replaces the file, atomically and durably. False: it held these bytes, and is left alone.
 
         ``over`` is the version that it may replace; raises LedgerChanged where the file has another one. None: any.
@@ -181,8 +185,8 @@ class LocalStore:
             raise self._refused("look at", path, error) from error
         return f"{said.st_ino}-{said.st_mtime_ns}-{said.st_size}"
 
-    def put(self, path: str, data: bytes, *, over: str | None = None) -> bool:
-        if self.read(path) == data:
+    def put(self, path: str, data: Data, *, over: str | None = None) -> bool:
+        if self._holds(path, data):
             self._sync(path)  # whoever wrote it may have died before it was durable
             return False
         if over is None:
@@ -194,7 +198,18 @@ class LocalStore:
             self._replace(path, data)
         return True
 
-    def _replace(self, path: str, data: bytes) -> None:
+    def _holds(self, path: str, data: Data) -> bool:
+        try:
+            with (self.root / path).open("rb") as file:
+                if os.fstat(file.fileno()).st_size != len(data):
+                    return False
+                return all(file.read(PIECE) == data[at : at + PIECE] for at in range(0, len(data), PIECE))
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+        except OSError as error:
+            raise self._refused("read", path, error) from error
+
+    def _replace(self, path: str, data: Data) -> None:
         target, draft = self.root / path, self._draft()
         try:
             self._folder(self._drafts)
@@ -263,7 +278,7 @@ class LocalStore:
         )
 
 
-def _write_through(path: Path, data: bytes) -> None:
+def _write_through(path: Path, data: Data) -> None:
     with path.open("wb") as file:
         file.write(data)
         file.flush()

@@ -15,12 +15,10 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
-from accounting import ledger
+from accounting import facts, ledger, parts
 from accounting.ledger import Store as Files
-from broker.errors import LedgerError
-from broker.events import Allotted, Attempted, Submitted, decode_fact
+from broker.events import Allotted, Attempted, Submitted
 from broker.money import nano, split
 from broker.scopes import scopes_named
 from broker.settings import Hardware, Settings
@@ -129,31 +127,24 @@ def _days_back(day: str) -> Iterator[str]:
 
 def _calls(files: Files, day: str, lanes: Sequence[str]) -> Iterator[tuple[str, Attempted, Submitted]]:
     """The last word on each call of these lanes, for tasks submitted on that day."""
-    folder = ledger.partition(ledger.EVENTS, day)
     submitted: dict[str, Submitted] = {}
     last: dict[tuple[str, str], tuple[int, Attempted]] = {}
-    for name in files.list(folder):
-        for workspace, task_id, seq, data in _facts(files, f"{folder}/{name}", lanes):
-            ref, fact = reference(workspace, task_id), decode_fact(data)
+    for part in parts.of_day(files, day):
+        for event in facts.events(_of_lanes(parts.whole(files, part), lanes)):
+            ref, fact = reference(event.workspace, event.task_id), event.fact
             if isinstance(fact, Submitted):
                 submitted[ref] = fact
             elif isinstance(fact, Attempted):
                 known = last.get((ref, fact.attempt_id))
-                if known is None or known[0] <= seq:
-                    last[ref, fact.attempt_id] = (seq, fact)
+                if known is None or known[0] <= event.seq:
+                    last[ref, fact.attempt_id] = (event.seq, fact)
     for (ref, _), (_, call) in sorted(last.items()):
         yield ref, call, submitted.get(ref, Submitted(""))
 
 
-def _facts(files: Files, path: str, lanes: Sequence[str]) -> Iterator[tuple[str, str, int, bytes]]:
-    try:
-        columns = ["workspace", "task_id", "seq", "kind", "lane", "fact"]
-        table: Any = pq.read_table(files.open(path), columns=columns)
-    except (pa.ArrowInvalid, OSError) as error:
-        raise LedgerError(f"{path} is damaged: {error}", mend="put the file back from a copy") from error
+def _of_lanes(table: Any, lanes: Sequence[str]) -> Any:
+    """Submissions, and the calls of these lanes."""
     mine = pc.and_(
         pc.equal(table["kind"], "attempted"), pc.is_in(table["lane"], pa.array(lanes, pa.string()))
     )
-    kept = table.filter(pc.or_(mine, pc.equal(table["kind"], "submitted")))
-    rows = (kept[name].to_pylist() for name in ("workspace", "task_id", "seq", "fact"))
-    yield from zip(*rows, strict=True)
+    return table.filter(pc.or_(mine, pc.equal(table["kind"], "submitted")))

@@ -19,7 +19,7 @@ from typing import Any
 import pyarrow as pa
 
 from accounting.bucket import MEGABYTE, Bucket, Found, pause
-from accounting.ledger import LEFTOVER_S, TRIES, LocalStore, Store, replaced
+from accounting.ledger import LEFTOVER_S, TRIES, Data, LocalStore, Store, replaced
 from accounting.lock import LEASE_S, ObjectLock
 from broker.errors import ConfigError, LedgerError
 from broker.settings import S3
@@ -98,7 +98,7 @@ class S3Store:
         there = self.bucket.look(self._key(path))
         return there.version if there is not None else ""
 
-    def put(self, path: str, data: bytes, *, over: str | None = None) -> bool:
+    def put(self, path: str, data: Data, *, over: str | None = None) -> bool:
         key = self._key(path)
         for tried in range(1, TRIES + 1):
             there = self.bucket.look(key)

@@ -3,7 +3,7 @@
 Money is integer nano-dollars in our code and ``decimal128(18, 9)`` dollars in files, stored as INT64: exact, and as
 small as an integer. Times are UTC microseconds. What a name is grouped by (workspace, pipeline, lane, …) is "" where
 nothing was given, so that no reader's grouping drops money; what is unknown is null. The day stands in the folder's
-name alone. Columns are added at the end and never renamed or retyped.
+name alone. Columns are added at the end and never renamed or retyped; a data set's version grows with them.
 """
 
 from __future__ import annotations
@@ -13,9 +13,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-VERSION = "1"
 MONEY = pa.decimal128(18, 9)
 TIME = pa.timestamp("us", tz="UTC")
 TEXT = pa.string()
@@ -24,18 +22,27 @@ REAL = pa.float64()
 FLAG = pa.bool_()
 TEXTS = pa.list_(TEXT)
 
-#: Rows that a reader must take at once. Small groups let the rollup read a day in slices of task ids.
-EVENT_GROUP_ROWS = 8_192
-GROUP_ROWS = 131_072
 _MONEY_LIMIT = 10**18
 
 
-def _schema(dataset: str, columns: Sequence[tuple[str, Any]]) -> Any:
-    return pa.schema(columns, metadata={"laneway.dataset": dataset, "laneway.v": VERSION})
+def _schema(dataset: str, columns: Sequence[tuple[str, Any]], version: int = 1) -> Any:
+    return pa.schema(columns, metadata={"laneway.dataset": dataset, "laneway.v": str(version)})
 
 
-#: One row a fact. ``fact`` holds the bytes of the wire, from which all else can be read again for ever; the columns
-#: before it are what people ask for. ``cost_usd`` is all the money that the fact speaks of (null: unpriced).
+#: A kind of tokens each; no token counts in two of them.
+TOKENS = (
+    "input_tokens",
+    "cached_input_tokens",
+    "cache_write_tokens",
+    "output_tokens",
+    "reasoning_tokens",
+)
+_TOKENS = [(name, COUNT) for name in TOKENS]
+
+#: One row a fact, each field of it in a column of its own (accounting/facts.py has the map). ``cost_usd`` is all the
+#: money that the fact speaks of, of which ``gate_usd`` went into checking the answer; ``unpriced``: no price of the
+#: call is known. ``fact`` holds the bytes of the wire where they say more than the columns. In version 1 they stand
+#: in each row, and the columns after them are missing.
 EVENTS = _schema(
     "events",
     [
@@ -54,18 +61,49 @@ EVENTS = _schema(
         ("failure", TEXT),
         ("status", TEXT),
         ("fact", pa.binary()),
+        ("mode", TEXT),
+        ("workflow", TEXT),
+        ("pipeline", TEXT),
+        ("user_id", TEXT),
+        ("task_type", TEXT),
+        ("parent_task_id", TEXT),
+        ("value_usd", MONEY),
+        ("category", TEXT),
+        ("by", TEXT),
+        ("rule", TEXT),
+        ("confidence", REAL),
+        ("chain", TEXTS),
+        ("why", TEXT),
+        ("skipped", TEXTS),
+        ("from_lane", TEXT),
+        ("hop", COUNT),
+        ("engine", TEXT),
+        ("model_revision", TEXT),
+        ("started_at", TIME),
+        ("ended_at", TIME),
+        ("queue_wait_ms", REAL),
+        ("latency_ms", REAL),
+        ("time_to_first_token_ms", REAL),
+        *_TOKENS,
+        ("cache_write_1h_tokens", COUNT),
+        ("unpriced", FLAG),
+        ("gate_usd", MONEY),
+        ("marginal_usd", MONEY),
+        ("price_ref", TEXT),
+        ("parent_attempt_id", TEXT),
+        ("batch", FLAG),
+        ("gate", TEXT),
+        ("complaint", TEXT),
+        ("settled", FLAG),
+        ("overrun", FLAG),
+        ("node", TEXT),
+        ("succeeded", FLAG),
+        ("reason", TEXT),
+        ("starts", COUNT),
+        ("comment", TEXT),
     ],
+    version=2,
 )
-
-#: A kind of tokens each; no token counts in two of them.
-TOKENS = (
-    "input_tokens",
-    "cached_input_tokens",
-    "cache_write_tokens",
-    "output_tokens",
-    "reasoning_tokens",
-)
-_TOKENS = [(name, COUNT) for name in TOKENS]
 
 #: The parts that sum to ``cost_usd``, in the order of the columns.
 PARTS = (
@@ -222,22 +260,3 @@ def nanos(column: Any) -> Any:
 def micros(column: Any) -> Any:
     """A time column as integers, microseconds since the epoch."""
     return column.cast(pa.int64())
-
-
-def encode(data: Any) -> bytes:
-    """The table as a Parquet file. The same table gives the same bytes for the same version of the writer."""
-    sink = pa.BufferOutputStream()
-    plain = [name for name in data.schema.names if name != "fact"]
-    lists = [f"{name}.list.element" if data.schema.field(name).type == TEXTS else name for name in plain]
-    with pq.ParquetWriter(
-        sink,
-        data.schema,
-        compression="zstd",
-        use_dictionary=lists,  # no two facts are alike
-        write_statistics=lists,
-        store_decimal_as_integer=True,
-    ) as writer:
-        writer.write_table(
-            data, row_group_size=EVENT_GROUP_ROWS if "fact" in data.schema.names else GROUP_ROWS
-        )
-    return bytes(sink.getvalue())

@@ -16,7 +16,7 @@ from accounting.alerts import Alert, encode
 from accounting.tell import NEW
 from accounting.trend import BEFORE_MINUTES, MINUTES, US_PER_MINUTE, Ended, trends
 from broker import keys
-from broker.events import Finished, decode_fact
+from broker.events import Event, Finished
 from broker.money import nano
 from broker.store import Store
 from broker.task import decode_progress, reference
@@ -59,23 +59,18 @@ class Watch:
         if not after:
             return []
         entries: Any = client.xrange(keys.EVENTS, min=f"({after}", max=self.last, count=ENTRIES)
-        rows = [
-            row
-            for _, fields in entries
-            for row in wire.rows(fields.get(b"b", b""))
-            if isinstance(row, wire.Row)
-        ]
-        ends = [row for row in rows if row.kind == "finished"]
+        events = [event for _, fields in entries for event in wire.readable(fields.get(b"b", b""))]
+        ends = [event for event in events if isinstance(event.fact, Finished)]
         return self._known(ends[:: -(-len(ends) // ENDS) or 1])
 
-    def _known(self, ends: Sequence[wire.Row]) -> list[Ended]:
+    def _known(self, ends: Sequence[Event]) -> list[Ended]:
         pipe = self.store.client.pipeline(transaction=False)
-        for row in ends:
-            pipe.hmget(keys.task_key(reference(row.workspace, row.task_id)), "cost", "progress")
+        for end in ends:
+            pipe.hmget(keys.task_key(reference(end.workspace, end.task_id)), "cost", "progress")
         found = []
-        for row, (cost, progress) in zip(ends, pipe.execute(), strict=True):
-            fact = decode_fact(row.fact)
+        for end, (cost, progress) in zip(ends, pipe.execute(), strict=True):
+            fact = end.fact
             if isinstance(fact, Finished) and cost is not None and progress is not None:
                 task_type = decode_progress(progress).task_type
-                found.append(Ended(row.at_us, task_type, int(cost), fact.succeeded))
+                found.append(Ended(end.at_us, task_type, int(cost), fact.succeeded))
         return found

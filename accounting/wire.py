@@ -1,195 +1,185 @@
 """Reads stream entries as the producers' scripts wrote them, quickly and without trust.
 
-``broker.events`` gives typed facts, one at a time; ingest wants columns of very many, with the bytes as they came, and
-must not stop at a bad one. So this reads each fact as a plain row in the order of its dataclass's fields and checks
-each value against the annotation there.
+Many entries are taken apart at once and their facts turned into columns. Where something in them is wrong they are
+halved until the one fact that is wrong stands alone, so that its neighbours pass.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import MISSING, fields
-from types import NoneType, UnionType
-from typing import Any, NamedTuple, get_args, get_origin, get_type_hints
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain
+from typing import Any, NamedTuple
 
 import msgpack
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
 
-from broker.events import KINDS, Allotted, Attempted, Finished, Parked, Routed
-from broker.money import text
+from accounting import facts, ledger, schema
+from broker.events import Event, decode_entry
 
-#: No number of ours is as large: 10 million dollars in nano-dollars, the year 2286 in microseconds.
-LIMIT = 10**16
-_NO_DEFAULT = object()
-
-
-class Row(NamedTuple):
-    """One fact as a row of the ``events`` data set, in the order of its columns."""
-
-    workspace: str
-    task_id: str
-    seq: int
-    at_us: int
-    submitted_us: int
-    kind: str
-    attempt_id: str | None
-    lane: str | None
-    model: str | None
-    purpose: str | None
-    cost_nano: int | None
-    verdict: str | None
-    failure: str | None
-    status: str | None
-    fact: bytes
+#: Facts that are taken apart at once: enough for columns to pay, few enough to leave the garbage collector asleep.
+HANDFUL = 8_000
+Numbers = npt.NDArray[np.int64]
 
 
 class Flaw(NamedTuple):
-    """What is wrong with an entry, or with one fact of it."""
+    """What is wrong with the entry of this number, or with one fact of it."""
 
+    entry: int
     why: str
 
 
-Said = tuple[str | None, str | None, str | None, str | None, int | None, str | None, str | None, str | None]
+class _Page(NamedTuple):
+    """Facts of one handful, in the order of the stream; ``columns`` are theirs kind by kind."""
+
+    refs: tuple[bytes, ...]
+    seq: Numbers
+    at_us: Numbers
+    submitted_us: Numbers
+    columns: list[facts.Columns]
 
 
-def rows(entry: bytes) -> Iterator[Row | Flaw]:
-    """The entry's facts, a flaw in the place of each one that cannot be read."""
-    try:
-        at, items = msgpack.unpackb(entry, use_list=False, raw=True)  # Lua tells no text from bytes
-        at_us = _whole(at)
-        items = tuple(items)
-    except (ValueError, TypeError, msgpack.UnpackException) as error:
-        yield Flaw(f"not an entry: {error}")
-        return
-    for place, item in enumerate(items):
+class Gathered:
+    """The facts of stream entries, as columns. ``entries`` is how many entries there were so far."""
+
+    def __init__(self, entries: Iterable[bytes] = ()) -> None:
+        self.entries = 0
+        self.flaws: list[Flaw] = []
+        self._items: list[Any] = []
+        self._shares: list[
+            tuple[int, int, int]
+        ] = []  # of each entry: its number, its time, how many items it has
+        self._pages: list[_Page] = []
+        self._facts = 0
+        for entry in entries:
+            self.add(entry)
+
+    def add(self, entry: bytes | None) -> None:
+        """None: there are no bytes where they should be."""
+        number = self.entries
+        self.entries += 1
         try:
-            yield _row(at_us, item)
-        except (ValueError, TypeError, IndexError, AttributeError, msgpack.UnpackException) as error:
-            yield Flaw(f"fact {place}: {error}")
+            at, items = msgpack.unpackb(entry, use_list=False, raw=True)  # Lua tells no text from bytes
+            self._shares.append((number, _wholes((at,))[0], len(items)))
+            self._items.extend(items)
+        except (ValueError, TypeError, msgpack.UnpackException) as error:
+            self.flaws.append(Flaw(number, f"not an entry: {error}"))
+        if len(self._items) >= HANDFUL:
+            self._take_apart()
+
+    def size(self) -> int:
+        """Facts and flaws so far."""
+        return self._facts + len(self._items) + len(self.flaws)
+
+    def by_day(self) -> Iterator[tuple[str, Any]]:
+        """The facts as rows of ``events``, day by day of their tasks' submission."""
+        self._take_apart()
+        if not self._pages:
+            return
+        refs = chain.from_iterable(page.refs for page in self._pages)
+        known: dict[bytes, int] = {}
+        codes = np.array([known.setdefault(ref, len(known)) for ref in refs], dtype=np.int32)
+        tasks = _Tasks.of(known)
+        seq, at_us, submitted_us = (
+            np.concatenate([getattr(page, name) for page in self._pages])
+            for name in ("seq", "at_us", "submitted_us")
+        )
+        days = submitted_us // ledger.US_PER_DAY
+        order = np.argsort(days, kind="stable")
+        made = facts.together(self._columns(), order) | {
+            "workspace": tasks.workspace.take(pa.array(codes[order])),
+            "task_id": pa.DictionaryArray.from_arrays(pa.array(codes[order]), tasks.task_id),
+            "seq": pa.array(seq[order]),
+            "at": pa.array(at_us[order]).cast(schema.TIME),
+            "submitted_at": pa.array(submitted_us[order]).cast(schema.TIME),
+        }
+        table = pa.table({name: made[name] for name in schema.EVENTS.names})
+        numbers, starts = np.unique(days[order], return_index=True)
+        for number, start, end in zip(numbers.tolist(), starts, [*starts[1:], len(order)], strict=True):
+            yield ledger.day_of(number * ledger.US_PER_DAY), table.slice(start, end - start)
+
+    def _columns(self) -> list[facts.Columns]:
+        """Those of all pages, their places counted through."""
+        starts = np.cumsum([0, *(len(page.refs) for page in self._pages)]).tolist()
+        return [
+            one._replace(places=one.places + start)
+            for page, start in zip(self._pages, starts, strict=False)
+            for one in page.columns
+        ]
+
+    def _take_apart(self) -> None:
+        entries, times, counts = (
+            (np.array(one, dtype=np.int64) for one in zip(*self._shares, strict=True))
+            if self._shares
+            else (np.zeros(0, dtype=np.int64),) * 3
+        )
+        items, self._items, self._shares = self._items, [], []
+        self._halve(items, np.repeat(times, counts), np.repeat(entries, counts))
+
+    def _halve(self, items: Sequence[Any], at_us: Numbers, entries: Numbers) -> None:
+        if not items:
+            return
+        try:
+            self._pages.append(_page(items, at_us))
+            self._facts += len(items)
+        except ValueError as error:
+            if len(items) == 1:
+                self.flaws.append(Flaw(int(entries[0]), str(error)))
+                return
+            middle = len(items) // 2
+            self._halve(items[:middle], at_us[:middle], entries[:middle])
+            self._halve(items[middle:], at_us[middle:], entries[middle:])
 
 
-def _row(at_us: int, item: Any) -> Row:
-    ref, submitted, seq, fact = item
+def _page(items: Sequence[Any], at_us: Numbers) -> _Page:
+    """Raises ValueError where any item is not ``[ref, submitted_us, seq, fact]``."""
+    if set(map(type, items)) != {tuple} or set(map(len, items)) != {4}:
+        raise ValueError("not a task, two numbers and a fact")
+    refs, submitted, seq, blobs = zip(*items, strict=True)
+    for ref in set(refs):
+        _named(ref)
+    if set(map(type, blobs)) != {bytes}:
+        raise ValueError("a fact that is not bytes")
+    return _Page(refs, _wholes(seq), at_us, _wholes(submitted), facts.columns(blobs))
+
+
+def _named(ref: Any) -> tuple[str, str]:
+    """The workspace and id of a task."""
+    if type(ref) is not bytes:
+        raise ValueError("a task that is not text")
     workspace, slash, task_id = ref.decode().partition("/")
     if not (workspace and slash and task_id):
         raise ValueError("it names no task")
-    if type(fact) is not bytes:
-        raise ValueError(f"it is {type(fact).__name__}, not bytes")
-    _, code, *values = msgpack.unpackb(fact, use_list=False)
-    if type(code) is not int or not 0 <= code < len(_SHAPES):
-        raise ValueError("of a kind that this version does not know")
-    shape = _SHAPES[code]
-    name, said = shape.name, shape.said(shape.checked(values))
-    return Row(workspace, task_id, _whole(seq), at_us, _whole(submitted), name, *said, fact)
+    return workspace, task_id
 
 
-def _whole(number: Any) -> int:
+def _wholes(numbers: Sequence[Any]) -> Numbers:
     """Lua writes a large integer as a double; both are the same number here."""
-    whole = int(number)
-    if whole != number or not 0 <= whole < LIMIT:
+    try:
+        whole = tuple(map(int, numbers))
+    except (TypeError, OverflowError) as error:
+        raise ValueError(str(error)) from error
+    if whole != tuple(numbers) or not 0 <= min(whole) <= max(whole) < facts.LIMIT:
         raise ValueError("a number that is no count and no time")
-    return whole
+    return np.array(whole, dtype=np.int64)
 
 
-class _Shape(NamedTuple):
-    name: str
-    fields: tuple[str, ...]
-    allowed: tuple[frozenset[type], ...]
-    defaults: tuple[Any, ...]
-    numbers: tuple[int, ...]
-    seen: set[tuple[type, ...]]  # of checked values' types: few, and quicker to look up than to check again
-    said: Callable[[list[Any]], Said]
+class _Tasks(NamedTuple):
+    """Columns of the tasks that facts are about, each task once."""
 
-    def checked(self, values: list[Any]) -> list[Any]:
-        """What a newer version added at the end is passed over, what an older one lacks takes its default."""
-        width = len(self.fields)
-        if len(values) != width:
-            values = [*values[:width], *self.defaults[len(values) :]]
-        signature = tuple(map(type, values))
-        if signature not in self.seen:
-            for name, kind, allowed in zip(self.fields, signature, self.allowed, strict=True):
-                if kind not in allowed:
-                    raise ValueError(f"{self.name}.{name} is of a wrong type")
-            self.seen.add(signature)
-        for place in self.numbers:
-            number = values[place]
-            if number is not None and not -LIMIT < number < LIMIT:
-                raise ValueError(
-                    f"{self.name}.{self.fields[place]} is beyond {text(LIMIT)} dollars or the year 2286"
-                )
-        return values
+    workspace: Any
+    task_id: Any
+
+    @classmethod
+    def of(cls, refs: Iterable[bytes]) -> _Tasks:
+        workspaces, ids = zip(*map(_named, refs), strict=True)
+        return cls(pa.array(workspaces, schema.TEXT).dictionary_encode(), pa.array(ids, schema.TEXT))
 
 
-def _allowed(annotation: Any) -> frozenset[type]:
-    if get_origin(annotation) is UnionType or isinstance(annotation, UnionType):
-        return frozenset().union(*(_allowed(one) for one in get_args(annotation)))
-    origin = get_origin(annotation) or annotation
-    if origin is float:
-        return frozenset({float, int})
-    return frozenset({NoneType if origin is None else origin})
-
-
-def _shape(kind: type[Any]) -> _Shape:
-    hints = get_type_hints(kind)
-    known = fields(kind)
-    allowed = tuple(_allowed(hints[one.name]) for one in known)
-    return _Shape(
-        kind.__name__.lower(),
-        tuple(one.name for one in known),
-        allowed,
-        tuple(_NO_DEFAULT if one.default is MISSING else one.default for one in known),
-        tuple(place for place, types in enumerate(allowed) if int in types),
-        set(),
-        _SAYS.get(kind, _says_nothing),
-    )
-
-
-def _place(kind: type[Any], *names: str) -> tuple[int, ...]:
-    order = [one.name for one in fields(kind)]
-    return tuple(order.index(name) for name in names)
-
-
-_ID, _LANE, _MODEL, _PURPOSE, _COST, _GATE_COST, _VERDICT, _FAILURE = _place(
-    Attempted, "attempt_id", "lane", "model", "purpose", "cost_nano", "gate_cost_nano", "verdict", "failure"
-)
-_ROUTED_LANE, _ROUTED_COST = _place(Routed, "lane", "cost_nano")
-_FINISHED_LANE, _FINISHED_STATUS = _place(Finished, "lane", "status")
-
-
-def _says_nothing(_values: list[Any]) -> Said:
-    return None, None, None, None, None, None, None, None
-
-
-def _attempted(values: list[Any]) -> Said:
-    cost, gate = values[_COST], values[_GATE_COST]
-    if gate:
-        cost = gate if cost is None else cost + gate
-    return (
-        values[_ID], values[_LANE], values[_MODEL], values[_PURPOSE],
-        cost, values[_VERDICT] or None, values[_FAILURE] or None, None,
-    )  # fmt: skip
-
-
-def _routed(values: list[Any]) -> Said:
-    return None, values[_ROUTED_LANE], None, None, values[_ROUTED_COST], None, None, None
-
-
-def _finished(values: list[Any]) -> Said:
-    return None, values[_FINISHED_LANE], None, None, None, None, None, values[_FINISHED_STATUS]
-
-
-def _parked(_values: list[Any]) -> Said:
-    return None, None, None, None, None, None, None, "parked"
-
-
-def _allotted(values: list[Any]) -> Said:
-    return values[0], None, None, None, values[1], None, None, None
-
-
-_SAYS: dict[type[Any], Callable[[list[Any]], Said]] = {
-    Attempted: _attempted,
-    Routed: _routed,
-    Finished: _finished,
-    Parked: _parked,
-    Allotted: _allotted,
-}
-_SHAPES = tuple(_shape(kind) for kind in KINDS)
+def readable(entry: bytes) -> list[Event]:
+    """The entry's events; none where it is not whole."""
+    try:
+        return list(decode_entry(entry))
+    except (ValueError, TypeError, AttributeError, OverflowError, msgpack.UnpackException):
+        return []

@@ -1,15 +1,18 @@
-"""How many events a second go from the stream into Parquet, and from Parquet into a day's files.
+"""How many events a second go from the stream into Parquet, and what the rollup of a day costs.
 
-    python -m benchmarks.bench_ledger [TASKS]
+    python -m benchmarks.bench_ledger [EVENTS]
 
-A made-up day of tasks (4.9 events each: submitted, routed, one to four attempts, escalations, an end), eight tasks a
-stream entry, over an embedded Redis of its own. The medians of seven rounds; each round starts with an empty ledger.
-Seconds on the clock and of the processor: on a busy machine the second tells more.
+Ingest: tasks of 4.9 events each (submitted, routed, one to four attempts, escalations, an end), eight events an entry,
+over an embedded Redis of its own, into durable parts. Rollup: a day of so many events (a million by default, 10000000
+for a large one; benchmarks/made_day.py) into tasks, attempts and daily, as a multiple of what DuckDB needs, on one
+thread and in the same rounds, to decode the columns that the rollup reads. Medians; the processor's seconds, because
+other work on the machine counts less in them, beside those on the clock.
 """
 
 from __future__ import annotations
 
 import random
+import resource
 import statistics
 import sys
 import tempfile
@@ -17,66 +20,89 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import duckdb
 import redis
 
 from accounting import ingest, report, rollup
+from accounting.fold import COLUMNS
 from accounting.ledger import LocalStore
+from benchmarks import made_day
 from broker import embedded
-from tests.accounting.stories import DAY, entry, publish, random_story
+from tests.accounting.stories import entry, publish, random_story
 
 ROUNDS = 7
-TASKS_AN_ENTRY = 8
+LARGE = 3_000_000  # events; a day of more is rolled three times
+TASKS = 40_000
+EVENTS_AN_ENTRY = 8
+PART_EVENTS = 50_000
+Timed = tuple[float, float]
 
 
-def main(tasks: int = 40_000) -> None:
+def main(events: int = 1_000_000) -> None:
     with tempfile.TemporaryDirectory() as folder:
-        server = embedded.start(Path(folder) / "var")
-        try:
-            client = redis.Redis.from_url(server.url)
-            _run(client, Path(folder), tasks)
-        finally:
-            embedded.stop(server)
+        _ingest(Path(folder))
+        _day(Path(folder), events, ROUNDS if events < LARGE else 3)
 
 
-def _run(client: redis.Redis, folder: Path, tasks: int) -> None:
-    entries, events = _entries(tasks)
-    print(f"{tasks:,} tasks, {events:,} events, {len(entries):,} stream entries, median of {ROUNDS} rounds")
-    ingests, rollups, reports = [], [], []
-    for number in range(ROUNDS):
-        store = LocalStore(folder / f"ledger-{number}")
-        quarantine = LocalStore(folder / "quarantine")
-        publish(client, entries)
-        ingests.append(_timed(lambda: ingest.drain_all(client, store, quarantine)))  # noqa: B023 - called at once
-        rollups.append(_timed(lambda: rollup.rollup(store, DAY)))  # noqa: B023 - called at once
-        reports.append(_timed(lambda: report.build(store, since=DAY, until=DAY)))  # noqa: B023 - called at once
-    _tell("ingest, stream to durable Parquet", "events", events, ingests)
-    _tell("rollup, Parquet to tasks, attempts, daily", "events", events, rollups)
-    _tell("report of the day", "tasks", tasks, reports)
-    size = sum(path.stat().st_size for path in store.root.glob("events/*/*.parquet"))
-    print(f"{size / events:.1f} bytes an event in Parquet")
+def _ingest(folder: Path) -> None:
+    server = embedded.start(folder / "var")
+    try:
+        client = redis.Redis.from_url(server.url)
+        entries, events = _entries()
+        rounds = []
+        for number in range(ROUNDS):
+            store = LocalStore(folder / f"ledger-{number}")
+            publish(client, entries)
+            rounds.append(_timed(lambda: ingest.drain_all(client, store, LocalStore(folder / "bad"))))  # noqa: B023 - called at once
+        print(f"{events:,} events, {len(entries):,} stream entries, median of {ROUNDS} rounds")
+        _tell("ingest, stream to durable Parquet", "events", events, rounds)
+    finally:
+        embedded.stop(server)
 
 
-def _entries(tasks: int) -> tuple[list[bytes], int]:
+def _entries() -> tuple[list[bytes], int]:
     chance = random.Random(1)
-    entries, events = [], 0
-    for first in range(0, tasks, TASKS_AN_ENTRY):
-        together = [
-            event
-            for number in range(first, min(first + TASKS_AN_ENTRY, tasks))
-            for event in random_story(number, chance)
-        ]
-        events += len(together)
-        entries.append(entry(together))
-    return entries, events
+    events = [event for number in range(TASKS) for event in random_story(number, chance)]
+    starts = range(0, len(events), EVENTS_AN_ENTRY)
+    return [entry(events[start : start + EVENTS_AN_ENTRY]) for start in starts], len(events)
 
 
-def _timed(work: Callable[[], object]) -> tuple[float, float]:
+def _day(folder: Path, events: int, count: int) -> None:
+    store = made_day.make(folder, events, part_events=PART_EVENTS)
+    parts = list(store.root.glob("events/*/*.parquet"))
+    decodes, rollups, reports = [], [], []
+    for _ in range(count):
+        decodes.append(_timed(lambda: _decode(store)))
+        rollups.append(_timed(lambda: rollup.rollup(store, made_day.DAY)))
+        reports.append(_timed(lambda: report.build(store, since=made_day.DAY, until=made_day.DAY)))
+    rolled = rollup.rollup(store, made_day.DAY)
+    print(
+        f"a day of {rolled.events:,} events, {rolled.tasks:,} tasks, {rolled.attempts:,} attempts, {len(parts)} parts"
+    )
+    _tell("DuckDB decodes the columns of it", "events", rolled.events, decodes)
+    _tell("rollup to tasks, attempts, daily", "events", rolled.events, rollups)
+    _tell("report of the day", "tasks", rolled.tasks, reports)
+    ratio = statistics.median(ours[1] / theirs[1] for ours, theirs in zip(rollups, decodes, strict=True))
+    peak_gb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    print(f"the rollup is {ratio:.1f} times the decoding, by the processor; {peak_gb:.2f} GiB at most")
+    print(f"{sum(path.stat().st_size for path in parts) / rolled.events:.1f} bytes an event in Parquet")
+
+
+def _decode(store: LocalStore) -> None:
+    """A hash over all columns looks at each value; one thread, as the rollup has."""
+    database = duckdb.connect()
+    database.execute("set threads = 1")
+    columns = ", ".join(f'"{name}"' for name in COLUMNS)
+    database.execute(f"select bit_xor(hash({columns})) from '{store.root}/events/*/*.parquet'").fetchall()
+
+
+def _timed(work: Callable[[], object]) -> Timed:
     clock, processor = time.perf_counter(), time.process_time()
     work()
     return time.perf_counter() - clock, time.process_time() - processor
 
 
-def _tell(what: str, unit: str, count: int, rounds: list[tuple[float, float]]) -> None:
+def _tell(what: str, unit: str, count: int, rounds: list[Timed]) -> None:
     clock, processor = (statistics.median(seconds) for seconds in zip(*rounds, strict=True))
     print(f"{what:<45} {count / clock:>9,.0f} {unit}/s   {count / processor:>9,.0f} {unit} a CPU-second")
 

@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 from genai_prices import Usage as TheirUsage
 from genai_prices import calc_price
 
-from accounting import ledger, schema
+from accounting import drafts, ledger, schema
 from accounting.ledger import LocalStore
 from accounting.reprice import CLASSES, NAMES, ROWS, Finder, again, columns_of, reprice
 from broker.call import Usage
@@ -108,7 +108,7 @@ def write(path: Path, calls: int) -> None:
         writer = writer or pq.ParquetWriter(
             path, rows.schema, compression="zstd", store_decimal_as_integer=True
         )
-        writer.write_table(rows, row_group_size=schema.GROUP_ROWS)
+        writer.write_table(rows, row_group_size=drafts.GROUP_ROWS)
     if writer:
         writer.close()
 

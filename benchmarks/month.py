@@ -21,7 +21,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from accounting import ledger, schema
+from accounting import drafts, ledger, schema
 from accounting.fold import PART_OF
 from accounting.ledger import LocalStore
 
@@ -72,7 +72,7 @@ def _write(store: LocalStore, day: str, tasks: int, seed: int) -> None:
         (ledger.DAILY, schema.DAILY, daily),
     ):
         table = pa.table([_column(rows[field.name], field.type) for field in columns], schema=columns)
-        store.put(f"{ledger.partition(dataset, day)}/{dataset}.parquet", schema.encode(table))
+        store.put(f"{ledger.partition(dataset, day)}/{dataset}.parquet", drafts.encode(table))
 
 
 def _link(store: LocalStore, source: date, day: str) -> None:

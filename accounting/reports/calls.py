@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from accounting import ledger, schema
+from accounting.calls import DISPATCHER, GATE
 from accounting.currency import Rates
 from accounting.fold import ANSWERS
 from accounting.ledger import Store
@@ -21,7 +22,6 @@ from accounting.reports.figures import Lane, Speed, Within
 from accounting.reports.revisions import NEEDS, derived
 from accounting.reports.rows import Where, chosen, read_days
 from accounting.reports.sums import nanos
-from accounting.rows import DISPATCHER, GATE
 
 FIRST = "task"  # the purpose of a lane's first call
 _READ = (

@@ -112,7 +112,7 @@ def _of_day(store: Store, dataset: str, day: str, where: Where) -> Iterator[Piec
 
 
 def _may_hold(group: Any, where: Where) -> bool:
-    """Whether the group's least and greatest values leave room for a wanted row; files are sorted by workspace."""
+    """Whether the group's least and greatest values leave room for a wanted row."""
     for place in range(group.num_columns):
         column = group.column(place)
         wanted, said = where.get(column.path_in_schema), column.statistics

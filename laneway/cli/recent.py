@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 from accounting import ledger, wire
 from broker import keys
 from broker.errors import LedgerError
+from broker.events import Attempted
 from broker.store import Store, ask
 
 STREAM_ENTRIES = 1000
@@ -22,9 +23,9 @@ def verdicts(store: Store, files: ledger.Store) -> Counts:
     """By lane the number of ``pass``, ``fail``, ``ungated``, and of each failure by its code."""
     found: Counts = {}
     for _, fields in ask(lambda: store.client.xrevrange(keys.EVENTS, count=STREAM_ENTRIES)):
-        for row in wire.rows(fields.get(b"b", b"")):
-            if isinstance(row, wire.Row) and row.kind == CALL:
-                _count(found, row.lane, row.failure, row.verdict, 1)
+        for event in wire.readable(fields.get(b"b", b"")):
+            if isinstance(event.fact, Attempted):
+                _count(found, event.fact.lane, event.fact.failure, event.fact.verdict, 1)
     for day in ledger.days(files, ledger.EVENTS)[-1:]:
         folder = ledger.partition(ledger.EVENTS, day)
         for name in files.list(folder)[-FILES:]:

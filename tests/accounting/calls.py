@@ -7,13 +7,13 @@ from typing import Any
 
 import pyarrow as pa
 
-from accounting import ledger, schema
+from accounting import drafts, ledger, schema
 from accounting.ledger import LocalStore
-from accounting.rows import AttemptRow, Tokens
 from broker.call import Usage
 from broker.prices import TokenPrice, cost_nano, row_of
 from broker.settings import Lane
 from broker.tariff import price_of
+from tests.accounting.reference_rows import AttemptRow, Tokens
 
 DAY = "2026-11-24"
 NOON_US = ledger.midnight_us(DAY) + 12 * 3_600_000_000
@@ -55,5 +55,5 @@ def batch_of(rows: list[AttemptRow]) -> Any:
 
 
 def written(store: LocalStore, rows: list[AttemptRow]) -> None:
-    data = schema.encode(schema.table(schema.ATTEMPTS, [one.columns for one in rows]))
+    data = drafts.encode(schema.table(schema.ATTEMPTS, [one.columns for one in rows]))
     store.put(f"{ledger.partition(ledger.ATTEMPTS, DAY)}/attempts.parquet", data)

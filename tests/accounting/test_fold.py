@@ -6,15 +6,16 @@ import random
 from collections.abc import Sequence
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from accounting.fold import PART_OF, add_to_day, fold
-from accounting.rows import Cost, DailyKey, TaskRow
+from accounting.fold import PART_OF
 from broker.events import (
+    Allotted,
     Attempted,
     DeadLettered,
     Escalated,
+    Event,
     Fact,
     Finished,
     Parked,
@@ -23,6 +24,10 @@ from broker.events import (
     Routed,
     Submitted,
 )
+from tests.accounting import reference
+from tests.accounting.folding import folded as fold
+from tests.accounting.folding import rolled, shuffled
+from tests.accounting.reference_rows import AttemptRow, Cost, DailyKey, Folded, TaskRow
 from tests.accounting.stories import NOON_US, attempted, random_story, story
 
 ROUTED = Routed(
@@ -126,11 +131,11 @@ def test_routing_and_gates_cost_too_and_have_rows_that_sum() -> None:
     )
     assert task.cost == Cost(total=1_010, inference=1_000, routing=4, validation=6)
     assert task.attempts == 1
-    assert [(row.purpose, row.lane, row.parent_attempt_id, row.cost_nano) for row in attempts] == [
+    assert {(row.purpose, row.lane, row.parent_attempt_id, row.cost_nano) for row in attempts} == {
         ("task", "local", None, 1_000),
         ("embed", "", None, 4),
         ("judge", "", "t-1", 6),
-    ]
+    }
 
 
 def test_a_late_settlement_replaces_the_lost_call() -> None:
@@ -169,38 +174,117 @@ def test_two_facts_under_one_number_are_both_money() -> None:
     assert fold([*one, *other]) == fold([*other, *one, *other])
 
 
-def test_no_events_no_task() -> None:
-    with pytest.raises(ValueError, match="no events"):
-        fold([])
+LANES = ("local", "midtier", "frontier", "human", "")
 
 
-@settings(max_examples=300, deadline=None)
+@st.composite
+def streams(draw: st.DrawFn) -> list[Event]:
+    """Facts of a few tasks, whatever their order and number: most of it would never happen."""
+    chance = draw(st.randoms(use_true_random=False))
+    return [event for number in range(chance.randint(1, 4)) for event in _any_task(number, chance)]
+
+
+def _any_task(number: int, chance: random.Random) -> list[Event]:
+    task_id, workspace = chance.choice((f"t{number}", "same")), chance.choice(("acme", "globex"))
+    submitted_us = NOON_US + chance.choice((0, 0, number))
+    seqs = sorted(chance.choice((1, 1, 1, 2, 0)) for _ in range(chance.randint(1, 9)))
+    seqs = [sum(seqs[: place + 1]) for place in range(len(seqs))]
+    return [
+        Event(workspace, task_id, seq, submitted_us + 7 * place, submitted_us, _any_fact(task_id, chance))
+        for place, seq in enumerate(seqs)
+    ]
+
+
+def _any_fact(task_id: str, chance: random.Random) -> Fact:
+    lane = chance.choice(LANES)
+    verdict = chance.choice((None, True, False))
+    value = chance.choice((None, 0, 5 * 10**9))
+    match chance.randrange(12):
+        case 0:
+            return Submitted("sync", "w", chance.choice(("", "p")), "u", chance.choice(("", "t")), "p", value)
+        case 1:
+            kinds = (chance.choice(("", "intent")), "extractive", chance.choice(("", "regex")), "")
+            return Routed(*kinds, chance.random(), (), lane, "", cost_nano=chance.choice((0, 3)))
+        case 2:
+            return Escalated("local", lane, "")
+        case 3:
+            return Parked("human")
+        case 4:
+            return Resumed("ann", lane)
+        case 5:
+            return Finished(chance.choice(("succeeded", "failed", "")), verdict, lane)
+        case 6:
+            return Rated(verdict, value)
+        case 7:
+            return chance.choice((DeadLettered("x"), Allotted(f"{task_id}-{chance.randrange(4)}", -2)))
+        case _:
+            return _any_call(task_id, lane, chance)
+
+
+def _any_call(task_id: str, lane: str, chance: random.Random) -> Attempted:
+    return attempted(
+        chance.choice((f"{task_id}-{chance.randrange(4)}", "shared")), hop=chance.randrange(2), lane=lane,
+        engine=chance.choice(("echo", "gate")), model=chance.choice(("", "m", "n")),
+        purpose=chance.choice((*PART_OF, "unforeseen")), started_us=NOON_US + chance.randrange(3),
+        ended_us=NOON_US + chance.randrange(3, 6), queue_wait_ms=chance.choice((0, 0.5, 8)),
+        cost_nano=chance.choice((None, 0, 900)), gate_cost_nano=chance.choice((0, 4)),
+        marginal_nano=chance.choice((None, 1)), time_to_first_token_ms=chance.choice((None, 2.5)),
+        input_tokens=chance.randrange(9), cache_write_1h_tokens=chance.randrange(2),
+        batch=chance.random() < 0.2, settled=chance.random() < 0.8,
+        verdict=chance.choice(("", "pass")), failure=chance.choice(("", "timeout")), gate=chance.choice(("", "choice")),
+        price_ref=chance.choice(("", "book")), parent_attempt_id=chance.choice(("", "x")),
+    )  # fmt: skip
+
+
+def by_reference(events: Sequence[Event]) -> tuple[list[Folded], list[tuple[object, ...]]]:
+    tasks: dict[tuple[str, str, int], list[Event]] = {}
+    for event in events:
+        tasks.setdefault((event.workspace, event.task_id, event.submitted_us), []).append(event)
+    rows = [reference.fold(mine) for mine in tasks.values()]
+    day: dict[DailyKey, list[int]] = {}
+    for one in rows:
+        reference.add_to_day(day, one)
+    return rows, [(*key, *sums) for key, sums in sorted(day.items())]
+
+
+def apart(tasks: Sequence[Folded]) -> tuple[list[TaskRow], list[AttemptRow]]:
+    """The tasks and the attempts, each kind in an order of its own."""
+    attempts = [row for one in tasks for row in one.attempts]
+    return sorted((one.task for one in tasks), key=repr), sorted(attempts, key=repr)
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(
+    events=streams(), seed=st.integers(0, 2**32), parts=st.integers(1, 3), rows=st.sampled_from((8, 10**6))
+)
+def test_many_tasks_at_once_are_each_task_alone(
+    events: list[Event], seed: int, parts: int, rows: int
+) -> None:
+    tasks, day = rolled(shuffled(events, random.Random(seed), parts), rows=rows)
+    known_tasks, known_day = by_reference(events)
+    assert apart(tasks) == apart(known_tasks)
+    assert day == known_day
+
+
+@settings(max_examples=50, deadline=None)
 @given(number=st.integers(0, 10_000), seed=st.integers(0, 2**32), order=st.randoms(use_true_random=False))
 def test_order_and_repetition_change_nothing(number: int, seed: int, order: random.Random) -> None:
     events = random_story(number, random.Random(seed))
-    shuffled = [event for event in events for _ in range(order.randint(1, 5))]
-    order.shuffle(shuffled)
-    assert fold(shuffled) == fold(events)
+    assert rolled(shuffled(events, order, 3)) == rolled([events])
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(number=st.integers(0, 10_000), seed=st.integers(0, 2**32))
 def test_parts_attempts_and_the_day_sum_to_the_cost(number: int, seed: int) -> None:
     events = random_story(number, random.Random(seed))
-    folded = fold(events)
+    [folded], day = rolled([events])
     total, *parts = folded.task.cost
     assert sum(parts) == total
     assert sum(row.cost_nano or 0 for row in folded.attempts) == total
-    day: dict[DailyKey, list[int]] = {}
-    add_to_day(day, folded)
-    columns = list(zip(*day.values(), strict=True))
+    columns = list(zip(*day, strict=True))[5:]
     assert tuple(map(sum, columns[9:])) == folded.task.cost
     assert tuple(map(sum, columns[4:9])) == folded.task.tokens
     assert sum(columns[0]) == 1
     assert sum(columns[3]) == folded.task.attempts
-    paid = {
-        e.fact.attempt_id: e.fact
-        for e in random_story(number, random.Random(seed))
-        if isinstance(e.fact, Attempted)
-    }
+    paid = {e.fact.attempt_id: e.fact for e in events if isinstance(e.fact, Attempted)}
     assert total == 3 + sum((call.cost_nano or 0) + call.gate_cost_nano for call in paid.values())

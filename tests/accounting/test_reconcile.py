@@ -12,13 +12,13 @@ from accounting.booked import Key, Ours
 from accounting.flat import flat_nano
 from accounting.ledger import LocalStore
 from accounting.reconcile import Reconciled, Theirs, compare, reconcile
-from accounting.rows import AttemptRow
 from accounting.usage_files import CACHED, INPUT, OUTPUT, WRITE, Used
 from broker.call import Usage
 from broker.pricebook import parse
 from broker.settings import FlatCost, Settings
 from broker.settings import parse as settings_of
 from tests.accounting.calls import DAY, NOON_US, row, written
+from tests.accounting.reference_rows import AttemptRow
 
 SETTINGS = settings_of(
     """

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 import redis
 
-from accounting import ingest, ledger, report, rollup, schema
+from accounting import drafts, ingest, ledger, report, rollup, schema
 from accounting.currency import rates_of
 from accounting.ledger import LocalStore
 from accounting.report import Question
@@ -163,7 +163,7 @@ def test_a_day_published_anew_between_the_two_readings_changes_nothing(two_days:
     chosen = choose(two_days, days, {})
     tallies = tally(chosen)
     path = f"tasks/date={DAY}/tasks.parquet"
-    two_days.put(path, schema.encode(pq.read_table(two_days.root / path, partitioning=None).slice(0, 3)))
+    two_days.put(path, drafts.encode(pq.read_table(two_days.root / path, partitioning=None).slice(0, 3)))
     assert rank(chosen, tallies, (1,)) == wanted
     assert wanted[TOTAL].percents.keys() == {TOTAL}
     assert wanted[DATE].percents.keys() == set(days)

@@ -15,7 +15,7 @@ import pytest
 import redis
 
 from accounting import ingest, ledger, rollup, schema
-from accounting.ledger import LocalStore
+from accounting.ledger import Data, LocalStore
 from broker.errors import LedgerError
 from broker.events import Event, Fact, Finished, Rated, Submitted
 from tests.accounting.stories import DAY, NOON_US, attempted, day_of_stories, entry, publish, story
@@ -143,7 +143,7 @@ def test_a_day_that_was_touched_meanwhile_stays_dirty(
     client: redis.Redis, filled: LocalStore, quarantine: LocalStore
 ) -> None:
     class Touched(LocalStore):
-        def put(self, path: str, data: bytes, *, over: str | None = None) -> bool:
+        def put(self, path: str, data: Data, *, over: str | None = None) -> bool:
             written = super().put(path, data, over=over)
             if path.startswith("tasks"):
                 fill(client, filled, quarantine, [story("late", [Submitted("sync")])])

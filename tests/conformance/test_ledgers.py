@@ -20,11 +20,12 @@ import pytest
 import redis
 
 from accounting import ingest, ledger, nightly, report, rollup, schema
-from accounting.ledger import LocalStore, Store
+from accounting.ledger import Data, LocalStore, Store
 from broker.embedded import Embedded
 from broker.errors import LedgerChanged
 from broker.events import Event, Submitted, encode_fact
 from tests import s3_proxy
+from tests.accounting.folding import facts_in
 from tests.accounting.stories import DAY, NOON_US, attempted, day_of_stories, entry, publish, story
 from tests.conformance.places import Folder, Place, Prefix
 from tests.s3_server import S3Server
@@ -89,9 +90,9 @@ def fill(
 
 
 def facts(files: dict[str, bytes]) -> list[tuple[object, ...]]:
-    tables = [pq.read_table(BytesIO(data)) for path, data in files.items() if path.startswith("events/")]
-    rows = [row for one in tables for row in one.to_pylist()]
-    return sorted((row["workspace"], row["task_id"], row["seq"], row["fact"]) for row in rows)
+    return facts_in(
+        pq.read_table(BytesIO(data)) for path, data in files.items() if path.startswith("events/")
+    )
 
 
 def expected(stories: Sequence[Sequence[Event]]) -> list[tuple[object, ...]]:
@@ -212,7 +213,7 @@ def before_a_put(
     """Has the deed done before the store's put of that number; the list holds the puts that came to nothing."""
     real, puts, lost = store.put, iter(range(1000)), []
 
-    def put(path: str, data: bytes, *, over: str | None = None) -> bool:
+    def put(path: str, data: Data, *, over: str | None = None) -> bool:
         if next(puts) == number:
             deed()
         try:

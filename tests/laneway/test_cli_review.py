@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from accounting.fold import fold
 from broker import keys
 from broker.events import decode_entry
 from broker.task import Progress, encode_progress
+from tests.accounting.reference import fold
 from workers.human import approved, carry_out, priced
 
 PRICED = '\n[human]\nusd_per_minute = "0.80"\nusd_per_review = "2.50"\n'

@@ -11,10 +11,10 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from accounting.fold import fold
 from broker.events import Attempted, Escalated, Event, Finished, Submitted
 from broker.money import nano, text
 from broker.task import TERMINAL
+from tests.accounting.reference import fold
 from tests.soak.evidence import Evidence, Row
 from tests.soak.plan import FRONTIER, MAX_STARTS, RENTED
 

@@ -12,8 +12,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from accounting import ledger, rollup, schema
-from broker.events import Event, decode_fact
+from accounting import facts, ledger, parts, rollup, schema
+from broker.events import Event
 from tests.soak.history import read
 
 Row = dict[str, Any]
@@ -43,7 +43,7 @@ def gather(folder: Path) -> Evidence:
         history=list(read(folder / "history.jsonl")),
         journal=list(read(folder / "journal.jsonl")),
         arrivals=[row["id"] for row in read(folder / "arrivals.jsonl")],
-        events=[_event(row) for row in _rows(files, ledger.EVENTS)],
+        events=[event for table in _tables(files, f"{ledger.EVENTS}/*") for event in facts.events(table)],
         tasks=[_in_nano(row) for row in _rows(files, ledger.TASKS)],
         attempts=[_in_nano(row) for row in _rows(files, ledger.ATTEMPTS)],
         final=json.loads((folder / "final.json").read_text()),
@@ -59,12 +59,12 @@ def rolled_again(files: Path, seed: int) -> list[str]:
     with tempfile.TemporaryDirectory() as scratch:
         second = ledger.LocalStore(Path(scratch))
         for day in ledger.days(first, ledger.EVENTS):
-            facts = pa.concat_tables(_tables(files, f"{ledger.EVENTS}/date={day}"))
-            order = [place for place in range(facts.num_rows) for _ in range(pick.choice([1, 1, 1, 2, 5]))]
+            rows = pa.concat_tables(_tables(files, f"{ledger.EVENTS}/date={day}"))
+            order = [place for place in range(rows.num_rows) for _ in range(pick.choice([1, 1, 1, 2, 5]))]
             pick.shuffle(order)
             for part in range(5):
-                piece = facts.take(pa.array(order[part::5], pa.int64())).combine_chunks()
-                second.put(f"{ledger.partition(ledger.EVENTS, day)}/{part}.parquet", schema.encode(piece))
+                piece = rows.take(pa.array(order[part::5], pa.int64())).combine_chunks()
+                second.put(f"{ledger.partition(ledger.EVENTS, day)}/{part}.parquet", parts.encode(piece))
             rollup.rollup(second, day)
             for dataset in (ledger.TASKS, ledger.ATTEMPTS, ledger.DAILY):
                 path = f"{ledger.partition(dataset, day)}/{dataset}.parquet"
@@ -75,7 +75,7 @@ def rolled_again(files: Path, seed: int) -> list[str]:
 
 def _tables(files: Path, folder: str) -> list[Any]:
     return [
-        pq.ParquetFile(path).read().cast(schema.EVENTS) for path in sorted((files / folder).glob("*.parquet"))
+        pq.ParquetFile(path).read().cast(schema.EVENTS) for path in sorted(files.glob(f"{folder}/*.parquet"))
     ]
 
 
@@ -93,8 +93,3 @@ def _in_nano(row: Row) -> Row:
         else value
         for name, value in row.items()
     }
-
-
-def _event(row: Row) -> Event:
-    at_us, submitted_us = (round(row[name].timestamp() * 1e6) for name in ("at", "submitted_at"))
-    return Event(row["workspace"], row["task_id"], row["seq"], at_us, submitted_us, decode_fact(row["fact"]))

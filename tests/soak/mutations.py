@@ -167,19 +167,15 @@ MUTATIONS = (
     ),
     Mutation(
         "fold: a late settlement counts beside what it corrects",
-        "accounting/fold.py",
-        (("state.calls[call.attempt_id] =", "state.calls[call.attempt_id + str(event.seq)] ="),),
+        "accounting/calls.py",
+        (("np.flatnonzero(last[mine] == np.arange(len(told)))", "np.arange(len(told))"),),
         ("I2b",),
         ("stop lane",),
     ),
     Mutation(
         "rollup: a fact that comes twice counts twice",
-        "accounting/fold.py",
-        (
-            ("if unique[-1] == event:", "if False:"),
-            ("if clash:", "if False:"),
-            ("state.calls[call.attempt_id] =", "state.calls[str(len(state.calls))] ="),
-        ),
+        "accounting/order.py",
+        (("return rows[~same]", "return rows"),),
         ("I5",),
         ("lose replies",),
     ),

@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 import redis
 
-from accounting.fold import fold
 from broker import keys
 from broker.events import decode_entry
 from broker.hands import Hands
@@ -23,6 +22,7 @@ from dispatcher.classify import Classifier
 from dispatcher.embedding import HashEmbedder
 from laneway.cli.lanes import batch_rows
 from laneway.cli.story import story
+from tests.accounting.reference import fold
 from tests.batch_provider import BatchProvider, batch_provider
 from workers import batch_settle
 from workers.batch import Batches

@@ -1,0 +1,144 @@
+"""Nightly files as they grow, lot by lot, on a disk of this machine: a day is larger than its rollup's memory."""
+
+from __future__ import annotations
+
+import mmap
+import tempfile
+from collections.abc import Iterator
+from contextlib import closing
+from types import TracebackType
+from typing import Any, Self
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from accounting import daily, ledger, schema
+from accounting.fold import Folded
+
+GROUP_ROWS = 131_072
+#: By which readers pass over row groups.
+_STATISTICS = frozenset(
+    {
+        "task_id", "submitted_at", "settled_at", "workspace", "pipeline", "task_type", "status", "lane", "model",
+        "purpose",
+    }
+)  # fmt: skip
+#: Hardly a value comes twice.
+_PLAIN = frozenset(
+    {
+        "task_id", "attempt_id", "parent_attempt_id", "submitted_at", "started_at", "finished_at", "ended_at",
+        "settled_at", "queue_wait_ms", "latency_ms", "time_to_first_token_ms", "cost_usd", "marginal_usd",
+        "inference_usd", "overhead_share",
+    }
+)  # fmt: skip
+
+
+class Draft:
+    """One Parquet file. The same rows give the same bytes, whatever the lots that they came in."""
+
+    def __init__(self, columns: Any) -> None:
+        self.columns = columns
+        self.rows = 0
+        self._file = tempfile.TemporaryFile(prefix="laneway-")  # noqa: SIM115 - closed with the draft
+        lists = {field.name: f"{field.name}.list.element" for field in columns if field.type == schema.TEXTS}
+        names = [lists.get(name, name) for name in columns.names]
+        self._writer = pq.ParquetWriter(
+            self._file,
+            columns,
+            compression="zstd",
+            use_dictionary=[name for name in names if name not in _PLAIN],
+            write_statistics=[name for name in names if name in _STATISTICS],
+            store_decimal_as_integer=True,
+        )
+        self._waiting: list[Any] = []
+        self._waits = 0
+
+    def add(self, table: Any) -> None:
+        """Takes rows that come after all before them; texts may be dictionaries, money nano-dollars."""
+        self._waiting.append(table)
+        self._waits += table.num_rows
+        self.rows += table.num_rows
+        if self._waits >= GROUP_ROWS:
+            self._write(self._waits // GROUP_ROWS * GROUP_ROWS)
+
+    def done(self) -> mmap.mmap:
+        """The bytes of the file."""
+        if self._waits or not self.rows:
+            self._write(self._waits)
+        self._writer.close()
+        self._file.flush()
+        return mmap.mmap(self._file.fileno(), 0, access=mmap.ACCESS_READ)
+
+    def close(self) -> None:
+        self._writer.close()
+        self._file.close()
+
+    def _write(self, rows: int) -> None:
+        table = pa.concat_tables(self._waiting).unify_dictionaries()
+        for start in range(0, max(rows, 1), GROUP_ROWS):
+            group = table.slice(start, min(GROUP_ROWS, rows - start))
+            self._writer.write_table(_written(group, self.columns), row_group_size=GROUP_ROWS)
+        self._waiting = [table.slice(rows)] if rows < self._waits else []
+        self._waits -= rows
+
+
+def encode(table: Any) -> bytes:
+    """The table as a file by itself."""
+    with closing(Draft(table.schema)) as draft:
+        draft.add(table)
+        return draft.done()[:]
+
+
+class Drafts:
+    """The files of a day. ``tasks`` and ``attempts`` are how many rows they have so far, ``events`` of how many
+    facts; money in nano-dollars."""
+
+    def __init__(self) -> None:
+        self._tasks, self._attempts = Draft(schema.TASKS), Draft(schema.ATTEMPTS)
+        self._sums: list[Any] = []
+        self.events = self.cost_nano = 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._tasks.close()
+        self._attempts.close()
+
+    @property
+    def tasks(self) -> int:
+        return self._tasks.rows
+
+    @property
+    def attempts(self) -> int:
+        return self._attempts.rows
+
+    def add(self, lot: Folded) -> None:
+        self.events += lot.events
+        self._tasks.add(lot.tasks)
+        self._attempts.add(lot.attempts)
+        self._sums.append(lot.daily)
+        self.cost_nano += lot.cost_nano
+
+    def done(self) -> Iterator[tuple[str, mmap.mmap]]:
+        """Each data set and the bytes of its file."""
+        yield ledger.TASKS, self._tasks.done()
+        yield ledger.ATTEMPTS, self._attempts.done()
+        with closing(Draft(schema.DAILY)) as sums:
+            sums.add(daily.merged(self._sums))
+            yield ledger.DAILY, sums.done()
+
+
+def _written(table: Any, columns: Any) -> Any:
+    return pa.Table.from_arrays(
+        [_as_written(table[field.name], field.type) for field in columns], schema=columns
+    )
+
+
+def _as_written(column: Any, kind: Any) -> Any:
+    whole = column.combine_chunks()
+    if kind == schema.MONEY and whole.type != kind:
+        return schema.money(whole)
+    return whole if whole.type == kind else whole.cast(kind)

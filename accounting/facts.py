@@ -1,0 +1,278 @@
+"""Facts as columns of ``events``, and its rows as facts again.
+
+``broker.events`` packs and reads facts one at a time. A ledger has very many, so here whole pages of them are taken
+apart kind by kind and turned into columns at once, each value checked against the annotation of its field. What a newer
+version added at the end of a fact is not lost: its bytes then go along as they came.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import MISSING, fields
+from types import NoneType, UnionType
+from typing import Any, NamedTuple, get_args, get_origin, get_type_hints
+
+import msgpack
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from accounting import schema
+from broker.events import (
+    KINDS,
+    Allotted,
+    Attempted,
+    DeadLettered,
+    Escalated,
+    Event,
+    Fact,
+    Parked,
+    Rated,
+    Routed,
+    Submitted,
+)
+from broker.money import text
+
+#: No number of ours is as large: 10 million dollars in nano-dollars, the year 2286 in microseconds.
+LIMIT = 10**16
+_NO_DEFAULT = object()
+_HEAD = 2  # a packed fact begins with its version and its kind
+_SEPARATOR = ": "  # between a lane that was passed over and the reason
+
+#: Fields that stand in a column of another name. Several kinds share a column where it says the same of each.
+_COLUMNS: dict[type[Any], dict[str, str]] = {
+    Submitted: {"user": "user_id", "parent": "parent_task_id", "value_nano": "value_usd"},
+    Routed: {"cost_nano": "cost_usd"},
+    Attempted: {
+        "started_us": "started_at",
+        "ended_us": "ended_at",
+        "cost_nano": "cost_usd",
+        "gate_cost_nano": "gate_usd",
+        "marginal_nano": "marginal_usd",
+    },
+    Escalated: {"to_lane": "lane"},
+    DeadLettered: {"cause": "reason"},
+    Rated: {"ok": "succeeded", "value_nano": "value_usd"},
+    Allotted: {"cost_nano": "cost_usd"},
+}
+#: Where nothing was said these are null, and "" as fields.
+_SILENT = frozenset(
+    {
+        "verdict", "failure", "price_ref", "model_revision", "parent_attempt_id", "gate", "complaint", "node", "why",
+        "rule", "reason", "comment",
+    }
+)  # fmt: skip
+KIND_NAMES = tuple(kind.__name__.lower() for kind in KINDS)
+NAMES = pa.array(KIND_NAMES, schema.TEXT)
+PARKED = "parked"
+#: What a row of version 1 says that is not in the bytes of its fact; and those.
+OLD_COLUMNS = ("workspace", "task_id", "seq", "at", "submitted_at", "fact")
+Places = npt.NDArray[np.int64]
+
+
+class Columns(NamedTuple):
+    """Facts of one kind as columns; ``places`` says where each stood among those that were given."""
+
+    kind: int
+    places: Places
+    table: Any
+
+
+def columns(facts: Sequence[bytes]) -> list[Columns]:
+    """The facts kind by kind. Raises ValueError where one of them is none of a version that is known."""
+    try:
+        rows = [msgpack.unpackb(fact, use_list=False) for fact in facts]
+        codes = [row[1] for row in rows]
+        if codes and (set(map(type, codes)) != {int} or not 0 <= min(codes) <= max(codes) < len(KINDS)):
+            raise ValueError("of a kind that this version does not know")
+        found = np.array(codes, dtype=np.int64)
+        made = []
+        for code in np.unique(found).tolist():
+            places = np.flatnonzero(found == code)
+            chosen = places.tolist()
+            made.append(
+                Columns(code, places, _SHAPES[code].table([rows[at] for at in chosen], facts, chosen))
+            )
+        return made
+    except (
+        ValueError,
+        TypeError,
+        LookupError,
+        OverflowError,
+        msgpack.UnpackException,
+        pa.ArrowException,
+    ) as error:
+        raise ValueError(str(error)) from error
+
+
+def together(pages: Sequence[Columns], order: Places) -> dict[str, Any]:
+    """All columns that facts have, their rows in this order of the facts' places."""
+    stood = np.concatenate([page.places for page in pages])
+    found = np.empty(len(stood), dtype=np.int64)
+    found[stood] = np.arange(len(stood))
+    taken = pa.array(found[order])
+    kinds = np.repeat([page.kind for page in pages], [len(page.places) for page in pages])
+    made = {"kind": pa.DictionaryArray.from_arrays(pa.array(kinds.astype(np.int32)), NAMES).take(taken)}
+    for field in schema.EVENTS:
+        if field.name in _FACT_COLUMNS:
+            made[field.name] = pa.concat_arrays(_pieces(pages, field)).take(taken)
+    return made
+
+
+def upgraded(table: Any) -> Any:
+    """Rows of ``events`` as version 1 wrote them, as this one does. Raises ValueError where a fact cannot be read."""
+    pages = columns(table["fact"].to_pylist())
+    made = together(pages, np.arange(table.num_rows)) if pages else {}
+    made |= {name: table[name] for name in OLD_COLUMNS[:-1]}
+    return (
+        pa.table({name: made[name] for name in schema.EVENTS.names}) if pages else schema.EVENTS.empty_table()
+    )
+
+
+def _pieces(pages: Sequence[Columns], field: Any) -> list[Any]:
+    """The column's values page by page, nulls where a kind has none."""
+    pieces = []
+    for page in pages:
+        at = page.table.schema.get_field_index(field.name)
+        if at < 0:
+            pieces.append(pa.nulls(len(page.places), field.type))
+        else:
+            pieces.extend(page.table.column(at).chunks)
+    return pieces
+
+
+def events(table: Any) -> Iterator[Event]:
+    """The rows of ``events`` as facts in their places."""
+    plain = {field.name: _plain(table[field.name], field.type) for field in table.schema}
+    identity = [plain[name] for name in _IDENTITY[:-1]]
+    for at, kind in enumerate(plain["kind"]):
+        shape = _SHAPES[KIND_NAMES.index(kind)]
+        workspace, task_id, seq, at_us, submitted_us = (column[at] for column in identity)
+        yield Event(
+            workspace,
+            task_id,
+            seq,
+            at_us,
+            submitted_us,
+            shape.fact({name: plain[name][at] for name in (*shape.columns, "unpriced")}),
+        )
+
+
+def _plain(column: Any, kind: Any) -> list[Any]:
+    if kind == schema.MONEY:
+        known = column.is_valid().to_pylist()
+        return [
+            nano if there else None for nano, there in zip(schema.nanos(column).tolist(), known, strict=True)
+        ]
+    return (schema.micros(column) if kind == schema.TIME else column).to_pylist()  # type: ignore[no-any-return]
+
+
+class _Shape(NamedTuple):
+    """How facts of one kind lie in columns. ``names`` are its fields, ``columns`` where each of them stands."""
+
+    kind: type[Any]
+    names: tuple[str, ...]
+    columns: tuple[str, ...]
+    allowed: tuple[frozenset[type], ...]
+    defaults: tuple[Any, ...]
+
+    def table(self, rows: list[tuple[Any, ...]], facts: Sequence[bytes], places: Sequence[int]) -> Any:
+        width = _HEAD + len(self.names)
+        lengths = set(map(len, rows))
+        made: dict[str, Any] = {}
+        if lengths != {width}:
+            longer = [facts[at] if len(row) > width else None for row, at in zip(rows, places, strict=True)]
+            made["fact"] = pa.array(longer, pa.binary())
+            rows = [(*row[:width], *self.defaults[max(0, len(row) - _HEAD) :]) for row in rows]
+        self._check(rows)
+        values = dict(zip(self.names, list(zip(*rows, strict=True))[_HEAD:], strict=True))
+        for name, column in zip(self.names, self.columns, strict=True):
+            made[column] = self._array(name, column, values[name])
+        if self.kind is Attempted:
+            made |= _all_money(made["cost_usd"], made["gate_usd"])
+        if self.kind is Parked:
+            made["status"] = pa.array([PARKED] * len(rows), schema.TEXT)
+        return pa.table({name: _written(name, array) for name, array in made.items()})
+
+    def _check(self, rows: list[tuple[Any, ...]]) -> None:
+        for signature in {(*map(type, row),) for row in rows}:
+            for name, kind, allowed in zip(self.names, signature[_HEAD:], self.allowed, strict=True):
+                if kind not in allowed:
+                    raise ValueError(f"{self.kind.__name__}.{name} is of a wrong type")
+
+    def _array(self, name: str, column: str, values: Sequence[Any]) -> Any:
+        """Money and times are still integers."""
+        kind = schema.EVENTS.field(column).type
+        if kind in (schema.MONEY, schema.TIME, schema.COUNT):
+            made = pa.array(values, schema.COUNT)
+            ends = pc.min_max(made).as_py()
+            if made.null_count < len(made) and not -LIMIT < ends["min"] <= ends["max"] < LIMIT:
+                raise ValueError(
+                    f"{self.kind.__name__}.{name} is beyond {text(LIMIT)} dollars or the year 2286"
+                )
+            return made
+        if column == "skipped":
+            values = [[f"{lane}{_SEPARATOR}{why}" for lane, why in pairs] for pairs in values]
+        made = pa.array(values, kind)
+        return _unless_empty(made) if column in _SILENT else made
+
+    def fact(self, row: dict[str, Any]) -> Fact:
+        if self.kind is Attempted:
+            gate = row["gate_usd"] or 0
+            row = row | {"cost_usd": None if row["unpriced"] else row["cost_usd"] - gate}
+        return self.kind(*(_field(column, row[column]) for column in self.columns))  # type: ignore[no-any-return]
+
+
+def _field(column: str, value: Any) -> Any:
+    if column in _SILENT:
+        return value or ""
+    if column == "skipped":
+        return tuple(tuple(one.split(_SEPARATOR, 1)) for one in value)
+    return tuple(value) if column == "chain" else value
+
+
+def _all_money(call: Any, gate: Any) -> dict[str, Any]:
+    """A call without a price cost nothing that is known; where its answer was checked, that is known."""
+    checked = pc.add(pc.fill_null(call, 0), gate)
+    costs = pc.if_else(pc.equal(gate, 0), call, checked)
+    return {"cost_usd": costs, "unpriced": call.is_null()}
+
+
+def _unless_empty(texts: Any) -> Any:
+    return pc.if_else(pc.equal(texts, ""), pa.scalar(None, schema.TEXT), texts)
+
+
+def _written(column: str, array: Any) -> Any:
+    """Integers as the money or the time that they are in files."""
+    kind = schema.EVENTS.field(column).type
+    if kind == schema.MONEY:
+        return schema.money(array)
+    return array.cast(kind) if kind == schema.TIME else array
+
+
+def _allowed(annotation: Any) -> frozenset[type]:
+    if get_origin(annotation) is UnionType or isinstance(annotation, UnionType):
+        return frozenset().union(*(_allowed(one) for one in get_args(annotation)))
+    origin = get_origin(annotation) or annotation
+    if origin is float:
+        return frozenset({float, int})
+    return frozenset({NoneType if origin is None else origin})
+
+
+def _shape(kind: type[Any]) -> _Shape:
+    hints = get_type_hints(kind)
+    known = fields(kind)
+    renamed = _COLUMNS.get(kind, {})
+    return _Shape(
+        kind,
+        tuple(one.name for one in known),
+        tuple(renamed.get(one.name, one.name) for one in known),
+        tuple(_allowed(hints[one.name]) for one in known),
+        tuple(_NO_DEFAULT if one.default is MISSING else one.default for one in known),
+    )
+
+
+_SHAPES = tuple(_shape(kind) for kind in KINDS)
+_IDENTITY = ("workspace", "task_id", "seq", "at", "submitted_at", "kind")
+_FACT_COLUMNS = frozenset(schema.EVENTS.names) - frozenset(_IDENTITY)

@@ -1,0 +1,152 @@
+"""Facts of many tasks put in order: each fact once, those of a task together, by their number.
+
+A task is a submission: an id that was used again, or in another workspace, is another task. Tasks are in the order of
+their bucket, the time of their submission, workspace and id, which does not depend on how the facts came. Facts that
+share a number without being the same are kept: money was spent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from accounting import parts, schema
+
+Rows = npt.NDArray[np.int64]
+#: What ``order`` looks at; whatever else the table has is only asked for where two facts share a number.
+COLUMNS = ("workspace", "task_id", "seq", "at", "submitted_at")
+
+
+@dataclass(frozen=True, slots=True)
+class Ordered:
+    """``rows`` are places in the table in their order, ``task`` is the number of each one's task, from 0 upwards;
+    ``heads`` is a row of each task."""
+
+    rows: Rows
+    task: Rows
+    heads: Rows
+
+
+def order(table: Any) -> Ordered:
+    """The table has texts as dictionaries, and no chunks."""
+    heads, task = _tasks(table)
+    seq = table["seq"].to_numpy()
+    top = int(seq.max(initial=0)) + 1
+    if len(heads) * top < 2**62:
+        key = task * top + seq
+        rows = np.argsort(key)
+        key = key[rows]
+        again = np.flatnonzero(key[1:] == key[:-1])
+    else:
+        rows = np.lexsort((seq, task))
+        again = np.flatnonzero((seq[rows[1:]] == seq[rows[:-1]]) & (task[rows[1:]] == task[rows[:-1]]))
+    if len(again):
+        rows = _once(table, rows, again)
+    return Ordered(rows, task[rows], heads)
+
+
+def _tasks(table: Any) -> tuple[Rows, Rows]:
+    """A row of each task, the tasks in order; and the number of each row's task."""
+    ids, whose = _dictionary(table["task_id"]), _dictionary(table["workspace"])
+    codes = (ids.indices.to_numpy().astype(np.int64), whose.indices.to_numpy().astype(np.int64))
+    submitted_us = schema.micros(table["submitted_at"]).to_numpy()
+    number, heads = _numbered(codes, submitted_us, len(ids.dictionary))
+    names = ids.dictionary.take(pa.array(codes[0][heads]))
+    places = np.lexsort((submitted_us[heads], parts.buckets_of(names)))
+    places = _by_name(places, submitted_us[heads], whose.take(pa.array(heads)), names)
+    ranks = np.empty(len(heads), dtype=np.int64)
+    ranks[places] = np.arange(len(heads))
+    return heads[places], ranks[number]
+
+
+def _numbered(codes: tuple[Rows, Rows], submitted_us: Rows, count: int) -> tuple[Rows, Rows]:
+    """A number for each row's task, in no order; and a row of each task."""
+    ids, whose = codes
+    last = np.full(count, -1, dtype=np.int64)
+    last[ids] = np.arange(len(ids))
+    told = last[ids]
+    if bool(((whose[told] == whose) & (submitted_us[told] == submitted_us)).all()):
+        there = np.flatnonzero(last >= 0)
+        number = np.empty(count, dtype=np.int64)
+        number[there] = np.arange(len(there))
+        return number[ids], last[there]
+    rows = np.lexsort((submitted_us, whose, ids))
+    new = np.ones(len(rows), dtype=bool)
+    for one in (ids, whose, submitted_us):
+        sorted_one = one[rows]
+        new[1:] &= sorted_one[1:] == sorted_one[:-1]
+    new[1:] = ~new[1:]
+    numbers = np.empty(len(rows), dtype=np.int64)
+    numbers[rows] = np.cumsum(new) - 1
+    return numbers, rows[new]
+
+
+def _by_name(places: Rows, submitted_us: Rows, whose: Any, names: Any) -> Rows:
+    """Tasks of the same microsecond by their text. Those of two buckets are put right along: it does no harm."""
+    times = submitted_us[places]
+    for start, end in runs(np.flatnonzero(times[1:] == times[:-1])):
+        mine = places[start:end].tolist()
+        mine.sort(key=lambda at: (parts.bucket_of(names[at].as_py()), whose[at].as_py(), names[at].as_py()))
+        places[start:end] = mine
+    return places
+
+
+def runs(alike: Rows) -> list[tuple[int, int]]:
+    """From places whose value is that of the next place: where each run of equal values begins and ends."""
+    if not len(alike):
+        return []
+    breaks = np.flatnonzero(np.diff(alike) > 1)
+    begins = alike[np.concatenate(([0], breaks + 1))]
+    ends = alike[np.concatenate((breaks, [len(alike) - 1]))] + 2
+    return list(zip(begins.tolist(), ends.tolist(), strict=True))
+
+
+def _once(table: Any, rows: Rows, again: Rows) -> Rows:
+    """Leaves out what came twice. ``again`` are places whose task and number are those of the next place."""
+    at_us = schema.micros(table["at"]).to_numpy()
+    doubtful = np.unique(np.concatenate((again, again + 1)))
+    group = np.cumsum(~np.isin(doubtful - 1, again))
+    mine = rows[doubtful]
+    rows[doubtful] = mine = mine[np.lexsort((at_us[mine], group))]
+    same = np.zeros(len(rows), dtype=bool)
+    same[again + 1] = _alike(table, rows[again], rows[again + 1])
+    left = doubtful[~same[doubtful]]
+    times = at_us[rows[left]]
+    group = group[~same[doubtful]]
+    for start, end in runs(np.flatnonzero((times[1:] == times[:-1]) & (group[1:] == group[:-1]))):
+        places = left[start:end]
+        kept = _by_text(table, rows[places])
+        rows[places[: len(kept)]] = kept
+        same[places[len(kept) :]] = True
+    return rows[~same]
+
+
+def _alike(table: Any, these: Rows, those: Rows) -> npt.NDArray[np.bool_]:
+    alike = np.ones(len(these), dtype=bool)
+    for column in table.columns:
+        one, other = (_plain(column.take(pa.array(rows))) for rows in (these, those))
+        equal = pc.or_(pc.fill_null(pc.equal(one, other), False), pc.and_(one.is_null(), other.is_null()))
+        alike &= equal.to_numpy()
+    return alike
+
+
+def _plain(column: Any) -> Any:
+    return column.cast(schema.TEXT) if pa.types.is_dictionary(column.type) else column
+
+
+def _by_text(table: Any, rows: Rows) -> Sequence[int]:
+    """Facts of one number and one moment by what they say, each once."""
+    said = {
+        repr(row): at for row, at in zip(table.take(pa.array(rows)).to_pylist(), rows.tolist(), strict=True)
+    }
+    return [said[key] for key in sorted(said)]
+
+
+def _dictionary(column: Any) -> Any:
+    return column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column

@@ -1,0 +1,96 @@
+"""A day's parts have every fact as it was, whole tasks can be read out of them, and older parts are read too."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+from typing import Any
+
+import msgpack
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from accounting import facts, ledger, parts, rollup, schema, wire
+from accounting.fold import COLUMNS
+from accounting.ledger import LocalStore
+from broker.events import Event, Submitted, encode_fact
+from tests.accounting.folding import facts_in
+from tests.accounting.golden import stories
+from tests.accounting.stories import DAY, NOON_US, entry, random_story
+
+FOLDER = ledger.partition(ledger.EVENTS, DAY)
+
+
+def events() -> list[Event]:
+    chance = random.Random(5)
+    return [event for one in (*stories(), *(random_story(n, chance) for n in range(80))) for event in one]
+
+
+def table_of(lot: list[Event]) -> Any:
+    [(_, table)] = wire.Gathered([entry([event]) for event in lot]).by_day()
+    return table
+
+
+def old_part(lot: list[Event]) -> bytes:
+    """As the first version wrote it: the bytes of each fact, sorted by task, without stripes."""
+    lot = sorted(lot, key=lambda event: event.task_id)
+    names = schema.EVENTS.names[: schema.EVENTS.names.index("fact") + 1]
+    known = table_of(lot)
+    made = {name: known[name].cast(schema.EVENTS.field(name).type) for name in names}
+    made["fact"] = pa.array([encode_fact(event.fact) for event in lot])
+    sink = pa.BufferOutputStream()
+    pq.write_table(pa.table(made), sink, compression="zstd", store_decimal_as_integer=True)
+    return bytes(sink.getvalue())
+
+
+def rolled(root: Path, files: list[bytes]) -> tuple[bytes | None, ...]:
+    store = LocalStore(root)
+    for number, data in enumerate(files):
+        store.put(f"{FOLDER}/{number}.parquet", data)
+    rollup.rollup(store, DAY)
+    return tuple(store.read(f"{ledger.partition(name, DAY)}/{name}.parquet") for name in rollup.PUBLISHED)
+
+
+def test_every_kind_of_fact_comes_back_from_its_columns() -> None:
+    known = events()
+    part = pq.read_table(pa.BufferReader(parts.encode(table_of(known))))
+    assert part.schema.equals(schema.EVENTS)
+    assert facts_in([part]) == sorted((e.workspace, e.task_id, e.seq, encode_fact(e.fact)) for e in known)
+
+
+def test_what_a_newer_version_added_to_a_fact_is_kept() -> None:
+    newer = msgpack.packb([*msgpack.unpackb(encode_fact(Submitted("sync"))), "of a later version"])
+    told = msgpack.packb(
+        [NOON_US, [["acme/t", NOON_US, 1, newer], ["acme/u", NOON_US, 1, encode_fact(Submitted("async"))]]]
+    )
+    [(_, table)] = wire.Gathered([told]).by_day()
+    part = pq.read_table(pa.BufferReader(parts.encode(table)))
+    assert part["fact"].to_pylist() == [newer, None]
+    assert [event.fact for event in facts.events(part)] == [Submitted("sync"), Submitted("async")]
+
+
+def test_the_same_rows_give_the_same_bytes() -> None:
+    assert parts.encode(table_of(events())) == parts.encode(table_of(events()))
+
+
+def test_parts_of_the_first_version_give_the_same_day(tmp_path: Path) -> None:
+    known = events()
+    new = [parts.encode(table_of(known[:300])), parts.encode(table_of(known[300:]))]
+    old = [old_part(known[:300]), parts.encode(table_of(known[300:]))]
+    assert rolled(tmp_path / "old", old) == rolled(tmp_path / "new", new)
+
+
+def test_stripes_of_parts_have_whole_tasks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parts, "STRIPE_ROWS", 20)
+    known = events()
+    store = LocalStore(tmp_path)
+    for number in range(2):
+        store.put(f"{FOLDER}/{number}.parquet", parts.encode(table_of(known[number::2])))
+    found = parts.of_day(store, DAY)
+    assert min(len(part.firsts) for part in found) >= 8
+    tasks: dict[str, int] = {}
+    for number, span in enumerate(parts.spans(found, 40)):
+        for task_id in parts.read(store, found, span, COLUMNS)["task_id"].to_pylist():
+            assert tasks.setdefault(task_id, number) == number
+    assert set(tasks) == {event.task_id for event in known}
