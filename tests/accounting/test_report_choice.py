@@ -183,6 +183,9 @@ def test_a_limit_on_the_95th_percentile_names_the_days_that_broke_it(two_days: L
 
 
 def test_row_groups_that_hold_no_wanted_row_are_not_read(two_days: LocalStore, tmp_path: Path) -> None:
+    path = two_days.root / "tasks" / f"date={DAY}" / "tasks.parquet"
+    table = pq.read_table(path, partitioning=None).sort_by("workspace")
+    pq.write_table(table, path, row_group_size=5)
     every = rows.pieces(two_days, ledger.TASKS, (DAY,), {})
     some = rows.pieces(two_days, ledger.TASKS, (DAY,), {"workspace": frozenset({"acme"})})
     assert 0 < sum(len(piece.groups) for piece in some) < sum(len(piece.groups) for piece in every)
