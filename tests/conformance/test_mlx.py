@@ -11,12 +11,14 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from broker.call import Call
+from broker.call import Call, ToolCall
 from broker.errors import (
     CallCancelled,
     CallRejected,
@@ -26,7 +28,9 @@ from broker.errors import (
     EngineTimeout,
     EngineUnavailable,
 )
-from broker.settings import Lane
+from broker.settings import Lane, TaskType
+from broker.task import Claim, Progress, Task
+from dispatcher import turns
 from tests.conformance import tiny_llama
 from tests.conformance.test_engines import (
     CHOICES,
@@ -38,6 +42,7 @@ from tests.conformance.test_engines import (
     wanted,
 )
 from tests.mock_provider import eventually
+from workers.compose import compose
 from workers.engines import launcher, resolve
 from workers.engines.launcher import Door, stop_all
 from workers.engines.mlx import MlxEngine
@@ -374,3 +379,23 @@ def test_the_packaged_model_is_converted_once_and_answers(node: Path) -> None:
     engine.open()
     assert (made / "model.safetensors").stat().st_mtime_ns == before
     engine.close()
+
+
+def test_each_step_of_a_tool_loop_finds_what_the_one_before_left_in_the_cache(
+    opened: Callable[..., MlxEngine],
+) -> None:
+    """What was said before a step is told to the byte as it was."""
+    engine = opened()
+    task_type = TaskType(chain=("local",), instruction="Use the tools and be brief. " * 8)
+    task = Task("t", "w", ({"role": "user", "content": "How many days has January? " * 6},))
+    said: tuple[turns.Turn, ...] = ()
+    sizes = []
+    for step in range(4):
+        claim = Claim(task, Progress("general", turns=said), step, "q", 0, 0, 0, 0)
+        call = compose(claim, Lane(engine="mlx", max_tokens=4), task_type, (), None, (TOOL,))
+        usage = engine.call(replace(call, tool_choice="none"), lambda: False).usage
+        sizes.append((usage.cached_input_tokens, usage.cached_input_tokens + usage.input_tokens))
+        asks = turns.asked("", [ToolCall("x", "weather", json.dumps({"city": f"Oslo{step}"}))], "local", step)
+        said = (*said, asks, turns.told(turns.pending([asks])[0], f"{31 + step} days"))
+    for (_, before), (cached, _) in pairwise(sizes):
+        assert cached >= 0.8 * before
