@@ -703,10 +703,10 @@ class TaskType(_Table):
     """One task type: how it is recognised, who may do it in which order, and what a good answer is.
 
     ``instruction`` is put before the prompt as the system message. ``reprompts`` is how often a failed gate is told to
-    the same lane before the task climbs. ``tools`` are the names of those that the model may use on the way. A
-    ``planner`` begins at the strongest lane of its chain, as a bad plan costs more than a good one; a ``worker`` at the
-    cheapest. ``critic`` is the type of a sub-task that judges each answer which passed its gate, ``rounds`` times at
-    most.
+    the same lane before the task climbs. ``tools`` are the names of those that the model may use on the way, and
+    ``tools_first`` makes it begin with one of them, by a form that the engine holds it to. A ``planner`` begins at the
+    strongest lane of its chain, as a bad plan costs more than a good one; a ``worker`` at the cheapest. ``critic`` is
+    the type of a sub-task that judges each answer which passed its gate, ``rounds`` times at most.
     """
 
     category: CategoryName = "generative"
@@ -719,6 +719,7 @@ class TaskType(_Table):
     instruction: str = ""
     max_tokens: int | None = Field(None, ge=1)
     tools: tuple[str, ...] = ()
+    tools_first: bool = False
     role: Literal["planner", "worker"] = "worker"
     critic: str | None = None
     rounds: int = Field(1, ge=1, le=5)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 from broker.call import Call
 from broker.settings import ChoiceGate, GateSettings, JsonSchemaGate, Lane, TaskType
@@ -61,13 +61,21 @@ def compose(
         ),
         choices=choices,
         tools=tools,
-        tool_choice="none" if claim.progress.complaint else "auto",
+        tool_choice=_tool_choice(claim, task_type, tools),
         temperature=lane.temperature,
         seed=lane.seed,
         timeout_s=lane.timeout_s if left_s is None else min(lane.timeout_s, left_s),
         attempt_id=claim.attempt_id,
         priority=_priority(claim.task),
     )
+
+
+def _tool_choice(
+    claim: Claim, task_type: TaskType, tools: Sequence[object]
+) -> Literal["auto", "none", "required"]:
+    if claim.progress.complaint:
+        return "none"
+    return "required" if task_type.tools_first and tools and not claim.progress.turns else "auto"
 
 
 def _priority(task: Task) -> int:

@@ -70,3 +70,15 @@ def test_the_bound_of_the_input_covers_tools_forms_and_earlier_tool_calls() -> N
     assert input_bound(replace(plain, schema={"type": "object"})) > bound + FORM_TOKENS
     assert input_bound(replace(plain, choices=("a", "b"))) > bound + FORM_TOKENS
     assert input_bound(replace(plain, messages=(*plain.messages, used))) > bound + 500
+
+
+def test_a_type_that_begins_with_tools_requires_one_until_one_was_used() -> None:
+    tool = {"type": "function", "function": {"name": "f", "description": "", "parameters": {}}}
+    row = TYPE.model_copy(update={"tools": ("f",), "tools_first": True})
+    used = Progress("general", turns=({"role": "assistant", "content": "", "lane": "local"},))
+    again = Progress("general", complaint="no number", last_answer="x")
+    chosen = [
+        compose(claim(one), LANE, row, (), None, (tool,)).tool_choice for one in (Progress(), used, again)
+    ]
+    assert chosen == ["required", "auto", "none"]
+    assert compose(claim(), LANE, row, (), None).tool_choice == "auto"

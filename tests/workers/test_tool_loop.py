@@ -111,7 +111,11 @@ class Node:
         control(self.url, "POST", "reset")
         if scripted:
             script(self.url, *scripted)
-        self.store.submit([Task(task_id, "acme", ({"role": "user", "content": "How long?"},), **more)])
+        self.give(Task(task_id, "acme", ({"role": "user", "content": "How long?"},), **more))
+
+    def give(self, task: Task) -> None:
+        """To the lane, through the dispatcher."""
+        self.store.submit([task])
         classifier = Classifier.build(self.settings, HashEmbedder())
         Dispatcher(self.settings, self.store, classifier).work(
             self.store.fetch(DISPATCH, 9, idle=True).claims
@@ -124,6 +128,11 @@ class Node:
         self.lane.work(claims)
         self.hands.drop(claims, "lane-rented-sync")
         assert not self.hands.to_renew()
+
+    def solve(self, prompt: str) -> Record:
+        self.give(Task("t", "acme", ({"role": "user", "content": prompt},)))
+        self.work()
+        return self.record()
 
     def done(self, *scripted: dict[str, Any], **more: Any) -> Record:
         self.submit(*scripted, **more)
