@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import threading
 from datetime import date
 from pathlib import Path
@@ -63,3 +64,23 @@ def opaque(connection: threading.Lock) -> str:
 def no_json() -> object:
     """Gives back what no model can be told."""
     return object()
+
+
+def book_and_die(file: str) -> str:
+    """Books the room, and takes the whole process along the first time."""
+    return _once_deadly(file)
+
+
+def read_and_die(file: str) -> str:
+    """Reads the book, and takes the whole process along the first time."""
+    return _once_deadly(file)
+
+
+def _once_deadly(file: str) -> str:
+    with Path(file).open("a+") as book:
+        book.write("a\n")
+        book.flush()
+        book.seek(0)
+        if len(book.readlines()) == 1:
+            os.kill(os.getpid(), signal.SIGKILL)
+    return "booked"
