@@ -65,7 +65,7 @@ def compare(
         raise BadTask(f"{path}: a case has a task_id", mend="take it out: each variant is a task of its own")
     chosen = list(dict.fromkeys(names)) or list(VARIANTS)
     client = Client()
-    ran = {name: _submit(client, rows, VARIANTS[name]) for name in chosen}
+    ran = {name: submitted(client, rows, VARIANTS[name]) for name in chosen}
     every = [handle for handles in ran.values() for handle in handles]
     _wait(client, every, wait)
     told = {name: figures([client.record(one.task_id, workspace=one.workspace) for one in handles])
@@ -76,7 +76,7 @@ def compare(
         _tell(cases, told)
 
 
-def _submit(client: Client, rows: Sequence[Row], variant: Row) -> list[Handle]:
+def submitted(client: Client, rows: Sequence[Row], variant: Row) -> list[Handle]:
     tasks = [{**row, **variant, "task_id": new_task_id()} for row in rows]
     return [one for at in range(0, len(tasks), BATCH) for one in client.submit_many(tasks[at : at + BATCH])]
 

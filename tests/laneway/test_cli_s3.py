@@ -9,7 +9,8 @@ from tests.s3_server import BUCKET, READER, READER_SECRET, REGION, S3Server, env
 
 
 def in_a_bucket(s3: S3Server, place: str) -> str:
-    return f'{TOML}\n[fleet]\nledger = "{place}"\n[s3]\nendpoint_url = "{s3.url}"\nregion = "{REGION}"\n'
+    fleet = f'[fleet]\ncpu_usd_per_hour = "0"\nledger = "{place}"\n'
+    return f'{TOML}\n{fleet}[s3]\nendpoint_url = "{s3.url}"\nregion = "{REGION}"\n'
 
 
 def test_rollup_report_and_the_calculators_work_in_a_bucket(laneway: Any, s3: S3Server) -> None:
