@@ -20,7 +20,7 @@ from broker.task import DISPATCH, Claim, reference
 from dispatcher.availability import unavailable
 from dispatcher.batching import Places, queues_of
 from dispatcher.classify import Classified, Classifier
-from dispatcher.context import Kept, applied, chosen, long_texts, pieces, question
+from dispatcher.context import Kept, applied, asks_itself, chosen, long_texts, pieces, question
 from dispatcher.embedding import embedder
 from dispatcher.family import NotIts, NotYet, family_of
 from dispatcher.gates import gates_of
@@ -110,7 +110,8 @@ class Dispatcher:
     def _nearest(self, claim: Claim, place: int, limit_chars: int) -> tuple[int, ...]:
         passages = pieces(str(claim.task.messages[place]["content"]))
         vectors = self.classifier.embedder.embed([*passages, question(claim.task, place)])
-        return chosen(passages, vectors[:-1], vectors[-1], limit_chars)
+        asks = asks_itself(claim.task, place)
+        return chosen(passages, vectors[:-1], vectors[-1], limit_chars, asks=asks)
 
     def _move(
         self,

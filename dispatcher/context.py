@@ -98,6 +98,11 @@ def long_texts(task: Task, limit_chars: int | None) -> list[int]:
     ]
 
 
+def asks_itself(task: Task, place: int) -> bool:
+    """Whether no later message says what is asked of the text in that one."""
+    return not any(one.get("role") == "user" for one in task.messages[place + 1 :])
+
+
 def question(task: Task, place: int) -> str:
     """What is asked of the text in that message: the last words that the user says after it, else its own last and
     first lines."""
@@ -132,13 +137,15 @@ def _short(text: str) -> Iterator[str]:
         yield text[start : start + PIECE_CHARS]
 
 
-def chosen(passages: Sequence[str], vectors: Matrix, asked: Matrix, limit_chars: int) -> tuple[int, ...]:
-    """The places of the passages nearest to what is asked, as many as fit, in their order; the first and the last are
-    always among them, for what is asked mostly stands there."""
-    ends = [*{0, len(passages) - 1}]
-    left = limit_chars - sum(len(passages[at]) for at in ends)
+def chosen(
+    passages: Sequence[str], vectors: Matrix, asked: Matrix, limit_chars: int, *, asks: bool
+) -> tuple[int, ...]:
+    """The places of the passages nearest to what is asked, as many as fit, in their order. ``asks``: the text itself
+    says what is asked, so that its first and last passage, where that mostly stands, are told besides."""
+    ends = {0, len(passages) - 1} if asks else set()
+    left = limit_chars
     near = sorted(range(len(passages)), key=lambda at: (-float(vectors[at] @ asked), at))
-    taken = set(ends)
+    taken = ends
     for at in near:
         if at not in taken and len(passages[at]) <= left:
             taken.add(at)

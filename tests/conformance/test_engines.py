@@ -347,6 +347,19 @@ def test_its_key_keeps_other_users_of_the_machine_out(served: Door, var: Path) -
     stranger.close()
 
 
+def test_an_engine_that_reads_a_long_prompt_is_heard_meanwhile(var: Path) -> None:
+    """Health is tokens: a minute of reading must not look like a minute of standing still."""
+    engine = build("local", llamacpp_lane(), var)
+    engine.open()
+    beats = []
+    for words in (5, CONTEXT - 100):
+        before = engine.beats()
+        engine.call(asked("sea " * words, max_tokens=1), wanted)
+        beats.append(engine.beats() - before)
+    engine.close()
+    assert beats[1] > beats[0]
+
+
 @pytest.mark.parametrize("name", ["llamacpp", "openai"])
 def test_a_prompt_that_does_not_fit(
     name: str, served: Door, var: Path, monkeypatch: pytest.MonkeyPatch

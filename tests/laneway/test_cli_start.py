@@ -137,7 +137,8 @@ def test_a_reader_that_goes_away_is_no_traceback() -> None:
 
 def test_ctrl_c_ends_with_130_and_no_traceback() -> None:
     code = (
-        "import sys, time; from laneway import cli; import click\n"
+        "import signal, sys, time; from laneway import cli; import click\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # background jobs are started deaf to it
         "@click.command()\n"
         "def slow():\n"
         "    print('begun', flush=True)\n"

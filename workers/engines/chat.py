@@ -138,6 +138,7 @@ def request(model: str, call: Call, dialect: Dialect, constraint: Constraint) ->
         "stream": True,
         "stream_options": {"include_usage": True},
         **constraint.fields,
+        **dialect.always,
     }
     if dialect.fixed_sampling is None or not dialect.fixed_sampling.search(model):
         body["temperature"] = call.temperature

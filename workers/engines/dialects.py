@@ -39,9 +39,9 @@ class Dialect:
     be asked for while tools are on offer; elsewhere it would forbid their use or be refused, and the gate alone judges.
     ``max_tokens`` is the name of that field, ``seed`` whether there is one. ``fixed_sampling`` finds the models that
     refuse a temperature. ``priority`` gives the request's fields for a ``Call.priority``, None where there is no such
-    thing. ``with_tools`` are fields that go along where tools are on offer or were used, ``past_call`` what an earlier
-    tool call carries besides. ``statuses`` are HTTP statuses that mean something else here than elsewhere. ``batches``:
-    it takes files of calls as OpenAI does.
+    thing. ``always`` are fields of every request, ``with_tools`` are fields that go along where tools are on offer or
+    were used, ``past_call`` what an earlier tool call carries besides. ``statuses`` are HTTP statuses that mean
+    something else here than elsewhere. ``batches``: it takes files of calls as OpenAI does.
     """
 
     schema: Callable[[Schema], Constraint] = json_schema
@@ -52,6 +52,7 @@ class Dialect:
     seed: bool = True
     fixed_sampling: re.Pattern[str] | None = None
     priority: Callable[[int], Mapping[str, Any]] | None = None
+    always: Mapping[str, Any] = field(default_factory=dict)
     with_tools: Mapping[str, Any] = field(default_factory=dict)
     past_call: Mapping[str, Any] = field(default_factory=dict)
     statuses: Mapping[int, type[EngineError]] = field(default_factory=dict)
@@ -90,7 +91,10 @@ DIALECTS: dict[str, Dialect] = {
     # of which the engine vllm knows and this table cannot.
     "vllm": Dialect(choices=vllm_choice),
     # Measured on llama.cpp of October 2026: a required tool is not enforced; grammars beside tools are a 400.
-    "llamacpp": Dialect(choices=choice_grammar, tools=schema_where_required),
+    # It tells of each piece of a prompt that it has read, so that a long one is not taken for an engine at a stand.
+    "llamacpp": Dialect(
+        choices=choice_grammar, tools=schema_where_required, always={"return_progress": True}
+    ),
     # mlx_lm.server: response_format is ignored, a seed switches its batching off, a failed generation is a 404.
     "mlx": Dialect(schema=told_schema, choices=told_choices, seed=False, statuses={404: EngineFault}),
     # api-docs.deepseek.com: response_format is text or json_object, and JSON must be asked for in words too. Its models
