@@ -888,7 +888,12 @@ def _cross_check(settings: Settings) -> list[str]:
             for tool in task_type.tools
             if tool not in settings.tools
         ]
-        if task_type.critic is not None and task_type.critic not in settings.types:
+        judge = settings.types.get(task_type.critic or "")
+        if judge is not None and judge.critic is not None:
+            problems.append(
+                f"types.{name}.critic: {task_type.critic!r} has a critic itself; take that one out"
+            )
+        if task_type.critic is not None and judge is None:
             problems.append(
                 f"types.{name}.critic: no type {task_type.critic!r}{_near(task_type.critic, settings.types)}"
             )

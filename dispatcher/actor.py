@@ -61,12 +61,14 @@ class Dispatcher:
 
     def _parents(self, claims: Sequence[Claim]) -> dict[str, Record]:
         """Of the claims that are parts of tasks which are known here."""
-        found = {}
-        for claim in claims:
-            if claim.task.parent:
-                with suppress(UnknownTask, BadTask):
-                    found[claim.ref] = self.store.record(reference(claim.task.workspace, claim.task.parent))
-        return found
+        parents = {
+            one.ref: reference(one.task.workspace, one.task.parent) for one in claims if one.task.parent
+        }
+        records = {}
+        for ref in set(parents.values()):
+            with suppress(UnknownTask, BadTask):
+                records[ref] = self.store.record(ref)
+        return {ref: records[parent] for ref, parent in parents.items() if parent in records}
 
     def rescue(self) -> None:
         """What waits on the queue of a lane that nobody serves any more goes on along its chain."""

@@ -17,3 +17,8 @@ def shortened(text: str, length: int) -> str:
     """One line of at most that many characters."""
     line = " ".join(text[: 4 * length].split())
     return line if len(line) <= length else line[: length - 1] + "…"
+
+
+def cut(text: str, limit: int) -> str:
+    """The text, or its first ``limit`` characters and how many more there are."""
+    return text if len(text) <= limit else f"{text[:limit]}\n(cut: {len(text) - limit} more characters)"

@@ -19,10 +19,12 @@ from broker.store import Move, Record, Store
 from broker.task import TERMINAL, Claim, Task
 from dispatcher.batching import left_s
 from dispatcher.family import part_id
+from dispatcher.text import cut
 from workers.attempt import put_back
 from workers.tools import Function
 
 LOOK_AGAIN_S = 30.0  # where nobody told of a part's end
+MOST_CHARS = 20_000  # of a task and of its answer that a critic is told, so that its own payload has room
 CRITIC = "Judge the answer to the task below. Say in comment what must be better; ok is true where nothing must be."
 CRITIC_SCHEMA: Mapping[str, Any] = {
     "type": "object",
@@ -60,7 +62,8 @@ def handed_on(
 def critic_of(claim: Claim, task_type: str, now_us: int) -> Task:
     """The part that judges the claim's last answer."""
     progress = claim.progress
-    asked = f"{CRITIC}\n\nTask:\n{claim.task.prompt}\n\nAnswer:\n{progress.last_answer}"
+    task, answer = (cut(text, MOST_CHARS) for text in (claim.task.prompt, progress.last_answer))
+    asked = f"{CRITIC}\n\nTask:\n{task}\n\nAnswer:\n{answer}"
     part = _part(claim, progress.critic, asked, task_type, now_us)
     return replace(part, schema=CRITIC_SCHEMA)
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from broker.call import ToolCall
-from broker.errors import ToolError
+from broker.errors import TaskTooLarge, ToolError
 from broker.events import Attempted
 from broker.scopes import scopes_of
 from broker.settings import SubtaskTool, TaskType
@@ -15,10 +15,11 @@ from broker.task import Claim, Task
 from dispatcher import turns
 from dispatcher.batching import left_s
 from dispatcher.budget import Limits, ParkForBudget, Refusal, Unusable, tool_stopped
+from dispatcher.text import cut
 from workers.attempt import TOOL, overdue, put_back, running_s, without_call
 from workers.jobs import UNKNOWN_TYPE_DELAY_S, Jobs, limits_for
 from workers.parts import ended, handed_on, submitted, waiting
-from workers.toolbox import Offer, Used, arguments_of, cut
+from workers.toolbox import Offer, Used, arguments_of
 
 KEPT = "kept"  # the engine of a use whose result was there already
 COMPLAINT_CHARS = 300
@@ -120,7 +121,10 @@ class ToolUses:
                     return Used(f"Error: {error}", failure=error.failure)
                 break
             parts.append(handed_on(use.claim, call, offer.row, arguments, self.store.now_us()))
-        record = submitted(self.store, parts)
+        try:
+            record = submitted(self.store, parts)
+        except TaskTooLarge as error:
+            return Used(f"Error: {error.message}", failure="bad_arguments")
         if record is None:
             return Used("Error: what came of it is no longer kept", failure="subtask_gone")
         if not ended(record):

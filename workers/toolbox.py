@@ -20,6 +20,7 @@ from broker.settings import Settings, SubtaskTool, ToolSettings
 from broker.store import Store
 from broker.tariff import cpu_price
 from dispatcher.schema import NotJson, compiled, parse_json
+from dispatcher.text import cut
 from workers.parts import function_of
 from workers.tools import Function, Tool, build
 
@@ -181,10 +182,3 @@ def arguments_of(function: Function, call: ToolCall) -> Mapping[str, Any]:
 def _key(offer: Offer, arguments: Mapping[str, Any], workspace: str) -> str:
     said = json.dumps([offer.function.name, offer.row.model_dump(mode="json"), arguments], sort_keys=True)
     return f"{workspace}:{hashlib.sha256(said.encode()).hexdigest()[:32]}"
-
-
-def cut(text: str, limit: int) -> str:
-    """The text, or its first ``limit`` characters and how many more there are."""
-    if len(text) <= limit:
-        return text
-    return f"{text[:limit]}\n(cut: {len(text) - limit} more characters; ask for less at a time)"

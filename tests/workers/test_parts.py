@@ -13,6 +13,7 @@ import pytest
 import redis
 
 from broker import keys
+from broker.errors import ConfigError
 from broker.events import Attempted
 from broker.settings import parse
 from broker.store import Intent, Record
@@ -295,3 +296,20 @@ def test_a_parents_raised_limit_sets_its_parked_parts_going(node: Node) -> None:
     assert node.store.record_status("acme/p") == "parked"
     node.store.raise_limits("acme/t", 2_000_000_000)
     assert node.store.record_status("acme/p") == "queued"
+
+
+def test_a_critic_is_told_the_beginning_of_what_is_too_long_for_a_task(node: Node) -> None:
+    control(node.url, "POST", "reset")
+    script(node.url, says("y" * 60_000), says(json.dumps({"ok": True, "comment": ""})))
+    prompt = "x" * 200_000
+    node.store.submit([Task("t", "acme", ({"role": "user", "content": prompt},), type="essay")])
+    for _ in range(8):
+        dispatch(node)
+        node.work()
+    assert node.record().status == "succeeded"
+    assert 40_000 < len(node.asked()[1]["messages"][0]["content"]) < 41_000
+
+
+def test_a_critic_of_critics_does_not_start(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="has a critic itself"):
+        parse(TOML.replace("[types.judge]", '[types.judge]\ncritic = "essay"'), folder=tmp_path)
