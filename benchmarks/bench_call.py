@@ -78,22 +78,27 @@ def messages_answer(tokens: int) -> bytes:
     )
 
 
-def serve() -> None:
-    """Answers each request with as many tokens as it asks for, until standard input ends."""
+def as_asked(line: bytes, asked: dict[str, Any]) -> bytes:
+    """As many tokens as the request wants."""
+    return messages_answer(asked["max_tokens"]) if b"/messages" in line else chat_answer(asked["max_tokens"])
+
+
+def serve(answer: Callable[[bytes, dict[str, Any]], bytes] = as_asked) -> None:
+    """Answers each request, of which ``answer`` gets the first line and the body, until standard input ends."""
     with socket.create_server(("127.0.0.1", 0)) as listening:
         print(listening.getsockname()[1], flush=True)
-        threading.Thread(target=_accept, args=(listening,), daemon=True).start()
+        threading.Thread(target=_accept, args=(listening, answer), daemon=True).start()
         sys.stdin.read()
 
 
-def _accept(listening: socket.socket) -> None:
+def _accept(listening: socket.socket, answer: Callable[[bytes, dict[str, Any]], bytes]) -> None:
     while True:
         connection, _ = listening.accept()
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        threading.Thread(target=_converse, args=(connection,), daemon=True).start()
+        threading.Thread(target=_converse, args=(connection, answer), daemon=True).start()
 
 
-def _converse(connection: socket.socket) -> None:
+def _converse(connection: socket.socket, answer: Callable[[bytes, dict[str, Any]], bytes]) -> None:
     with connection, connection.makefile("rb") as requests:
         while line := requests.readline():
             headers = {}
@@ -101,15 +106,15 @@ def _converse(connection: socket.socket) -> None:
                 name, _, value = header.partition(b":")
                 headers[name.lower()] = value.strip()
             asked = json.loads(requests.read(int(headers[b"content-length"])))
-            tokens = asked["max_tokens"]
-            body = messages_answer(tokens) if b"/messages" in line else chat_answer(tokens)
+            body = answer(line, asked)
             head = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ncontent-length: %d\r\n\r\n"
             connection.sendall(head % len(body) + body)
 
 
 @contextmanager
-def server() -> Iterator[str]:
-    command = [sys.executable, "-c", "from benchmarks.bench_call import serve; serve()"]
+def server(module: str = "benchmarks.bench_call") -> Iterator[str]:
+    """Its address; ``module`` has a ``serve``."""
+    command = [sys.executable, "-c", f"from {module} import serve; serve()"]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         yield f"http://127.0.0.1:{process.stdout.readline().strip()}"

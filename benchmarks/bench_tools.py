@@ -8,14 +8,8 @@ Pairs are interleaved; what is told is the median of their differences. Run: pyt
 from __future__ import annotations
 
 import json
-import socket
-import subprocess
-import sys
 import tempfile
-import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -23,6 +17,7 @@ from typing import Any
 import openai
 import redis
 
+from benchmarks import bench_call
 from broker import embedded
 from broker.hands import Hands
 from broker.settings import parse
@@ -77,39 +72,7 @@ def answer(used: int) -> bytes:
 
 def serve() -> None:
     """Until standard input ends."""
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-        print(listening.getsockname()[1], flush=True)
-        threading.Thread(target=_accept, args=(listening,), daemon=True).start()
-        sys.stdin.read()
-
-
-def _accept(listening: socket.socket) -> None:
-    while True:
-        connection, _ = listening.accept()
-        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        threading.Thread(target=_converse, args=(connection,), daemon=True).start()
-
-
-def _converse(connection: socket.socket) -> None:
-    with connection, connection.makefile("rb") as requests:
-        while requests.readline():
-            length = 0
-            while (header := requests.readline().strip()) != b"":
-                name, _, value = header.partition(b":")
-                length = int(value) if name.lower() == b"content-length" else length
-            asked = json.loads(requests.read(length))
-            body = answer(sum(one["role"] == "tool" for one in asked["messages"]))
-            head = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ncontent-length: %d\r\n\r\n"
-            connection.sendall(head % len(body) + body)
-
-
-@contextmanager
-def server() -> Iterator[str]:
-    command = [sys.executable, "-c", "from benchmarks.bench_tools import serve; serve()"]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        yield f"http://127.0.0.1:{process.stdout.readline().strip()}"
-        process.terminate()
+    bench_call.serve(lambda _, asked: answer(sum(one["role"] == "tool" for one in asked["messages"])))
 
 
 # --- the two sides
@@ -185,7 +148,7 @@ def seconds(work: Any) -> float:
 
 
 def main() -> None:
-    with tempfile.TemporaryDirectory() as scratch, server() as url:
+    with tempfile.TemporaryDirectory() as scratch, bench_call.server("benchmarks.bench_tools") as url:
         folder = Path(scratch)
         redis_server = embedded.start(folder)
         try:
