@@ -166,8 +166,8 @@ def main() -> None:
     theirs_ms = median(theirs * 1000 / STEPS for _, theirs in pairs[1:])
     verdict = "reached" if more_ms <= MOST_MS else "MISSED"
     print(
-        f"a step of a tool loop: the bare SDK's {theirs_ms:.2f} ms, ours {theirs_ms + more_ms:.2f} ms, {more_ms:+.2f} ms"
-        f" (at most {MOST_MS:g} more: {verdict})"
+        f"a step of a tool loop: the bare SDK's {theirs_ms:.2f} ms, ours {theirs_ms + more_ms:.2f} ms,"
+        f" {more_ms:+.2f} ms (at most {MOST_MS:g} more: {verdict})"
     )
 
 
