@@ -21,7 +21,7 @@ from accounting.ingest import DIRTY
 from accounting.ledger import Store
 from broker.errors import LedgerError
 
-SLICE_ROWS = 750_000  # of facts; a slice takes about 600 bytes each while it is folded
+SLICE_ROWS = 400_000  # of facts; a slice takes about 900 bytes each while it is folded
 LOCK = "rollup"
 PUBLISHED = (ledger.TASKS, ledger.ATTEMPTS, ledger.DAILY)
 

@@ -34,7 +34,7 @@ ROUNDS = 7
 LARGE = 3_000_000  # events; a day of more is rolled three times
 TASKS = 40_000
 EVENTS_AN_ENTRY = 8
-PART_EVENTS = 50_000
+PART_EVENTS = 100_000
 Timed = tuple[float, float]
 
 

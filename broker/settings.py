@@ -130,7 +130,7 @@ class Fleet(_Table):
     idempotency_ttl_s: int = Field(30 * 24 * 3600, ge=1)
     lane_absent_s: float = Field(60.0, gt=0)
     ingest_flush_s: float = Field(60.0, gt=0)
-    ingest_flush_events: int = Field(50_000, ge=1, le=500_000)
+    ingest_flush_events: int = Field(100_000, ge=1, le=500_000)
     redis_admission: float = Field(0.7, gt=0, le=1)
     cpu_usd_per_hour: Usd = Decimal("0.05")
     node: str = Field(default_factory=platform.node, pattern=r"^[A-Za-z0-9_.-]{1,128}$")
