@@ -26,13 +26,15 @@ TIMEOUT_S = 600
 @dataclass(frozen=True, slots=True)
 class Mutation:
     """``cuts`` are (what stands in the file, what is put in its place). ``breaks`` are the invariants of which at least
-    one is expected among the complaints, ``deeds`` those of the nemesis against which the guard stands."""
+    one is expected among the complaints, ``deeds`` those of the nemesis against which the guard stands. ``longer``: as
+    many times the minutes, for what does not happen in each run."""
 
     name: str
     file: str
     cuts: tuple[tuple[str, str], ...]
     breaks: tuple[str, ...]
     deeds: tuple[str, ...] = ()
+    longer: float = 1.0
 
 
 def _lua(name: str) -> str:
@@ -60,6 +62,7 @@ MUTATIONS = (
         (("use(booked_day, scopes, cost - tonumber(booked))", ""),),
         ("I2b",),
         ("stop lane",),
+        longer=2.0,
     ),
     Mutation(
         "commit: what was reserved is not given back",
@@ -199,7 +202,8 @@ def tried(mutation: Mutation, minutes: float, tasks: int, seed: int) -> tuple[Mu
     with tempfile.TemporaryDirectory(prefix="mutant-") as scratch:
         copy_of_the_tree(Path(scratch), mutation)
         command = [
-            sys.executable, "-m", "tests.soak", "--minutes", str(minutes), "--tasks", str(tasks),
+            sys.executable, "-m", "tests.soak", "--minutes", str(minutes * mutation.longer),
+            "--tasks", str(round(tasks * mutation.longer)),
             "--seed", str(seed), "--deeds", ",".join(mutation.deeds), "--folder", f"{scratch}/run",
         ]  # fmt: skip
         with subprocess.Popen(
