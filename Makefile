@@ -11,7 +11,7 @@ demo: .venv/core.stamp
 install: .venv/core.stamp
 
 test: .venv/dev.stamp
-	$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadgroup $(ARGS)
 
 check: .venv/dev.stamp
 	$(BIN)/ruff format --check .

@@ -9,6 +9,16 @@ from tests import s3_server
 from tests.s3_server import S3Server
 
 HEAVY = ("vllm", "spark")
+#: Fleets and engines that want a processor for themselves: one after another, in one of the test processes.
+BUSY = (
+    "e2e",
+    "soak",
+    "test_engines.py",
+    "test_mlx.py",
+    "test_tools_first.py",
+    "test_gguf_folder.py",
+    "test_vllm_process.py",
+)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -17,6 +27,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     heavy = [item for item in items if any(item.get_closest_marker(mark) for mark in unasked)]
     config.hook.pytest_deselected(items=heavy)
     items[:] = [item for item in items if item not in heavy]
+    for item in items:
+        group = "busy" if set(BUSY) & set(item.path.parts) else item.path.as_posix()
+        item.add_marker(pytest.mark.xdist_group(group))
 
 
 # How long an example takes hangs on what else the machine does, and is no fact about the code.

@@ -158,7 +158,7 @@ def test_more_calls_than_may_wait_are_turned_away_and_the_others_served(
         with pytest.raises(EngineOverloaded) as refused:
             engine.call(asked("One too many."), wanted)
         assert refused.value.retry_after_s
-        engine.probe(5)  # no slot is free, and the batch turns
+        engine.probe(20)  # no slot is free, and the batch turns
     eventually(lambda: idle(engine), 5)
     assert engine.call(asked("Say hello.", max_tokens=2), wanted).text
 

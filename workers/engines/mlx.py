@@ -111,11 +111,11 @@ class MlxEngine:
 
 
 def works(door: Door, within_s: float) -> bool:
-    """With a slot free that is a token; with none free, a batch that turns."""
+    """With a slot free that is a token; with none free, or calls on their way into one, a batch that turns."""
     status, stats = door.http("GET", "/stats", timeout_s=within_s)
     if status != 200:
         return False
-    if stats["running"] >= stats["slots"]:
+    if stats["running"] >= stats["slots"] or stats["waiting"]:
         return bool(stats["turned_s_ago"] < within_s)
     return door.chats(within_s)
 
