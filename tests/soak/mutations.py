@@ -19,7 +19,7 @@ from pathlib import Path
 
 from tests.soak.processes import ROOT
 
-TREES = ("broker", "dispatcher", "workers", "accounting", "laneway", "tests/soak")
+TREES = ("broker", "dispatcher", "workers", "accounting", "laneway", "tests/soak", "tests/accounting")
 TIMEOUT_S = 600
 
 
