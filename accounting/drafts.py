@@ -9,7 +9,9 @@ from contextlib import closing
 from types import TracebackType
 from typing import Any, Self
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from accounting import daily, ledger, schema
@@ -26,11 +28,21 @@ _STATISTICS = frozenset(
 #: Hardly a value comes twice.
 _PLAIN = frozenset(
     {
-        "task_id", "attempt_id", "parent_attempt_id", "submitted_at", "started_at", "finished_at", "ended_at",
-        "settled_at", "queue_wait_ms", "latency_ms", "time_to_first_token_ms", "cost_usd", "marginal_usd",
-        "inference_usd", "overhead_share",
+        "task_id", "attempt_id", "parent_attempt_id", "queue_wait_ms", "latency_ms", "time_to_first_token_ms",
+        "overhead_share",
     }
 )  # fmt: skip
+#: Integers near to those above them: half the time of a dictionary or of plain ones.
+_DELTA = frozenset(
+    {
+        "submitted_at", "started_at", "finished_at", "ended_at", "settled_at", "cost_usd", "marginal_usd",
+        "inference_usd", "reprompt_usd", "input_tokens", "cached_input_tokens", "output_tokens", "hops", "attempts",
+        "llm_calls",
+    }
+)  # fmt: skip
+
+
+_DICTIONARY = pa.dictionary(pa.int32(), schema.TEXT)
 
 
 class Draft:
@@ -42,14 +54,18 @@ class Draft:
         self._file = tempfile.TemporaryFile(prefix="laneway-")  # noqa: SIM115 - closed with the draft
         lists = {field.name: f"{field.name}.list.element" for field in columns if field.type == schema.TEXTS}
         names = [lists.get(name, name) for name in columns.names]
+        self._kinds = pa.schema([field.with_type(_handed_over(field)) for field in columns])
         self._writer = pq.ParquetWriter(
             self._file,
-            columns,
+            self._kinds,
             compression="zstd",
-            use_dictionary=[name for name in names if name not in _PLAIN],
+            use_dictionary=[name for name in names if name not in _PLAIN | _DELTA],
+            column_encoding={name: "DELTA_BINARY_PACKED" for name in names if name in _DELTA},
             write_statistics=[name for name in names if name in _STATISTICS],
             store_decimal_as_integer=True,
+            store_schema=False,  # the file's own types say it all, and dictionaries are none of a reader's business
         )
+        self._writer.add_key_value_metadata(columns.metadata)
         self._waiting: list[Any] = []
         self._waits = 0
 
@@ -77,7 +93,10 @@ class Draft:
         table = pa.concat_tables(self._waiting).unify_dictionaries()
         for start in range(0, max(rows, 1), GROUP_ROWS):
             group = table.slice(start, min(GROUP_ROWS, rows - start))
-            self._writer.write_table(_written(group, self.columns), row_group_size=GROUP_ROWS)
+            made = pa.Table.from_arrays(
+                [_as_written(group[one.name], one.type) for one in self._kinds], schema=self._kinds
+            )
+            self._writer.write_table(made, row_group_size=GROUP_ROWS)
         self._waiting = [table.slice(rows)] if rows < self._waits else []
         self._waits -= rows
 
@@ -131,14 +150,30 @@ class Drafts:
             yield ledger.DAILY, sums.done()
 
 
-def _written(table: Any, columns: Any) -> Any:
-    return pa.Table.from_arrays(
-        [_as_written(table[field.name], field.type) for field in columns], schema=columns
-    )
+def _handed_over(field: Any) -> Any:
+    """Of what type the writer gets the column: texts that come often as dictionaries, which it takes as they are."""
+    return _DICTIONARY if field.type == schema.TEXT and field.name not in _PLAIN else field.type
 
 
 def _as_written(column: Any, kind: Any) -> Any:
     whole = column.combine_chunks()
+    if kind == _DICTIONARY:
+        return _in_order(whole if pa.types.is_dictionary(whole.type) else whole.dictionary_encode())
     if kind == schema.MONEY and whole.type != kind:
         return schema.money(whole)
     return whole if whole.type == kind else whole.cast(kind)
+
+
+def _in_order(texts: Any) -> Any:
+    """The same with a dictionary that depends on nothing but the rows: the words that they have, in their order."""
+    none = len(texts.dictionary)
+    codes = pc.fill_null(texts.indices, none).to_numpy()
+    used = np.zeros(none + 1, dtype=np.bool_)
+    used[codes] = True
+    there = np.flatnonzero(used[:none])
+    words = texts.dictionary.take(pa.array(there))
+    order = pc.sort_indices(words).to_numpy()
+    ranks = np.zeros(none + 1, dtype=np.int32)
+    ranks[there[order]] = np.arange(len(there))
+    indices = pa.array(ranks[codes], mask=codes == none) if texts.null_count else pa.array(ranks[codes])
+    return pa.DictionaryArray.from_arrays(indices, words.take(pa.array(order)))
