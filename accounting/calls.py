@@ -6,6 +6,7 @@ something, with lane "", so that attempts and tasks sum to the same amount.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from accounting import schema
-from accounting.columns import NONE, Facts, Flags, Texts
+from accounting.columns import NONE, Columns, Facts, Flags, Texts
 from accounting.order import Rows
 from broker.events import Allotted, Attempted, Routed
 
@@ -25,10 +26,16 @@ _EMBED, _JUDGE = "embed", "judge"
 
 @dataclass(frozen=True, slots=True)
 class Calls:
-    """Those of a task together, by hop, start and id. ``cost_nano`` is 0 where ``priced`` is not true."""
+    """Those of a task together, by hop, start and id; ``bounds`` says where each task's begin, and the last one's end.
 
-    places: Rows
+    ``said`` is what their facts say, ``settled_us`` when they were written. ``cost_nano`` is 0 where ``priced`` is not
+    true.
+    """
+
+    said: Columns
+    settled_us: Rows
     task: Rows
+    bounds: Rows
     lane: Texts
     model: Texts
     purpose: Texts
@@ -49,43 +56,47 @@ class Routings:
 
 def calls_of(facts: Facts) -> Calls:
     """A later fact of the same attempt replaces an earlier one; what it has of its machine's day is added."""
-    told, given = facts.of(Attempted), facts.of(Allotted)
-    codes, count = _codes(facts, told, given)
-    mine = codes[: len(told)]
+    places, given = facts.of(Attempted), facts.of(Allotted)
+    rows = facts.rows_told(places)
+    codes, count = _codes(facts, places, rows, given)
+    mine = codes[: len(places)]
     last = np.full(count, NONE, dtype=np.int64)
-    last[mine] = np.arange(len(told))
+    last[mine] = np.arange(len(places))
     allotted = np.zeros(count, dtype=np.int64)
-    allotted[codes[len(told) :]] = facts.whole("cost_usd", given)
-    kept = np.flatnonzero(last[mine] == np.arange(len(told)))
-    places = told[kept]
-    keys = (facts.task[places], facts.whole("hop", places), facts.whole("started_at", places))
-    sorted_places = arranged(keys, facts.values("attempt_id", places))
-    if sorted_places is not None:
-        kept, places = kept[sorted_places], places[sorted_places]
-    priced = ~facts.true("unpriced", places)
-    gate_nano = facts.whole("gate_usd", places)
-    booked = facts.whole("cost_usd", places) - gate_nano + allotted[mine[kept]]
-    lane = facts.texts("lane", places).filled()
-    ours = facts.texts("engine", places).are(DISPATCHER, GATE)
+    allotted[codes[len(places) :]] = facts.whole("cost_usd", given)
+    kept = np.flatnonzero(last[mine] == np.arange(len(places)))
+    told = facts.told
+    keys = (facts.task[places[kept]], told.whole("hop")[rows[kept]], told.whole("started_at")[rows[kept]])
+    by = arranged(keys, lambda: told["attempt_id"].take(pa.array(rows[kept])))
+    kept = kept if by is None else kept[by]
+    places, allotted = places[kept], allotted[mine[kept]]
+    said = told.at(rows[kept])
+    task = facts.task[places]
+    priced = ~said.true("unpriced")
+    gate_nano = said.whole("gate_usd")
+    lane = said.texts("lane").filled()
     return Calls(
-        places,
-        facts.task[places],
+        said,
+        facts.whole("at", places),
+        task,
+        np.concatenate(([0], np.cumsum(np.bincount(task, minlength=facts.count)))),
         lane,
-        facts.texts("model", places).filled(),
-        facts.texts("purpose", places),
-        np.where(priced, booked, 0),
+        said.texts("model").filled(),
+        said.texts("purpose"),
+        np.where(priced, said.whole("cost_usd") - gate_nano + allotted, 0),
         gate_nano,
         priced,
-        ~(lane.are("") & ours),
+        ~(lane.are("") & said.texts("engine").are(DISPATCHER, GATE)),
     )
 
 
-def _codes(facts: Facts, told: Rows, given: Rows) -> tuple[Rows, int]:
-    """A number for each attempt that facts speak of, and how many numbers there are."""
-    both = np.concatenate((told, given))
-    codes = facts.values("attempt_id", both).dictionary_encode().indices.to_numpy().astype(np.int64)
+def _codes(facts: Facts, places: Rows, rows: Rows, given: Rows) -> tuple[Rows, int]:
+    """A number for each attempt that facts speak of, calls first, and how many numbers there are."""
+    told = facts.told["attempt_id"]
+    ids = pa.concat_arrays([told, facts.values("attempt_id", given)]).dictionary_encode().indices.to_numpy()
+    codes = np.concatenate((ids[rows], ids[len(told) :])).astype(np.int64)
     count = int(codes.max(initial=-1)) + 1
-    task = facts.task[both]
+    task = facts.task[np.concatenate((places, given))]
     owner = np.zeros(count, dtype=np.int64)
     owner[codes] = task
     if bool((owner[codes] == task).all()):
@@ -96,7 +107,7 @@ def _codes(facts: Facts, told: Rows, given: Rows) -> tuple[Rows, int]:
     return numbers, len(pairs)
 
 
-def arranged(keys: tuple[Rows, Rows, Rows], ids: Any) -> Rows | None:
+def arranged(keys: tuple[Rows, Rows, Rows], ids: Callable[[], Any]) -> Rows | None:
     """The order by task, hop, start and id, of rows whose tasks are in order; None where that is how they are.
 
     Nearly all are in order as they come, so only the tasks that are not are sorted.
@@ -115,7 +126,7 @@ def arranged(keys: tuple[Rows, Rows, Rows], ids: Any) -> Rows | None:
             "task": task[members],
             "hop": hop[members],
             "start": start[members],
-            "id": ids.take(pa.array(members)),
+            "id": ids().take(pa.array(members)),
         }
     )
     by = pc.sort_indices(table, sort_keys=[(name, "ascending") for name in table.column_names])
@@ -132,123 +143,115 @@ def routings_of(facts: Facts) -> Routings:
 
 
 class AttemptRows:
-    """The rows of ``attempts``: decisions of the dispatcher, calls, and gates after the calls that they checked."""
+    """The rows of ``attempts``: of each task the decisions of the dispatcher, then call by call, each with its gate."""
 
     def __init__(self, facts: Facts, calls: Calls, routings: Routings) -> None:
         self.facts, self.calls, self.routings = facts, calls, routings
         self.gated = np.flatnonzero(calls.gate_nano)
-        self.gates = calls.places[self.gated]
-        self.ids = self._ids()
-        self.order = self._interleaved()
+        self.count = len(routings.places) + len(calls.task) + len(self.gated)
+        self.routed, self.called, self.checked = self._places()
+        self.task = self._rows(calls.task, routings.task, calls.task[self.gated])
+        self._sort()
 
     def table(self) -> Any:
-        facts, calls, routings = self.facts, self.calls, self.routings
+        calls, said = self.calls, self.calls.said
         made = {
-            "attempt_id": self.ids,
-            "parent_attempt_id": self._parents(),
-            "task_id": facts.heads("task_id").cast(schema.TEXT).take(pa.array(self._tasks())),
-            "lane": self._texts("lane", "", "", calls.lane),
-            "engine": self._texts("engine", DISPATCHER, GATE, facts.texts("engine", calls.places).filled()),
-            "model": self._texts("model", "", "", calls.model),
-            "purpose": self._texts("purpose", _EMBED, _JUDGE, calls.purpose),
-            "cost_usd": self._numbers(self._spent(), routings.cost_nano, calls.gate_nano[self.gated]),
+            "attempt_id": self.ids().take(self._sources()),
+            "parent_attempt_id": self._parents().take(self._sources()),
+            "task_id": self.facts.heads("task_id").cast(schema.TEXT).take(pa.array(self.task)),
+            "hop": pa.array(self.hop),
+            "lane": self._texts(calls.lane, "", ""),
+            "engine": self._texts(said.texts("engine").filled(), DISPATCHER, GATE),
+            "model": self._texts(calls.model, "", ""),
+            "purpose": self._texts(calls.purpose, _EMBED, _JUDGE),
+            "started_at": pa.array(self.started_us),
+            "ended_at": self._numbers(said["ended_at"], self.routed_us, self.checked_us),
+            "settled_at": pa.array(
+                self._rows(calls.settled_us, self.routed_us, calls.settled_us[self.gated])
+            ),
+            "cost_usd": self._money(pa.array(calls.cost_nano, mask=~calls.priced)),
+            "marginal_usd": self._money(said["marginal_usd"]),
         }
-        made |= self._times()
-        marginal = facts.values("marginal_usd", calls.places)
-        made["marginal_usd"] = self._numbers(marginal, routings.cost_nano, calls.gate_nano[self.gated])
-        for name in ("hop", *schema.TOKENS, "cache_write_1h_tokens", "queue_wait_ms", "latency_ms"):
-            at_gates = facts.values(name, self.gates) if name == "hop" else self._same(0, self.gates)
-            mine = facts.values(name, calls.places)
-            made[name] = self._numbers(mine, self._same(0, routings.places), at_gates)
+        for name in (*schema.TOKENS, "cache_write_1h_tokens", "queue_wait_ms", "latency_ms"):
+            made[name] = self._numbers(said[name], 0, 0)
         for name, else_said in (("time_to_first_token_ms", None), ("batch", False), ("settled", True)):
-            mine = facts.values(name, calls.places)
-            made[name] = self._numbers(
-                mine, self._same(else_said, routings.places), self._same(else_said, self.gates)
-            )
+            made[name] = self._numbers(said[name], else_said, else_said)
         for name in ("model_revision", "price_ref", "gate", "verdict", "failure"):
-            made[name] = self._texts(name, None, None, facts.texts(name, calls.places))
-        order = pa.array(self.order)
-        return pa.table({name: made[name].take(order) for name in schema.ATTEMPTS.names})
+            made[name] = self._texts(said.texts(name), None, None)
+        return pa.table({name: made[name] for name in schema.ATTEMPTS.names})
 
-    def _ids(self) -> Any:
+    def ids(self) -> Any:
+        """Those of routings, calls and gates, which are not yet in their places."""
         facts, routings = self.facts, self.routings
         whose = facts.heads("task_id").take(pa.array(routings.task)).cast(schema.TEXT)
         seq = facts.values("seq", routings.places).cast(schema.TEXT)
         routed = pc.binary_join_element_wise(whose, "routing", seq, "-")
-        called = facts.values("attempt_id", self.calls.places)
+        called = self.calls.said["attempt_id"]
         checked = pc.binary_join_element_wise(called.take(pa.array(self.gated)), "gate", "-")
         return pa.concat_arrays([routed, called, checked])
 
     def _parents(self) -> Any:
-        called = self.facts.texts("parent_attempt_id", self.calls.places).array.cast(schema.TEXT)
-        nobody = pa.nulls(len(self.routings.places), schema.TEXT)
-        checked = self.facts.values("attempt_id", self.gates)
-        return pa.concat_arrays([nobody, called, checked])
+        said = self.calls.said
+        nobody = pa.nulls(len(self.routed), schema.TEXT)
+        checked = said["attempt_id"].take(pa.array(self.gated))
+        return pa.concat_arrays([nobody, said.texts("parent_attempt_id").array.cast(schema.TEXT), checked])
 
-    def _tasks(self) -> Rows:
-        return np.concatenate((self.routings.task, self.calls.task, self.calls.task[self.gated]))
+    def _places(self) -> tuple[Rows, Rows, Rows]:
+        """Of routings, calls and gates the row of each."""
+        calls, routings = self.calls, self.routings
+        routed_before = np.cumsum(np.bincount(routings.task, minlength=self.facts.count))
+        gates_before = np.concatenate(([0], np.cumsum(calls.gate_nano != 0)))
+        called = np.arange(len(calls.task)) + gates_before[:-1] + routed_before[calls.task]
+        before = calls.bounds[routings.task]
+        return np.arange(len(routings.places)) + before + gates_before[before], called, called[self.gated] + 1
 
-    def _spent(self) -> Any:
-        return pa.array(self.calls.cost_nano, mask=~self.calls.priced)
+    def _sort(self) -> None:
+        """By task, hop, start and id, where they do not stand so already."""
+        said = self.calls.said
+        hop = said.whole("hop")
+        start, end = said.whole("started_at"), said.whole("ended_at")
+        self.routed_us, self.checked_us = self.facts.whole("at", self.routings.places), end[self.gated]
+        self.hop = self._rows(hop, 0, hop[self.gated])
+        self.started_us = self._rows(start, self.routed_us, self.checked_us)
+        by = arranged((self.task, self.hop, self.started_us), lambda: self.ids().take(self._sources()))
+        if by is not None:
+            place = np.empty(self.count, dtype=np.int64)
+            place[by] = np.arange(self.count)
+            self.routed, self.called, self.checked = (
+                place[self.routed],
+                place[self.called],
+                place[self.checked],
+            )
+            self.hop, self.started_us = self.hop[by], self.started_us[by]
 
-    def _times(self) -> dict[str, Any]:
-        facts, calls = self.facts, self.calls
-        routed = facts.values("at", self.routings.places)
-        ended = facts.values("ended_at", calls.places)
-        checked = ended.take(pa.array(self.gated))
-        settled = facts.values("at", calls.places)
-        return {
-            "started_at": self._numbers(facts.values("started_at", calls.places), routed, checked),
-            "ended_at": self._numbers(ended, routed, checked),
-            "settled_at": self._numbers(settled, routed, settled.take(pa.array(self.gated))),
-        }
+    def _sources(self) -> Any:
+        """Of each row, which one of routings, calls and gates it is."""
+        sources = np.empty(self.count, dtype=np.int64)
+        sources[np.concatenate((self.routed, self.called, self.checked))] = np.arange(self.count)
+        return pa.array(sources)
 
-    def _texts(self, name: str, routed: str | None, checked: str | None, called: Texts) -> Any:
-        words = [word for word in (routed, checked) if word is not None]
-        made = called.having(*words)
-        others = (NONE if word is None else made.code(word) for word in (routed, checked))
-        before, after = (
-            np.full(len(rows), code, dtype=np.int32)
-            for rows, code in zip((self.routings.places, self.gates), others, strict=True)
-        )
-        return Texts(np.concatenate((before, made.codes, after)), made.words).array
+    def _rows(self, called: Any, routed: Any, checked: Any) -> Any:
+        made = np.empty(self.count, dtype=called.dtype)
+        made[self.called] = called
+        made[self.routed] = routed
+        made[self.checked] = checked
+        return made
 
     def _numbers(self, called: Any, routed: Any, checked: Any) -> Any:
-        return pa.concat_arrays([_cast(routed, called.type), called, _cast(checked, called.type)])
+        """``None`` of routings and gates: nothing is known."""
+        nothing = False if called.type == schema.FLAG else 0
+        values = pc.fill_null(called, nothing).to_numpy(zero_copy_only=False)
+        known = [nothing if one is None else one for one in (routed, checked)]
+        made = self._rows(values, *known)
+        if not called.null_count and routed is not None:
+            return pa.array(made)
+        missing = called.is_null().to_numpy(zero_copy_only=False)
+        return pa.array(made, mask=self._rows(missing, routed is None, checked is None))
 
-    def _same(self, value: object, places: Rows) -> Any:
-        return pa.nulls(len(places), pa.null()) if value is None else pa.array(np.full(len(places), value))
+    def _money(self, called: Any) -> Any:
+        return self._numbers(called, self.routings.cost_nano, self.calls.gate_nano[self.gated])
 
-    def _interleaved(self) -> Rows:
-        """Of each task first what found its lane, then call by call, each with its gate; then by the known keys."""
-        calls, routings = self.calls, self.routings
-        gates_before = np.concatenate(([0], np.cumsum(calls.gate_nano != 0)))
-        number = np.arange(len(calls.places))
-        called = number + gates_before[:-1] + np.searchsorted(routings.task, calls.task, side="right")
-        before = np.searchsorted(calls.task, routings.task)
-        routed = np.arange(len(routings.places)) + before + gates_before[before]
-        position = np.concatenate((routed, called, called[self.gated] + 1))
-        order = np.empty(len(position), dtype=np.int64)
-        order[position] = np.arange(len(position))
-        facts = self.facts
-        hop = np.concatenate(
-            (
-                np.zeros(len(routings.places), np.int64),
-                *(facts.whole("hop", one) for one in (calls.places, self.gates)),
-            )
-        )
-        start = np.concatenate(
-            (
-                facts.whole("at", routings.places),
-                facts.whole("started_at", calls.places),
-                facts.whole("ended_at", self.gates),
-            )
-        )
-        keys = (self._tasks()[order], hop[order], start[order])
-        by = arranged(keys, self.ids.take(pa.array(order)))
-        return order if by is None else order[by]
-
-
-def _cast(values: Any, kind: Any) -> Any:
-    made = values if isinstance(values, pa.Array) else pa.array(values)
-    return made if made.type == kind else made.cast(kind)
+    def _texts(self, called: Texts, routed: str | None, checked: str | None) -> Any:
+        made = called.having(*(word for word in (routed, checked) if word is not None))
+        others = (NONE if word is None else made.code(word) for word in (routed, checked))
+        return Texts(self._rows(made.codes, *others), made.words).array

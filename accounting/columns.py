@@ -11,6 +11,7 @@ import pyarrow.compute as pc
 
 from accounting import facts, schema
 from accounting.order import Rows, order
+from accounting.parts import Lot
 from broker.events import KINDS
 
 Flags = npt.NDArray[np.bool_]
@@ -79,18 +80,51 @@ def first_not(word: str, *columns: Texts) -> Texts:
     return made.filled(word)
 
 
+class Columns:
+    """What the columns of a table without chunks say; money as integers of nano-dollars, times as microseconds."""
+
+    def __init__(self, table: Any) -> None:
+        self._table = table
+        self._arrays: dict[str, Any] = {}
+        self._texts: dict[str, Texts] = {}
+
+    def __getitem__(self, name: str) -> Any:
+        made = self._arrays.get(name)
+        if made is None:
+            made = self._arrays[name] = _plain(self._table[name])
+        return made
+
+    def at(self, rows: Rows) -> Columns:
+        """Those of these rows alone."""
+        return Columns(self._table.take(pa.array(rows)))
+
+    def whole(self, name: str) -> Rows:
+        """Integers, 0 for null."""
+        return _without_nulls(self[name], 0)
+
+    def true(self, name: str) -> Flags:
+        return _without_nulls(self[name], False)
+
+    def texts(self, name: str) -> Texts:
+        made = self._texts.get(name)
+        if made is None:
+            column = self[name]
+            made = self._texts[name] = Texts(_without_nulls(column.indices, NONE), column.dictionary)
+        return made
+
+
 class Facts:
     """``task`` is the number of the task of each place, ``count`` how many tasks there are, in their order.
 
-    A place is a fact's number in the order, from 0 upwards.
+    A place is a fact's number in the order, from 0 upwards. ``told`` are the calls' facts as they came.
     """
 
-    def __init__(self, table: Any) -> None:
-        found = order(table)
+    def __init__(self, lot: Lot) -> None:
+        found = order(lot)
         self.task, self.count, self._rows, self._heads = found.task, len(found.heads), found.rows, found.heads
-        self._columns = {name: _plain(table[name]) for name in table.column_names}
-        self._texts: dict[str, Texts] = {}
-        kinds = self._columns["kind"]
+        self.told, self._first_call = Columns(lot.calls), lot.others.num_rows
+        self._identity, self._others = Columns(lot.identity), Columns(lot.others)
+        kinds = self._identity["kind"]
         known = pc.index_in(kinds.dictionary, facts.NAMES).to_numpy(zero_copy_only=False)
         self._kinds = known.astype(np.int8)[kinds.indices.to_numpy()][self._rows]
 
@@ -112,53 +146,54 @@ class Facts:
     def first(self, places: Rows) -> Rows:
         return self.last(places[::-1])
 
+    def rows_told(self, places: Rows) -> Rows:
+        """Where among ``told`` these calls stand."""
+        return np.asarray(self._rows[places] - self._first_call)
+
     def values(self, name: str, places: Rows) -> Any:
-        """Null where the place is NONE. Money as integers of nano-dollars, times as microseconds."""
+        """What facts that are no calls say; of those, too, whose facts they are. Null where the place is NONE."""
         missing = places == NONE
         rows = pa.array(self._rows[places], mask=missing) if missing.any() else pa.array(self._rows[places])
-        return self._columns[name].take(rows)
+        return (self._identity if name in facts.IDENTITY else self._others)[name].take(rows)
 
     def whole(self, name: str, places: Rows) -> Rows:
         """Integers, 0 for null."""
-        return np.asarray(pc.fill_null(self.values(name, places), 0).to_numpy())
-
-    def true(self, name: str, places: Rows) -> Flags:
-        return np.asarray(pc.fill_null(self.values(name, places), False).to_numpy(zero_copy_only=False))
+        return _without_nulls(self.values(name, places), 0)
 
     def known(self, name: str, places: Rows) -> Flags:
         return np.asarray(self.values(name, places).is_valid().to_numpy(zero_copy_only=False))
 
     def texts(self, name: str, places: Rows) -> Texts:
-        whole = self._texts.get(name)
-        if whole is None:
-            column = self._columns[name]
-            codes = pc.fill_null(column.indices, NONE).to_numpy()
-            whole = self._texts[name] = Texts(codes, column.dictionary)
+        whole = self._others.texts(name)
         missing = places == NONE
         if not len(whole.codes):
             return Texts(np.full(len(places), NONE, dtype=np.int32), whole.words)
-        codes = whole.codes[self._rows[places]]
+        codes = whole.codes[np.where(missing, 0, self._rows[places])]
         return Texts(np.where(missing, NONE, codes) if missing.any() else codes, whole.words)
 
     def heads(self, name: str) -> Any:
         """What all facts of a task say alike, task by task."""
-        return self._columns[name].take(pa.array(self._heads))
+        return self._identity[name].take(pa.array(self._heads))
 
-    def sums(self, values: Rows, task: Rows) -> Rows:
-        """Integers summed task by task; ``task`` never falls."""
-        ends = np.concatenate(([0], np.cumsum(values)))
-        return np.asarray(np.diff(ends[self.bounds(task)]))
 
-    def bounds(self, task: Rows) -> Rows:
-        """Where each task's values begin, and where the last one's end."""
-        return np.searchsorted(task, np.arange(self.count + 1))
+def sums(values: Rows, bounds: Rows) -> Rows:
+    """Integers summed between each bound and the next."""
+    ends = np.concatenate(([0], np.cumsum(values)))
+    return np.asarray(np.diff(ends[bounds]))
+
+
+def _without_nulls(values: Any, else_said: int) -> npt.NDArray[Any]:
+    filled = pc.fill_null(values, else_said) if values.null_count else values
+    return np.asarray(filled.to_numpy(zero_copy_only=False))
 
 
 def _plain(column: Any) -> Any:
-    column = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+    column = schema.in_one(column)
     if column.type == schema.MONEY:
         nanos = schema.nanos(column)
-        return pa.array(nanos, mask=~column.is_valid().to_numpy(zero_copy_only=False))
+        return pa.array(
+            nanos, mask=column.is_null().to_numpy(zero_copy_only=False) if column.null_count else None
+        )
     return schema.micros(column) if column.type == schema.TIME else column
 
 

@@ -10,18 +10,19 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from accounting import schema
-from accounting.calls import Calls
-from accounting.columns import NONE, Facts, Flags, Texts
+from accounting.calls import Calls, Routings
+from accounting.columns import NONE, Facts, Texts
 from accounting.order import Rows
 
 KEYS = ("workspace", "pipeline", "task_type", "lane", "model")
 _SUMS = tuple(name for name in schema.DAILY.names if name not in KEYS)
 
 
-def sums(
-    facts: Facts, calls: Calls, tasks: dict[str, Any], costs: dict[str, Rows], part_of: dict[str, Flags]
-) -> Any:
-    """The sums of these tasks, a row each for what was together in them."""
+def sums(facts: Facts, calls: Calls, routings: Routings, tasks: dict[str, Any], parts: Rows) -> Any:
+    """The sums of these tasks, a row each for what was together in them.
+
+    ``parts`` is of each call its part of the cost. What a task's decisions and gates did cost stands where it ended.
+    """
     lane, model = _home(facts, calls, tasks)
     called = np.flatnonzero(calls.is_call)
     whose = np.concatenate((np.arange(facts.count), calls.task[called]))
@@ -29,10 +30,28 @@ def sums(
     keys += [_both(lane, calls.lane.at(called)), _both(model, calls.model.at(called))]
     group, numbers = _grouped(keys)
     made: dict[str, Any] = {name: texts.at(group).array for name, texts in zip(KEYS, keys, strict=True)}
-    for name, values in _values(facts, calls, called, tasks, costs, part_of).items():
-        total = np.zeros(len(group), dtype=np.int64)
-        np.add.at(total, numbers, values)
-        made[name] = pa.array(total)
+    of_task, of_call = numbers[: facts.count], numbers[: facts.count][calls.task]
+    of_call[called] = numbers[facts.count :]
+
+    def total(those: Rows, values: Any) -> Rows:
+        found = np.zeros(len(group), dtype=np.int64)
+        np.add.at(found, those, values)
+        return found
+
+    verdict = tasks["succeeded"]
+    made["tasks"] = np.bincount(of_task, minlength=len(group))
+    made["judged"] = total(of_task, verdict.is_valid().to_numpy(zero_copy_only=False).astype(np.int64))
+    made["successes"] = total(
+        of_task, verdict.fill_null(False).to_numpy(zero_copy_only=False).astype(np.int64)
+    )
+    made["attempts"] = np.bincount(of_call[called], minlength=len(group))
+    for name in schema.TOKENS:
+        made[name] = total(of_call[called], calls.said.whole(name)[called])
+    costs = np.zeros((len(schema.PARTS), len(group)), dtype=np.int64)
+    np.add.at(costs.reshape(-1), parts * len(group) + of_call, calls.cost_nano)
+    costs[schema.PARTS.index("routing_usd")] += total(of_task[routings.task], routings.cost_nano)
+    costs[schema.PARTS.index("validation_usd")] += total(of_task[calls.task], calls.gate_nano)
+    made |= dict(zip(schema.PARTS, costs, strict=True)) | {"cost_usd": costs.sum(axis=0)}
     return pa.table({name: made[name] for name in schema.DAILY.names})
 
 
@@ -44,37 +63,6 @@ def _home(facts: Facts, calls: Calls, tasks: dict[str, Any]) -> tuple[Texts, Tex
     last = np.full(facts.count, NONE, dtype=np.int64)
     last[calls.task[there]] = np.flatnonzero(there)
     return lane, calls.model.at(last).filled()
-
-
-def _values(
-    facts: Facts,
-    calls: Calls,
-    called: Rows,
-    tasks: dict[str, Any],
-    costs: dict[str, Rows],
-    part_of: dict[str, Flags],
-) -> dict[str, Rows]:
-    """Of each task and then of each call what it adds. A task adds what its calls do not."""
-    verdict = tasks["succeeded"]
-    one, none = np.ones(facts.count, dtype=np.int64), np.zeros(facts.count, dtype=np.int64)
-    nothing = np.zeros(len(called), dtype=np.int64)
-    spent = calls.cost_nano[called]
-    made = {
-        "tasks": np.concatenate((one, nothing)),
-        "judged": np.concatenate((verdict.is_valid().to_numpy(zero_copy_only=False), nothing)),
-        "successes": np.concatenate((verdict.fill_null(False).to_numpy(zero_copy_only=False), nothing)),
-        "attempts": np.concatenate((none, np.ones(len(called), dtype=np.int64))),
-    }
-    for name in schema.TOKENS:
-        made[name] = np.concatenate((none, facts.whole(name, calls.places[called])))
-    for part in ("cost_usd", *schema.PARTS):
-        those = part_of.get(part)
-        mine = (
-            spent if part == "cost_usd" else nothing if those is None else np.where(those[called], spent, 0)
-        )
-        rest = costs[part] - facts.sums(mine, calls.task[called])
-        made[part] = np.concatenate((rest, mine))
-    return made
 
 
 def _grouped(keys: Sequence[Texts]) -> tuple[Rows, npt.NDArray[np.int64]]:

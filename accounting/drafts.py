@@ -156,7 +156,7 @@ def _handed_over(field: Any) -> Any:
 
 
 def _as_written(column: Any, kind: Any) -> Any:
-    whole = column.combine_chunks()
+    whole = schema.in_one(column)
     if kind == _DICTIONARY:
         return _in_order(whole if pa.types.is_dictionary(whole.type) else whole.dictionary_encode())
     if kind == schema.MONEY and whole.type != kind:

@@ -145,7 +145,7 @@ def _pieces(pages: Sequence[Columns], field: Any) -> list[Any]:
 def events(table: Any) -> Iterator[Event]:
     """The rows of ``events`` as facts in their places."""
     plain = {field.name: _plain(table[field.name], field.type) for field in table.schema}
-    identity = [plain[name] for name in _IDENTITY[:-1]]
+    identity = [plain[name] for name in IDENTITY[:-1]]
     for at, kind in enumerate(plain["kind"]):
         shape = _SHAPES[KIND_NAMES.index(kind)]
         workspace, task_id, seq, at_us, submitted_us = (column[at] for column in identity)
@@ -274,5 +274,10 @@ def _shape(kind: type[Any]) -> _Shape:
 
 
 _SHAPES = tuple(_shape(kind) for kind in KINDS)
-_IDENTITY = ("workspace", "task_id", "seq", "at", "submitted_at", "kind")
-_FACT_COLUMNS = frozenset(schema.EVENTS.names) - frozenset(_IDENTITY)
+#: Whose fact it is, its number and times, and of which kind.
+IDENTITY = ("workspace", "task_id", "seq", "at", "submitted_at", "kind")
+_FACT_COLUMNS = frozenset(schema.EVENTS.names) - frozenset(IDENTITY)
+CALL = KIND_NAMES[KINDS.index(Attempted)]
+#: Columns in which facts of that kind say something, and those of all other kinds.
+CALL_COLUMNS = frozenset({*_SHAPES[KINDS.index(Attempted)].columns, "unpriced"})
+OTHER_COLUMNS = frozenset().union(*(set(one.columns) for one in _SHAPES if one.kind is not Attempted))

@@ -15,8 +15,9 @@ import pyarrow.compute as pc
 
 from accounting import daily, schema
 from accounting.calls import AttemptRows, Calls, Routings, calls_of, routings_of
-from accounting.columns import NONE, Facts, Flags, Texts, first_not, places_of_new
+from accounting.columns import NONE, Facts, Flags, Texts, first_not, places_of_new, sums
 from accounting.order import Rows
+from accounting.parts import Lot
 from broker.events import Escalated, Finished, Parked, Rated, Resumed, Routed, Submitted
 
 #: purpose → the part of the cost that it belongs to; a purpose that nobody foresaw is inference.
@@ -60,20 +61,20 @@ class Folded:
     cost_nano: int
 
 
-def fold(table: Any) -> Folded:
-    """The rows of all tasks whose facts the table has. Raises OverflowError where sums are beyond any real amount."""
-    events = table.num_rows
-    facts = Facts(table)
-    del table  # it is large, and Facts has what it takes of it
+def fold(lot: Lot) -> Folded:
+    """The rows of all tasks whose facts the lot has. Raises OverflowError where sums are beyond any real amount."""
+    events = lot.identity.num_rows
+    facts = Facts(lot)
+    del lot  # it is large, and Facts has what it takes of it
     calls, routings = calls_of(facts), routings_of(facts)
-    costs = _costs(facts, calls, routings)
+    parts = _parts(calls)
+    costs = _costs(facts, calls, routings, parts)
     tasks = _tasks(facts, calls, costs)
-    sums = daily.sums(facts, calls, tasks, costs, _parts_of(calls))
     return Folded(
         events,
         pa.table({name: tasks[name] for name in schema.TASKS.names}),
         AttemptRows(facts, calls, routings).table(),
-        sums,
+        daily.sums(facts, calls, routings, tasks, parts),
         int(costs["cost_usd"].sum()),
     )
 
@@ -138,28 +139,26 @@ def _as_called(facts: Facts, calls: Calls) -> dict[str, Any]:
     def count(those: Flags) -> Any:
         return pa.array(np.bincount(calls.task[those], minlength=facts.count))
 
-    purpose = calls.purpose
-    answers = calls.places[purpose.are(*ANSWERS)]
-    made = {name: pa.array(facts.sums(facts.whole(name, calls.places), calls.task)) for name in schema.TOKENS}
-    made["attempts"] = pa.array(np.bincount(calls.task, minlength=facts.count))
+    purpose, said = calls.purpose, calls.said
+    made = {name: pa.array(sums(said.whole(name), calls.bounds)) for name in schema.TOKENS}
+    made["attempts"] = pa.array(np.diff(calls.bounds))
     made["llm_calls"] = count(purpose.are(*LLM_PURPOSES))
     made["tool_calls"] = count(purpose.are("tool"))
     made["unpriced_calls"] = count(~calls.priced)
-    made["unsettled_calls"] = count(~facts.true("settled", calls.places))
-    batched = np.bincount(calls.task[facts.true("batch", calls.places)], minlength=facts.count)
+    made["unsettled_calls"] = count(~said.true("settled"))
+    batched = np.bincount(calls.task[said.true("batch")], minlength=facts.count)
     made["batch"] = pa.array(batched > 0)
-    in_order = np.full(facts.count, NONE, dtype=np.int64)  # by the order of calls, which is not that of facts
-    in_order[facts.task[answers]] = answers
-    made["time_to_first_token_ms"] = facts.values("time_to_first_token_ms", in_order)
-    bounds = facts.bounds(calls.task)[:-1]
-    some = made["attempts"].to_numpy() > 0
+    answers = np.flatnonzero(purpose.are(*ANSWERS))
+    last = np.full(facts.count, NONE, dtype=np.int64)  # by the order of calls, which is not that of facts
+    last[calls.task[answers]] = answers
+    made["time_to_first_token_ms"] = said["time_to_first_token_ms"].take(pa.array(last, mask=last == NONE))
+    some = np.diff(calls.bounds) > 0
     starts = np.zeros(facts.count, dtype=np.int64)
     waits = np.zeros(facts.count)
     if some.any():
-        starts[some] = np.minimum.reduceat(facts.whole("started_at", calls.places), bounds[some])
-        waits[some] = np.add.reduceat(
-            facts.values("queue_wait_ms", calls.places).to_numpy(zero_copy_only=False), bounds[some]
-        )
+        bounds = calls.bounds[:-1][some]
+        starts[some] = np.minimum.reduceat(said.whole("started_at"), bounds)
+        waits[some] = np.add.reduceat(said["queue_wait_ms"].to_numpy(zero_copy_only=False), bounds)
     made["started_at"] = pa.array(starts, mask=~some)
     made["queue_wait_ms"] = pa.array(waits)
     return made
@@ -187,33 +186,33 @@ def _lanes(facts: Facts, calls: Calls) -> dict[str, Any]:
 
 
 def _each_once(facts: Facts, calls: Calls, texts: Texts) -> Any:
-    named = np.flatnonzero(~texts.are(""))
+    """Of each task the texts that its calls have, by their first use; the same one after another is looked at once."""
+    turns = np.ones(len(calls.task), dtype=np.bool_)
+    turns[1:] = (texts.codes[1:] != texts.codes[:-1]) | (calls.task[1:] != calls.task[:-1])
+    named = np.flatnonzero(turns & ~texts.are(""))
     new = named[places_of_new(calls.task[named], texts.codes[named], len(texts.words))]
-    offsets = pa.array(facts.bounds(calls.task[new]), pa.int32())
+    ends = np.cumsum(np.bincount(calls.task[new], minlength=facts.count))
+    offsets = pa.array(np.concatenate(([0], ends)), pa.int32())
     return pa.ListArray.from_arrays(offsets, Texts(texts.codes[new], texts.words).array)
 
 
-def _parts_of(calls: Calls) -> dict[str, Flags]:
-    """Which calls belong to each part of the cost."""
-    found: dict[str, Flags] = {}
-    for purpose, part in PART_OF.items():
-        found[f"{part}_usd"] = calls.purpose.are(purpose)
-    found[INFERENCE] = ~np.logical_or.reduce([those for part, those in found.items() if part != INFERENCE])
-    return found
+def _parts(calls: Calls) -> Rows:
+    """Of each call the place of its part of the cost in ``schema.PARTS``."""
+    names = calls.purpose.words.to_pylist()
+    known = [schema.PARTS.index(f"{PART_OF.get(name, 'inference')}_usd") for name in names]
+    return np.array([*known, schema.PARTS.index(INFERENCE)], dtype=np.int64)[calls.purpose.codes]
 
 
-def _costs(facts: Facts, calls: Calls, routings: Routings) -> dict[str, Rows]:
+def _costs(facts: Facts, calls: Calls, routings: Routings, parts: Rows) -> dict[str, Rows]:
     """What each task did cost, and in which parts. An unpriced call adds nothing, and is counted elsewhere."""
     amounts = (calls.cost_nano, calls.gate_nano, routings.cost_nano)
     if sum(float(np.abs(one).astype(np.float64).sum()) for one in amounts) > _LARGEST:
         raise OverflowError("the facts of some tasks sum to more than nine thousand million dollars")
-    made = {part: np.zeros(facts.count, dtype=np.int64) for part in schema.PARTS}
-    for part, those in _parts_of(calls).items():
-        made[part] = facts.sums(calls.cost_nano[those], calls.task[those])
-    made["routing_usd"] = made["routing_usd"] + facts.sums(routings.cost_nano, routings.task)
-    made["validation_usd"] = made["validation_usd"] + facts.sums(calls.gate_nano, calls.task)
-    total = np.sum([made[part] for part in schema.PARTS], axis=0)
-    return {"cost_usd": total, **made}
+    made = np.zeros((len(schema.PARTS), facts.count), dtype=np.int64)
+    np.add.at(made.reshape(-1), parts * facts.count + calls.task, calls.cost_nano)
+    np.add.at(made[schema.PARTS.index("routing_usd")], routings.task, routings.cost_nano)
+    np.add.at(made[schema.PARTS.index("validation_usd")], calls.task, calls.gate_nano)
+    return {"cost_usd": made.sum(axis=0), **dict(zip(schema.PARTS, made, strict=True))}
 
 
 def _overhead(total: Rows, inference: Rows) -> Any:

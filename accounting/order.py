@@ -17,15 +17,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from accounting import parts, schema
+from accounting.parts import Lot
 
 Rows = npt.NDArray[np.int64]
-#: What ``order`` looks at; whatever else the table has is only asked for where two facts share a number.
-COLUMNS = ("workspace", "task_id", "seq", "at", "submitted_at")
 
 
 @dataclass(frozen=True, slots=True)
 class Ordered:
-    """``rows`` are places in the table in their order, ``task`` is the number of each one's task, from 0 upwards;
+    """``rows`` are places in the lot in their order, ``task`` is the number of each one's task, from 0 upwards;
     ``heads`` is a row of each task."""
 
     rows: Rows
@@ -33,10 +32,10 @@ class Ordered:
     heads: Rows
 
 
-def order(table: Any) -> Ordered:
-    """The table has texts as dictionaries, and no chunks."""
-    heads, task = _tasks(table)
-    seq = table["seq"].to_numpy()
+def order(lot: Lot) -> Ordered:
+    """Looks at whose facts these are; at what they say only where two of them share a number."""
+    heads, task = _tasks(lot.identity)
+    seq = lot.identity["seq"].to_numpy()
     top = int(seq.max(initial=0)) + 1
     if len(heads) * top < 2**62:
         key = task * top + seq
@@ -47,13 +46,13 @@ def order(table: Any) -> Ordered:
         rows = np.lexsort((seq, task))
         again = np.flatnonzero((seq[rows[1:]] == seq[rows[:-1]]) & (task[rows[1:]] == task[rows[:-1]]))
     if len(again):
-        rows = _once(table, rows, again)
+        rows = _once(lot, rows, again)
     return Ordered(rows, task[rows], heads)
 
 
 def _tasks(table: Any) -> tuple[Rows, Rows]:
     """A row of each task, the tasks in order; and the number of each row's task."""
-    ids, whose = _dictionary(table["task_id"]), _dictionary(table["workspace"])
+    ids, whose = schema.in_one(table["task_id"]), schema.in_one(table["workspace"])
     codes = (ids.indices.to_numpy().astype(np.int64), whose.indices.to_numpy().astype(np.int64))
     submitted_us = schema.micros(table["submitted_at"]).to_numpy()
     number, heads = _numbered(codes, submitted_us, len(ids.dictionary))
@@ -107,27 +106,36 @@ def runs(alike: Rows) -> list[tuple[int, int]]:
     return list(zip(begins.tolist(), ends.tolist(), strict=True))
 
 
-def _once(table: Any, rows: Rows, again: Rows) -> Rows:
+def _once(lot: Lot, rows: Rows, again: Rows) -> Rows:
     """Leaves out what came twice. ``again`` are places whose task and number are those of the next place."""
-    at_us = schema.micros(table["at"]).to_numpy()
+    at_us = schema.micros(lot.identity["at"]).to_numpy()
     doubtful = np.unique(np.concatenate((again, again + 1)))
     group = np.cumsum(~np.isin(doubtful - 1, again))
     mine = rows[doubtful]
     rows[doubtful] = mine = mine[np.lexsort((at_us[mine], group))]
     same = np.zeros(len(rows), dtype=bool)
-    same[again + 1] = _alike(table, rows[again], rows[again + 1])
+    same[again + 1] = _are_alike(lot, rows[again], rows[again + 1])
     left = doubtful[~same[doubtful]]
     times = at_us[rows[left]]
     group = group[~same[doubtful]]
     for start, end in runs(np.flatnonzero((times[1:] == times[:-1]) & (group[1:] == group[:-1]))):
         places = left[start:end]
-        kept = _by_text(table, rows[places])
+        kept = _by_text(lot, rows[places])
         rows[places[: len(kept)]] = kept
         same[places[len(kept) :]] = True
     return rows[~same]
 
 
-def _alike(table: Any, these: Rows, those: Rows) -> npt.NDArray[np.bool_]:
+def _are_alike(lot: Lot, these: Rows, those: Rows) -> npt.NDArray[np.bool_]:
+    first_call = lot.others.num_rows
+    one, other = these < first_call, those < first_call
+    alike = np.asarray(_equal(lot.identity, these, those) & (one == other))
+    for said, from_row, chosen in ((lot.others, 0, one & alike), (lot.calls, first_call, ~one & alike)):
+        alike[chosen] = _equal(said, these[chosen] - from_row, those[chosen] - from_row)
+    return alike
+
+
+def _equal(table: Any, these: Rows, those: Rows) -> npt.NDArray[np.bool_]:
     alike = np.ones(len(these), dtype=bool)
     for column in table.columns:
         one, other = (_plain(column.take(pa.array(rows))) for rows in (these, those))
@@ -140,13 +148,13 @@ def _plain(column: Any) -> Any:
     return column.cast(schema.TEXT) if pa.types.is_dictionary(column.type) else column
 
 
-def _by_text(table: Any, rows: Rows) -> Sequence[int]:
+def _by_text(lot: Lot, rows: Rows) -> Sequence[int]:
     """Facts of one number and one moment by what they say, each once."""
-    said = {
-        repr(row): at for row, at in zip(table.take(pa.array(rows)).to_pylist(), rows.tolist(), strict=True)
-    }
+    said = {repr(_whole(lot, at)): at for at in rows.tolist()}
     return [said[key] for key in sorted(said)]
 
 
-def _dictionary(column: Any) -> Any:
-    return column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+def _whole(lot: Lot, row: int) -> list[dict[str, Any]]:
+    first_call = lot.others.num_rows
+    rest = lot.others.slice(row, 1) if row < first_call else lot.calls.slice(row - first_call, 1)
+    return [*lot.identity.slice(row, 1).to_pylist(), *rest.to_pylist()]

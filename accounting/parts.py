@@ -7,10 +7,11 @@ Within a stripe facts of one kind stand together, which makes the many columns t
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from itertools import pairwise
+from typing import Any, NamedTuple
 from zlib import crc32
 
 import numpy as np
@@ -30,6 +31,7 @@ _STRIPES = (
 )
 _FIRSTS = b"laneway.buckets"  # the first bucket of each row group
 _FIRST_NEW = "unpriced"  # a column that version 1 has not
+OPEN_FILES = 200  # that are kept open from one slice to the next; some systems allow 256
 _STATISTICS = ("workspace", "task_id", "seq", "at", "submitted_at", "kind")
 _DELTA = (
     "started_at", "ended_at", "seq", "cost_usd", "input_tokens", "output_tokens", "cached_input_tokens",
@@ -90,15 +92,21 @@ def _written(made: Any, cuts: npt.NDArray[np.int64]) -> bytes:
 
 
 def _coded(column: Any) -> Any:
-    column = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+    column = schema.in_one(column)
     return column if pa.types.is_dictionary(column.type) else column.dictionary_encode()
+
+
+#: Texts that come often, by their names in the files: they are read as dictionaries.
+_TEXTS = [field.name for field in schema.EVENTS if field.type == schema.TEXT and field.name not in _PLAIN]
+_MANY_RUNS = 600  # of two or three a row group, more than any of our own slices has
 
 
 @dataclass(frozen=True, slots=True)
 class Part:
     """``firsts`` has the first bucket of each row group, ``width`` is how many buckets each has.
 
-    ``old``: of version 1, which has the bytes of the wire instead of most columns.
+    ``old``: of version 1, which has the bytes of the wire instead of most columns. ``file`` is the open file, None
+    where the day has more parts than are kept open.
     """
 
     path: str
@@ -106,6 +114,7 @@ class Part:
     firsts: tuple[int, ...]
     width: int
     old: bool
+    file: Any = None
 
     def groups(self, low: int, high: int) -> list[int]:
         """Those that have rows of a bucket from ``low`` to below ``high``."""
@@ -115,22 +124,46 @@ class Part:
         return low % self.width == 0 and high % self.width == 0
 
 
+class Lot(NamedTuple):
+    """Facts of some buckets, texts as dictionaries, no column in chunks.
+
+    ``identity`` has ``facts.IDENTITY`` of all of them: first those of the ``others``, then those of the ``calls``.
+    These two have what facts of their kinds say, row by row in the same order.
+    """
+
+    identity: Any
+    others: Any
+    calls: Any
+
+
 def of_day(store: Store, day: str) -> list[Part]:
     """The day's parts with their footers. Raises LedgerError where one cannot be read."""
     folder = ledger.partition(ledger.EVENTS, day)
-    return [_part(store, f"{folder}/{name}") for name in store.list(folder) if name.endswith(".parquet")]
+    names = [name for name in store.list(folder) if name.endswith(".parquet")]
+    return [_part(store, f"{folder}/{name}", number < OPEN_FILES) for number, name in enumerate(names)]
 
 
-def _part(store: Store, path: str) -> Part:
+def _part(store: Store, path: str, stays_open: bool) -> Part:
     try:
-        meta = pq.read_metadata(store.open(path))
+        source = store.open(path)
+        meta = pq.read_metadata(source)
+        file = _opened(source, meta) if stays_open else None
     except pa.ArrowInvalid as error:
         raise _damaged(path, error) from error
     said = meta.metadata or {}
-    old = _FIRST_NEW not in meta.schema.names
-    if _FIRSTS not in said:  # of version 1, or of another hand
-        return Part(path, meta, (0,) * meta.num_row_groups, BUCKETS, old)
-    return Part(path, meta, tuple(map(int, said[_FIRSTS].split())), BUCKETS // int(said[_STRIPES]), old)
+    firsts: tuple[int, ...] = (0,) * meta.num_row_groups  # of version 1, or of another hand
+    width = BUCKETS
+    if _FIRSTS in said:
+        firsts, width = tuple(map(int, said[_FIRSTS].split())), BUCKETS // int(said[_STRIPES])
+    return Part(path, meta, firsts, width, _is_old(meta), file)
+
+
+def _opened(source: Any, meta: Any) -> Any:
+    return pq.ParquetFile(source, metadata=meta, read_dictionary=None if _is_old(meta) else _TEXTS)
+
+
+def _is_old(meta: Any) -> bool:
+    return _FIRST_NEW not in meta.schema.names
 
 
 def spans(parts: Sequence[Part], rows: int) -> list[tuple[int, int]]:
@@ -143,18 +176,45 @@ def spans(parts: Sequence[Part], rows: int) -> list[tuple[int, int]]:
     return [(low, low + width) for low in range(0, BUCKETS, width)]
 
 
-def read(store: Store, parts: Sequence[Part], span: tuple[int, int], columns: Sequence[str]) -> Any:
-    """These columns of all facts in the span, texts as dictionaries, as one table without chunks.
+def read(store: Store, parts: Sequence[Part], span: tuple[int, int], columns: Sequence[str]) -> Lot:
+    """These columns of all facts in the span. Raises LedgerError where a part cannot be read."""
+    none = _wanted(tuple(columns)).empty_table()
+    others, calls = [none], [none]
+    for part in parts:
+        for is_call, piece in _apart(_within(store, part, span, columns)):
+            (calls if is_call else others).append(piece)
+    said = [name for name in none.column_names if name not in facts.IDENTITY]
+    tables = (
+        pa.concat_tables([*others, *calls]).select(facts.IDENTITY),
+        pa.concat_tables(others).select([name for name in said if name in facts.OTHER_COLUMNS]),
+        pa.concat_tables(calls).select([name for name in said if name in facts.CALL_COLUMNS]),
+    )
+    del others, calls
+    return Lot(*map(_in_one, tables))
 
-    Raises LedgerError where a part cannot be read.
-    """
-    pieces = [piece for part in parts if (piece := _within(store, part, span, columns)).num_rows]
-    if not pieces:
-        return _wanted(tuple(columns)).empty_table()
-    table = pa.concat_tables(pieces)
-    del pieces
+
+def _apart(table: Any) -> Iterator[tuple[bool, Any]]:
+    """Runs of facts that are calls, and of facts that are not. Those of one kind stand together in a row group."""
+    pieces = [chunk.indices.to_numpy() == _code(chunk.dictionary) for chunk in table["kind"].chunks]
+    are_calls = np.concatenate([np.zeros(0, dtype=np.bool_), *pieces])
+    edges = [0, *(np.flatnonzero(are_calls[1:] != are_calls[:-1]) + 1).tolist(), len(are_calls)]
+    if len(edges) > _MANY_RUNS:  # of another hand
+        for is_call in (False, True):
+            yield is_call, table.filter(pa.array(are_calls == is_call))
+        return
+    for start, end in pairwise(edges):
+        if start < end:
+            yield bool(are_calls[start]), table.slice(start, end - start)
+
+
+def _code(kinds: Any) -> int:
+    return int(pc.index(kinds, facts.CALL).as_py())
+
+
+def _in_one(table: Any) -> Any:
+    """The table without chunks; column by column, so that the pieces of each are let go at once."""
     made = {}
-    for name in table.column_names:  # one after another, so that the pieces of each are let go at once
+    for name in table.column_names:
         column = table[name]
         table = table.drop_columns(name)
         made[name] = (
@@ -172,12 +232,9 @@ def whole(store: Store, part: Part) -> Any:
 def _read(store: Store, part: Part, groups: Sequence[int], columns: Sequence[str]) -> Any:
     """The columns of these row groups, of whatever version the part is."""
     wanted = _wanted(tuple(columns))
-    texts = [field.name for field in wanted if pa.types.is_dictionary(field.type)]
     asked = list(facts.OLD_COLUMNS if part.old else columns)
     try:
-        file = pq.ParquetFile(
-            store.open(part.path), metadata=part.meta, read_dictionary=None if part.old else texts
-        )
+        file = part.file or _opened(store.open(part.path), part.meta)
         table = file.read_row_groups(list(groups), columns=asked, use_threads=False)
         if part.old:
             table = facts.upgraded(table)
@@ -199,9 +256,7 @@ def _wanted(columns: tuple[str, ...]) -> Any:
 
 def _kept(field: Any) -> Any:
     """The field as it is read: ids that hardly come twice in a column as they are, other texts as dictionaries."""
-    if field.type != schema.TEXT or field.name in _PLAIN:
-        return field
-    return field.with_type(pa.dictionary(pa.int32(), schema.TEXT))
+    return field.with_type(pa.dictionary(pa.int32(), schema.TEXT)) if field.name in _TEXTS else field
 
 
 def _within(store: Store, part: Part, span: tuple[int, int], columns: Sequence[str]) -> Any:

@@ -247,7 +247,7 @@ def money(nanos: Any) -> Any:
 
 def nanos(column: Any) -> Any:
     """A money column as a numpy array of integer nano-dollars; null counts as 0."""
-    column = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+    column = in_one(column)
     if not len(column):
         return np.zeros(0, dtype=np.int64)
     words = np.frombuffer(column.buffers()[1], dtype="<i8").reshape(-1, 2)
@@ -255,6 +255,13 @@ def nanos(column: Any) -> Any:
     if not column.null_count:
         return low
     return np.where(column.is_valid().to_numpy(zero_copy_only=False), low, 0)
+
+
+def in_one(column: Any) -> Any:
+    """The column as one array, without copying where it is one."""
+    if not isinstance(column, pa.ChunkedArray):
+        return column
+    return column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
 
 
 def micros(column: Any) -> Any:

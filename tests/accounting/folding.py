@@ -45,9 +45,9 @@ def rolled(
     tasks: list[Folded] = []
     sums = []
     for span in parts.spans(found, rows):
-        table = parts.read(store, found, span, fold.COLUMNS)
-        if table.num_rows:
-            made = fold.fold(table)
+        lot = parts.read(store, found, span, fold.COLUMNS)
+        if lot.identity.num_rows:
+            made = fold.fold(lot)
             tasks += _rows(made)
             sums.append(made.daily)
     day = daily.merged(sums)

@@ -9,17 +9,22 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from operator import add
 
+from accounting import facts, schema
+from accounting.fold import COLUMNS
 from broker.events import (
     Allotted,
     Attempted,
     Escalated,
     Event,
+    Fact,
     Finished,
     Parked,
     Rated,
     Resumed,
     Routed,
     Submitted,
+    encode_fact,
+    kind_name,
 )
 from tests.accounting.reference_rows import GATE, AttemptRow, Cost, DailyKey, Folded, TaskRow, Tokens
 
@@ -100,9 +105,18 @@ def _in_order(events: Iterable[Event]) -> list[Event]:
             clash = True
         unique.append(event)
     if clash:
-        by_text = {(event.seq, event.at_us, repr(event.fact)): event for event in unique}
+        by_text = {(event.seq, event.at_us, *_text(event.fact)): event for event in unique}
         return [by_text[key] for key in sorted(by_text)]
     return unique
+
+
+def _text(fact: Fact) -> tuple[str, str]:
+    """Which of two facts comes first that share their number and their moment: by what they say, column by column."""
+    [page] = facts.columns([encode_fact(fact)])
+    [said] = page.table.to_pylist()
+    mine = facts.CALL_COLUMNS if isinstance(fact, Attempted) else facts.OTHER_COLUMNS
+    names = [name for name in schema.EVENTS.names if name in mine and name in COLUMNS]
+    return kind_name(fact), repr({name: said.get(name) for name in names})
 
 
 def _take(state: _State, event: Event) -> None:

@@ -91,6 +91,6 @@ def test_stripes_of_parts_have_whole_tasks(tmp_path: Path, monkeypatch: pytest.M
     assert min(len(part.firsts) for part in found) >= 8
     tasks: dict[str, int] = {}
     for number, span in enumerate(parts.spans(found, 40)):
-        for task_id in parts.read(store, found, span, COLUMNS)["task_id"].to_pylist():
+        for task_id in parts.read(store, found, span, COLUMNS).identity["task_id"].to_pylist():
             assert tasks.setdefault(task_id, number) == number
     assert set(tasks) == {event.task_id for event in known}
