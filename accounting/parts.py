@@ -31,6 +31,10 @@ _STRIPES = (
 )
 _FIRSTS = b"laneway.buckets"  # the first bucket of each row group
 _FIRST_NEW = "unpriced"  # a column that version 1 has not
+AT_ONCE = 16  # parts that are read before their columns are cut to what they say, which is half of them
+MOST_STRIPES = (
+    32  # a larger part has larger ones: what each costs in a footer and to find is more than its rows
+)
 OPEN_FILES = 200  # that are kept open from one slice to the next; some systems allow 256
 _STATISTICS = ("workspace", "task_id", "seq", "at", "submitted_at", "kind")
 _DELTA = (
@@ -56,7 +60,7 @@ def encode(table: Any) -> bytes:
     ids = _coded(table["task_id"])
     codes = ids.indices.to_numpy()
     stripes = 1
-    while stripes < BUCKETS and stripes * 2 * STRIPE_ROWS <= len(codes):
+    while stripes < MOST_STRIPES and stripes * 2 * STRIPE_ROWS <= len(codes):
         stripes *= 2
     stripe = (buckets_of(ids.dictionary) * stripes // BUCKETS)[codes]
     kinds = pc.index_in(table["kind"].cast(schema.TEXT), facts.NAMES).to_numpy()
@@ -178,19 +182,28 @@ def spans(parts: Sequence[Part], rows: int) -> list[tuple[int, int]]:
 
 def read(store: Store, parts: Sequence[Part], span: tuple[int, int], columns: Sequence[str]) -> Lot:
     """These columns of all facts in the span. Raises LedgerError where a part cannot be read."""
-    none = _wanted(tuple(columns)).empty_table()
-    others, calls = [none], [none]
-    for part in parts:
-        for is_call, piece in _apart(_within(store, part, span, columns)):
+    lots = [_joined([_wanted(tuple(columns)).empty_table()])]
+    for start in range(0, len(parts), AT_ONCE):
+        lots.append(_joined([_within(store, part, span, columns) for part in parts[start : start + AT_ONCE]]))
+    identity = [one.identity.slice(0, one.others.num_rows) for one in lots]
+    identity += [one.identity.slice(one.others.num_rows) for one in lots]
+    tables = [pa.concat_tables(those) for those in (identity, *list(zip(*lots, strict=True))[1:])]
+    del lots, identity
+    return Lot(*(_in_one(tables.pop(0)) for _ in range(len(tables))))
+
+
+def _joined(tables: list[Any]) -> Lot:
+    """All their facts, without the columns in which those of a kind say nothing."""
+    others, calls = [tables[0].slice(0, 0)], [tables[0].slice(0, 0)]
+    for table in tables:
+        for is_call, piece in _apart(table):
             (calls if is_call else others).append(piece)
-    said = [name for name in none.column_names if name not in facts.IDENTITY]
-    tables = (
-        pa.concat_tables([*others, *calls]).select(facts.IDENTITY),
-        pa.concat_tables(others).select([name for name in said if name in facts.OTHER_COLUMNS]),
-        pa.concat_tables(calls).select([name for name in said if name in facts.CALL_COLUMNS]),
+    said = [name for name in tables[0].column_names if name not in facts.IDENTITY]
+    return Lot(
+        _in_one(pa.concat_tables([*others, *calls]).select(facts.IDENTITY)),
+        _in_one(pa.concat_tables(others).select([name for name in said if name in facts.OTHER_COLUMNS])),
+        _in_one(pa.concat_tables(calls).select([name for name in said if name in facts.CALL_COLUMNS])),
     )
-    del others, calls
-    return Lot(*map(_in_one, tables))
 
 
 def _apart(table: Any) -> Iterator[tuple[bool, Any]]:

@@ -9,8 +9,10 @@ is read some buckets of tasks at a time, which keeps the memory bounded however 
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import redis
 
@@ -24,6 +26,8 @@ from broker.errors import LedgerError
 SLICE_ROWS = 400_000  # of facts; a slice takes about 900 bytes each while it is folded
 LOCK = "rollup"
 PUBLISHED = (ledger.TASKS, ledger.ATTEMPTS, ledger.DAILY)
+
+T = TypeVar("T")
 
 log = logging.getLogger("laneway.rollup")
 
@@ -59,14 +63,24 @@ def _rolled(store: Store, day: str, slice_rows: int) -> RolledDay:
     seen = {name: store.version(path) for name, path in paths.items()}  # before the facts are looked at
     with store.nearby(ledger.partition(ledger.EVENTS, day)) as near, Drafts() as drafts:
         found = parts.of_day(near, day)
-        for span in parts.spans(found, slice_rows):
-            drafts.add(fold(parts.read(near, found, span, COLUMNS)))
+        lots = ahead(parts.read(near, found, span, COLUMNS) for span in parts.spans(found, slice_rows))
+        for folded in ahead(fold(lot) for lot in lots):
+            drafts.add(folded)
         written = tuple(
             paths[name]
             for name, data in (drafts.done() if drafts.events else ())
             if store.put(paths[name], data, over=seen[name])
         )
     return RolledDay(day, drafts.events, drafts.tasks, drafts.attempts, drafts.cost_nano, written)
+
+
+def ahead(made: Iterator[T]) -> Iterator[T]:
+    """The same, the next one made by a thread while the last one is in use."""
+    with ThreadPoolExecutor(1) as thread:
+        coming = thread.submit(next, made, None)
+        while (one := coming.result()) is not None:
+            coming = thread.submit(next, made, None)
+            yield one
 
 
 def rollup_dirty(client: redis.Redis, store: Store) -> tuple[RolledDay, ...]:
