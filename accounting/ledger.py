@@ -2,7 +2,8 @@
 
     <ledger>/events/date=2026-01-31/<first>-<last>.parquet
     <ledger>/tasks/date=2026-01-31/tasks.parquet        (likewise attempts, daily)
-    <ledger>/.tmp/                                      drafts and locks; no data set, and no glob of one sees it
+    <ledger>/.tmp/                                      drafts, locks and what a rollup shares; no data set, and no glob
+                                                        of one sees it
 
 Paths are relative to the ledger and written with ``/``. A put is atomic and durable: when it returns, the bytes
 survive a power cut, and at no time does a reader see half of them. ``accounting/s3.py`` is the same in a bucket;
@@ -11,6 +12,7 @@ survive a power cut, and at no time does a reader see half of them. ``accounting
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import logging
 import os
@@ -31,6 +33,7 @@ from broker.settings import Settings
 EVENTS, TASKS, ATTEMPTS, DAILY = DATASETS = "events", "tasks", "attempts", "daily"
 LEFTOVER_S = 24 * 3600
 TRIES = 5
+TEMPORARY = ".tmp"
 US_PER_DAY = 86_400_000_000
 _EPOCH = date(1970, 1, 1).toordinal()
 PIECE = 2**22
@@ -63,6 +66,9 @@ class Store(Protocol):
     def version(self, path: str) -> str:
         """Tells this state of the file from any other; "" where it is not there."""
 
+    def versions(self, folder: str) -> dict[str, str]:
+        """The version of each file in the folder, by its name."""
+
     def put(self, path: str, data: Data, *, over: str | None = None) -> bool:
         """Writes or replaces the file, atomically and durably. False: it held these bytes, and is left alone.
 
@@ -74,6 +80,9 @@ class Store(Protocol):
 
     def exclusive(self, name: str) -> AbstractContextManager[object]:
         """Held by one process at a time; a holder's death releases it."""
+
+    def drop(self, folder: str) -> None:
+        """Removes a folder under ``.tmp`` with the files in it; others may do so too, or put files there still."""
 
     def tidy(self) -> int:
         """Removes what dead writers left half done. How many there were."""
@@ -143,7 +152,7 @@ class LocalStore:
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        self._drafts = root / ".tmp"
+        self._drafts = root / TEMPORARY
 
     def check(self) -> None:
         draft = self._draft()
@@ -152,7 +161,7 @@ class LocalStore:
             _write_through(draft, b"")
             draft.unlink()
         except OSError as error:
-            raise self._refused("write", ".tmp", error) from error
+            raise self._refused("write", TEMPORARY, error) from error
 
     def list(self, folder: str) -> tuple[str, ...]:
         try:
@@ -184,6 +193,9 @@ class LocalStore:
         except OSError as error:
             raise self._refused("look at", path, error) from error
         return f"{said.st_ino}-{said.st_mtime_ns}-{said.st_size}"
+
+    def versions(self, folder: str) -> dict[str, str]:
+        return {name: self.version(f"{folder}/{name}") for name in self.list(folder)}
 
     def put(self, path: str, data: Data, *, over: str | None = None) -> bool:
         if self._holds(path, data):
@@ -238,6 +250,21 @@ class LocalStore:
         with file:
             fcntl.flock(file, fcntl.LOCK_EX)
             yield
+
+    def drop(self, folder: str) -> None:
+        for name in self.list(folder):
+            self._unless_gone(lambda path: path.unlink(missing_ok=True), f"{folder}/{name}")
+        self._unless_gone(Path.rmdir, folder)
+
+    def _unless_gone(self, remove: Callable[[Path], None], path: str) -> None:
+        try:
+            remove(self.root / path)
+        except OSError as error:
+            if error.errno not in (
+                errno.ENOENT,
+                errno.ENOTEMPTY,
+            ):  # as others left it, who were quicker or slower
+                raise self._refused("remove", path, error) from error
 
     def tidy(self) -> int:
         old = time.time() - LEFTOVER_S
