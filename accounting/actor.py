@@ -1,5 +1,5 @@
-"""Accounting's actors: the stream into files all day, the files of the days rolled up at night, a large day by all nodes;
-alerts to people."""
+"""Accounting's actors: the stream into files all day, the files of the days rolled up at night (a large day by all
+nodes); alerts to people."""
 
 from __future__ import annotations
 

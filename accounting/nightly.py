@@ -50,7 +50,8 @@ def run(
 ) -> Night:
     """Drains the stream, shares out what the machines of the last days did cost, and rolls every day with news.
 
-    Large days are folded together with other nodes where there are ``offers`` for it. Raises LedgerError for what could not be written or read.
+    Large days are shared with other nodes by way of the ``offers``. Raises LedgerError for what could not be written or
+    read.
     """
     store.tidy()
     limit = settings.fleet.ingest_flush_events

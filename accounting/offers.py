@@ -25,46 +25,39 @@ from broker.store import ask
 #: A sorted set: offer → the end of its coordinator's lease (microseconds).
 OFFERS = PREFIX + "rollups"
 TRIES = 2  # of nodes at a span, before it is the coordinator's alone
-IN_HAND, CLOSED = (
-    -1,
-    -2,
-)  # in place of a span: others have all that are left; none is left, or the offer is gone
+IN_HAND = -1  # in place of a span: all that are left are in hand
+CLOSED = -2  # none is left, or the offer is gone
 KEPT_S = 3600  # what belongs to an offer, without a sign of life of its coordinator
 _ALL = 1000  # more than a day has spans
 
 log = logging.getLogger("laneway.rollup")
 
-_NOW = """#!lua flags=allow-oom
+
+def _timed(script: str) -> str:
+    """KEYS: the offers; one offer's spans that are not done, each with the time from which it may be taken; how often
+    each was taken; what was done. ARGV: offer, lease in microseconds, what is said, how long all is kept, what else."""
+    return f"""#!lua flags=allow-oom
 local clock = redis.call('TIME')
 local now = clock[1] * 1000000 + clock[2]
-"""
-_MAKE = (
-    _NOW
-    + """
+{script}"""
+
+
+_MAKE = _timed("""
 for span = 0, ARGV[3] - 1 do redis.call('ZADD', KEYS[2], 0, span) end
 redis.call('EXPIRE', KEYS[2], ARGV[4])
 redis.call('ZADD', KEYS[1], now + ARGV[2], ARGV[1])
-"""
-)
-_THERE = (
-    _NOW
-    + """
+""")
+_THERE = _timed("""
 redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', now)
 return redis.call('ZRANGE', KEYS[1], 0, -1)
-"""
-)
+""")
 #: An offer whose lease ran out while its coordinator was alive comes back; one that was withdrawn does not.
-_RENEW = (
-    _NOW
-    + """
+_RENEW = _timed("""
 if redis.call('EXISTS', KEYS[2]) == 0 then return end
 for at = 2, 4 do redis.call('EXPIRE', KEYS[at], ARGV[4]) end
 redis.call('ZADD', KEYS[1], now + ARGV[2], ARGV[1])
-"""
-)
-_TAKE = (
-    _NOW
-    + """
+""")
+_TAKE = _timed("""
 if redis.call('EXISTS', KEYS[2]) == 0 then return -2 end
 local least, taken = tonumber(ARGV[3]), -1
 for _, span in ipairs(redis.call('ZRANGEBYSCORE', KEYS[2], '-inf', now)) do
@@ -78,36 +71,24 @@ if taken >= 0 then
   redis.call('EXPIRE', KEYS[3], ARGV[4])
 end
 return taken
-"""
-)
-_HOLD = (
-    _NOW
-    + """
+""")
+_HOLD = _timed("""
 redis.call('ZADD', KEYS[2], 'XX', now + ARGV[2], ARGV[3])
-"""
-)
-_BACK = (
-    _NOW
-    + """
+""")
+_BACK = _timed("""
 redis.call('ZADD', KEYS[2], 'XX', now, ARGV[3])
 return redis.call('EXISTS', KEYS[2])
-"""
-)
-_DONE = (
-    _NOW
-    + """
+""")
+_DONE = _timed("""
 if redis.call('ZREM', KEYS[2], ARGV[3]) == 0 then return end
 redis.call('RPUSH', KEYS[4], ARGV[3] .. ' ' .. ARGV[5])
 redis.call('EXPIRE', KEYS[4], ARGV[4])
-"""
-)
-_WITHDRAW = (
-    _NOW
-    + """
+if redis.call('EXISTS', KEYS[2]) == 0 then redis.call('ZREM', KEYS[1], ARGV[1]) end
+""")
+_WITHDRAW = _timed("""
 redis.call('ZREM', KEYS[1], ARGV[1])
 redis.call('DEL', KEYS[2], KEYS[3], KEYS[4])
-"""
-)
+""")
 _EVERY_TRY = 2**31  # more than there can be
 
 
@@ -176,11 +157,10 @@ class Offers:
             over.set()
             thread.join()
 
-    def _call(self, source: str, offer: str, *said: object) -> Any:
-        first, *rest = said or ("",)
-        lease_us = round(self.lease_s * 1e6)
+    def _call(self, source: str, offer: str, said: str | int = "", more: str | int = "") -> Any:
         script = self.client.register_script(source)
-        return ask(lambda: script(keys=_keys(offer), args=[offer, lease_us, first, KEPT_S, *rest]))
+        lease_us = round(self.lease_s * 1e6)
+        return ask(lambda: script(keys=_keys(offer), args=[offer, lease_us, said, KEPT_S, more]))
 
 
 def _keys(offer: str) -> list[str]:

@@ -115,7 +115,7 @@ def _shared(
 def rollup_dirty(
     client: redis.Redis, store: Store, *, offers: Offers | None = None, tell: Tell = lambda _: None
 ) -> tuple[RolledDay, ...]:
-    """Rolls every day that has news since its last rollup, the oldest first. ``offers`` and ``tell`` as for ``rollup``.
+    """Rolls every day that has news since its last rollup, the oldest first; ``offers`` and ``tell`` as in ``rollup``.
 
     A day is forgotten only after its files are durable, and stays where ingest touched it meanwhile. A day that cannot
     be rolled does not stop the others; raises LedgerError for those at the end.

@@ -173,7 +173,8 @@ class Helper:
     def round(self) -> int:
         """Folds until no span is left that it may take. How many it folded.
 
-        Raises LedgerError or OverflowError where it could not fold one, and leaves that day to others; RedisUnavailable.
+        Raises LedgerError or OverflowError where it could not fold one, and leaves the rest of that day to others;
+        RedisUnavailable.
         """
         if not self._offers.busy.acquire(blocking=False):
             return 0
