@@ -226,10 +226,11 @@ class Helper:
         try:
             with self._offers.held(offer, number):
                 yield
-        except Exception:
-            self._left = offer
-            self._offers.back(offer, number)
-            raise
+        except (LedgerError, OverflowError):
+            if self._offers.back(offer, number):
+                self._left = offer
+                raise
+            log.info("a rollup ended while a span of it was folded here")
 
 
 def clear(store: Store, offers: Offers | None) -> None:
