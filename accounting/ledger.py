@@ -12,7 +12,6 @@ survive a power cut, and at no time does a reader see half of them. ``accounting
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import logging
 import os
@@ -81,8 +80,8 @@ class Store(Protocol):
     def exclusive(self, name: str) -> AbstractContextManager[object]:
         """Held by one process at a time; a holder's death releases it."""
 
-    def drop(self, folder: str) -> None:
-        """Removes a folder under ``.tmp`` with the files in it; others may do so too, or put files there still."""
+    def remove(self, path: str) -> None:
+        """Removes a file under ``.tmp``, where it is there."""
 
     def tidy(self) -> int:
         """Removes what dead writers left half done. How many there were."""
@@ -251,20 +250,11 @@ class LocalStore:
             fcntl.flock(file, fcntl.LOCK_EX)
             yield
 
-    def drop(self, folder: str) -> None:
-        for name in self.list(folder):
-            self._unless_gone(lambda path: path.unlink(missing_ok=True), f"{folder}/{name}")
-        self._unless_gone(Path.rmdir, folder)
-
-    def _unless_gone(self, remove: Callable[[Path], None], path: str) -> None:
+    def remove(self, path: str) -> None:
         try:
-            remove(self.root / path)
+            (self.root / path).unlink(missing_ok=True)
         except OSError as error:
-            if error.errno not in (
-                errno.ENOENT,
-                errno.ENOTEMPTY,
-            ):  # as others left it, who were quicker or slower
-                raise self._refused("remove", path, error) from error
+            raise self._refused("remove", path, error) from error
 
     def tidy(self) -> int:
         old = time.time() - LEFTOVER_S

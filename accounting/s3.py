@@ -141,9 +141,8 @@ class S3Store:
     def exclusive(self, name: str) -> AbstractContextManager[object]:
         return ObjectLock(self.bucket, self._key(f"{TEMPORARY}/{name}.lock"), lease_s=self.lease_s)
 
-    def drop(self, folder: str) -> None:
-        with ThreadPoolExecutor(PARALLEL) as pool:
-            list(pool.map(lambda name: self.bucket.delete(self._key(f"{folder}/{name}")), self.list(folder)))
+    def remove(self, path: str) -> None:
+        self.bucket.delete(self._key(path))
 
     def tidy(self) -> int:
         return self.bucket.abandon(self.root, LEFTOVER_S)

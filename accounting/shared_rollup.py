@@ -1,7 +1,7 @@
 """A large day folded by all nodes that keep the ledger.
 
-    1. The coordinator, which is whoever rolls the day, puts into the ledger's ``.tmp/rollup/<offer>/`` what there is to
-       do: the day's parts with their versions, and its spans; then it offers the day in Redis.
+    1. The coordinator, which is whoever rolls the day, puts an offer into the ledger's ``.tmp/rollup/``: the day's
+       parts with their versions, and its spans; then it offers the day in Redis.
     2. Each node whose ledger has this offer and these very parts takes span after span, and puts the rows of each
        beside the offer. So does the coordinator while there is nothing for it to add.
     3. The coordinator adds the rows in the order of the spans, one after another, and publishes the day as ever.
@@ -75,7 +75,7 @@ class Shared:
         with ExitStack() as stack:
             stack.enter_context(self._offers.busy)
             stack.callback(self._withdraw)
-            self._store.put(f"{FOLDER}/{self._offer}/offer", self._said())
+            self._store.put(_path(self._offer), self._said())
             try:
                 self._offers.make(self._offer, len(self._view.spans))
             except RedisUnavailable as error:
@@ -158,7 +158,9 @@ class Shared:
         try:
             if not self._alone:
                 self._offers.withdraw(self._offer)
-            self._store.drop(f"{FOLDER}/{self._offer}")
+            for name in self._store.list(FOLDER):
+                if name.startswith(self._offer):
+                    self._store.remove(f"{FOLDER}/{name}")
         except (LedgerError, RedisUnavailable) as error:
             log.warning("the next rollup tidies up: %s", error.message)
 
@@ -200,7 +202,7 @@ class Helper:
 
     def _fitting(self, offer: str) -> dict[str, Any] | None:
         """What the offer says; None where it is not of this ledger as this node sees it, or made by other rules."""
-        data = self._store.read(f"{FOLDER}/{offer}/offer")
+        data = self._store.read(_path(offer))
         said: dict[str, Any] = {} if data is None else json.loads(data)
         if said.get("form") == _FORM:
             there = self._store.versions(ledger.partition(ledger.EVENTS, said["day"]))
@@ -238,20 +240,22 @@ def clear(store: Store, offers: Offers | None) -> None:
 
     Raises LedgerError where the ledger refuses.
     """
-    for offer in store.list(FOLDER):
-        store.drop(f"{FOLDER}/{offer}")
-        try:
+    left = store.list(FOLDER)
+    try:
+        for offer in {name.partition(".")[0] for name in left}:
             if offers is not None:
                 offers.withdraw(offer)
-        except RedisUnavailable as error:
-            log.warning("an old offer stands until its lease ends: %s", error.message)
+    except RedisUnavailable as error:
+        log.warning("an old offer stands until its lease ends: %s", error.message)
+    for name in left:
+        store.remove(f"{FOLDER}/{name}")
 
 
 def encode(lot: Folded) -> bytes:
     """The lot as three Arrow streams, texts as the dictionaries that they are."""
     sink = pa.BufferOutputStream()
     sums = {"events": str(lot.events), "cost_nano": str(lot.cost_nano)}
-    options = pa.ipc.IpcWriteOptions(compression="lz4")
+    options = pa.ipc.IpcWriteOptions(compression="lz4", use_threads=False)
     for table in (lot.tasks.replace_schema_metadata(sums), lot.attempts, lot.daily):
         with pa.ipc.new_stream(sink, table.schema, options=options) as writer:
             writer.write_table(table)
@@ -260,8 +264,8 @@ def encode(lot: Folded) -> bytes:
 
 def decode(data: bytes) -> Folded:
     """Raises pa.ArrowInvalid for what is no lot."""
-    source = pa.BufferReader(data)
-    tasks, attempts, daily = (pa.ipc.open_stream(source).read_all() for _ in range(3))
+    source, options = pa.BufferReader(data), pa.ipc.IpcReadOptions(use_threads=False)
+    tasks, attempts, daily = (pa.ipc.open_stream(source, options=options).read_all() for _ in range(3))
     sums = tasks.schema.metadata
     return Folded(
         int(sums[b"events"]),
@@ -276,5 +280,6 @@ def _put(store: Store, offer: str, number: int, lot: Folded) -> None:
     store.put(_path(offer, number), encode(lot))
 
 
-def _path(offer: str, number: int) -> str:
-    return f"{FOLDER}/{offer}/{number}.arrow"
+def _path(offer: str, number: int | None = None) -> str:
+    """Of the offer itself, or of the rows of a span of it."""
+    return f"{FOLDER}/{offer}.json" if number is None else f"{FOLDER}/{offer}.{number}.arrow"
