@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import logging
 import sys
+import threading
 from pathlib import Path
 
 from accounting import ingest, ledger, nightly, tell
@@ -74,9 +75,9 @@ class Accounting:
         except (LedgerError, RedisUnavailable) as error:
             log.error("the rollup is tried again in %.0f s: %s", NIGHTLY_EVERY_S, error)
 
-    def help_others(self) -> None:
+    def help_others(self, stopping: threading.Event) -> None:
         try:
-            self.helper.round()
+            self.helper.round(stopping)
         except (LedgerError, OverflowError, RedisUnavailable) as error:
             log.error("a day is left to other nodes: %s", error)
 
@@ -114,7 +115,7 @@ def serve() -> LaneBroker:
     broker = LaneBroker(store)
     broker.every("accounting-ingest", INGEST_EVERY_S, accounting.ingest)
     broker.every("accounting-nightly", NIGHTLY_EVERY_S, accounting.nightly)
-    broker.every("accounting-help", HELP_EVERY_S, accounting.help_others)
+    broker.every("accounting-help", HELP_EVERY_S, lambda: accounting.help_others(broker.stopping))
     broker.every("accounting-alerts", ALERTS_EVERY_S, accounting.take_alerts)
     broker.every("accounting-tell", ALERTS_EVERY_S, accounting.tell_people)
     broker.every("accounting-watch", WATCH_EVERY_S, accounting.watch_trends)

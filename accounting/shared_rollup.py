@@ -15,6 +15,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -145,7 +146,7 @@ class Shared:
         data = self._store.read(_path(self._offer, number))
         try:
             return None if data is None else decode(data)
-        except pa.ArrowInvalid as error:
+        except (pa.ArrowInvalid, OSError) as error:
             log.warning("the rows of span %d are folded again: %s", number, error)
             return None
 
@@ -172,8 +173,8 @@ class Helper:
         self._offers, self._store = offers, store
         self._left = self._told = ""
 
-    def round(self) -> int:
-        """Folds until no span is left that it may take. How many it folded.
+    def round(self, stopping: threading.Event | None = None) -> int:
+        """Folds until no span is left that it may take, or the process is stopping. How many it folded.
 
         Raises LedgerError or OverflowError where it could not fold one, and leaves the rest of that day to others;
         RedisUnavailable.
@@ -181,23 +182,26 @@ class Helper:
         if not self._offers.busy.acquire(blocking=False):
             return 0
         try:
-            return sum(self._help(offer) for offer in self._offers.there() if offer != self._left)
+            there = [offer for offer in self._offers.there() if offer != self._left]
+            return sum(self._help(offer, stopping or threading.Event()) for offer in there)
         finally:
             self._offers.busy.release()
 
-    def _help(self, offer: str) -> int:
+    def _help(self, offer: str, stopping: threading.Event) -> int:
         said = self._fitting(offer)
+        if said is None:
+            return 0
         count = 0
         with ExitStack() as stack:
-            view: View | None = None
-            while said is not None and (number := self._offers.take(offer)) not in (IN_HAND, CLOSED):
+            view: View | None = None  # nothing is copied near for what others have in hand
+            while not stopping.is_set() and (number := self._offers.take(offer)) not in (IN_HAND, CLOSED):
                 with self._trying(offer, number):
                     view = view or self._view(stack, said)
                     _put(self._store, offer, number, view.lot(number))
                 self._offers.done(offer, number)
                 count += 1
         if count:
-            log.info("folded %d spans of %s", count, said["day"] if said else "")
+            log.info("folded %d spans of %s", count, said["day"])
         return count
 
     def _fitting(self, offer: str) -> dict[str, Any] | None:
@@ -263,7 +267,7 @@ def encode(lot: Folded) -> bytes:
 
 
 def decode(data: bytes) -> Folded:
-    """Raises pa.ArrowInvalid for what is no lot."""
+    """Raises pa.ArrowInvalid or OSError for what is no lot."""
     source, options = pa.BufferReader(data), pa.ipc.IpcReadOptions(use_threads=False)
     tasks, attempts, daily = (pa.ipc.open_stream(source, options=options).read_all() for _ in range(3))
     sums = tasks.schema.metadata

@@ -176,8 +176,7 @@ def test_a_day_that_two_nodes_fold_has_the_same_bytes(
     whole = alone(filled)
 
     def until_all_are_done() -> None:
-        spans = spans_of(client)
-        while client.exists(spans):
+        while client.zcard(OFFERS):
             client.blpop(["laneway:never"], timeout=0.05)
 
     with process(HELPS, filled, server) as node:
@@ -185,7 +184,7 @@ def test_a_day_that_two_nodes_fold_has_the_same_bytes(
         told, files = together(filled, client, tell=after_the_first(until_all_are_done))
     assert files == whole
     assert [(now.done, now.spans) for now in told] == [(n, SPANS) for n in range(1, SPANS + 1)]
-    assert (told[0].nodes, told[-1].nodes) == (1, 2)
+    assert told[-1].nodes == 2
     assert nothing_is_left(filled, client)
 
 
@@ -404,6 +403,29 @@ def test_a_damaged_part_is_told_by_the_coordinator_with_its_mend(
     assert len(seen) == 1
     assert not client.keys("laneway:rollup*")
     assert store.list(FOLDER) == ()
+
+
+def test_a_node_that_is_to_stop_ends_its_span_and_takes_no_other(client: redis.Redis, tmp_path: Path) -> None:
+    stopping = threading.Event()
+
+    class Stops(LocalStore):
+        def put(self, path: str, data: Data, *, over: str | None = None) -> bool:
+            stopping.set()
+            return super().put(path, data, over=over)
+
+    store = Stops(tmp_path / "ledger")
+    fill(client, store, tmp_path)
+    stopping.clear()
+    helper = Helper(Offers(client, LEASE_S), store)
+    counts: list[int] = []
+
+    def tell(_: Progress) -> None:
+        stopping.clear()
+        counts.append(helper.round(stopping))
+
+    rollup.rollup(store, DAY, offers=Offers(client, LEASE_S), slice_rows=ROWS, tell=tell)
+    assert counts[0] == 1
+    assert set(counts) == {0, 1}
 
 
 def test_a_full_redis_shares_a_day_all_the_same(client: redis.Redis, filled: Place) -> None:

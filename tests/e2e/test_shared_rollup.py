@@ -24,14 +24,15 @@ TOML = """
 [fleet]
 ledger = "ledger"
 lease_s = 1.5
+rollup_at_utc = "23:59"
 """
 NODES = ("one", "two", "three")
-ROWS = 3  # facts a slice, so that the day is cut into as many spans as can be
+ROWS, SPANS = 6, 128  # facts a slice, and what that makes of the day
 
 
 @pytest.fixture
 def fleet(live: Callable[[str], LiveFleet], client: redis.Redis, tmp_path: Path) -> LiveFleet:
-    """Three nodes over a ledger of a day that none of them takes for news."""
+    """Three nodes over a ledger of a day that none of them rolls by itself."""
     fleet = live(TOML)
     publish(client, map(entry, day_of_stories(150)))
     ingest.drain_all(client, ledger_of(fleet), LocalStore(tmp_path / "quarantine"), limit=200)
@@ -109,8 +110,8 @@ def test_the_command_shares_a_day_and_says_how_far_it_is(
     [day] = json.loads(said.out)["days"]
     assert (day["date"], day["tasks"]) == (DAY, 150)
     lines = [line for line in said.err.splitlines() if line.startswith(DAY)]
-    assert lines[0].startswith(f"{DAY}: 1 of 256 spans, by ")
-    assert lines[-1].startswith(f"{DAY}: 256 of 256 spans, by ")
+    assert lines[0].startswith(f"{DAY}: 1 of {SPANS} spans, by ")
+    assert lines[-1].startswith(f"{DAY}: {SPANS} of {SPANS} spans, by ")
     assert lines[-1].endswith(" nodes")
     assert files_in(ledger_of(fleet).root) == alone(fleet, tmp_path / "alone")
     assert not client.exists(ingest.DIRTY)
