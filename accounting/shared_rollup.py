@@ -76,10 +76,10 @@ class Shared:
         with ExitStack() as stack:
             stack.enter_context(self._offers.busy)
             stack.callback(self._withdraw)
-            self._store.put(_path(self._offer), self._said())
             try:
+                self._store.put(_path(self._offer), self._said())
                 self._offers.make(self._offer, len(self._view.spans))
-            except RedisUnavailable as error:
+            except (LedgerError, RedisUnavailable) as error:
                 self._go_on_alone(error.message)
             else:
                 stack.enter_context(self._offers.held(self._offer))
@@ -139,7 +139,12 @@ class Shared:
 
     def _fold_ahead(self, number: int) -> None:
         with self._offers.held(self._offer, number):
-            _put(self._store, self._offer, number, self._view.lot(number))
+            lot = self._view.lot(number)
+            try:
+                _put(self._store, self._offer, number, lot)
+            except LedgerError as error:  # the day's files may still go where its rows did not
+                self._go_on_alone(error.message)
+                return
         self._offers.done(self._offer, number)
 
     def _read(self, number: int) -> Folded | None:

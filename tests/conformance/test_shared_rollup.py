@@ -508,6 +508,36 @@ class Unlucky(LocalStore):
         return super().put(path, data, over=over)
 
 
+@pytest.mark.parametrize("refused", [".json", ".arrow"])
+def test_a_coordinator_that_can_share_nothing_rolls_the_day_alone(
+    refused: str, client: redis.Redis, tmp_path: Path
+) -> None:
+    class Refuses(LocalStore):
+        def put(self, path: str, data: Data, *, over: str | None = None) -> bool:
+            if path.endswith(refused):
+                tried.append(path)
+                raise LedgerError("no room")
+            return super().put(path, data, over=over)
+
+    class Others(Offers):
+        """They have the first span in hand, so that the coordinator folds ahead."""
+
+        def make(self, offer: str, spans: int) -> None:
+            super().make(offer, spans)
+            self.take(offer)
+
+    tried: list[str] = []
+    store = LocalStore(tmp_path / "ledger")
+    fill(client, store, tmp_path)
+    rollup.rollup(store, DAY)
+    whole = [files_of(store, name) for name in rollup.PUBLISHED]
+    again = rollup.rollup(Refuses(store.root), DAY, offers=Others(client, LEASE_S), slice_rows=ROWS)
+    assert (again.written, again.tasks) == ((), 150)
+    assert [files_of(store, name) for name in rollup.PUBLISHED] == whole
+    assert len(tried) == 1
+    assert store.list(FOLDER) == ()
+
+
 @pytest.fixture(scope="module")
 def day(tmp_path_factory: pytest.TempPathFactory, server: Embedded) -> tuple[LocalStore, dict[str, bytes]]:
     folder = tmp_path_factory.mktemp("day")
