@@ -1,12 +1,16 @@
-"""Accounting's actors: the stream into files all day, the files of the days rolled up at night; alerts to people."""
+"""Accounting's actors: the stream into files all day, the files of the days rolled up at night (a large day by all
+nodes); alerts to people."""
 
 from __future__ import annotations
 
 import logging
 import sys
+import threading
 from pathlib import Path
 
 from accounting import ingest, ledger, nightly, tell
+from accounting.offers import Offers
+from accounting.shared_rollup import Helper
 from accounting.watch import Watch
 from broker.connect import connect
 from broker.errors import LanewayError, LedgerError, RedisUnavailable
@@ -16,6 +20,7 @@ from broker.store import Store, ask
 
 INGEST_EVERY_S = 1.0
 NIGHTLY_EVERY_S = 30.0
+HELP_EVERY_S = 1.0
 ALERTS_EVERY_S = 1.0
 WATCH_EVERY_S = 10.0
 LEAST_LOCK_MS = (
@@ -33,6 +38,8 @@ class Accounting:
     ) -> None:
         self.settings, self.store, self.files, self.quarantine = settings, store, files, quarantine
         self.client = store.client
+        self.offers = Offers(store.client, settings.fleet.lease_s)
+        self.helper = Helper(self.offers, files)
         self.watch = Watch(store, settings.alerts.task_p95_usd)
         self.rolled: str | None = None
 
@@ -57,11 +64,22 @@ class Accounting:
         try:
             self.rolled = ask(
                 lambda: nightly.run_if_due(
-                    self.client, self.files, self.quarantine, self.settings, self.rolled
+                    self.client,
+                    self.files,
+                    self.quarantine,
+                    self.settings,
+                    self.rolled,
+                    offers=self.offers,
                 )
             )
         except (LedgerError, RedisUnavailable) as error:
             log.error("the rollup is tried again in %.0f s: %s", NIGHTLY_EVERY_S, error)
+
+    def help_others(self, stopping: threading.Event) -> None:
+        try:
+            self.helper.round(stopping)
+        except (LedgerError, OverflowError, RedisUnavailable) as error:
+            log.error("a day is left to other nodes: %s", error)
 
     def take_alerts(self) -> None:
         try:
@@ -97,6 +115,7 @@ def serve() -> LaneBroker:
     broker = LaneBroker(store)
     broker.every("accounting-ingest", INGEST_EVERY_S, accounting.ingest)
     broker.every("accounting-nightly", NIGHTLY_EVERY_S, accounting.nightly)
+    broker.every("accounting-help", HELP_EVERY_S, lambda: accounting.help_others(broker.stopping))
     broker.every("accounting-alerts", ALERTS_EVERY_S, accounting.take_alerts)
     broker.every("accounting-tell", ALERTS_EVERY_S, accounting.tell_people)
     broker.every("accounting-watch", WATCH_EVERY_S, accounting.watch_trends)

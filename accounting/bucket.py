@@ -137,13 +137,13 @@ class Bucket:
         got = self.get(key)
         return got[0].version if got is not None and got[1] == data[:] else None
 
-    def names(self, prefix: str) -> list[str]:
-        """What lies directly under the prefix, objects and folders."""
-        keys: list[str] = []
+    def names(self, prefix: str) -> dict[str, str]:
+        """What lies directly under the prefix: objects, each with its version, and folders, which have "" for one."""
+        keys: dict[str, str] = {}
         for page in self._pages("list", "list_objects_v2", prefix, {"Delimiter": "/"}):
-            keys += (row["Key"] for row in page.get("Contents", ()))
-            keys += (row["Prefix"] for row in page.get("CommonPrefixes", ()))
-        return [key.removeprefix(prefix).rstrip("/") for key in keys if key != prefix]
+            keys |= {row["Key"]: row["ETag"] for row in page.get("Contents", ())}
+            keys |= {row["Prefix"]: "" for row in page.get("CommonPrefixes", ())}
+        return {key.removeprefix(prefix).rstrip("/"): keys[key] for key in keys if key != prefix}
 
     def delete(self, key: str) -> None:
         self._ask("delete", key, self._client.delete_object, {})

@@ -2,7 +2,8 @@
 
     <ledger>/events/date=2026-01-31/<first>-<last>.parquet
     <ledger>/tasks/date=2026-01-31/tasks.parquet        (likewise attempts, daily)
-    <ledger>/.tmp/                                      drafts and locks; no data set, and no glob of one sees it
+    <ledger>/.tmp/                                      drafts, locks and what a rollup shares; no data set, and no glob
+                                                        of one sees it
 
 Paths are relative to the ledger and written with ``/``. A put is atomic and durable: when it returns, the bytes
 survive a power cut, and at no time does a reader see half of them. ``accounting/s3.py`` is the same in a bucket;
@@ -31,6 +32,7 @@ from broker.settings import Settings
 EVENTS, TASKS, ATTEMPTS, DAILY = DATASETS = "events", "tasks", "attempts", "daily"
 LEFTOVER_S = 24 * 3600
 TRIES = 5
+TEMPORARY = ".tmp"
 US_PER_DAY = 86_400_000_000
 _EPOCH = date(1970, 1, 1).toordinal()
 PIECE = 2**22
@@ -63,6 +65,9 @@ class Store(Protocol):
     def version(self, path: str) -> str:
         """Tells this state of the file from any other; "" where it is not there."""
 
+    def versions(self, folder: str) -> dict[str, str]:
+        """The version of each file in the folder, by its name."""
+
     def put(self, path: str, data: Data, *, over: str | None = None) -> bool:
         """Writes or replaces the file, atomically and durably. False: it held these bytes, and is left alone.
 
@@ -74,6 +79,9 @@ class Store(Protocol):
 
     def exclusive(self, name: str) -> AbstractContextManager[object]:
         """Held by one process at a time; a holder's death releases it."""
+
+    def remove(self, path: str) -> None:
+        """Removes a file under ``.tmp``, where it is there."""
 
     def tidy(self) -> int:
         """Removes what dead writers left half done. How many there were."""
@@ -143,7 +151,7 @@ class LocalStore:
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        self._drafts = root / ".tmp"
+        self._drafts = root / TEMPORARY
 
     def check(self) -> None:
         draft = self._draft()
@@ -152,7 +160,7 @@ class LocalStore:
             _write_through(draft, b"")
             draft.unlink()
         except OSError as error:
-            raise self._refused("write", ".tmp", error) from error
+            raise self._refused("write", TEMPORARY, error) from error
 
     def list(self, folder: str) -> tuple[str, ...]:
         try:
@@ -184,6 +192,9 @@ class LocalStore:
         except OSError as error:
             raise self._refused("look at", path, error) from error
         return f"{said.st_ino}-{said.st_mtime_ns}-{said.st_size}"
+
+    def versions(self, folder: str) -> dict[str, str]:
+        return {name: self.version(f"{folder}/{name}") for name in self.list(folder)}
 
     def put(self, path: str, data: Data, *, over: str | None = None) -> bool:
         if self._holds(path, data):
@@ -238,6 +249,12 @@ class LocalStore:
         with file:
             fcntl.flock(file, fcntl.LOCK_EX)
             yield
+
+    def remove(self, path: str) -> None:
+        try:
+            (self.root / path).unlink(missing_ok=True)
+        except OSError as error:
+            raise self._refused("remove", path, error) from error
 
     def tidy(self) -> int:
         old = time.time() - LEFTOVER_S

@@ -11,6 +11,7 @@ from accounting import ingest, ledger, rollup
 from accounting.ingest import Ingested
 from accounting.ledger import Store
 from accounting.machines import MachineDay, allot
+from accounting.offers import Offers
 from accounting.rollup import RolledDay
 from broker.settings import Settings
 from broker.store import Store as State
@@ -39,10 +40,18 @@ def due(now_us: int, last_day: str | None, rollup_at_utc: str) -> bool:
     return now_us >= begins_us and (last_day is None or last_day < today)
 
 
-def run(client: redis.Redis, store: Store, quarantine: Store, settings: Settings) -> Night:
+def run(
+    client: redis.Redis,
+    store: Store,
+    quarantine: Store,
+    settings: Settings,
+    *,
+    offers: Offers | None = None,
+) -> Night:
     """Drains the stream, shares out what the machines of the last days did cost, and rolls every day with news.
 
-    Raises LedgerError for what could not be written or read.
+    Large days are shared with other nodes by way of the ``offers``. Raises LedgerError for what could not be written or
+    read.
     """
     store.tidy()
     limit = settings.fleet.ingest_flush_events
@@ -54,16 +63,22 @@ def run(client: redis.Redis, store: Store, quarantine: Store, settings: Settings
     machines = [one for day in days for one in allot(store, state, settings, day)]
     if machines:
         ingested += ingest.drain_all(client, store, quarantine, limit=limit)
-    return Night(ingested, rollup.rollup_dirty(client, store), tuple(machines))
+    return Night(ingested, rollup.rollup_dirty(client, store, offers=offers), tuple(machines))
 
 
 def run_if_due(
-    client: redis.Redis, store: Store, quarantine: Store, settings: Settings, last_day: str | None
+    client: redis.Redis,
+    store: Store,
+    quarantine: Store,
+    settings: Settings,
+    last_day: str | None,
+    *,
+    offers: Offers | None = None,
 ) -> str | None:
     """Does the night's work where it is due by Redis's clock. The day on which it was last done."""
     clock: Any = client.time()
     now_us = clock[0] * 1_000_000 + clock[1]
     if not due(now_us, last_day, settings.fleet.rollup_at_utc):
         return last_day
-    run(client, store, quarantine, settings)
+    run(client, store, quarantine, settings, offers=offers)
     return ledger.day_of(now_us)

@@ -152,7 +152,7 @@ def _part(store: Store, path: str, stays_open: bool) -> Part:
         source = store.open(path)
         meta = pq.read_metadata(source)
         file = _opened(source, meta) if stays_open else None
-    except pa.ArrowInvalid as error:
+    except (pa.ArrowInvalid, OSError) as error:
         raise _damaged(path, error) from error
     said = meta.metadata or {}
     firsts: tuple[int, ...] = (0,) * meta.num_row_groups  # of version 1, or of another hand

@@ -3,31 +3,34 @@
 Each file is replaced as a whole and only when its bytes change; the same facts give the same bytes. One rollup at a
 time writes to a ledger. Where that lock was lost, an older view of a day still never follows a newer one: a rollup
 replaces only the files that were there before it looked at the facts, and begins anew where others came between. A day
-is read some buckets of tasks at a time, which keeps the memory bounded however many facts it has.
+is read some buckets of tasks at a time, which keeps the memory bounded however many facts it has; a large day is
+folded by all nodes that keep the ledger (``accounting/shared_rollup.py``).
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
+from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 import redis
 
-from accounting import ledger, parts
+from accounting import ledger, parts, shared_rollup
 from accounting.drafts import Drafts
-from accounting.fold import COLUMNS, fold
 from accounting.ingest import DIRTY
 from accounting.ledger import Store
+from accounting.offers import Offers
+from accounting.shared_rollup import Shared
+from accounting.view import View
 from broker.errors import LedgerError
 
 SLICE_ROWS = 400_000  # of facts; a slice takes about 900 bytes each while it is folded
+#: A day of fewer spans is folded in about the time in which other nodes see that it is offered.
+LEAST_SHARED = 4
 LOCK = "rollup"
 PUBLISHED = (ledger.TASKS, ledger.ATTEMPTS, ledger.DAILY)
-
-T = TypeVar("T")
 
 log = logging.getLogger("laneway.rollup")
 
@@ -49,23 +52,51 @@ class RolledDay:
     written: tuple[str, ...]
 
 
-def rollup(store: Store, day: str, *, slice_rows: int = SLICE_ROWS) -> RolledDay:
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """``done`` of the day's ``spans`` are in its files by now; so many ``nodes`` took part."""
+
+    day: str
+    done: int
+    spans: int
+    nodes: int
+
+
+Tell = Callable[[Progress], None]
+
+
+def rollup(
+    store: Store,
+    day: str,
+    *,
+    offers: Offers | None = None,
+    tell: Tell = lambda _: None,
+    slice_rows: int = SLICE_ROWS,
+) -> RolledDay:
     """Writes the day's files anew from all its facts; a day without facts is left as it is.
 
-    Raises LedgerError where a file cannot be read or written.
+    A large day is shared with other nodes by way of the ``offers``; None: it is folded here alone. ``tell`` is called
+    after each span. Raises LedgerError where a file cannot be read or written.
     """
     with store.exclusive(LOCK):
-        return ledger.again(lambda: _rolled(store, day, slice_rows))
+        return _again(store, day, offers, tell, slice_rows)
 
 
-def _rolled(store: Store, day: str, slice_rows: int) -> RolledDay:
+def _again(store: Store, day: str, offers: Offers | None, tell: Tell, slice_rows: int) -> RolledDay:
+    shared_rollup.clear(store, offers)
+    return ledger.again(lambda: _rolled(store, day, offers, tell, slice_rows))
+
+
+def _rolled(store: Store, day: str, offers: Offers | None, tell: Tell, slice_rows: int) -> RolledDay:
     paths = {name: f"{ledger.partition(name, day)}/{name}.parquet" for name in PUBLISHED}
     seen = {name: store.version(path) for name, path in paths.items()}  # before the facts are looked at
     with store.nearby(ledger.partition(ledger.EVENTS, day)) as near, Drafts() as drafts:
         found = parts.of_day(near, day)
-        lots = ahead(parts.read(near, found, span, COLUMNS) for span in parts.spans(found, slice_rows))
-        for folded in ahead(fold(lot) for lot in lots):
-            drafts.add(folded)
+        view = View(near, found, parts.spans(found, slice_rows))
+        with _shared(store, day, view, offers) as lots, closing(lots.lots()) as coming:
+            for number, lot in enumerate(coming, 1):
+                drafts.add(lot)
+                tell(Progress(day, number, len(view.spans), lots.nodes))
         written = tuple(
             paths[name]
             for name, data in (drafts.done() if drafts.events else ())
@@ -74,33 +105,37 @@ def _rolled(store: Store, day: str, slice_rows: int) -> RolledDay:
     return RolledDay(day, drafts.events, drafts.tasks, drafts.attempts, drafts.cost_nano, written)
 
 
-def ahead(made: Iterator[T]) -> Iterator[T]:
-    """The same, the next one made by a thread while the last one is in use."""
-    with ThreadPoolExecutor(1) as thread:
-        coming = thread.submit(next, made, None)
-        while (one := coming.result()) is not None:
-            coming = thread.submit(next, made, None)
-            yield one
+def _shared(
+    store: Store, day: str, view: View, offers: Offers | None
+) -> AbstractContextManager[View | Shared]:
+    if offers is None or len(view.spans) < LEAST_SHARED:
+        return nullcontext(view)
+    return Shared(offers, store, day, view)
 
 
-def rollup_dirty(client: redis.Redis, store: Store) -> tuple[RolledDay, ...]:
-    """Rolls every day that has news since its last rollup, the oldest first.
+def rollup_dirty(
+    client: redis.Redis, store: Store, *, offers: Offers | None = None, tell: Tell = lambda _: None
+) -> tuple[RolledDay, ...]:
+    """Rolls every day that has news since its last rollup, the oldest first; ``offers`` and ``tell`` as in ``rollup``.
 
     A day is forgotten only after its files are durable, and stays where ingest touched it meanwhile. A day that cannot
     be rolled does not stop the others; raises LedgerError for those at the end.
     """
-    marks: Any = client.hgetall(DIRTY)
+    days: Any = client.hkeys(DIRTY)
     forget = client.register_script(_FORGET)
     rolled: list[RolledDay] = []
     failures: list[LedgerError] = []
-    for name, mark in sorted(marks.items()):
+    for name in sorted(days):
         try:
-            rolled.append(rollup(store, name.decode()))
+            with store.exclusive(LOCK):
+                mark: Any = client.hget(DIRTY, name)
+                if mark is None:  # another node rolled it while this one waited
+                    continue
+                rolled.append(_again(store, name.decode(), offers, tell, SLICE_ROWS))
+                forget(keys=[DIRTY], args=[name, mark])
         except LedgerError as failure:
             log.error("%s stays to be rolled: %s", name.decode(), failure.message)
             failures.append(failure)
-            continue
-        forget(keys=[DIRTY], args=[name, mark])
     if failures:
         raise LedgerError("; ".join(one.message for one in failures), mend=failures[0].mend) from failures[0]
     return tuple(rolled)

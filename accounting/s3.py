@@ -1,7 +1,8 @@
 """The ledger in a bucket: one object a file, under the same names as in a folder.
 
 A put is one conditional step, whatever its size: readers have the old object or the new one, and no writer replaces
-what it has not seen. Only ``.tmp/`` holds anything but data: the lock, and for a moment what ``check`` tries.
+what it has not seen. Only ``.tmp/`` holds anything but data: the lock, what a rollup shares, and for a moment what
+``check`` tries.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from typing import Any
 import pyarrow as pa
 
 from accounting.bucket import MEGABYTE, Bucket, Found, pause
-from accounting.ledger import LEFTOVER_S, TRIES, Data, LocalStore, Store, replaced
+from accounting.ledger import LEFTOVER_S, TEMPORARY, TRIES, Data, LocalStore, Store, replaced
 from accounting.lock import LEASE_S, ObjectLock
 from broker.errors import ConfigError, LedgerError
 from broker.settings import S3
@@ -28,7 +29,6 @@ PIECE = (
     4 * MEGABYTE
 )  # that a reader gets at once: a small file whole, of a large one first the end with its footer
 PARALLEL = 8
-TEMPORARY = ".tmp"
 PROBE, OTHER_ETAG = b"laneway", '"00000000000000000000000000000000"'
 _NAME = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
 
@@ -77,8 +77,7 @@ class S3Store:
             )
 
     def list(self, folder: str) -> tuple[str, ...]:
-        prefix = self.root if folder == "." else self._key(f"{folder}/")
-        return tuple(sorted(name for name in self.bucket.names(prefix) if not name.startswith(".")))
+        return tuple(sorted(self.versions(folder)))
 
     def open(self, path: str) -> Any:
         key = self._key(path)
@@ -97,6 +96,12 @@ class S3Store:
     def version(self, path: str) -> str:
         there = self.bucket.look(self._key(path))
         return there.version if there is not None else ""
+
+    def versions(self, folder: str) -> dict[str, str]:
+        prefix = self.root if folder == "." else self._key(f"{folder}/")
+        return {
+            name: version for name, version in self.bucket.names(prefix).items() if not name.startswith(".")
+        }
 
     def put(self, path: str, data: Data, *, over: str | None = None) -> bool:
         key = self._key(path)
@@ -135,6 +140,9 @@ class S3Store:
 
     def exclusive(self, name: str) -> AbstractContextManager[object]:
         return ObjectLock(self.bucket, self._key(f"{TEMPORARY}/{name}.lock"), lease_s=self.lease_s)
+
+    def remove(self, path: str) -> None:
+        self.bucket.delete(self._key(path))
 
     def tidy(self) -> int:
         return self.bucket.abandon(self.root, LEFTOVER_S)

@@ -9,6 +9,7 @@ ALL = (
     "dispatch",
     "money",
     "ledger",
+    "shared",
     "report",
     "prices",
     "call",

@@ -32,6 +32,7 @@ laneway:used:<window>     hash    scope → spent and reserved in a day, a month
 laneway:held:<day>        hash    scope → reserved in that day and not yet settled
 laneway:rates:<month>     hash    type|lane|purpose|tries, …|successes, …|nano: what calls came to
 laneway:alerted:<window>  hash    scope|period|level → when the level was passed
+laneway:rollups           zset    large days that are offered to be folded (and what follows it: accounting/offers.py)
 laneway:alerts            list    alerts that nobody was told of yet (and what follows it: accounting/tell.py)
 """
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import time
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -10,7 +12,8 @@ import click
 
 from accounting import ledger
 from accounting.ingest import Ingested, drain_all, held_s
-from accounting.rollup import RolledDay, rollup_dirty
+from accounting.offers import Offers
+from accounting.rollup import Progress, RolledDay, rollup_dirty
 from accounting.rollup import rollup as roll
 from broker.connect import connect
 from broker.errors import LedgerError, RedisUnavailable
@@ -21,6 +24,7 @@ from laneway.cli.output import emit, json_option, price, say, usd
 
 QUARANTINE = "quarantine"
 BRIEF_S = 1.0  # that a writer at work may take without a word of ours
+PROGRESS_S = 5.0  # between two words about a long work
 
 
 @click.command()
@@ -32,7 +36,7 @@ def rollup(date: str | None, since: str | None, as_json: bool) -> None:
 
     First whatever waits in Redis goes into the ledger; without a Redis the ledger is rolled as it is. With no day
     named, every day with news is rolled. The same facts give the same bytes, so a file that would not change is left
-    alone.
+    alone. A large day is folded together with the nodes that keep the ledger; how far it is, is told on standard error.
     """
     if date and since:
         raise click.UsageError("give --date or --since, not both")
@@ -43,11 +47,14 @@ def rollup(date: str | None, since: str | None, as_json: bool) -> None:
         store = connect(settings)
     except RedisUnavailable as error:
         click.echo(f"the ledger is rolled as it is: {error.message}", err=True)
-        drained, rolled = None, _roll(files, date, since)
+        drained, rolled = None, _roll(files, date, since, None)
     else:
         drained = _drain(settings, store, files)
+        offers = Offers(store.client, settings.fleet.lease_s)
         rolled = (
-            _roll(files, date, since) if date or since else ask(lambda: rollup_dirty(store.client, files))
+            _roll(files, date, since, offers)
+            if date or since
+            else ask(lambda: rollup_dirty(store.client, files, offers=offers, tell=_progress()))
         )
     if as_json:
         emit(
@@ -83,10 +90,26 @@ def _drained(settings: Settings, store: Store, files: ledger.Store, patience_s: 
     )
 
 
-def _roll(files: ledger.Store, date: str | None, since: str | None) -> tuple[RolledDay, ...]:
-    if date:
-        return (roll(files, date),)
-    return tuple(roll(files, day) for day in ledger.days(files, ledger.EVENTS) if day >= (since or ""))
+def _roll(
+    files: ledger.Store, date: str | None, since: str | None, offers: Offers | None
+) -> tuple[RolledDay, ...]:
+    days = [date] if date else [day for day in ledger.days(files, ledger.EVENTS) if day >= (since or "")]
+    tell = _progress()
+    return tuple(roll(files, day, offers=offers, tell=tell) for day in days)
+
+
+def _progress() -> Callable[[Progress], None]:
+    """Says how far the work is, where it takes long."""
+    told_at = time.monotonic()
+
+    def tell(now: Progress) -> None:
+        nonlocal told_at
+        if time.monotonic() - told_at >= PROGRESS_S:
+            told_at = time.monotonic()
+            by = f"by {now.nodes} nodes" if now.nodes > 1 else "by this node"
+            click.echo(f"{now.day}: {now.done} of {now.spans} spans, {by}", err=True)
+
+    return tell
 
 
 def _rolled_row(day: RolledDay) -> dict[str, Any]:

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import logging
+import threading
+
 import pytest
 import redis
 
-from accounting import ingest, ledger, nightly
+from accounting import ingest, ledger, nightly, rollup
+from accounting.actor import Accounting
 from accounting.ledger import LocalStore
+from accounting.offers import Offers
 from broker.keys import EVENTS
 from broker.settings import Settings
+from broker.store import Store as State
 from tests.accounting.stories import DAY, NOON_US, day_of_stories, entry, publish
 
 HOUR_US = 3_600_000_000
@@ -47,3 +53,28 @@ def test_the_night_drains_and_rolls_everything_once(
     night = nightly.run(client, store, quarantine, settings)
     assert night.ingested.entries == 1
     assert [day.day for day in night.rolled] == [DAY]
+
+
+def test_a_large_day_of_the_night_is_offered_to_the_other_nodes(
+    client: redis.Redis,
+    store: LocalStore,
+    quarantine: LocalStore,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    settings = Settings.model_validate({"fleet": {"rollup_at_utc": "00:00"}})
+    one, other = (Accounting(settings, State(client, settings.fleet), store, quarantine) for _ in range(2))
+
+    class Quick(Offers):
+        def make(self, offer: str, spans: int) -> None:
+            super().make(offer, spans)
+            other.help_others(threading.Event())
+
+    publish(client, map(entry, day_of_stories(60)))
+    monkeypatch.setattr(rollup, "SLICE_ROWS", 50)
+    one.offers = Quick(client, settings.fleet.lease_s)
+    with caplog.at_level(logging.INFO):
+        one.nightly()
+    assert f"folded 8 spans of {DAY}" in caplog.text
+    assert ledger.days(store, "tasks") == (DAY,)
+    assert not client.exists(ingest.DIRTY)

@@ -191,3 +191,19 @@ def test_leftovers_of_killed_writers_are_tidied(store: LocalStore) -> None:
     assert store.tidy() == 1
     assert new.exists()
     assert store.list(".") == ("events",)
+
+
+def test_a_day_that_another_node_rolled_meanwhile_is_not_rolled_again(
+    client: redis.Redis, filled: LocalStore
+) -> None:
+    """As at night, when all nodes begin at the same time and wait for the lock one after another."""
+
+    class Late(LocalStore):
+        def exclusive(self, name: str) -> Any:
+            if name == rollup.LOCK:
+                others.extend(rollup.rollup_dirty(client, filled))
+            return super().exclusive(name)
+
+    others: list[rollup.RolledDay] = []
+    assert rollup.rollup_dirty(client, Late(filled.root)) == ()
+    assert [day.day for day in others] == [DAY]

@@ -257,3 +257,27 @@ def test_a_lock_outlives_its_holder_by_a_lease_at_most(place: Place) -> None:
 def test_locks_of_other_names_are_other_locks(place: Place) -> None:
     with place.store().exclusive("rollup"), place.store().exclusive("other"):
         pass
+
+
+def test_versions_tell_all_files_of_a_folder(place: Place) -> None:
+    store = place.store()
+    assert store.versions("events/x") == {}
+    for name in ("one", "two"):
+        store.put(f"events/x/{name}", name.encode())
+    store.put("events/x/.hidden", b"")
+    first = store.versions("events/x")
+    assert list(first) == ["one", "two"]
+    assert place.store().versions("events/x") == first
+    store.put("events/x/two", b"2")
+    second = store.versions("events/x")
+    assert (second["one"] == first["one"], second["two"] == first["two"]) == (True, False)
+
+
+def test_a_file_that_is_removed_is_gone_and_no_other(place: Place) -> None:
+    store = place.store()
+    for path in (".tmp/rollup/a", ".tmp/rollup/ab", "events/x"):
+        store.put(path, b"x")
+    store.remove(".tmp/rollup/a")
+    store.remove(".tmp/rollup/a")
+    assert store.list(".tmp/rollup") == ("ab",)
+    assert [path for path in place.files() if not path.endswith(".lock")] == [".tmp/rollup/ab", "events/x"]

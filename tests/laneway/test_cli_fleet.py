@@ -9,8 +9,9 @@ from decimal import Decimal
 from typing import Any
 
 import pyarrow.parquet as pq
+import pytest
 
-from accounting import ingest
+from accounting import ingest, rollup
 
 
 def test_lanes_tell_price_key_and_why_one_is_not_served(laneway: Any) -> None:
@@ -142,7 +143,7 @@ KILLED_WRITER = """
 import os, signal, sys
 from pathlib import Path
 import redis
-from accounting import ingest
+from accounting import ingest, rollup
 from accounting.ledger import LocalStore
 
 class Dying(LocalStore):
@@ -255,3 +256,22 @@ def test_every_reading_command_prints_one_json_document_and_nothing_else(laneway
         json.loads(said.stdout)
         assert said.stdout.count("\n") == 1, words
         assert said.stderr == "", words
+
+
+def test_a_part_that_is_damaged_ends_a_shared_rollup_with_its_mend(
+    laneway: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(20):
+        laneway.client.submit(f"hello {number}")
+    laneway.work()
+    laneway.run("rollup")
+    [part] = laneway.folder.glob("var/ledger/events/*/*.parquet")
+    data = part.read_bytes()
+    part.write_bytes(data[:4] + bytes(200) + data[204:])
+    laneway.store.client.hset(ingest.DIRTY, part.parent.name.removeprefix("date="), "1-1")
+    monkeypatch.setattr(rollup, "SLICE_ROWS", 10)
+    said = laneway.run("rollup", code=1)
+    assert f"{part.name} is damaged" in said.stderr
+    assert "mend: put the file back from a copy, then roll the day again" in said.stderr
+    assert laneway.store.client.hlen(ingest.DIRTY) == 1
+    assert not laneway.store.client.keys("laneway:rollup*")
