@@ -130,7 +130,7 @@ def _calls(files: Files, day: str, lanes: Sequence[str]) -> Iterator[tuple[str, 
     submitted: dict[str, Submitted] = {}
     last: dict[tuple[str, str], tuple[int, Attempted]] = {}
     for part in parts.of_day(files, day):
-        for event in facts.events(_of_lanes(parts.whole(files, part), lanes)):
+        for event in facts.events(_of_lanes(parts.whole(part), lanes)):
             ref, fact = reference(event.workspace, event.task_id), event.fact
             if isinstance(fact, Submitted):
                 submitted[ref] = fact

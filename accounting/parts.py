@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from itertools import pairwise
+from pathlib import Path
 from typing import Any, NamedTuple
 from zlib import crc32
 
@@ -21,9 +22,10 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from accounting import facts, ledger, schema
-from accounting.ledger import Store
+from accounting.ledger import LocalStore, Store
 from broker.errors import LedgerError
 
+Span = tuple[int, int]  # of buckets: the first, and the first beyond
 BUCKETS = 256
 STRIPE_ROWS = 3_000  # on average at least: 32 bytes an event; with 1,500 it is 36
 _STRIPES = (
@@ -35,6 +37,10 @@ AT_ONCE = 16  # parts that are read before their columns are cut to what they sa
 MOST_STRIPES = (
     32  # a larger part has larger ones: what each costs in a footer and to find is more than its rows
 )
+TOO_COARSE = (
+    8  # spans to a stripe, from which on it costs less to cut a part anew than to read it for each of them
+)
+BUNDLE_ROWS = 250_000
 OPEN_FILES = 200  # that are kept open from one slice to the next; some systems allow 256
 _STATISTICS = ("workspace", "task_id", "seq", "at", "submitted_at", "kind")
 _DELTA = (
@@ -55,19 +61,27 @@ def buckets_of(task_ids: Any) -> npt.NDArray[np.int64]:
     return np.fromiter(hashes, dtype=np.int64, count=len(task_ids)) >> 24
 
 
-def encode(table: Any) -> bytes:
-    """Rows of ``events`` as a part. The same rows in the same order give the same bytes for the same version."""
+def encode(table: Any, *, stripes: int | None = None) -> bytes:
+    """Rows of ``events`` as a part. The same rows in the same order give the same bytes for the same version.
+
+    ``stripes`` is how many it is cut into, a power of two up to BUCKETS; None: as many as its size bears.
+    """
     ids = _coded(table["task_id"])
     codes = ids.indices.to_numpy()
-    stripes = 1
-    while stripes < MOST_STRIPES and stripes * 2 * STRIPE_ROWS <= len(codes):
-        stripes *= 2
+    stripes = stripes or _stripes(len(codes))
     stripe = (buckets_of(ids.dictionary) * stripes // BUCKETS)[codes]
     kinds = pc.index_in(table["kind"].cast(schema.TEXT), facts.NAMES).to_numpy()
     submitted_us = schema.micros(table["submitted_at"]).to_numpy()
     order = np.lexsort((table["seq"].to_numpy(), codes, submitted_us, kinds, stripe))
     made = table.select(schema.EVENTS.names).take(pa.array(order)).cast(schema.EVENTS)
     return _written(made, np.searchsorted(stripe[order], np.arange(stripes + 1)))
+
+
+def _stripes(rows: int) -> int:
+    stripes = 1
+    while stripes < MOST_STRIPES and stripes * 2 * STRIPE_ROWS <= rows:
+        stripes *= 2
+    return stripes
 
 
 def _written(made: Any, cuts: npt.NDArray[np.int64]) -> bytes:
@@ -113,6 +127,7 @@ class Part:
     where the day has more parts than are kept open.
     """
 
+    store: Store
     path: str
     meta: Any
     firsts: tuple[int, ...]
@@ -159,7 +174,7 @@ def _part(store: Store, path: str, stays_open: bool) -> Part:
     width = BUCKETS
     if _FIRSTS in said:
         firsts, width = tuple(map(int, said[_FIRSTS].split())), BUCKETS // int(said[_STRIPES])
-    return Part(path, meta, firsts, width, _is_old(meta), file)
+    return Part(store, path, meta, firsts, width, _is_old(meta), file)
 
 
 def _opened(source: Any, meta: Any) -> Any:
@@ -170,7 +185,7 @@ def _is_old(meta: Any) -> bool:
     return _FIRST_NEW not in meta.schema.names
 
 
-def spans(parts: Sequence[Part], rows: int) -> list[tuple[int, int]]:
+def spans(parts: Sequence[Part], rows: int) -> list[Span]:
     """The buckets in as few equal spans as leave about so many rows in each."""
     total = sum(part.meta.num_rows for part in parts)
     count = 1
@@ -180,11 +195,31 @@ def spans(parts: Sequence[Part], rows: int) -> list[tuple[int, int]]:
     return [(low, low + width) for low in range(0, BUCKETS, width)]
 
 
-def read(store: Store, parts: Sequence[Part], span: tuple[int, int], columns: Sequence[str]) -> Lot:
+def fitting(parts: Sequence[Part], spans: Sequence[Span], scratch: Path) -> list[Part]:
+    """The same facts in parts that can be read span by span, those that had to be made of others in ``scratch``.
+
+    A part that was written before much had come has one stripe or two, and each span would read all of it again.
+    Raises LedgerError where a part cannot be read.
+    """
+    width = BUCKETS // len(spans)
+    coarse = [part for part in parts if part.width >= TOO_COARSE * width]
+    found = [part for part in parts if part.width < TOO_COARSE * width]
+    near = LocalStore(scratch)
+    while coarse:
+        tables: list[Any] = []
+        while coarse and sum(table.num_rows for table in tables) < BUNDLE_ROWS:
+            tables.append(whole(coarse.pop(0)))
+        path = f"{len(coarse)}.parquet"
+        (scratch / path).write_bytes(encode(pa.concat_tables(tables), stripes=len(spans)))
+        found.append(_part(near, path, len(found) < OPEN_FILES))
+    return found
+
+
+def read(parts: Sequence[Part], span: Span, columns: Sequence[str]) -> Lot:
     """These columns of all facts in the span. Raises LedgerError where a part cannot be read."""
     lots = [_joined([_wanted(tuple(columns)).empty_table()])]
     for start in range(0, len(parts), AT_ONCE):
-        lots.append(_joined([_within(store, part, span, columns) for part in parts[start : start + AT_ONCE]]))
+        lots.append(_joined([_within(part, span, columns) for part in parts[start : start + AT_ONCE]]))
     identity = [one.identity.slice(0, one.others.num_rows) for one in lots]
     identity += [one.identity.slice(one.others.num_rows) for one in lots]
     tables = [pa.concat_tables(those) for those in (identity, *list(zip(*lots, strict=True))[1:])]
@@ -236,18 +271,18 @@ def _in_one(table: Any) -> Any:
     return pa.table(made)
 
 
-def whole(store: Store, part: Part) -> Any:
+def whole(part: Part) -> Any:
     """All rows of the part, in all columns. Raises LedgerError where it cannot be read."""
     groups = range(part.meta.num_row_groups)
-    return _read(store, part, groups, schema.EVENTS.names).cast(schema.EVENTS)
+    return _read(part, groups, schema.EVENTS.names).cast(schema.EVENTS)
 
 
-def _read(store: Store, part: Part, groups: Sequence[int], columns: Sequence[str]) -> Any:
+def _read(part: Part, groups: Sequence[int], columns: Sequence[str]) -> Any:
     """The columns of these row groups, of whatever version the part is."""
     wanted = _wanted(tuple(columns))
     asked = list(facts.OLD_COLUMNS if part.old else columns)
     try:
-        file = part.file or _opened(store.open(part.path), part.meta)
+        file = part.file or _opened(part.store.open(part.path), part.meta)
         table = file.read_row_groups(list(groups), columns=asked, use_threads=False)
         if part.old:
             table = facts.upgraded(table)
@@ -272,10 +307,10 @@ def _kept(field: Any) -> Any:
     return field.with_type(pa.dictionary(pa.int32(), schema.TEXT)) if field.name in _TEXTS else field
 
 
-def _within(store: Store, part: Part, span: tuple[int, int], columns: Sequence[str]) -> Any:
+def _within(part: Part, span: Span, columns: Sequence[str]) -> Any:
     """The part's facts of these buckets."""
     low, high = span
-    table = _read(store, part, part.groups(low, high), columns)
+    table = _read(part, part.groups(low, high), columns)
     if part.is_cut_at(low, high) or not table.num_rows:
         return table
     ids = _coded(table["task_id"].unify_dictionaries())

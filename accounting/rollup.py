@@ -23,7 +23,7 @@ from accounting.ingest import DIRTY
 from accounting.ledger import Store
 from accounting.offers import Offers
 from accounting.shared_rollup import Shared
-from accounting.view import View
+from accounting.view import View, opened
 from broker.errors import LedgerError
 
 SLICE_ROWS = 400_000  # of facts; a slice takes about 900 bytes each while it is folded
@@ -90,9 +90,7 @@ def _again(store: Store, day: str, offers: Offers | None, tell: Tell, slice_rows
 def _rolled(store: Store, day: str, offers: Offers | None, tell: Tell, slice_rows: int) -> RolledDay:
     paths = {name: f"{ledger.partition(name, day)}/{name}.parquet" for name in PUBLISHED}
     seen = {name: store.version(path) for name, path in paths.items()}  # before the facts are looked at
-    with store.nearby(ledger.partition(ledger.EVENTS, day)) as near, Drafts() as drafts:
-        found = parts.of_day(near, day)
-        view = View(near, found, parts.spans(found, slice_rows))
+    with opened(store, day, lambda found: parts.spans(found, slice_rows)) as view, Drafts() as drafts:
         with _shared(store, day, view, offers) as lots, closing(lots.lots()) as coming:
             for number, lot in enumerate(coming, 1):
                 drafts.add(lot)

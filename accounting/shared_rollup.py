@@ -25,11 +25,11 @@ from zlib import crc32
 
 import pyarrow as pa
 
-from accounting import ledger, parts, schema
+from accounting import ledger, schema
 from accounting.fold import Folded
 from accounting.ledger import Store
 from accounting.offers import CLOSED, IN_HAND, Offers
-from accounting.view import View
+from accounting.view import View, opened
 from broker.errors import LedgerError, RedisUnavailable
 
 FOLDER = f"{ledger.TEMPORARY}/rollup"
@@ -102,11 +102,10 @@ class Shared:
     def _said(self) -> bytes:
         folder = ledger.partition(ledger.EVENTS, self._day)
         there = self._store.versions(folder)
-        names = [part.path.rpartition("/")[2] for part in self._view.parts]
         said = {
             "form": _FORM,
             "day": self._day,
-            "parts": {name: there.get(name, "") for name in names},
+            "parts": {name: there.get(name, "") for name in self._view.names},
             "spans": list(self._view.spans),
         }
         return json.dumps(said).encode()
@@ -213,11 +212,8 @@ class Helper:
         return None
 
     def _view(self, stack: ExitStack, said: dict[str, Any]) -> View:
-        near = stack.enter_context(self._store.nearby(ledger.partition(ledger.EVENTS, said["day"])))
-        found = [
-            part for part in parts.of_day(near, said["day"]) if part.path.rpartition("/")[2] in said["parts"]
-        ]
-        return View(near, found, [(low, high) for low, high in said["spans"]])
+        spans = [(low, high) for low, high in said["spans"]]
+        return stack.enter_context(opened(self._store, said["day"], lambda _: spans, said["parts"]))
 
     @contextmanager
     def _trying(self, offer: str, number: int) -> Iterator[None]:

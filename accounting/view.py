@@ -2,38 +2,63 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Container, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TypeVar
 
-from accounting import parts
+from accounting import ledger, parts
 from accounting.fold import COLUMNS, Folded, fold
 from accounting.ledger import Store
-from accounting.parts import Part
+from accounting.parts import Part, Span
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """The day's parts, and the spans of buckets that its tasks are cut into."""
+    """The names of the day's parts, and the spans of buckets that its tasks are cut into.
 
-    near: Store
+    ``parts`` have the facts of those, but may be cut in another way.
+    """
+
+    names: Sequence[str]
     parts: Sequence[Part]
-    spans: Sequence[tuple[int, int]]
+    spans: Sequence[Span]
     nodes: int = 1
 
     def lot(self, number: int) -> Folded:
         """The rows of one span. Raises LedgerError where a part cannot be read."""
-        return fold(parts.read(self.near, self.parts, self.spans[number], COLUMNS))
+        return fold(parts.read(self.parts, self.spans[number], COLUMNS))
 
     def lots(self) -> Generator[Folded, None, None]:
         """Those of all spans, in their order: one is read and one is folded while the last one is in use."""
-        read = (parts.read(self.near, self.parts, span, COLUMNS) for span in self.spans)
+        read = (parts.read(self.parts, span, COLUMNS) for span in self.spans)
         with closing(_ahead(read)) as lots, closing(_ahead(map(fold, lots))) as folded:
             yield from folded
+
+
+@contextmanager
+def opened(
+    store: Store,
+    day: str,
+    cut: Callable[[Sequence[Part]], Sequence[Span]],
+    only: Container[str] | None = None,
+) -> Iterator[View]:
+    """The day as it is now: all its parts, or ``only`` those of these names, in the spans that ``cut`` makes of them.
+
+    Raises LedgerError where a part cannot be read.
+    """
+    folder = ledger.partition(ledger.EVENTS, day)
+    with store.nearby(folder) as near, TemporaryDirectory(prefix="laneway-") as scratch:
+        found = {part.path.rpartition("/")[2]: part for part in parts.of_day(near, day)}
+        if only is not None:
+            found = {name: part for name, part in found.items() if name in only}
+        spans = cut([*found.values()])
+        yield View([*found], parts.fitting([*found.values()], spans, Path(scratch)), spans)
 
 
 def _ahead(made: Iterator[T]) -> Generator[T, None, None]:

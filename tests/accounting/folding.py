@@ -45,7 +45,7 @@ def rolled(
     tasks: list[Folded] = []
     sums = []
     for span in parts.spans(found, rows):
-        lot = parts.read(store, found, span, fold.COLUMNS)
+        lot = parts.read(found, span, fold.COLUMNS)
         if lot.identity.num_rows:
             made = fold.fold(lot)
             tasks += _rows(made)

@@ -48,7 +48,7 @@ def rolled(root: Path, files: list[bytes]) -> tuple[bytes | None, ...]:
     store = LocalStore(root)
     for number, data in enumerate(files):
         store.put(f"{FOLDER}/{number}.parquet", data)
-    rollup.rollup(store, DAY)
+    rollup.rollup(store, DAY, slice_rows=rollup.SLICE_ROWS)
     return tuple(store.read(f"{ledger.partition(name, DAY)}/{name}.parquet") for name in rollup.PUBLISHED)
 
 
@@ -81,6 +81,25 @@ def test_parts_of_the_first_version_give_the_same_day(tmp_path: Path) -> None:
     assert rolled(tmp_path / "old", old) == rolled(tmp_path / "new", new)
 
 
+def test_small_parts_are_cut_anew_where_a_day_has_many_spans(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known = events()
+    monkeypatch.setattr(parts, "BUNDLE_ROWS", 100)
+    small = [parts.encode(table_of(known[start : start + 20])) for start in range(0, len(known), 20)]
+    one = rolled(tmp_path / "one", [parts.encode(table_of(known))])
+    monkeypatch.setattr(rollup, "SLICE_ROWS", 8)
+    store = LocalStore(tmp_path / "small")
+    assert rolled(store.root, small) == one
+    (tmp_path / "scratch").mkdir()
+    found = parts.of_day(store, DAY)
+    spans = parts.spans(found, 8)
+    fitting = parts.fitting(found, spans, tmp_path / "scratch")
+    assert {part.width for part in found} == {parts.BUCKETS}
+    assert {part.width for part in fitting} == {parts.BUCKETS // len(spans)}
+    assert sum(part.meta.num_rows for part in fitting) == len(known)
+
+
 def test_stripes_of_parts_have_whole_tasks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(parts, "STRIPE_ROWS", 20)
     known = events()
@@ -91,6 +110,6 @@ def test_stripes_of_parts_have_whole_tasks(tmp_path: Path, monkeypatch: pytest.M
     assert min(len(part.firsts) for part in found) >= 8
     tasks: dict[str, int] = {}
     for number, span in enumerate(parts.spans(found, 40)):
-        for task_id in parts.read(store, found, span, COLUMNS).identity["task_id"].to_pylist():
+        for task_id in parts.read(found, span, COLUMNS).identity["task_id"].to_pylist():
             assert tasks.setdefault(task_id, number) == number
     assert set(tasks) == {event.task_id for event in known}

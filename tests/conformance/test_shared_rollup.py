@@ -479,7 +479,7 @@ def test_a_lot_is_the_same_after_its_way_through_the_store(tmp_path: Path, clien
     found = parts.of_day(store, DAY)
     for rows in (10**6, 5):
         for span in parts.spans(found, rows):
-            lot = fold.fold(parts.read(store, found, span, fold.COLUMNS))
+            lot = fold.fold(parts.read(found, span, fold.COLUMNS))
             again = shared_rollup.decode(shared_rollup.encode(lot))
             assert (again.events, again.cost_nano) == (lot.events, lot.cost_nano)
             for one, other in (
