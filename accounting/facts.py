@@ -7,8 +7,9 @@ version added at the end of a fact is not lost: its bytes then go along as they 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import MISSING, fields
+from itertools import chain
 from types import NoneType, UnionType
 from typing import Any, NamedTuple, get_args, get_origin, get_type_hints
 
@@ -21,6 +22,7 @@ import pyarrow.compute as pc
 from accounting import schema
 from broker.events import (
     KINDS,
+    VERSION,
     Allotted,
     Attempted,
     DeadLettered,
@@ -69,6 +71,29 @@ PARKED = "parked"
 #: What a row of version 1 says that is not in the bytes of its fact; and those.
 OLD_COLUMNS = ("workspace", "task_id", "seq", "at", "submitted_at", "fact")
 Places = npt.NDArray[np.int64]
+_FOUND = {
+    int: frozenset({schema.COUNT}),
+    float: frozenset({schema.REAL, schema.COUNT}),
+    str: frozenset({schema.TEXT}),
+    bool: frozenset({schema.FLAG}),
+    tuple: frozenset({schema.TEXTS}),
+    NoneType: frozenset({pa.null()}),
+}
+
+
+class Piece(NamedTuple):
+    """Facts of one kind as values, a sequence a field; ``places`` says where each fact stands among those around it.
+
+    A sequence of one value is that of all facts. ``longer`` has the bytes of those that a newer version wrote more in; None: there are none.
+    """
+
+    kind: int
+    places: Sequence[int]
+    fields: Sequence[Sequence[Any]]
+    longer: Sequence[bytes | None] | None = None
+
+    def moved(self, by: int) -> Piece:
+        return self._replace(places=[place + by for place in self.places])
 
 
 class Columns(NamedTuple):
@@ -81,29 +106,94 @@ class Columns(NamedTuple):
 
 def columns(facts: Sequence[bytes]) -> list[Columns]:
     """The facts kind by kind. Raises ValueError where one of them is none of a version that is known."""
+    return arranged(pieces(facts, range(len(facts))))
+
+
+def pieces(facts: Sequence[bytes], places: Sequence[int]) -> list[Piece]:
+    """Facts that came one by one, sorted by kind. Raises ValueError where one of them is none."""
     try:
         rows = [msgpack.unpackb(fact, use_list=False) for fact in facts]
-        codes = [row[1] for row in rows]
-        if codes and (set(map(type, codes)) != {int} or not 0 <= min(codes) <= max(codes) < len(KINDS)):
-            raise ValueError("of a kind that this version does not know")
-        found = np.array(codes, dtype=np.int64)
+        of_kind: dict[int, list[int]] = {}
+        for at, row in enumerate(rows):
+            of_kind.setdefault(row[1], []).append(at)
         made = []
-        for code in np.unique(found).tolist():
-            places = np.flatnonzero(found == code)
-            chosen = places.tolist()
-            made.append(
-                Columns(code, places, _SHAPES[code].table([rows[at] for at in chosen], facts, chosen))
-            )
+        for code, chosen in of_kind.items():
+            shape = _shape_of(code)
+            fields, longer = shape.transposed([rows[at] for at in chosen], [facts[at] for at in chosen])
+            made.append(Piece(code, [places[at] for at in chosen], fields, longer))
         return made
-    except (
-        ValueError,
-        TypeError,
-        LookupError,
-        OverflowError,
-        msgpack.UnpackException,
-        pa.ArrowException,
-    ) as error:
+    except (ValueError, TypeError, LookupError, msgpack.UnpackException) as error:
         raise ValueError(str(error)) from error
+
+
+def group_pieces(group: bytes, rows: Sequence[Any]) -> list[Piece] | None:
+    """The facts of a group as they lie in it; None unless the rows name all of them in order, and none is of another
+    version."""
+    try:
+        numbers = [row[3] for row in rows]
+        version, kinds = msgpack.unpackb(group, use_list=False)
+        made = [Piece(code, places, fields) for code, places, fields in kinds]
+        told = sorted(chain.from_iterable(piece.places for piece in made))
+    except (ValueError, TypeError, LookupError, msgpack.UnpackException):
+        return None
+    fits = version == VERSION and numbers == told == list(range(len(numbers))) and all(map(_fits, made))
+    return made if fits else None
+
+
+def _fits(piece: Piece) -> bool:
+    """Whether there is a value of each place in each field that the kind has in this version, and in no other."""
+    return (
+        type(piece.kind) is int
+        and 0 <= piece.kind < len(KINDS)
+        and len(piece.fields) == len(_SHAPES[piece.kind].names)
+        and {type(values) for values in piece.fields} == {tuple}
+        and {len(values) for values in piece.fields} <= {1, len(piece.places)}
+    )
+
+
+def arranged(pieces: Iterable[Piece]) -> list[Columns]:
+    """The pieces of each kind as one. Raises ValueError where a value is not what its field may hold."""
+    of_kind: dict[int, list[Piece]] = {}
+    for piece in pieces:
+        of_kind.setdefault(piece.kind, []).append(piece)
+    try:
+        return [
+            Columns(
+                code,
+                np.array(_joined([piece.places for piece in same]), dtype=np.int64),
+                _SHAPES[code].table(same),
+            )
+            for code, same in sorted(of_kind.items())
+        ]
+    except (ValueError, TypeError, LookupError, OverflowError, pa.ArrowException) as error:
+        raise ValueError(str(error)) from error
+
+
+def _joined(lists: Sequence[Sequence[Any]]) -> Sequence[Any]:
+    return lists[0] if len(lists) == 1 else list(chain.from_iterable(lists))
+
+
+class _Sizes:
+    """How many facts each of some pieces has."""
+
+    def __init__(self, pieces: Sequence[Piece]) -> None:
+        self.each = [len(piece.places) for piece in pieces]
+        self.total = sum(self.each)
+        self._counts = np.array(self.each, dtype=np.int64)
+
+    def spread(self, array: Any, told: Sequence[int]) -> Any:
+        """The array with as many values as there are facts, where ``told`` are those of each piece: as many, or one."""
+        if len(array) == self.total:
+            return array
+        lengths = np.array(told, dtype=np.int64)
+        times = np.where(lengths < self._counts, self._counts, 1)
+        return array.take(pa.array(np.repeat(np.arange(len(array)), np.repeat(times, lengths))))
+
+
+def _shape_of(code: Any) -> _Shape:
+    if type(code) is not int or not 0 <= code < len(KINDS):
+        raise ValueError("of a kind that this version does not know")
+    return _SHAPES[code]
 
 
 def together(pages: Sequence[Columns], order: Places) -> dict[str, Any]:
@@ -174,48 +264,58 @@ class _Shape(NamedTuple):
     kind: type[Any]
     names: tuple[str, ...]
     columns: tuple[str, ...]
-    allowed: tuple[frozenset[type], ...]
+    allowed: tuple[frozenset[Any], ...]
     defaults: tuple[Any, ...]
 
-    def table(self, rows: list[tuple[Any, ...]], facts: Sequence[bytes], places: Sequence[int]) -> Any:
+    def transposed(
+        self, rows: Sequence[tuple[Any, ...]], facts: Sequence[bytes]
+    ) -> tuple[Sequence[Sequence[Any]], Sequence[bytes | None] | None]:
+        """The rows field by field, and the bytes of those that are longer than this version's."""
         width = _HEAD + len(self.names)
-        lengths = set(map(len, rows))
-        made: dict[str, Any] = {}
-        if lengths != {width}:
-            longer = [facts[at] if len(row) > width else None for row, at in zip(rows, places, strict=True)]
-            made["fact"] = pa.array(longer, pa.binary())
+        longer = None
+        if set(map(len, rows)) != {width}:
+            longer = [fact if len(row) > width else None for row, fact in zip(rows, facts, strict=True)]
             rows = [(*row[:width], *self.defaults[max(0, len(row) - _HEAD) :]) for row in rows]
-        self._check(rows)
-        values = dict(zip(self.names, list(zip(*rows, strict=True))[_HEAD:], strict=True))
-        for name, column in zip(self.names, self.columns, strict=True):
-            made[column] = self._array(name, column, values[name])
+        return list(zip(*rows, strict=True))[_HEAD:], longer
+
+    def table(self, pieces: Sequence[Piece]) -> Any:
+        made: dict[str, Any] = {}
+        sizes = _Sizes(pieces)
+        if any(piece.longer for piece in pieces):
+            longer = [piece.longer or [None] * len(piece.places) for piece in pieces]
+            made["fact"] = pa.array(_joined(longer), pa.binary())
+        for at, (name, column) in enumerate(zip(self.names, self.columns, strict=True)):
+            told = [piece.fields[at] for piece in pieces]
+            made[column] = sizes.spread(self._array(at, name, column, _joined(told)), list(map(len, told)))
         if self.kind is Attempted:
             made |= _all_money(made["cost_usd"], made["gate_usd"])
         if self.kind is Parked:
-            made["status"] = pa.array([PARKED] * len(rows), schema.TEXT)
+            made["status"] = pa.repeat(pa.scalar(PARKED, schema.TEXT), sizes.total)
         return pa.table({name: _written(name, array) for name, array in made.items()})
 
-    def _check(self, rows: list[tuple[Any, ...]]) -> None:
-        for signature in {(*map(type, row),) for row in rows}:
-            for name, kind, allowed in zip(self.names, signature[_HEAD:], self.allowed, strict=True):
-                if kind not in allowed:
-                    raise ValueError(f"{self.kind.__name__}.{name} is of a wrong type")
-
-    def _array(self, name: str, column: str, values: Sequence[Any]) -> Any:
-        """Money and times are still integers."""
+    def _array(self, at: int, name: str, column: str, values: Sequence[Any]) -> Any:
+        """Money and times are still integers. What the values are is found by Arrow, which mixes none but numbers."""
         kind = schema.EVENTS.field(column).type
+        if kind == schema.TEXTS:
+            return self._texts(name, column, values)
+        made = pa.array(values)
+        if made.type not in self.allowed[at] or (made.null_count and pa.null() not in self.allowed[at]):
+            raise ValueError(f"{self.kind.__name__}.{name} is of a wrong type")
         if kind in (schema.MONEY, schema.TIME, schema.COUNT):
-            made = pa.array(values, schema.COUNT)
             ends = pc.min_max(made).as_py()
             if made.null_count < len(made) and not -LIMIT < ends["min"] <= ends["max"] < LIMIT:
                 raise ValueError(
                     f"{self.kind.__name__}.{name} is beyond {text(LIMIT)} dollars or the year 2286"
                 )
-            return made
+            return made.cast(schema.COUNT)
+        return _unless_empty(made) if column in _SILENT else made.cast(kind)
+
+    def _texts(self, name: str, column: str, values: Sequence[Any]) -> Any:
+        if set(map(type, values)) - {tuple}:
+            raise ValueError(f"{self.kind.__name__}.{name} is of a wrong type")
         if column == "skipped":
             values = [[f"{lane}{_SEPARATOR}{why}" for lane, why in pairs] for pairs in values]
-        made = pa.array(values, kind)
-        return _unless_empty(made) if column in _SILENT else made
+        return pa.array(values, schema.TEXTS)
 
     def fact(self, row: dict[str, Any]) -> Fact:
         if self.kind is Attempted:
@@ -251,13 +351,11 @@ def _written(column: str, array: Any) -> Any:
     return array.cast(kind) if kind == schema.TIME else array
 
 
-def _allowed(annotation: Any) -> frozenset[type]:
+def _allowed(annotation: Any) -> frozenset[Any]:
+    """The types that Arrow may find in a field. Where there is nothing but nulls it finds that."""
     if get_origin(annotation) is UnionType or isinstance(annotation, UnionType):
         return frozenset().union(*(_allowed(one) for one in get_args(annotation)))
-    origin = get_origin(annotation) or annotation
-    if origin is float:
-        return frozenset({float, int})
-    return frozenset({NoneType if origin is None else origin})
+    return _FOUND[get_origin(annotation) or annotation]
 
 
 def _shape(kind: type[Any]) -> _Shape:
