@@ -84,16 +84,17 @@ _FOUND = {
 class Piece(NamedTuple):
     """Facts of one kind as values, a sequence a field; ``places`` says where each fact stands among those around it.
 
-    A sequence of one value is that of all facts. ``longer`` has the bytes of those that a newer version wrote more in; None: there are none.
+    A sequence of one value is that of all facts. ``longer`` has the bytes of those that a newer version wrote more in;
+    None: there are none.
     """
 
     kind: int
-    places: Sequence[int]
+    places: Places
     fields: Sequence[Sequence[Any]]
     longer: Sequence[bytes | None] | None = None
 
     def moved(self, by: int) -> Piece:
-        return self._replace(places=[place + by for place in self.places])
+        return self._replace(places=self.places + by)
 
 
 class Columns(NamedTuple):
@@ -106,21 +107,21 @@ class Columns(NamedTuple):
 
 def columns(facts: Sequence[bytes]) -> list[Columns]:
     """The facts kind by kind. Raises ValueError where one of them is none of a version that is known."""
-    return arranged(pieces(facts, range(len(facts))))
+    return arranged(pieces(facts, np.arange(len(facts))))
 
 
-def pieces(facts: Sequence[bytes], places: Sequence[int]) -> list[Piece]:
+def pieces(facts: Sequence[bytes], places: Places) -> list[Piece]:
     """Facts that came one by one, sorted by kind. Raises ValueError where one of them is none."""
     try:
         rows = [msgpack.unpackb(fact, use_list=False) for fact in facts]
-        of_kind: dict[int, list[int]] = {}
-        for at, row in enumerate(rows):
-            of_kind.setdefault(row[1], []).append(at)
+        codes = [row[1] for row in rows]
+        if codes and (set(map(type, codes)) != {int} or not 0 <= min(codes) <= max(codes) < len(KINDS)):
+            raise ValueError("of a kind that this version does not know")
+        found = np.array(codes, dtype=np.int64)
         made = []
-        for code, chosen in of_kind.items():
-            shape = _shape_of(code)
-            fields, longer = shape.transposed([rows[at] for at in chosen], [facts[at] for at in chosen])
-            made.append(Piece(code, [places[at] for at in chosen], fields, longer))
+        for code in np.unique(found).tolist():
+            chosen = np.flatnonzero(found == code)
+            made.append(_SHAPES[code].piece([rows[at] for at in chosen.tolist()], facts, places, chosen))
         return made
     except (ValueError, TypeError, LookupError, msgpack.UnpackException) as error:
         raise ValueError(str(error)) from error
@@ -132,9 +133,9 @@ def group_pieces(group: bytes, rows: Sequence[Any]) -> list[Piece] | None:
     try:
         numbers = [row[3] for row in rows]
         version, kinds = msgpack.unpackb(group, use_list=False)
-        made = [Piece(code, places, fields) for code, places, fields in kinds]
-        told = sorted(chain.from_iterable(piece.places for piece in made))
-    except (ValueError, TypeError, LookupError, msgpack.UnpackException):
+        told = sorted(chain.from_iterable(places for _, places, _ in kinds))
+        made = [Piece(code, np.array(places, dtype=np.int64), fields) for code, places, fields in kinds]
+    except (ValueError, TypeError, LookupError, OverflowError, msgpack.UnpackException):
         return None
     fits = version == VERSION and numbers == told == list(range(len(numbers))) and all(map(_fits, made))
     return made if fits else None
@@ -160,7 +161,7 @@ def arranged(pieces: Iterable[Piece]) -> list[Columns]:
         return [
             Columns(
                 code,
-                np.array(_joined([piece.places for piece in same]), dtype=np.int64),
+                np.concatenate([piece.places for piece in same]),
                 _SHAPES[code].table(same),
             )
             for code, same in sorted(of_kind.items())
@@ -190,30 +191,27 @@ class _Sizes:
         return array.take(pa.array(np.repeat(np.arange(len(array)), np.repeat(times, lengths))))
 
 
-def _shape_of(code: Any) -> _Shape:
-    if type(code) is not int or not 0 <= code < len(KINDS):
-        raise ValueError("of a kind that this version does not know")
-    return _SHAPES[code]
-
-
-def together(pages: Sequence[Columns], order: Places) -> dict[str, Any]:
-    """All columns that facts have, their rows in this order of the facts' places."""
-    stood = np.concatenate([page.places for page in pages])
-    found = np.empty(len(stood), dtype=np.int64)
-    found[stood] = np.arange(len(stood))
-    taken = pa.array(found[order])
+def together(pages: Sequence[Columns]) -> tuple[dict[str, Any], Places]:
+    """All columns that facts have, their rows as they lie in the pages; and the place of each."""
     kinds = np.repeat([page.kind for page in pages], [len(page.places) for page in pages])
-    made = {"kind": pa.DictionaryArray.from_arrays(pa.array(kinds.astype(np.int32)), NAMES).take(taken)}
+    made = {"kind": pa.DictionaryArray.from_arrays(pa.array(kinds.astype(np.int32)), NAMES)}
     for field in schema.EVENTS:
         if field.name in _FACT_COLUMNS:
-            made[field.name] = pa.concat_arrays(_pieces(pages, field)).take(taken)
-    return made
+            made[field.name] = pa.concat_arrays(_pieces(pages, field))
+    return made, np.concatenate([page.places for page in pages])
+
+
+def in_order(pages: Sequence[Columns]) -> dict[str, Any]:
+    """All columns that facts have, their rows in the order of the facts' places."""
+    made, places = together(pages)
+    order = pa.array(np.argsort(places))
+    return {name: column.take(order) for name, column in made.items()}
 
 
 def upgraded(table: Any) -> Any:
     """Rows of ``events`` as version 1 wrote them, as this one does. Raises ValueError where a fact cannot be read."""
     pages = columns(table["fact"].to_pylist())
-    made = together(pages, np.arange(table.num_rows)) if pages else {}
+    made = in_order(pages) if pages else {}
     made |= {name: table[name] for name in OLD_COLUMNS[:-1]}
     return (
         pa.table({name: made[name] for name in schema.EVENTS.names}) if pages else schema.EVENTS.empty_table()
@@ -267,16 +265,19 @@ class _Shape(NamedTuple):
     allowed: tuple[frozenset[Any], ...]
     defaults: tuple[Any, ...]
 
-    def transposed(
-        self, rows: Sequence[tuple[Any, ...]], facts: Sequence[bytes]
-    ) -> tuple[Sequence[Sequence[Any]], Sequence[bytes | None] | None]:
-        """The rows field by field, and the bytes of those that are longer than this version's."""
+    def piece(
+        self, rows: Sequence[tuple[Any, ...]], facts: Sequence[bytes], places: Places, chosen: Places
+    ) -> Piece:
+        """The rows field by field; ``chosen`` says which facts they are."""
         width = _HEAD + len(self.names)
         longer = None
         if set(map(len, rows)) != {width}:
-            longer = [fact if len(row) > width else None for row, fact in zip(rows, facts, strict=True)]
+            longer = [
+                facts[at] if len(row) > width else None for row, at in zip(rows, chosen.tolist(), strict=True)
+            ]
             rows = [(*row[:width], *self.defaults[max(0, len(row) - _HEAD) :]) for row in rows]
-        return list(zip(*rows, strict=True))[_HEAD:], longer
+        fields = list(zip(*rows, strict=True))[_HEAD:]
+        return Piece(KINDS.index(self.kind), places[chosen], fields, longer)
 
     def table(self, pieces: Sequence[Piece]) -> Any:
         made: dict[str, Any] = {}

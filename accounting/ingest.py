@@ -13,11 +13,14 @@ worst write the same bytes once more. The scripts run when Redis is full, for it
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from typing import Any, Self
 
 import msgpack
@@ -33,7 +36,13 @@ BATCH = PREFIX + "ingest:batch"
 #: A hash: day → the last entry that touched it, so that a rollup forgets a day only as far as it has read it.
 DIRTY = PREFIX + "dirty"
 LOCK_MS = 60_000
-PAGE = 2_000
+#: How many events make a part, where nothing else is said.
+LIMIT = 50_000
+#: Entries that are asked for at first; then as many as have about so many events, for an entry holds one or hundreds.
+PAGE = 100
+PAGE_EVENTS, PAGE_ENTRIES = 10_000, 2_000
+#: About what an event takes in the stream; fewer of them than those are counted by their entries alone.
+EVENT_BYTES, LEAST_SIZED = 100, 10_000
 PATIENCE_S = 10.0
 TURN_S = 0.05
 
@@ -85,11 +94,15 @@ class Ingested:
 
 @dataclass(frozen=True, slots=True)
 class _Batch:
-    """Entries in stream order with the facts read from them, day by day. ``flawed`` are entries that hold a flaw."""
+    """Entries in stream order with the facts read from them, day by day. ``flawed`` are entries that hold a flaw.
+
+    ``more``: others may follow them in the stream.
+    """
 
     ids: tuple[str, ...] = ()
     days: tuple[tuple[str, Any], ...] = ()
     flawed: tuple[tuple[str, bytes, str], ...] = ()
+    more: bool = False
 
     @property
     def boundary(self) -> str:
@@ -142,7 +155,7 @@ def drain(
     store: Store,
     quarantine: Store,
     *,
-    limit: int = 50_000,
+    limit: int = LIMIT,
     key: str = EVENTS,
     lock_ms: int = LOCK_MS,
 ) -> Ingested:
@@ -150,18 +163,7 @@ def drain(
 
     Raises LedgerError when a file cannot be written; the events then wait in the stream.
     """
-    with _Lock(client, key, lock_ms) as lock:
-        if lock.recorded is None:
-            return Ingested(busy=True)
-        try:
-            batch = _recorded(lock, lock.recorded) or _next(lock, limit)
-            if not batch.ids:
-                return Ingested()
-            lock.hold(batch.boundary)
-            return _write(batch, lock, store, quarantine)
-        except _LockLost:
-            log.warning("another writer took over the ingest of %s; nothing is lost", key)
-            return Ingested(busy=True)
+    return _drain(client, store, quarantine, limit, key, lock_ms, go_on=False)
 
 
 def drain_all(
@@ -169,7 +171,7 @@ def drain_all(
     store: Store,
     quarantine: Store,
     *,
-    limit: int = 50_000,
+    limit: int = LIMIT,
     key: str = EVENTS,
     patience_s: float = PATIENCE_S,
 ) -> Ingested:
@@ -181,18 +183,36 @@ def drain_all(
     done = Ingested()
     until = time.monotonic() + patience_s
     while True:
-        batch = drain(client, store, quarantine, limit=limit, key=key)
-        if batch.busy and time.monotonic() < until:
-            time.sleep(TURN_S)
-            continue
-        done += batch
-        until = time.monotonic() + patience_s
-        if (
-            batch.busy
-            or batch.entries == 0
-            or (batch.events + batch.flaws < limit and not _waiting(client, key))
-        ):
-            return done
+        some = _drain(client, store, quarantine, limit, key, LOCK_MS, go_on=True)
+        done += replace(some, busy=False)
+        if not some.busy or time.monotonic() >= until:
+            return replace(done, busy=some.busy)
+        time.sleep(TURN_S)
+        if some.entries:
+            until = time.monotonic() + patience_s
+
+
+def _drain(
+    client: redis.Redis, store: Store, quarantine: Store, limit: int, key: str, lock_ms: int, *, go_on: bool
+) -> Ingested:
+    """One batch, or one after another, each read while the one before it is written."""
+    done = Ingested()
+    with _Lock(client, key, lock_ms) as lock, ThreadPoolExecutor(1) as ahead:
+        if lock.recorded is None:
+            return Ingested(busy=True)
+        try:
+            batch = _recorded(lock, lock.recorded) or _next(lock, limit)
+            while batch.ids:
+                following = None
+                if go_on and batch.more:
+                    following = ahead.submit(_next, lock, limit, batch.ids[-1])
+                lock.hold(batch.boundary)
+                done += _write(batch, lock, store, quarantine)
+                batch = following.result() if following else _Batch()
+        except _LockLost:
+            log.warning("another writer took over the ingest of %s; nothing is lost", key)
+            return done + Ingested(busy=True)
+    return done
 
 
 def held_s(client: redis.Redis) -> float:
@@ -201,27 +221,28 @@ def held_s(client: redis.Redis) -> float:
     return float(max(0, left_ms)) / 1000
 
 
-def _waiting(client: redis.Redis, key: str) -> bool:
-    return bool(client.xlen(key))
-
-
 def due(client: redis.Redis, settings: Settings, *, key: str = EVENTS) -> bool:
     """Whether a part is worth writing: enough events, the oldest one old enough, or a batch that was left half done.
 
-    An entry holds one event at least, so counting entries never waits too long.
+    An entry holds one event or hundreds; how many there are is told by the entries, of which none is empty, and by the
+    room that they take.
     """
     pipe = client.pipeline(transaction=False)
     pipe.exists(BATCH)
     pipe.xlen(key)
     pipe.xrange(key, count=1)
     pipe.time()
-    half_done, entries, oldest, (seconds, micros) = pipe.execute()
+    pipe.memory_usage(key)
+    half_done, entries, oldest, (seconds, micros), size = pipe.execute()
     if not oldest:
         return bool(half_done)
     written_ms = int(bytes(oldest[0][0]).partition(b"-")[0])
     age_s = seconds + micros / 1e6 - written_ms / 1e3
     fleet = settings.fleet
-    return bool(half_done) or entries >= fleet.ingest_flush_events or age_s >= fleet.ingest_flush_s
+    enough = entries >= fleet.ingest_flush_events or size >= EVENT_BYTES * max(
+        fleet.ingest_flush_events, LEAST_SIZED
+    )
+    return bool(half_done) or enough or age_s >= fleet.ingest_flush_s
 
 
 def _recorded(lock: _Lock, boundary: str) -> _Batch | None:
@@ -240,36 +261,51 @@ def _recorded(lock: _Lock, boundary: str) -> _Batch | None:
     return None
 
 
-def _next(lock: _Lock, limit: int) -> _Batch:
-    return _read(lock, "-", "+", limit=limit)
+def _next(lock: _Lock, limit: int, after: str = "") -> _Batch:
+    return _read(lock, f"({after}" if after else "-", "+", limit=limit)
 
 
 def _read(lock: _Lock, first: str, last: str, *, limit: int | None) -> _Batch:
     ids: list[str] = []
     raw: list[bytes] = []
     gathered = wire.Gathered()
-    for entry_id, fields in _entries(lock, first, last):
-        entry = fields.get(b"b")
-        ids.append(entry_id)
-        raw.append(msgpack.packb(fields) if entry is None else entry)
-        gathered.add(entry)
-        if limit is not None and gathered.size() >= limit:
-            break
-    days = tuple(gathered.by_day())
-    return _Batch(
-        tuple(ids), days, tuple((ids[one.entry], raw[one.entry], one.why) for one in gathered.flaws)
-    )
+    count, full = PAGE, False
+    with _uncollected():
+        while not full:
+            page = _page(lock, first, last, count)
+            for entry_id, fields in page:
+                entry = fields.get(b"b")
+                ids.append(entry_id.decode())
+                raw.append(msgpack.packb(fields) if entry is None else entry)
+                gathered.add(entry)
+                full = limit is not None and gathered.size() >= limit
+                if full:
+                    break
+            if len(page) < count:
+                break
+            first = f"({ids[-1]}"
+            count = max(1, min(PAGE_ENTRIES, PAGE_EVENTS * len(ids) // max(1, gathered.size())))
+        days = tuple(gathered.by_day())
+    flawed = tuple((ids[one.entry], raw[one.entry], one.why) for one in gathered.flaws)
+    return _Batch(tuple(ids), days, flawed, more=full or limit is None)
 
 
-def _entries(lock: _Lock, first: str, last: str) -> Iterator[tuple[str, dict[bytes, bytes]]]:
-    while True:
-        page: Any = lock.client.xrange(lock.key, min=first, max=last, count=PAGE)
-        lock.hold()
-        for entry_id, fields in page:
-            yield entry_id.decode(), fields
-        if len(page) < PAGE:
-            return
-        first = "(" + page[-1][0].decode()
+def _page(lock: _Lock, first: str, last: str, count: int) -> list[tuple[bytes, dict[bytes, bytes]]]:
+    page: Any = lock.client.xrange(lock.key, min=first, max=last, count=count)
+    lock.hold()
+    return page  # type: ignore[no-any-return]
+
+
+@contextmanager
+def _uncollected() -> Iterator[None]:
+    """What is read refers to nothing that refers back, so that looking for that in it would be a third of the work."""
+    was = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was:
+            gc.enable()
 
 
 def _write(batch: _Batch, lock: _Lock, store: Store, quarantine: Store) -> Ingested:

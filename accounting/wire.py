@@ -16,10 +16,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from accounting import facts, ledger, schema
-from broker.events import Event, decode_entry, named
+from broker.events import named
 
 #: Facts that are taken apart at once: enough for columns to pay, few enough to leave the garbage collector asleep.
-HANDFUL = 8_000
+HANDFUL = 16_000
 Numbers = npt.NDArray[np.int64]
 _REF = r"(?s)^[^/]+/."  # a workspace and a task's id
 
@@ -61,7 +61,7 @@ class _Handful:
         self.shares: list[tuple[int, int, int]] = []
         self.groups: list[_Group] = []
 
-    def add(self, number: int, entry: bytes) -> None:
+    def add(self, number: int, entry: bytes | None) -> None:
         """Raises what unpacking raises where it is no entry."""
         at, rows, *group = msgpack.unpackb(entry, use_list=False, raw=True)  # Lua tells no text from bytes
         if not _is_whole(at):
@@ -87,7 +87,7 @@ class _Handful:
 class Gathered:
     """The facts of stream entries, as columns. ``entries`` is how many entries there were so far."""
 
-    def __init__(self, entries: Iterable[bytes] = ()) -> None:
+    def __init__(self, entries: Iterable[bytes | None] = ()) -> None:
         self.entries = 0
         self.flaws: list[Flaw] = []
         self._handful = _Handful()
@@ -112,30 +112,31 @@ class Gathered:
         return self._facts + len(self._handful.rows) + len(self.flaws)
 
     def by_day(self) -> Iterator[tuple[str, Any]]:
-        """The facts as rows of ``events``, day by day of their tasks' submission."""
+        """The facts as rows of ``events``, day by day of their tasks' submission, in no order that says anything."""
         self._take_apart()
         if not self._pages:
             return
         refs = pa.chunked_array([page.refs for page in self._pages]).unify_dictionaries().combine_chunks()
-        codes = refs.indices.to_numpy()
         workspaces, ids = _tasks(refs.dictionary)
+        made, places = facts.together(self._columns())
+        codes = refs.indices.to_numpy()[places]
         seq, at_us, submitted_us = (
-            np.concatenate([getattr(page, name) for page in self._pages])
+            np.concatenate([getattr(page, name) for page in self._pages])[places]
             for name in ("seq", "at_us", "submitted_us")
         )
-        days = submitted_us // ledger.US_PER_DAY
-        order = np.argsort(days, kind="stable")
-        made = facts.together(self._columns(), order) | {
-            "workspace": workspaces.take(pa.array(codes[order])),
-            "task_id": pa.DictionaryArray.from_arrays(pa.array(codes[order]), ids),
-            "seq": pa.array(seq[order]),
-            "at": pa.array(at_us[order]).cast(schema.TIME),
-            "submitted_at": pa.array(submitted_us[order]).cast(schema.TIME),
+        made |= {
+            "workspace": workspaces.take(pa.array(codes)),
+            "task_id": pa.DictionaryArray.from_arrays(pa.array(codes), ids),
+            "seq": pa.array(seq),
+            "at": pa.array(at_us).cast(schema.TIME),
+            "submitted_at": pa.array(submitted_us).cast(schema.TIME),
         }
         table = pa.table({name: made[name] for name in schema.EVENTS.names})
-        numbers, starts = np.unique(days[order], return_index=True)
-        for number, start, end in zip(numbers.tolist(), starts, [*starts[1:], len(order)], strict=True):
-            yield ledger.day_of(number * ledger.US_PER_DAY), table.slice(start, end - start)
+        days = submitted_us // ledger.US_PER_DAY
+        numbers = np.unique(days).tolist()
+        for number in numbers:
+            of_day = table if len(numbers) == 1 else table.take(pa.array(np.flatnonzero(days == number)))
+            yield ledger.day_of(number * ledger.US_PER_DAY), of_day
 
     def _columns(self) -> list[facts.Columns]:
         """Those of all pages, their places counted through."""
@@ -150,9 +151,7 @@ class Gathered:
         handful, self._handful = self._handful, _Handful()
         if not handful.rows:
             return
-        entries, times, counts = (
-            np.array(one, dtype=np.int64) for one in zip(*handful.shares, strict=True)
-        )
+        entries, times, counts = (np.array(one, dtype=np.int64) for one in zip(*handful.shares, strict=True))
         at_us = np.repeat(times, counts)
         try:
             self._add(handful.rows, at_us, handful.groups)
@@ -176,7 +175,7 @@ class Gathered:
 
 
 def _page(rows: Sequence[Any], at_us: Numbers, groups: Sequence[_Group]) -> _Page:
-    """Raises ValueError where any row is not ``[ref, submitted_us, seq, fact]``, with a number for a fact of a group."""
+    """Raises ValueError where any row is not ``[ref, submitted_us, seq, fact]``; a group's have numbers for facts."""
     if set(map(type, rows)) != {tuple} or set(map(len, rows)) != {4}:
         raise ValueError("not a task, two numbers and a fact")
     refs, submitted, seq, told = zip(*rows, strict=True)
@@ -191,7 +190,7 @@ def _page(rows: Sequence[Any], at_us: Numbers, groups: Sequence[_Group]) -> _Pag
     blobs = [told[at] for at in alone]
     if not set(map(type, blobs)) <= {bytes}:
         raise ValueError("a fact that is not bytes")
-    pieces += facts.pieces(blobs, alone)
+    pieces += facts.pieces(blobs, np.array(alone, dtype=np.int64))
     return _Page(_coded(refs), _wholes(seq), at_us, _wholes(submitted), facts.arranged(pieces))
 
 
@@ -232,9 +231,11 @@ def _wholes(numbers: Sequence[Any]) -> Numbers:
     return whole
 
 
-def readable(entry: bytes) -> list[Event]:
-    """The entry's events; none where it is not whole."""
-    try:
-        return list(decode_entry(entry))
-    except (ValueError, TypeError, AttributeError, OverflowError, msgpack.UnpackException):
-        return []
+def tables(entries: Iterable[bytes | None], limit: int) -> list[Any]:
+    """The first facts of these entries, about so many, as rows of ``events`` in no order; without what is flawed."""
+    gathered = Gathered()
+    for entry in entries:
+        gathered.add(entry)
+        if gathered.size() >= limit:
+            break
+    return [table for _, table in gathered.by_day()]

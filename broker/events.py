@@ -198,8 +198,8 @@ def encode_fact(fact: Fact) -> bytes:
 def encode_group(facts: Sequence[Fact]) -> bytes:
     """Many facts as columns: ``[version, [[kind, their numbers, [a list of values for each field]], …]]``.
 
-    A fact's number is its place among ``facts``; a list of one value is that of all facts of the kind. It is fewer bytes
-    than the facts one by one, and less work for who writes and for who reads them.
+    A fact's number is its place among ``facts``; a list of one value is that of all facts of the kind. These are fewer
+    bytes than the facts one by one, and less work for who writes and for who reads them.
     """
     numbers: dict[type[Any], list[int]] = {}
     for number, fact in enumerate(facts):
