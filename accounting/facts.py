@@ -1,8 +1,9 @@
 """Facts as columns of ``events``, and its rows as facts again.
 
 ``broker.events`` packs and reads facts one at a time. A ledger has very many, so here whole pages of them are taken
-apart kind by kind and turned into columns at once, each value checked against the annotation of its field. What a newer
-version added at the end of a fact is not lost: its bytes then go along as they came.
+apart kind by kind and turned into columns at once, each value checked against the annotation of its field. Facts of a
+group (``broker.events.encode_group``) lie by kind and field already and are only laid end to end. What a newer version
+added at the end of a fact is not lost: its bytes then go along as they came.
 """
 
 from __future__ import annotations
@@ -146,6 +147,7 @@ def _fits(piece: Piece) -> bool:
     return (
         type(piece.kind) is int
         and 0 <= piece.kind < len(KINDS)
+        and len(piece.places) > 0
         and len(piece.fields) == len(_SHAPES[piece.kind].names)
         and {type(values) for values in piece.fields} == {tuple}
         and {len(values) for values in piece.fields} <= {1, len(piece.places)}
@@ -174,21 +176,12 @@ def _joined(lists: Sequence[Sequence[Any]]) -> Sequence[Any]:
     return lists[0] if len(lists) == 1 else list(chain.from_iterable(lists))
 
 
-class _Sizes:
-    """How many facts each of some pieces has."""
-
-    def __init__(self, pieces: Sequence[Piece]) -> None:
-        self.each = [len(piece.places) for piece in pieces]
-        self.total = sum(self.each)
-        self._counts = np.array(self.each, dtype=np.int64)
-
-    def spread(self, array: Any, told: Sequence[int]) -> Any:
-        """The array with as many values as there are facts, where ``told`` are those of each piece: as many, or one."""
-        if len(array) == self.total:
-            return array
-        lengths = np.array(told, dtype=np.int64)
-        times = np.where(lengths < self._counts, self._counts, 1)
-        return array.take(pa.array(np.repeat(np.arange(len(array)), np.repeat(times, lengths))))
+def _spread(array: Any, told: Sequence[int], sizes: Sequence[int]) -> Any:
+    """The array with a value for each fact of some pieces: ``sizes`` are theirs, ``told`` how many values each had."""
+    if len(array) == sum(sizes):
+        return array
+    times = [size if had < size else 1 for had, size in zip(told, sizes, strict=True)]
+    return array.take(pa.array(np.repeat(np.arange(len(array)), np.repeat(times, told))))
 
 
 def together(pages: Sequence[Columns]) -> tuple[dict[str, Any], Places]:
@@ -281,17 +274,17 @@ class _Shape(NamedTuple):
 
     def table(self, pieces: Sequence[Piece]) -> Any:
         made: dict[str, Any] = {}
-        sizes = _Sizes(pieces)
+        sizes = [len(piece.places) for piece in pieces]
         if any(piece.longer for piece in pieces):
-            longer = [piece.longer or [None] * len(piece.places) for piece in pieces]
+            longer = [piece.longer or [None] * size for piece, size in zip(pieces, sizes, strict=True)]
             made["fact"] = pa.array(_joined(longer), pa.binary())
         for at, (name, column) in enumerate(zip(self.names, self.columns, strict=True)):
             told = [piece.fields[at] for piece in pieces]
-            made[column] = sizes.spread(self._array(at, name, column, _joined(told)), list(map(len, told)))
+            made[column] = _spread(self._array(at, name, column, _joined(told)), list(map(len, told)), sizes)
         if self.kind is Attempted:
             made |= _all_money(made["cost_usd"], made["gate_usd"])
         if self.kind is Parked:
-            made["status"] = pa.repeat(pa.scalar(PARKED, schema.TEXT), sizes.total)
+            made["status"] = pa.repeat(pa.scalar(PARKED, schema.TEXT), sum(sizes))
         return pa.table({name: _written(name, array) for name, array in made.items()})
 
     def _array(self, at: int, name: str, column: str, values: Sequence[Any]) -> Any:

@@ -7,8 +7,9 @@ One batch at a time, by whoever holds the lock and renews it at each step:
     3. when all are durable, one script trims the stream up to ``last``, forgets the boundary and marks the days dirty.
 
 A crash anywhere leaves the boundary, so that the next writer reads the same entries and writes the same parts again,
-byte for byte. Each step in Redis asks whether the lock is still its own; a writer that slept through its lock can at
-worst write the same bytes once more. The scripts run when Redis is full, for it is they that make room.
+byte for byte. The batch after it is read meanwhile, and nothing is recorded of that one before its turn. Each step in
+Redis asks whether the lock is still its own; a writer that slept through its lock can at worst write the same bytes
+once more. The scripts run when Redis is full, for it is they that make room.
 """
 
 from __future__ import annotations
@@ -298,7 +299,7 @@ def _page(lock: _Lock, first: str, last: str, count: int) -> list[tuple[bytes, d
 
 @contextmanager
 def _uncollected() -> Iterator[None]:
-    """What is read refers to nothing that refers back, so that looking for that in it would be a third of the work."""
+    """What is read refers to nothing that refers back, so that looking for that would be a fifth of the work."""
     was = gc.isenabled()
     gc.disable()
     try:

@@ -1,7 +1,8 @@
 """Reads stream entries as the producers' scripts wrote them, quickly and without trust.
 
-Many entries are taken apart at once and their facts turned into columns. Where something in them is wrong they are
-halved until the one fact that is wrong stands alone, so that its neighbours pass.
+Many entries are taken apart at once and their facts turned into columns; groups of facts, which are columns already, as
+they are. Where something in them is wrong, groups too are taken apart fact by fact, and the facts halved until the one
+that is wrong stands alone, so that its neighbours pass.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import pyarrow.compute as pc
 from accounting import facts, ledger, schema
 from broker.events import named
 
-#: Facts that are taken apart at once: enough for columns to pay, few enough to leave the garbage collector asleep.
+#: Facts that are taken apart at once: enough for columns to pay, few enough for their values to stay near at hand.
 HANDFUL = 16_000
 Numbers = npt.NDArray[np.int64]
 _REF = r"(?s)^[^/]+/."  # a workspace and a task's id
@@ -67,8 +68,7 @@ class _Handful:
         if not _is_whole(at):
             raise ValueError("a time that is none")
         if group:
-            pieces = facts.group_pieces(group[0], rows)
-            if pieces:
+            if pieces := facts.group_pieces(group[0], rows):
                 self.groups.append(_Group(len(self.rows), len(rows), group[0], pieces))
             else:  # some were refused, or it is of another version
                 rows = named(rows, group[0])

@@ -245,22 +245,15 @@ def decode_fact(data: bytes) -> Fact:
 
 
 def decode_entry(data: bytes) -> Iterator[Event]:
-    """The events of one stream entry, as the scripts write it (see ``entry_rows``)."""
-    at_us, rows = entry_rows(data)
-    for ref, submitted_us, seq, fact in rows:
+    """The events of one stream entry as the scripts write it: ``[at_us, [[ref, submitted_us, seq, fact], …]]``.
+
+    Where the facts were packed together it is ``[at_us, [[ref, submitted_us, seq, number], …], group]``. A fact of the
+    group that no row names is none: a script refused it.
+    """
+    at_us, rows, *group = msgpack.unpackb(data, use_list=False, raw=True)
+    for ref, submitted_us, seq, fact in named(rows, group[0]) if group else rows:
         workspace, _, task_id = ref.decode().partition("/")
         yield Event(workspace, task_id, int(seq), int(at_us), int(submitted_us), decode_fact(fact))
-
-
-def entry_rows(data: bytes) -> tuple[Any, Sequence[Any]]:
-    """The time of a stream entry and its facts as ``(ref, submitted_us, seq, packed fact)``.
-
-    An entry is ``[at_us, [[ref, submitted_us, seq, fact], …]]``, and where its facts were packed together
-    ``[at_us, [[ref, submitted_us, seq, number], …], group]``: of the group those are facts that are named, for a script
-    may have refused the others. Raises ValueError or TypeError where it is no entry.
-    """
-    at_us, rows, *group = msgpack.unpackb(data, use_list=False, raw=True)  # Lua tells no text from bytes
-    return at_us, named(rows, group[0]) if group else rows
 
 
 def named(rows: Sequence[Any], group: bytes) -> list[Any]:
