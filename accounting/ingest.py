@@ -7,9 +7,8 @@ One batch at a time, by whoever holds the lock and renews it at each step:
     3. when all are durable, one script trims the stream up to ``last``, forgets the boundary and marks the days dirty.
 
 A crash anywhere leaves the boundary, so that the next writer reads the same entries and writes the same parts again,
-byte for byte. The batch after it is read meanwhile, and nothing is recorded of that one before its turn. Each step in
-Redis asks whether the lock is still its own; a writer that slept through its lock can at worst write the same bytes
-once more. The scripts run when Redis is full, for it is they that make room.
+byte for byte. Each step in Redis asks whether the lock is still its own; a writer that slept through its lock can at
+worst write the same bytes once more. The scripts run when Redis is full, for it is they that make room.
 """
 
 from __future__ import annotations
@@ -19,9 +18,8 @@ import logging
 import os
 import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Self
 
 import msgpack
@@ -37,8 +35,6 @@ BATCH = PREFIX + "ingest:batch"
 #: A hash: day → the last entry that touched it, so that a rollup forgets a day only as far as it has read it.
 DIRTY = PREFIX + "dirty"
 LOCK_MS = 60_000
-#: How many events make a part, where nothing else is said.
-LIMIT = 50_000
 #: Entries that are asked for at first; then as many as have about so many events, for an entry holds one or hundreds.
 PAGE = 100
 PAGE_EVENTS, PAGE_ENTRIES = 10_000, 2_000
@@ -95,15 +91,11 @@ class Ingested:
 
 @dataclass(frozen=True, slots=True)
 class _Batch:
-    """Entries in stream order with the facts read from them, day by day. ``flawed`` are entries that hold a flaw.
-
-    ``more``: others may follow them in the stream.
-    """
+    """Entries in stream order with the facts read from them, day by day. ``flawed`` are entries that hold a flaw."""
 
     ids: tuple[str, ...] = ()
     days: tuple[tuple[str, Any], ...] = ()
     flawed: tuple[tuple[str, bytes, str], ...] = ()
-    more: bool = False
 
     @property
     def boundary(self) -> str:
@@ -156,7 +148,7 @@ def drain(
     store: Store,
     quarantine: Store,
     *,
-    limit: int = LIMIT,
+    limit: int = 50_000,
     key: str = EVENTS,
     lock_ms: int = LOCK_MS,
 ) -> Ingested:
@@ -164,7 +156,18 @@ def drain(
 
     Raises LedgerError when a file cannot be written; the events then wait in the stream.
     """
-    return _drain(client, store, quarantine, limit, key, lock_ms, go_on=False)
+    with _Lock(client, key, lock_ms) as lock:
+        if lock.recorded is None:
+            return Ingested(busy=True)
+        try:
+            batch = _recorded(lock, lock.recorded) or _next(lock, limit)
+            if not batch.ids:
+                return Ingested()
+            lock.hold(batch.boundary)
+            return _write(batch, lock, store, quarantine)
+        except _LockLost:
+            log.warning("another writer took over the ingest of %s; nothing is lost", key)
+            return Ingested(busy=True)
 
 
 def drain_all(
@@ -172,7 +175,7 @@ def drain_all(
     store: Store,
     quarantine: Store,
     *,
-    limit: int = LIMIT,
+    limit: int = 50_000,
     key: str = EVENTS,
     patience_s: float = PATIENCE_S,
 ) -> Ingested:
@@ -184,42 +187,28 @@ def drain_all(
     done = Ingested()
     until = time.monotonic() + patience_s
     while True:
-        some = _drain(client, store, quarantine, limit, key, LOCK_MS, go_on=True)
-        done += replace(some, busy=False)
-        if not some.busy or time.monotonic() >= until:
-            return replace(done, busy=some.busy)
-        time.sleep(TURN_S)
-        if some.entries:
-            until = time.monotonic() + patience_s
-
-
-def _drain(
-    client: redis.Redis, store: Store, quarantine: Store, limit: int, key: str, lock_ms: int, *, go_on: bool
-) -> Ingested:
-    """One batch, or one after another, each read while the one before it is written."""
-    done = Ingested()
-    with _Lock(client, key, lock_ms) as lock, ThreadPoolExecutor(1) as ahead:
-        if lock.recorded is None:
-            return Ingested(busy=True)
-        try:
-            batch = _recorded(lock, lock.recorded) or _next(lock, limit)
-            while batch.ids:
-                following = None
-                if go_on and batch.more:
-                    following = ahead.submit(_next, lock, limit, batch.ids[-1])
-                lock.hold(batch.boundary)
-                done += _write(batch, lock, store, quarantine)
-                batch = following.result() if following else _Batch()
-        except _LockLost:
-            log.warning("another writer took over the ingest of %s; nothing is lost", key)
-            return done + Ingested(busy=True)
-    return done
+        batch = drain(client, store, quarantine, limit=limit, key=key)
+        if batch.busy and time.monotonic() < until:
+            time.sleep(TURN_S)
+            continue
+        done += batch
+        until = time.monotonic() + patience_s
+        if (
+            batch.busy
+            or batch.entries == 0
+            or (batch.events + batch.flaws < limit and not _waiting(client, key))
+        ):
+            return done
 
 
 def held_s(client: redis.Redis) -> float:
     """How long a writer may still hold the ledger without a sign of life; 0 where none holds it."""
     left_ms: Any = client.pttl(LOCK)
     return float(max(0, left_ms)) / 1000
+
+
+def _waiting(client: redis.Redis, key: str) -> bool:
+    return bool(client.xlen(key))
 
 
 def due(client: redis.Redis, settings: Settings, *, key: str = EVENTS) -> bool:
@@ -240,9 +229,8 @@ def due(client: redis.Redis, settings: Settings, *, key: str = EVENTS) -> bool:
     written_ms = int(bytes(oldest[0][0]).partition(b"-")[0])
     age_s = seconds + micros / 1e6 - written_ms / 1e3
     fleet = settings.fleet
-    enough = entries >= fleet.ingest_flush_events or size >= EVENT_BYTES * max(
-        fleet.ingest_flush_events, LEAST_SIZED
-    )
+    wanted = fleet.ingest_flush_events
+    enough = entries >= wanted or (size or 0) >= EVENT_BYTES * max(wanted, LEAST_SIZED)
     return bool(half_done) or enough or age_s >= fleet.ingest_flush_s
 
 
@@ -262,8 +250,8 @@ def _recorded(lock: _Lock, boundary: str) -> _Batch | None:
     return None
 
 
-def _next(lock: _Lock, limit: int, after: str = "") -> _Batch:
-    return _read(lock, f"({after}" if after else "-", "+", limit=limit)
+def _next(lock: _Lock, limit: int) -> _Batch:
+    return _read(lock, "-", "+", limit=limit)
 
 
 def _read(lock: _Lock, first: str, last: str, *, limit: int | None) -> _Batch:
@@ -288,7 +276,7 @@ def _read(lock: _Lock, first: str, last: str, *, limit: int | None) -> _Batch:
             count = max(1, min(PAGE_ENTRIES, PAGE_EVENTS * len(ids) // max(1, gathered.size())))
         days = tuple(gathered.by_day())
     flawed = tuple((ids[one.entry], raw[one.entry], one.why) for one in gathered.flaws)
-    return _Batch(tuple(ids), days, flawed, more=full or limit is None)
+    return _Batch(tuple(ids), days, flawed)
 
 
 def _page(lock: _Lock, first: str, last: str, count: int) -> list[tuple[bytes, dict[bytes, bytes]]]:

@@ -206,31 +206,6 @@ def test_a_writer_that_slept_through_its_lock_harms_nobody(
     assert client.xlen(EVENTS) == 1
 
 
-def test_a_writer_that_loses_its_lock_while_it_reads_ahead_harms_nobody(
-    client: redis.Redis, store: LocalStore, quarantine: LocalStore
-) -> None:
-    """Its second part is on its way, and the third is being read, when another one takes over."""
-    stories = day_of_stories(100)
-    publish(client, map(entry, stories))
-    puts: list[str] = []
-
-    class Overtaken(LocalStore):
-        def put(self, path: str, data: Data, *, over: str | None = None) -> bool:
-            puts.append(path)
-            if len(puts) == 2:
-                client.set(ingest.LOCK, "somebody else", px=60_000)
-            return super().put(path, data, over=over)
-
-    done = ingest.drain_all(client, Overtaken(store.root), quarantine, limit=100, patience_s=0.1)
-    assert done.busy
-    assert (len(puts), done.parts) == (2, 1)
-    assert client.exists(ingest.BATCH)
-    client.delete(ingest.LOCK)
-    assert not ingest.drain_all(client, store, quarantine, limit=100).busy
-    assert events_of(store) == expected(stories)
-    assert client.xlen(EVENTS) == client.exists(ingest.LOCK, ingest.BATCH) == 0
-
-
 class SlowReader(redis.Redis):
     def xrange(self, *args: Any, **named: Any) -> Any:
         time.sleep(0.1)
