@@ -221,3 +221,11 @@ def test_a_part_is_due_by_the_room_that_groups_take(client: redis.Redis) -> None
 def test_a_call_without_a_price_is_none_in_both_forms() -> None:
     calls: list[Fact] = [Attempted("a", 0, "x", "e", "m", "task", 1, 2, 0.0, 0.0, None) for _ in range(3)]
     assert part_of([grouped_entry(story("t", calls))]) == part_of([entry(story("t", calls))])
+
+
+def test_a_glance_at_the_stream_sees_both_forms_and_passes_over_what_is_flawed() -> None:
+    lots = [story(f"t-{number}", [Submitted("sync"), attempted("t-1")]) for number in range(6)]
+    stream = [b"junk", entry(lots[0]), None, *map(grouped_entry, lots[1:])]
+    [table] = wire.tables(stream, 8)
+    assert sorted(table["task_id"].to_pylist()) == ["t-0", "t-0", "t-1", "t-1", "t-2", "t-2"]
+    assert wire.tables([b"junk", None], 8) == []
