@@ -2,11 +2,12 @@
 
     python -m benchmarks.bench_ledger [EVENTS]
 
-Ingest: tasks of 4.9 events each (submitted, routed, one to four attempts, escalations, an end), over an embedded Redis
-of its own, into durable parts; eight events an entry, one by one, then 500 an entry, packed as a group. Rollup: a day of
-so many events (a million by default, 10000000 for a large one; benchmarks/made_day.py) into tasks, attempts and daily,
-as a multiple of what DuckDB needs, on one thread and in the same rounds, to decode the columns that the rollup reads.
-Medians; the processor's seconds, because other work on the machine counts less in them, beside those on the clock.
+Ingest: tasks of 4.9 events each (submitted, routed, one to four attempts, escalations, an end), over an embedded
+Redis of its own, into durable parts; eight events an entry, one by one, then 500 an entry, packed as a group. Rollup:
+a day of so many events (a million by default, 10000000 for a large one; benchmarks/made_day.py) into tasks, attempts
+and daily, as a multiple of what DuckDB needs, on one thread and in the same rounds, to decode the columns that the
+rollup reads. Medians; the processor's seconds, because other work on the machine counts less in them, beside those on
+the clock.
 """
 
 from __future__ import annotations
