@@ -129,17 +129,35 @@ def pieces(facts: Sequence[bytes], places: Places) -> list[Piece]:
 
 
 def group_pieces(group: bytes, rows: Sequence[Any]) -> list[Piece] | None:
-    """The facts of a group as they lie in it; None unless the rows name all of them in order, and none is of another
-    version."""
+    """The facts of a group that rows name, as they lie in it; None where one is not there, or of another version.
+
+    Rows that have a fact of their own are none of the group's.
+    """
     try:
-        numbers = [row[3] for row in rows]
+        place_of = {row[3]: at for at, row in enumerate(rows) if type(row[3]) is not bytes}
         version, kinds = msgpack.unpackb(group, use_list=False)
-        told = sorted(chain.from_iterable(places for _, places, _ in kinds))
-        made = [Piece(code, np.array(places, dtype=np.int64), fields) for code, places, fields in kinds]
+        made = [
+            piece
+            for code, numbers, fields in kinds
+            if (piece := _named(Piece(code, np.array(numbers, dtype=np.int64), fields), numbers, place_of))
+        ]
     except (ValueError, TypeError, LookupError, OverflowError, msgpack.UnpackException):
         return None
-    fits = version == VERSION and numbers == told == list(range(len(numbers))) and all(map(_fits, made))
+    fits = version == VERSION and sum(len(piece.places) for piece in made) == len(place_of)
     return made if fits else None
+
+
+def _named(piece: Piece, numbers: Sequence[Any], place_of: dict[Any, int]) -> Piece | None:
+    """Those of its facts that have a place; None where none has. Raises ValueError where it is of another version."""
+    kept = [at for at, number in enumerate(numbers) if number in place_of]
+    if not kept:
+        return None
+    if not _fits(piece):
+        raise ValueError("of another version")
+    fields = piece.fields
+    if len(kept) < len(numbers):
+        fields = [values if len(values) == 1 else [values[at] for at in kept] for values in fields]
+    return Piece(piece.kind, np.array([place_of[numbers[at]] for at in kept], dtype=np.int64), fields)
 
 
 def _fits(piece: Piece) -> bool:
@@ -147,7 +165,6 @@ def _fits(piece: Piece) -> bool:
     return (
         type(piece.kind) is int
         and 0 <= piece.kind < len(KINDS)
-        and len(piece.places) > 0
         and len(piece.fields) == len(_SHAPES[piece.kind].names)
         and {type(values) for values in piece.fields} == {tuple}
         and {len(values) for values in piece.fields} <= {1, len(piece.places)}

@@ -43,7 +43,7 @@ class _Page(NamedTuple):
 
 
 class _Group(NamedTuple):
-    """Facts that were packed together and are all named, in their order, by the rows from ``start`` on."""
+    """Facts that were packed together and that rows from ``start`` on name."""
 
     start: int
     size: int
@@ -70,7 +70,7 @@ class _Handful:
         if group:
             if pieces := facts.group_pieces(group[0], rows):
                 self.groups.append(_Group(len(self.rows), len(rows), group[0], pieces))
-            else:  # some were refused, or it is of another version
+            else:  # it is of another version, or not whole
                 rows = named(rows, group[0])
         self.shares.append((number, int(at), len(rows)))
         self.rows.extend(rows)
@@ -179,18 +179,15 @@ def _page(rows: Sequence[Any], at_us: Numbers, groups: Sequence[_Group]) -> _Pag
     if set(map(type, rows)) != {tuple} or set(map(len, rows)) != {4}:
         raise ValueError("not a task, two numbers and a fact")
     refs, submitted, seq, told = zip(*rows, strict=True)
-    pieces: list[facts.Piece] = []
-    alone: list[int] = []
-    end = 0
-    for group in groups:
-        alone.extend(range(end, group.start))
-        end = group.start + group.size
-        pieces += [piece.moved(group.start) for piece in group.pieces]
-    alone.extend(range(end, len(rows)))
-    blobs = [told[at] for at in alone]
+    pieces = [piece.moved(group.start) for group in groups for piece in group.pieces]
+    grouped = np.zeros(len(rows), dtype=np.bool_)
+    for piece in pieces:
+        grouped[piece.places] = True
+    alone = np.flatnonzero(~grouped)
+    blobs = [told[at] for at in alone.tolist()]
     if not set(map(type, blobs)) <= {bytes}:
         raise ValueError("a fact that is not bytes")
-    pieces += facts.pieces(blobs, np.array(alone, dtype=np.int64))
+    pieces += facts.pieces(blobs, alone)
     return _Page(_coded(refs), _wholes(seq), at_us, _wholes(submitted), facts.arranged(pieces))
 
 

@@ -100,6 +100,24 @@ def test_a_large_day_is_the_same_in_both_forms() -> None:
     assert part_of(list(map(grouped_entry, lots))) == part_of(list(map(entry, lots)))
 
 
+def test_groups_of_which_scripts_took_some_are_those_some() -> None:
+    """Some facts are refused, and some rows have a fact that the script wrote."""
+    chance = random.Random(6)
+    events = [event for one in day_of_stories(200) for event in one]
+    together, alone = [], []
+    for start in range(0, len(events), 100):
+        lot = events[start : start + 100]
+        at_us, named, group = msgpack.unpackb(grouped_entry(lot))
+        packed = [encode_fact(event.fact) for event in lot]
+        kept = [number for number in range(len(lot)) if chance.random() < 0.9]
+        by_script = {number for number in kept if chance.random() < 0.1}
+        together.append(
+            msgpack.packb([at_us, [[*named[n][:3], packed[n] if n in by_script else n] for n in kept], group])
+        )
+        alone.append(msgpack.packb([at_us, [[*named[n][:3], packed[n]] for n in kept]]))
+    assert part_of(together) == part_of(alone)
+
+
 def rows(*facts_: Any) -> list[list[Any]]:
     return [[f"acme/t-{number}", NOON_US, 1, fact] for number, fact in enumerate(facts_)]
 
@@ -158,6 +176,8 @@ def test_facts_of_a_group_that_nobody_names_are_in_no_ledger() -> None:
     some = msgpack.packb([NOON_US, rows(0, cancelled, 3), encode_group(known)])
     alone = msgpack.packb([NOON_US, rows(encode_fact(known[0]), cancelled, encode_fact(known[3]))])
     assert part_of([some]) == part_of([alone])
+    twice = msgpack.packb([NOON_US, rows(0, 0), encode_group(known)])
+    assert part_of([twice]) == part_of([msgpack.packb([NOON_US, rows(*[encode_fact(known[0])] * 2)])])
     turned = msgpack.packb([NOON_US, rows(3, 2, 1, 0), encode_group(known)])
     assert part_of([turned]) == part_of([msgpack.packb([NOON_US, rows(*map(encode_fact, known[::-1]))])])
 
