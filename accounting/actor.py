@@ -19,6 +19,7 @@ from broker.settings import Settings, load
 from broker.store import Store, ask
 
 INGEST_EVERY_S = 1.0
+BATCHES_A_ROUND = 20
 NIGHTLY_EVERY_S = 30.0
 HELP_EVERY_S = 1.0
 ALERTS_EVERY_S = 1.0
@@ -45,20 +46,26 @@ class Accounting:
 
     def ingest(self) -> None:
         try:
-            if ask(lambda: ingest.due(self.client, self.settings)):
-                fleet = self.settings.fleet
-                done = ask(
-                    lambda: ingest.drain(
-                        self.client,
-                        self.files,
-                        self.quarantine,
-                        limit=fleet.ingest_flush_events,
-                        lock_ms=max(LEAST_LOCK_MS, round(fleet.lease_s * 2000)),
-                    )
-                )
-                log.info("%d events into %d parts", done.events, done.parts)
+            for _ in range(BATCHES_A_ROUND):
+                if not ask(lambda: ingest.due(self.client, self.settings)) or not self._drain():
+                    break
         except (LedgerError, RedisUnavailable) as error:
             log.error("the events wait in the stream: %s", error)
+
+    def _drain(self) -> int:
+        """One batch. How many entries it had."""
+        fleet = self.settings.fleet
+        done = ask(
+            lambda: ingest.drain(
+                self.client,
+                self.files,
+                self.quarantine,
+                limit=fleet.ingest_flush_events,
+                lock_ms=max(LEAST_LOCK_MS, round(fleet.lease_s * 2000)),
+            )
+        )
+        log.info("%d events into %d parts", done.events, done.parts)
+        return int(done.entries)
 
     def nightly(self) -> None:
         try:

@@ -13,10 +13,12 @@ worst write the same bytes once more. The scripts run when Redis is full, for it
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -33,7 +35,11 @@ BATCH = PREFIX + "ingest:batch"
 #: A hash: day → the last entry that touched it, so that a rollup forgets a day only as far as it has read it.
 DIRTY = PREFIX + "dirty"
 LOCK_MS = 60_000
-PAGE = 2_000
+#: Entries that are asked for at first; then as many as have about so many events, for an entry holds one or hundreds.
+PAGE = 100
+PAGE_EVENTS, PAGE_ENTRIES = 10_000, 2_000
+#: About what an event takes in the stream; fewer of them than those are counted by their entries alone.
+EVENT_BYTES, LEAST_SIZED = 100, 10_000
 PATIENCE_S = 10.0
 TURN_S = 0.05
 
@@ -208,20 +214,24 @@ def _waiting(client: redis.Redis, key: str) -> bool:
 def due(client: redis.Redis, settings: Settings, *, key: str = EVENTS) -> bool:
     """Whether a part is worth writing: enough events, the oldest one old enough, or a batch that was left half done.
 
-    An entry holds one event at least, so counting entries never waits too long.
+    An entry holds one event or hundreds; how many there are is told by the entries, of which none is empty, and by the
+    room that they take.
     """
     pipe = client.pipeline(transaction=False)
     pipe.exists(BATCH)
     pipe.xlen(key)
     pipe.xrange(key, count=1)
     pipe.time()
-    half_done, entries, oldest, (seconds, micros) = pipe.execute()
+    pipe.memory_usage(key)
+    half_done, entries, oldest, (seconds, micros), size = pipe.execute()
     if not oldest:
         return bool(half_done)
     written_ms = int(bytes(oldest[0][0]).partition(b"-")[0])
     age_s = seconds + micros / 1e6 - written_ms / 1e3
     fleet = settings.fleet
-    return bool(half_done) or entries >= fleet.ingest_flush_events or age_s >= fleet.ingest_flush_s
+    wanted = fleet.ingest_flush_events
+    enough = entries >= wanted or (size or 0) >= EVENT_BYTES * max(wanted, LEAST_SIZED)
+    return bool(half_done) or enough or age_s >= fleet.ingest_flush_s
 
 
 def _recorded(lock: _Lock, boundary: str) -> _Batch | None:
@@ -248,28 +258,43 @@ def _read(lock: _Lock, first: str, last: str, *, limit: int | None) -> _Batch:
     ids: list[str] = []
     raw: list[bytes] = []
     gathered = wire.Gathered()
-    for entry_id, fields in _entries(lock, first, last):
-        entry = fields.get(b"b")
-        ids.append(entry_id)
-        raw.append(msgpack.packb(fields) if entry is None else entry)
-        gathered.add(entry)
-        if limit is not None and gathered.size() >= limit:
-            break
-    days = tuple(gathered.by_day())
-    return _Batch(
-        tuple(ids), days, tuple((ids[one.entry], raw[one.entry], one.why) for one in gathered.flaws)
-    )
+    count, full = PAGE, False
+    with _uncollected():
+        while not full:
+            page = _page(lock, first, last, count)
+            for entry_id, fields in page:
+                entry = fields.get(b"b")
+                ids.append(entry_id.decode())
+                raw.append(msgpack.packb(fields) if entry is None else entry)
+                gathered.add(entry)
+                full = limit is not None and gathered.size() >= limit
+                if full:
+                    break
+            if len(page) < count:
+                break
+            first = f"({ids[-1]}"
+            count = max(1, min(PAGE_ENTRIES, PAGE_EVENTS * len(ids) // max(1, gathered.size())))
+        days = tuple(gathered.by_day())
+    flawed = tuple((ids[one.entry], raw[one.entry], one.why) for one in gathered.flaws)
+    return _Batch(tuple(ids), days, flawed)
 
 
-def _entries(lock: _Lock, first: str, last: str) -> Iterator[tuple[str, dict[bytes, bytes]]]:
-    while True:
-        page: Any = lock.client.xrange(lock.key, min=first, max=last, count=PAGE)
-        lock.hold()
-        for entry_id, fields in page:
-            yield entry_id.decode(), fields
-        if len(page) < PAGE:
-            return
-        first = "(" + page[-1][0].decode()
+def _page(lock: _Lock, first: str, last: str, count: int) -> list[tuple[bytes, dict[bytes, bytes]]]:
+    page: Any = lock.client.xrange(lock.key, min=first, max=last, count=count)
+    lock.hold()
+    return page  # type: ignore[no-any-return]
+
+
+@contextmanager
+def _uncollected() -> Iterator[None]:
+    """What is read refers to nothing that refers back, so that looking for that would be a fifth of the work."""
+    was = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was:
+            gc.enable()
 
 
 def _write(batch: _Batch, lock: _Lock, store: Store, quarantine: Store) -> Ingested:

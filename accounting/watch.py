@@ -11,7 +11,9 @@ from collections.abc import Sequence
 from decimal import Decimal
 from typing import Any
 
-from accounting import wire
+import pyarrow.compute as pc
+
+from accounting import facts, wire
 from accounting.alerts import Alert, encode
 from accounting.tell import NEW
 from accounting.trend import BEFORE_MINUTES, MINUTES, US_PER_MINUTE, Ended, trends
@@ -21,7 +23,8 @@ from broker.money import nano
 from broker.store import Store
 from broker.task import decode_progress, reference
 
-ENTRIES, ENDS = 200, 200
+ENTRIES, FACTS, ENDS = 200, 10_000, 200
+END = "finished"
 AGAIN_S = 3600
 
 
@@ -59,8 +62,12 @@ class Watch:
         if not after:
             return []
         entries: Any = client.xrange(keys.EVENTS, min=f"({after}", max=self.last, count=ENTRIES)
-        events = [event for _, fields in entries for event in wire.readable(fields.get(b"b", b""))]
-        ends = [event for event in events if isinstance(event.fact, Finished)]
+        ends = [
+            event
+            for table in wire.tables((fields.get(b"b") for _, fields in entries), FACTS)
+            for event in facts.events(table.filter(pc.equal(table["kind"], END)))
+        ]
+        ends.sort(key=lambda event: event.at_us)
         return self._known(ends[:: -(-len(ends) // ENDS) or 1])
 
     def _known(self, ends: Sequence[Event]) -> list[Ended]:

@@ -1,26 +1,28 @@
 """Reads stream entries as the producers' scripts wrote them, quickly and without trust.
 
-Many entries are taken apart at once and their facts turned into columns. Where something in them is wrong they are
-halved until the one fact that is wrong stands alone, so that its neighbours pass.
+Many entries are taken apart at once and their facts turned into columns; groups of facts, which are columns already, as
+they are. Where something in them is wrong, groups too are taken apart fact by fact, and the facts halved until the one
+that is wrong stands alone, so that its neighbours pass.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import chain
 from typing import Any, NamedTuple
 
 import msgpack
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from accounting import facts, ledger, schema
-from broker.events import Event, decode_entry
+from broker.events import named
 
-#: Facts that are taken apart at once: enough for columns to pay, few enough to leave the garbage collector asleep.
-HANDFUL = 8_000
+#: Facts that are taken apart at once: enough for columns to pay, few enough for their values to stay near at hand.
+HANDFUL = 16_000
 Numbers = npt.NDArray[np.int64]
+_REF = r"(?s)^[^/]+/."  # a workspace and a task's id
 
 
 class Flaw(NamedTuple):
@@ -33,23 +35,62 @@ class Flaw(NamedTuple):
 class _Page(NamedTuple):
     """Facts of one handful, in the order of the stream; ``columns`` are theirs kind by kind."""
 
-    refs: tuple[bytes, ...]
+    refs: Any
     seq: Numbers
     at_us: Numbers
     submitted_us: Numbers
     columns: list[facts.Columns]
 
 
+class _Group(NamedTuple):
+    """Facts that were packed together and that rows from ``start`` on name."""
+
+    start: int
+    size: int
+    packed: bytes
+    pieces: list[facts.Piece]
+
+
+class _Handful:
+    """Facts that are taken apart at once: rows in the order of the stream.
+
+    ``shares`` has of each entry its number, its time and how many rows it has.
+    """
+
+    def __init__(self) -> None:
+        self.rows: list[Any] = []
+        self.shares: list[tuple[int, int, int]] = []
+        self.groups: list[_Group] = []
+
+    def add(self, number: int, entry: bytes | None) -> None:
+        """Raises what unpacking raises where it is no entry."""
+        at, rows, *group = msgpack.unpackb(entry, use_list=False, raw=True)  # Lua tells no text from bytes
+        if not _is_whole(at):
+            raise ValueError("a time that is none")
+        if group:
+            if pieces := facts.group_pieces(group[0], rows):
+                self.groups.append(_Group(len(self.rows), len(rows), group[0], pieces))
+            else:  # it is of another version, or not whole
+                rows = named(rows, group[0])
+        self.shares.append((number, int(at), len(rows)))
+        self.rows.extend(rows)
+
+    def one_by_one(self) -> list[Any]:
+        """The rows with facts of their own."""
+        rows = list(self.rows)
+        for group in self.groups:
+            within = slice(group.start, group.start + group.size)
+            rows[within] = named(rows[within], group.packed)
+        return rows
+
+
 class Gathered:
     """The facts of stream entries, as columns. ``entries`` is how many entries there were so far."""
 
-    def __init__(self, entries: Iterable[bytes] = ()) -> None:
+    def __init__(self, entries: Iterable[bytes | None] = ()) -> None:
         self.entries = 0
         self.flaws: list[Flaw] = []
-        self._items: list[Any] = []
-        self._shares: list[
-            tuple[int, int, int]
-        ] = []  # of each entry: its number, its time, how many items it has
+        self._handful = _Handful()
         self._pages: list[_Page] = []
         self._facts = 0
         for entry in entries:
@@ -60,44 +101,42 @@ class Gathered:
         number = self.entries
         self.entries += 1
         try:
-            at, items = msgpack.unpackb(entry, use_list=False, raw=True)  # Lua tells no text from bytes
-            self._shares.append((number, _wholes((at,))[0], len(items)))
-            self._items.extend(items)
-        except (ValueError, TypeError, msgpack.UnpackException) as error:
+            self._handful.add(number, entry)
+        except (ValueError, TypeError, LookupError, msgpack.UnpackException) as error:
             self.flaws.append(Flaw(number, f"not an entry: {error}"))
-        if len(self._items) >= HANDFUL:
+        if len(self._handful.rows) >= HANDFUL:
             self._take_apart()
 
     def size(self) -> int:
         """Facts and flaws so far."""
-        return self._facts + len(self._items) + len(self.flaws)
+        return self._facts + len(self._handful.rows) + len(self.flaws)
 
     def by_day(self) -> Iterator[tuple[str, Any]]:
-        """The facts as rows of ``events``, day by day of their tasks' submission."""
+        """The facts as rows of ``events``, day by day of their tasks' submission, in no order that says anything."""
         self._take_apart()
         if not self._pages:
             return
-        refs = chain.from_iterable(page.refs for page in self._pages)
-        known: dict[bytes, int] = {}
-        codes = np.array([known.setdefault(ref, len(known)) for ref in refs], dtype=np.int32)
-        tasks = _Tasks.of(known)
+        refs = pa.chunked_array([page.refs for page in self._pages]).unify_dictionaries().combine_chunks()
+        workspaces, ids = _tasks(refs.dictionary)
+        made, places = facts.together(self._columns())
+        codes = refs.indices.to_numpy()[places]
         seq, at_us, submitted_us = (
-            np.concatenate([getattr(page, name) for page in self._pages])
+            np.concatenate([getattr(page, name) for page in self._pages])[places]
             for name in ("seq", "at_us", "submitted_us")
         )
-        days = submitted_us // ledger.US_PER_DAY
-        order = np.argsort(days, kind="stable")
-        made = facts.together(self._columns(), order) | {
-            "workspace": tasks.workspace.take(pa.array(codes[order])),
-            "task_id": pa.DictionaryArray.from_arrays(pa.array(codes[order]), tasks.task_id),
-            "seq": pa.array(seq[order]),
-            "at": pa.array(at_us[order]).cast(schema.TIME),
-            "submitted_at": pa.array(submitted_us[order]).cast(schema.TIME),
+        made |= {
+            "workspace": workspaces.take(pa.array(codes)),
+            "task_id": pa.DictionaryArray.from_arrays(pa.array(codes), ids),
+            "seq": pa.array(seq),
+            "at": pa.array(at_us).cast(schema.TIME),
+            "submitted_at": pa.array(submitted_us).cast(schema.TIME),
         }
         table = pa.table({name: made[name] for name in schema.EVENTS.names})
-        numbers, starts = np.unique(days[order], return_index=True)
-        for number, start, end in zip(numbers.tolist(), starts, [*starts[1:], len(order)], strict=True):
-            yield ledger.day_of(number * ledger.US_PER_DAY), table.slice(start, end - start)
+        days = submitted_us // ledger.US_PER_DAY
+        numbers = np.unique(days).tolist()
+        for number in numbers:
+            of_day = table if len(numbers) == 1 else table.take(pa.array(np.flatnonzero(days == number)))
+            yield ledger.day_of(number * ledger.US_PER_DAY), of_day
 
     def _columns(self) -> list[facts.Columns]:
         """Those of all pages, their places counted through."""
@@ -109,77 +148,91 @@ class Gathered:
         ]
 
     def _take_apart(self) -> None:
-        entries, times, counts = (
-            (np.array(one, dtype=np.int64) for one in zip(*self._shares, strict=True))
-            if self._shares
-            else (np.zeros(0, dtype=np.int64),) * 3
-        )
-        items, self._items, self._shares = self._items, [], []
-        self._halve(items, np.repeat(times, counts), np.repeat(entries, counts))
-
-    def _halve(self, items: Sequence[Any], at_us: Numbers, entries: Numbers) -> None:
-        if not items:
+        handful, self._handful = self._handful, _Handful()
+        if not handful.rows:
             return
+        entries, times, counts = (np.array(one, dtype=np.int64) for one in zip(*handful.shares, strict=True))
+        at_us = np.repeat(times, counts)
         try:
-            self._pages.append(_page(items, at_us))
-            self._facts += len(items)
+            self._add(handful.rows, at_us, handful.groups)
+        except ValueError:
+            self._halve(handful.one_by_one(), at_us, np.repeat(entries, counts))
+
+    def _halve(self, rows: Sequence[Any], at_us: Numbers, entries: Numbers) -> None:
+        try:
+            self._add(rows, at_us)
         except ValueError as error:
-            if len(items) == 1:
+            if len(rows) == 1:
                 self.flaws.append(Flaw(int(entries[0]), str(error)))
                 return
-            middle = len(items) // 2
-            self._halve(items[:middle], at_us[:middle], entries[:middle])
-            self._halve(items[middle:], at_us[middle:], entries[middle:])
+            middle = len(rows) // 2
+            self._halve(rows[:middle], at_us[:middle], entries[:middle])
+            self._halve(rows[middle:], at_us[middle:], entries[middle:])
+
+    def _add(self, rows: Sequence[Any], at_us: Numbers, groups: Sequence[_Group] = ()) -> None:
+        self._pages.append(_page(rows, at_us, groups))
+        self._facts += len(rows)
 
 
-def _page(items: Sequence[Any], at_us: Numbers) -> _Page:
-    """Raises ValueError where any item is not ``[ref, submitted_us, seq, fact]``."""
-    if set(map(type, items)) != {tuple} or set(map(len, items)) != {4}:
+def _page(rows: Sequence[Any], at_us: Numbers, groups: Sequence[_Group]) -> _Page:
+    """Raises ValueError where any row is not ``[ref, submitted_us, seq, fact]``; a group's have numbers for facts."""
+    if set(map(type, rows)) != {tuple} or set(map(len, rows)) != {4}:
         raise ValueError("not a task, two numbers and a fact")
-    refs, submitted, seq, blobs = zip(*items, strict=True)
-    for ref in set(refs):
-        _named(ref)
-    if set(map(type, blobs)) != {bytes}:
+    refs, submitted, seq, told = zip(*rows, strict=True)
+    pieces = [piece.moved(group.start) for group in groups for piece in group.pieces]
+    grouped = np.zeros(len(rows), dtype=np.bool_)
+    for piece in pieces:
+        grouped[piece.places] = True
+    alone = np.flatnonzero(~grouped)
+    blobs = [told[at] for at in alone.tolist()]
+    if not set(map(type, blobs)) <= {bytes}:
         raise ValueError("a fact that is not bytes")
-    return _Page(refs, _wholes(seq), at_us, _wholes(submitted), facts.columns(blobs))
+    pieces += facts.pieces(blobs, alone)
+    return _Page(_coded(refs), _wholes(seq), at_us, _wholes(submitted), facts.arranged(pieces))
 
 
-def _named(ref: Any) -> tuple[str, str]:
-    """The workspace and id of a task."""
-    if type(ref) is not bytes:
+def _coded(refs: Sequence[Any]) -> Any:
+    """The tasks, each once. Raises ValueError where one of them is no text, or none."""
+    if set(map(type, refs)) != {bytes}:
         raise ValueError("a task that is not text")
-    workspace, slash, task_id = ref.decode().partition("/")
-    if not (workspace and slash and task_id):
+    made = pa.array(refs, pa.binary()).dictionary_encode()
+    names = made.dictionary.cast(schema.TEXT)
+    if not pc.all(pc.match_substring_regex(names, _REF)).as_py():
         raise ValueError("it names no task")
-    return workspace, task_id
+    return pa.DictionaryArray.from_arrays(made.indices, names)
+
+
+def _tasks(refs: Any) -> tuple[Any, Any]:
+    """Workspaces (each once) and ids of tasks."""
+    parts = pc.list_flatten(pc.split_pattern(refs, "/", max_splits=1)).take
+    first = pa.array(np.arange(len(refs)) * 2)
+    return parts(first).dictionary_encode(), parts(pc.add(first, 1))
+
+
+def _is_whole(number: Any) -> bool:
+    """Lua writes a large integer as a double; both are the same number here."""
+    return type(number) in (int, float) and 0 <= number < facts.LIMIT and number == int(number)
 
 
 def _wholes(numbers: Sequence[Any]) -> Numbers:
-    """Lua writes a large integer as a double; both are the same number here."""
+    """As ``_is_whole``, of many. No double is beyond 2^53, so that none loses anything beside an integer."""
     try:
-        whole = tuple(map(int, numbers))
-    except (TypeError, OverflowError) as error:
+        made = np.array(numbers)
+    except (ValueError, OverflowError) as error:
         raise ValueError(str(error)) from error
-    if whole != tuple(numbers) or not 0 <= min(whole) <= max(whole) < facts.LIMIT:
+    if made.dtype.kind not in "iuf" or made.ndim != 1 or not ((made >= 0) & (made < facts.LIMIT)).all():
         raise ValueError("a number that is no count and no time")
-    return np.array(whole, dtype=np.int64)
+    whole = made.astype(np.int64)
+    if (whole != made).any():
+        raise ValueError("a number that is no count and no time")
+    return whole
 
 
-class _Tasks(NamedTuple):
-    """Columns of the tasks that facts are about, each task once."""
-
-    workspace: Any
-    task_id: Any
-
-    @classmethod
-    def of(cls, refs: Iterable[bytes]) -> _Tasks:
-        workspaces, ids = zip(*map(_named, refs), strict=True)
-        return cls(pa.array(workspaces, schema.TEXT).dictionary_encode(), pa.array(ids, schema.TEXT))
-
-
-def readable(entry: bytes) -> list[Event]:
-    """The entry's events; none where it is not whole."""
-    try:
-        return list(decode_entry(entry))
-    except (ValueError, TypeError, AttributeError, OverflowError, msgpack.UnpackException):
-        return []
+def tables(entries: Iterable[bytes | None], limit: int) -> list[Any]:
+    """The first facts of these entries, about so many, as rows of ``events`` in no order; without what is flawed."""
+    gathered = Gathered()
+    for entry in entries:
+        gathered.add(entry)
+        if gathered.size() >= limit:
+            break
+    return [table for _, table in gathered.by_day()]

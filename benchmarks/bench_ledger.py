@@ -2,11 +2,12 @@
 
     python -m benchmarks.bench_ledger [EVENTS]
 
-Ingest: tasks of 4.9 events each (submitted, routed, one to four attempts, escalations, an end), eight events an entry,
-over an embedded Redis of its own, into durable parts. Rollup: a day of so many events (a million by default, 10000000
-for a large one; benchmarks/made_day.py) into tasks, attempts and daily, as a multiple of what DuckDB needs, on one
-thread and in the same rounds, to decode the columns that the rollup reads. Medians; the processor's seconds, because
-other work on the machine counts less in them, beside those on the clock.
+Ingest: tasks of 4.9 events each (submitted, routed, one to four attempts, escalations, an end), over an embedded
+Redis of its own, into durable parts; eight events an entry, one by one, then 500 an entry, packed as a group. Rollup:
+a day of so many events (a million by default, 10000000 for a large one; benchmarks/made_day.py) into tasks, attempts
+and daily, as a multiple of what DuckDB needs, on one thread and in the same rounds, to decode the columns that the
+rollup reads. Medians; the processor's seconds, because other work on the machine counts less in them, beside those on
+the clock.
 """
 
 from __future__ import annotations
@@ -28,12 +29,13 @@ from accounting.fold import COLUMNS
 from accounting.ledger import LocalStore
 from benchmarks import made_day
 from broker import embedded
-from tests.accounting.stories import entry, publish, random_story
+from tests.accounting.stories import entry, grouped_entry, publish, random_story
 
 ROUNDS = 7
 LARGE = 3_000_000  # events; a day of more is rolled three times
 TASKS = 40_000
 EVENTS_AN_ENTRY = 8
+EVENTS_A_GROUP = 500
 PART_EVENTS = 100_000
 Timed = tuple[float, float]
 
@@ -45,26 +47,28 @@ def main(events: int = 1_000_000) -> None:
 
 
 def _ingest(folder: Path) -> None:
+    chance = random.Random(1)
+    events = [event for number in range(TASKS) for event in random_story(number, chance)]
     server = embedded.start(folder / "var")
     try:
         client = redis.Redis.from_url(server.url)
-        entries, events = _entries()
-        rounds = []
-        for number in range(ROUNDS):
-            store = LocalStore(folder / f"ledger-{number}")
-            publish(client, entries)
-            rounds.append(_timed(lambda: ingest.drain_all(client, store, LocalStore(folder / "bad"))))  # noqa: B023 - called at once
-        print(f"{events:,} events, {len(entries):,} stream entries, median of {ROUNDS} rounds")
-        _tell("ingest, stream to durable Parquet", "events", events, rounds)
+        for size, packed in ((EVENTS_AN_ENTRY, entry), (EVENTS_A_GROUP, grouped_entry)):
+            entries = [packed(events[start : start + size]) for start in range(0, len(events), size)]
+            rounds = [
+                _ingested(client, entries, folder / f"ledger-{size}-{number}") for number in range(ROUNDS)
+            ]
+            length = sum(map(len, entries)) / len(events)
+            print(
+                f"{len(events):,} events, {size} an entry, {length:.0f} bytes each; median of {ROUNDS} rounds"
+            )
+            _tell("ingest, stream to durable Parquet", "events", len(events), rounds)
     finally:
         embedded.stop(server)
 
 
-def _entries() -> tuple[list[bytes], int]:
-    chance = random.Random(1)
-    events = [event for number in range(TASKS) for event in random_story(number, chance)]
-    starts = range(0, len(events), EVENTS_AN_ENTRY)
-    return [entry(events[start : start + EVENTS_AN_ENTRY]) for start in starts], len(events)
+def _ingested(client: redis.Redis, entries: list[bytes], folder: Path) -> Timed:
+    publish(client, entries)
+    return _timed(lambda: ingest.drain_all(client, LocalStore(folder), LocalStore(folder / "bad")))
 
 
 def _day(folder: Path, events: int, count: int) -> None:

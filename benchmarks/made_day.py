@@ -97,9 +97,7 @@ class _Told:
     def __init__(self, chance: random.Random) -> None:
         stories = [list(_story(number, chance)) for number in range(TOLD)]
         flat = [event for one in stories for event in one]
-        made = facts.together(
-            facts.columns([encode_fact(event.fact) for event in flat]), np.arange(len(flat))
-        )
+        made = facts.in_order(facts.columns([encode_fact(event.fact) for event in flat]))
         made["seq"] = pa.array([event.seq for event in flat])
         made["workspace"] = pa.array([event.workspace for event in flat])
         self.rows = pa.table(made)

@@ -7,8 +7,9 @@ same ``attempt_id`` replaces an earlier one: that is how a late settlement corre
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
+from operator import attrgetter
 from typing import Any
 
 import msgpack
@@ -165,6 +166,7 @@ KINDS: tuple[type[Any], ...] = (
 )  # fmt: skip
 _CODES = {kind: code for code, kind in enumerate(KINDS)}
 _FIELDS = {kind: tuple(one.name for one in fields(kind)) for kind in KINDS}
+_VALUES = {kind: attrgetter(*names) for kind, names in _FIELDS.items()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,8 +192,46 @@ def kind_name(fact: Fact) -> str:
 
 def encode_fact(fact: Fact) -> bytes:
     kind = type(fact)
-    row = [VERSION, _CODES[kind], *(getattr(fact, name) for name in _FIELDS[kind])]
-    return msgpack.packb(row)  # type: ignore[no-any-return]
+    return msgpack.packb([VERSION, _CODES[kind], *_VALUES[kind](fact)])  # type: ignore[no-any-return]
+
+
+def encode_group(facts: Sequence[Fact]) -> bytes:
+    """Many facts as columns: ``[version, [[kind, their numbers, [a list of values for each field]], …]]``.
+
+    A fact's number is its place among ``facts``; a list of one value is that of all facts of the kind. These are fewer
+    bytes than the facts one by one, and less work for who writes and for who reads them.
+    """
+    numbers: dict[type[Any], list[int]] = {}
+    for number, fact in enumerate(facts):
+        numbers.setdefault(type(fact), []).append(number)
+    kinds = []
+    for kind, chosen in numbers.items():
+        columns = zip(*[_VALUES[kind](facts[number]) for number in chosen], strict=True)
+        kinds.append([_CODES[kind], chosen, [_once(values) for values in columns]])
+    return msgpack.packb([VERSION, kinds])  # type: ignore[no-any-return]
+
+
+def _once(values: tuple[Any, ...]) -> tuple[Any, ...]:
+    return values[:1] if values.count(values[0]) == len(values) else values
+
+
+def decode_group(data: bytes) -> dict[int, bytes]:
+    """The facts of a group by their numbers, each as ``encode_fact`` has it. Raises ValueError where it is no group.
+
+    What is wrong with a fact is wrong with its bytes too, and found there; a kind that is not whole has none.
+    """
+    found: dict[int, bytes] = {}
+    try:
+        version, kinds = msgpack.unpackb(data, use_list=False, unicode_errors="surrogateescape")
+        for code, numbers, columns in kinds:
+            columns = [values * len(numbers) if len(values) == 1 else values for values in columns]
+            if {len(values) for values in columns} == {len(numbers)}:
+                rows = ([version, code, *row] for row in zip(*columns, strict=True))
+                packed = [msgpack.packb(row, unicode_errors="surrogateescape") for row in rows]
+                found.update(zip(numbers, packed, strict=True))
+    except (ValueError, TypeError, OverflowError, msgpack.UnpackException) as error:
+        raise ValueError(f"{len(data)} bytes that are no group of facts: {error}") from error
+    return found
 
 
 def decode_fact(data: bytes) -> Fact:
@@ -205,8 +245,20 @@ def decode_fact(data: bytes) -> Fact:
 
 
 def decode_entry(data: bytes) -> Iterator[Event]:
-    """The events of one stream entry: ``[at_us, [[ref, submitted_us, seq, fact], …]]`` as the scripts write it."""
-    at_us, rows = msgpack.unpackb(data, use_list=False, raw=True)
-    for ref, submitted_us, seq, fact in rows:
+    """The events of one stream entry as the scripts write it: ``[at_us, [[ref, submitted_us, seq, fact], …]]``.
+
+    Where the facts were packed together it is ``[at_us, [[ref, submitted_us, seq, number], …], group]``. A fact of the
+    group that no row names is none: a script refused it.
+    """
+    at_us, rows, *group = msgpack.unpackb(data, use_list=False, raw=True)
+    for ref, submitted_us, seq, fact in named(rows, group[0]) if group else rows:
         workspace, _, task_id = ref.decode().partition("/")
         yield Event(workspace, task_id, int(seq), int(at_us), int(submitted_us), decode_fact(fact))
+
+
+def named(rows: Sequence[Any], group: bytes) -> list[Any]:
+    """Rows with the facts that they name by number. One that names none keeps its number, which is no fact."""
+    facts = decode_group(group)
+    return [
+        (*row[:3], facts.get(row[3], row[3])) if type(row) is tuple and len(row) == 4 else row for row in rows
+    ]

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from importlib.resources import files
+from itertools import islice
 from math import inf
 from typing import Any
 
@@ -20,7 +21,16 @@ import redis
 
 from broker import keys
 from broker.errors import BadTask, RedisFull, RedisUnavailable, ResultGone, TaskTooLarge, UnknownTask
-from broker.events import Allotted, DeadLettered, Fact, Finished, Resumed, Submitted, encode_fact
+from broker.events import (
+    Allotted,
+    DeadLettered,
+    Fact,
+    Finished,
+    Resumed,
+    Submitted,
+    encode_fact,
+    encode_group,
+)
 from broker.group import Grouped
 from broker.money import nano
 from broker.settings import HUMAN, BudgetRow, Fleet
@@ -44,6 +54,8 @@ PAYLOAD_LIMIT_BYTES = 256 * 1024
 PRIORITY_LIMIT = 1000
 #: Above all priorities: on a queue that both modes share, no async task goes before a sync one.
 SYNC_FIRST = 2 * PRIORITY_LIMIT + 1
+#: So many facts of one call go into the stream together, packed as columns.
+GROUP_FACTS = 32
 PERIODS = ("day", "month", "total")
 LEVELS = (50, 80, 100)
 _CANCELLED = Outcome("cancelled", "cancelled by its producer")
@@ -282,22 +294,9 @@ class Store:
         Raises BadTask or TaskTooLarge before anything is stored, RedisFull or RedisUnavailable when nothing was.
         """
         rows = []
-        for task in tasks:
-            body = encode_task(task)
-            if len(body) > PAYLOAD_LIMIT_BYTES:
-                raise TaskTooLarge(
-                    f"task {task.task_id!r} is {len(body):,} bytes; the limit is {PAYLOAD_LIMIT_BYTES:,}",
-                    mend="shorten the prompt or put the long part behind a link",
-                )
-            fact = Submitted(
-                task.mode,
-                task.workflow,
-                task.pipeline,
-                task.user,
-                task.type or "",
-                task.parent,
-                task.value_nano,
-            )
+        bodies = list(map(_body, tasks))
+        packed = _Packed(map(_submitted, tasks))
+        for task, body, fact in zip(tasks, bodies, packed.facts, strict=True):
             priority = max(-PRIORITY_LIMIT, min(PRIORITY_LIMIT, task.priority))
             priority += SYNC_FIRST if task.mode == "sync" else 0
             rows.append(
@@ -309,12 +308,12 @@ class Store:
                     DISPATCH,
                     digest(task),
                     body,
-                    encode_fact(fact),
+                    fact,
                     round((task.deadline_s or 0) * MICRO),
                     reference(task.workspace, task.parent) if task.parent else "",
                 ]
             )
-        return [word.decode() for word in self._call("submit", _pack(rows))]
+        return [word.decode() for word in self._call("submit", _pack(rows), *packed.group)]
 
     def fetch(self, queue: str, want: int, *, idle: bool, due_us: int | None = None) -> Fetched:
         """Take and claim up to ``want`` tasks. ``idle``: this process has nothing in hand.
@@ -438,32 +437,36 @@ class Store:
 
     def commit(self, moves: Sequence[Move]) -> list[str]:
         """Settle and move. One word each: ``moved``, ``goes on``, ``done before``, ``late`` or ``cancelled``."""
-        words = self._commit(
-            [
-                _pack(
-                    [
-                        move.claim.ref,
-                        str(move.claim.epoch),
-                        move.cost_nano,
-                        move.status,
-                        move.queue,
-                        round(move.delay_s * MICRO),
-                        encode_progress(move.progress),
-                        encode_outcome(move.outcome) if move.outcome else b"",
-                        [encode_fact(fact) for fact in move.attempts],
-                        [encode_fact(fact) for fact in move.facts],
-                        move.cause,
-                        "\n".join(move.scopes),
-                        int(move.overrun),
-                        -1 if move.soft_nano is None else move.soft_nano,
-                        "|".join(move.tally) if move.tally else "",
-                        "\n".join(ref for ref, _ in move.progress.family),
-                        move.awaits,
-                    ]
-                )
-                for move in moves
-            ]
-        )
+        packed = _Packed(fact for move in moves for fact in (*move.attempts, *move.facts))
+        facts = iter(packed.facts)
+        rows = [
+            _pack(
+                [
+                    move.claim.ref,
+                    str(move.claim.epoch),
+                    move.cost_nano,
+                    move.status,
+                    move.queue,
+                    round(move.delay_s * MICRO),
+                    encode_progress(move.progress),
+                    encode_outcome(move.outcome) if move.outcome else b"",
+                    list(islice(facts, len(move.attempts))),
+                    list(islice(facts, len(move.facts))),
+                    move.cause,
+                    "\n".join(move.scopes),
+                    int(move.overrun),
+                    -1 if move.soft_nano is None else move.soft_nano,
+                    "|".join(move.tally) if move.tally else "",
+                    "\n".join(ref for ref, _ in move.progress.family),
+                    move.awaits,
+                ]
+            )
+            for move in moves
+        ]
+        if packed.group:  # large enough to go alone
+            words = self._call("commit", _joined(rows), *self._commit_rules, *packed.group)
+        else:
+            words = self._commit(rows)
         return [word.decode() for word in words]
 
     def release(self, claims: Iterable[Claim], cause: str = "") -> None:
@@ -829,11 +832,12 @@ class Store:
 
     def allot(self, day: str, parts: Sequence[tuple[str, Allotted, Sequence[str]]]) -> int:
         """Add to (ref)s what their attempts have of a machine's day, in these scopes. Gives how many were changed."""
+        packed = _Packed(fact for _, fact, _ in parts)
         rows = [
-            [ref, fact.attempt_id, fact.cost_nano, encode_fact(fact), "\n".join(scopes)]
-            for ref, fact, scopes in parts
+            [ref, fact.attempt_id, fact.cost_nano, told, "\n".join(scopes)]
+            for (ref, fact, scopes), told in zip(parts, packed.facts, strict=True)
         ]
-        return int(self._call("allot", _pack(rows), day))
+        return int(self._call("allot", _pack(rows), day, *packed.group))
 
     def drop_dead(self, letter_id: str) -> bool:
         """Forget a dead letter; the task's record then ends with its time to live. False: there is none."""
@@ -844,6 +848,33 @@ class Store:
 
     def _ask(self, question: Callable[[], Any]) -> Any:
         return ask(question)
+
+
+class _Packed:
+    """The facts of one call as its script takes them: each packed alone, or, where they are many, their numbers and the
+    one ``group`` that holds them."""
+
+    def __init__(self, facts: Iterable[Fact]) -> None:
+        known = list(facts)
+        many = len(known) >= GROUP_FACTS
+        self.facts: Sequence[bytes | int] = range(len(known)) if many else [encode_fact(one) for one in known]
+        self.group = (encode_group(known),) if many else ()
+
+
+def _body(task: Task) -> bytes:
+    body = encode_task(task)
+    if len(body) > PAYLOAD_LIMIT_BYTES:
+        raise TaskTooLarge(
+            f"task {task.task_id!r} is {len(body):,} bytes; the limit is {PAYLOAD_LIMIT_BYTES:,}",
+            mend="shorten the prompt or put the long part behind a link",
+        )
+    return body
+
+
+def _submitted(task: Task) -> Submitted:
+    return Submitted(
+        task.mode, task.workflow, task.pipeline, task.user, task.type or "", task.parent, task.value_nano
+    )
 
 
 def _record(ref: str, row: dict[bytes, bytes]) -> Record:

@@ -1,6 +1,8 @@
 -- ARGV[1] = [[ref, attempt, nano-dollars, fact, scopes], …], ARGV[2] = the day whose money it is. The parts that attempts
 -- have of a machine's day beside what they were booked at. One that is told again replaces what was told before, and one
 -- that is told unchanged does nothing. Gives how many changed; what has no record any more is left.
+-- ARGV[3] = the facts where they are packed together (prelude.lua).
+group = ARGV[3]
 local now = clock()
 local day = ARGV[2]
 local changed = 0

@@ -5,7 +5,8 @@
 -- Settles the call, writes the facts and takes the task to its next place, all or nothing for each task.
 -- A status of running is a step within the task: it stays in the same hands, under the next epoch and a new lease.
 -- One word a task: moved, goes on (a step), done before (a repeated commit), late (another holds it: only its cost is
--- booked), cancelled. ARGV[5] = lease in microseconds.
+-- booked), cancelled. ARGV[5] = lease in microseconds, ARGV[6] = the facts where they are packed together (prelude.lua).
+group = ARGV[6]
 local now = clock()
 local at = text(now)
 

@@ -61,8 +61,9 @@ local function in_parts(command, key, list)
   end
 end
 
--- Facts of this call: numbered per task, written as one stream entry. Gives the task's new count.
-local facts = {}
+-- Facts of this call: numbered per task, written as one stream entry. Gives the task's new count. A caller of many facts
+-- packs them together; what a script is given in place of each is then its number in that group, which goes along whole.
+local facts, group = {}, nil
 
 local function book(ref, submitted, seq, blobs)
   for i = 1, #blobs do
@@ -417,7 +418,7 @@ local function apply(now)
     end
   end
   if #facts > 0 then
-    redis.call('XADD', P .. 'events', '*', 'b', cmsgpack.pack({ now, facts }))
+    redis.call('XADD', P .. 'events', '*', 'b', cmsgpack.pack({ now, facts, group }))
   end
   added, removed, turns, woken, facts = {}, {}, {}, {}, {}
 end

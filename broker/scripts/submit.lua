@@ -1,5 +1,6 @@
 -- ARGV[1] = [[ref, task_id, workspace, priority, queue, digest, task, fact, deadline in microseconds, parent's ref], …]; refused as a whole when Redis is full.
--- One word a task: new, same or conflict.
+-- ARGV[2] = the facts where they are packed together (prelude.lua). One word a task: new, same or conflict.
+group = ARGV[2]
 local now = clock()
 local at = text(now)
 local words = {}

@@ -10,10 +10,10 @@ import pyarrow.parquet as pq
 from accounting import ledger, wire
 from broker import keys
 from broker.errors import LedgerError
-from broker.events import Attempted
 from broker.store import Store, ask
 
-STREAM_ENTRIES = 1000
+STREAM_ENTRIES, STREAM_FACTS = 1000, 10_000
+COLUMNS = ["kind", "lane", "failure", "verdict"]
 FILES = 3
 CALL = "attempted"
 Counts = dict[str, Counter[str]]
@@ -22,10 +22,9 @@ Counts = dict[str, Counter[str]]
 def verdicts(store: Store, files: ledger.Store) -> Counts:
     """By lane the number of ``pass``, ``fail``, ``ungated``, and of each failure by its code."""
     found: Counts = {}
-    for _, fields in ask(lambda: store.client.xrevrange(keys.EVENTS, count=STREAM_ENTRIES)):
-        for event in wire.readable(fields.get(b"b", b"")):
-            if isinstance(event.fact, Attempted):
-                _count(found, event.fact.lane, event.fact.failure, event.fact.verdict, 1)
+    newest = ask(lambda: store.client.xrevrange(keys.EVENTS, count=STREAM_ENTRIES))
+    for table in wire.tables((fields.get(b"b") for _, fields in newest), STREAM_FACTS):
+        _count_table(found, table)
     for day in ledger.days(files, ledger.EVENTS)[-1:]:
         folder = ledger.partition(ledger.EVENTS, day)
         for name in files.list(folder)[-FILES:]:
@@ -35,10 +34,14 @@ def verdicts(store: Store, files: ledger.Store) -> Counts:
 
 def _count_file(found: Counts, files: ledger.Store, path: str) -> None:
     try:
-        table = pq.ParquetFile(files.open(path)).read(columns=["kind", "lane", "failure", "verdict"])
+        table = pq.ParquetFile(files.open(path)).read(columns=COLUMNS)
     except pa.ArrowInvalid as error:
         raise LedgerError(f"{path} is damaged: {error}", mend="put the file back from a copy") from error
-    calls = table.group_by(["kind", "lane", "failure", "verdict"]).aggregate([([], "count_all")])
+    _count_table(found, table)
+
+
+def _count_table(found: Counts, table: pa.Table) -> None:
+    calls = table.group_by(COLUMNS).aggregate([([], "count_all")])
     for row in calls.to_pylist():
         if row["kind"] == CALL:
             _count(found, row["lane"], row["failure"], row["verdict"], row["count_all"])

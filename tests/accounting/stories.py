@@ -18,6 +18,7 @@ from broker.events import (
     Routed,
     Submitted,
     encode_fact,
+    encode_group,
 )
 from broker.keys import EVENTS
 
@@ -95,6 +96,17 @@ def entry(events: Iterable[Event]) -> bytes:
         for event in events
     ]
     packed: bytes = msgpack.packb([events[0].at_us, rows])
+    return packed
+
+
+def grouped_entry(events: Iterable[Event]) -> bytes:
+    """The same of facts that their caller packed together."""
+    events = list(events)
+    rows = [
+        [f"{event.workspace}/{event.task_id}", event.submitted_us, event.seq, number]
+        for number, event in enumerate(events)
+    ]
+    packed: bytes = msgpack.packb([events[0].at_us, rows, encode_group([event.fact for event in events])])
     return packed
 
 

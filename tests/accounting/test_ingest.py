@@ -262,8 +262,8 @@ def test_accounting_holds_the_lock_for_ten_seconds_at_least(
         settings, broker_store.Store(client, settings.fleet), Watched(store.root), quarantine
     )
     accounting.ingest()
-    assert len(held) == 1
-    assert held[0] > 9
+    assert len(held) == 3
+    assert min(held) > 9
 
 
 def test_a_boundary_whose_entries_redis_lost_is_drawn_anew(

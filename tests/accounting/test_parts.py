@@ -34,10 +34,11 @@ def table_of(lot: list[Event]) -> Any:
 
 def old_part(lot: list[Event]) -> bytes:
     """As the first version wrote it: the bytes of each fact, sorted by task, without stripes."""
-    lot = sorted(lot, key=lambda event: event.task_id)
+    lot = sorted(lot, key=lambda event: (event.task_id, event.workspace, event.seq))
     names = schema.EVENTS.names[: schema.EVENTS.names.index("fact") + 1]
-    known = table_of(lot)
-    made = {name: known[name].cast(schema.EVENTS.field(name).type) for name in names}
+    order = [(name, "ascending") for name in ("task_id", "workspace", "seq")]
+    known = table_of(lot).cast(schema.EVENTS).sort_by(order)
+    made = {name: known[name] for name in names}
     made["fact"] = pa.array([encode_fact(event.fact) for event in lot])
     sink = pa.BufferOutputStream()
     pq.write_table(pa.table(made), sink, compression="zstd", store_decimal_as_integer=True)

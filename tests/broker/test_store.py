@@ -397,3 +397,39 @@ def test_dropping_what_is_no_dead_letter_leaves_a_task_alone(store: Store, clien
     store.submit([task("a")])
     assert not store.drop_dead("acme/a")
     assert client.ttl(keys.task_key("acme/a")) == -1
+
+
+@pytest.mark.parametrize("at_once", [1, 100])
+def test_facts_of_many_tasks_at_once_are_those_of_one_after_another(
+    at_once: int, store: Store, client: redis.Redis
+) -> None:
+    """Some tasks are refused, lost or cancelled; a hundred in one call are packed together, one alone is not."""
+    tasks = [task(f"{number:02}") for number in range(60)]
+    store.submit(tasks[:10])
+    for start in range(0, 60, at_once):
+        store.submit(tasks[start : start + at_once])
+    claims = sorted(take(store, want=100), key=lambda claim: claim.ref)
+    store.release(claims[20:30])
+    for claim in claims[40:50]:
+        store.cancel(claim.ref)
+    moves = [done(claim, 7) for claim in claims]
+    words = [word for start in range(0, 60, at_once) for word in store.commit(moves[start : start + at_once])]
+    words += [
+        word for start in range(0, 60, at_once) for word in store.commit(moves[start : start + at_once])
+    ]
+    cancelled = ["cancelled"] * 10
+    first = ["moved"] * 20 + ["done before"] * 10 + ["moved"] * 10 + cancelled + ["moved"] * 10
+    assert words == first + ["done before"] * 60
+    found: dict[str, list[str]] = {}
+    for task_id, seq, fact in facts(client):
+        assert seq == len(found.setdefault(task_id, [])) + 1
+        told = fact.status if isinstance(fact, Finished) else type(fact).__name__
+        found[task_id].append(fact.attempt_id if isinstance(fact, Attempted) else told)
+    ends = {"moved": "succeeded", "cancelled": "cancelled"}
+    assert found == {
+        one.task_id: ["Submitted", *([claim.attempt_id, ends[word]] if word in ends else [])]
+        for one, claim, word in zip(tasks, claims, first, strict=True)
+    }
+    entries: Any = client.xrange(keys.EVENTS)
+    forms = {len(msgpack.unpackb(entry[b"b"], raw=True)) for _, entry in entries}
+    assert forms == ({2} if at_once == 1 else {2, 3})

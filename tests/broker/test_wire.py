@@ -3,10 +3,12 @@
 import json
 from pathlib import Path
 
-from broker.events import Attempted
+from broker.events import Attempted, Escalated, Finished, Submitted, decode_entry
 from broker.task import Outcome, decode_outcome, decode_progress, decode_task
 
-WRITTEN = json.loads((Path(__file__).parents[1] / "data" / "wire-1.json").read_text())
+DATA = Path(__file__).parents[1] / "data"
+WRITTEN = json.loads((DATA / "wire-1.json").read_text())
+GROUPED = json.loads((DATA / "wire-1-group.json").read_text())
 
 
 def test_a_task_of_version_1() -> None:
@@ -35,3 +37,20 @@ def test_a_progress_of_version_1() -> None:
 
 def test_an_outcome_of_version_1() -> None:
     assert decode_outcome(bytes.fromhex(WRITTEN["outcome"])) == Outcome("parked", "why", None, "human")
+
+
+def test_an_entry_of_facts_that_were_packed_together() -> None:
+    """One of the group was refused, and the script wrote one of its own."""
+    events = list(decode_entry(bytes.fromhex(GROUPED["entry"])))
+    assert [(event.task_id, event.seq, event.at_us - event.submitted_us) for event in events] == [
+        ("t", 1, 5),
+        ("t", 2, 5),
+        ("v", 3, 5),
+        ("w", 1, 5),
+    ]
+    submitted, call, escalated, ended = (event.fact for event in events)
+    assert submitted == Submitted("sync", user="Grüße")
+    assert isinstance(call, Attempted)
+    assert (call.attempt_id, call.cost_nano, call.latency_ms, call.settled) == ("t-1", None, 90.0, True)
+    assert escalated == Escalated("local", "midtier", "why", (("a", "b"),))
+    assert ended == Finished("cancelled", None, "", "x")

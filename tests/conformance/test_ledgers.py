@@ -26,7 +26,16 @@ from broker.errors import LedgerChanged
 from broker.events import Event, Submitted, encode_fact
 from tests import s3_proxy
 from tests.accounting.folding import facts_in
-from tests.accounting.stories import DAY, NOON_US, attempted, day_of_stories, entry, publish, story
+from tests.accounting.stories import (
+    DAY,
+    NOON_US,
+    attempted,
+    day_of_stories,
+    entry,
+    grouped_entry,
+    publish,
+    story,
+)
 from tests.conformance.places import Folder, Place, Prefix
 from tests.s3_server import S3Server
 
@@ -89,6 +98,10 @@ def fill(
     ingest.drain_all(client, store, quarantine, limit=limit)
 
 
+def in_both_forms(stories: Sequence[Sequence[Event]]) -> list[bytes]:
+    return [(entry, grouped_entry)[number % 2](one) for number, one in enumerate(stories)]
+
+
 def facts(files: dict[str, bytes]) -> list[tuple[object, ...]]:
     return facts_in(
         pq.read_table(BytesIO(data)) for path, data in files.items() if path.startswith("events/")
@@ -146,7 +159,7 @@ def test_a_killed_writer_leaves_each_fact_exactly_once(
     quarantine: LocalStore,
     stories: list[list[Event]],
 ) -> None:
-    publish(client, map(entry, stories))
+    publish(client, in_both_forms(stories))
     run = child(WRITER, place, server.url, quarantine.root, step)
     assert run.wait(60) == -signal.SIGKILL
     assert client.exists(ingest.BATCH)
@@ -288,7 +301,7 @@ def test_a_night_that_is_killed_at_any_request_to_the_bucket_is_made_up_for(
 ) -> None:
     """The process dies as its request comes in, before or after the bucket carries it out."""
     days = [day_of_stories(50), day_of_stories(20, 8, at_us=NEXT_DAY_US)]
-    publish(client, [entry(one) for day in days for one in day])
+    publish(client, in_both_forms([one for day in days for one in day]))
     place = Prefix(s3, f"{tmp_path.name}-{os.urandom(3).hex()}")
     with s3_proxy.before(s3.port) as proxy:
         behind = Prefix(S3Server(proxy.port), place.prefix)
