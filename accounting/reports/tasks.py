@@ -16,7 +16,7 @@ from accounting.ledger import Store
 from accounting.reports.ranks import HELD_KEYS, HISTOGRAM_KEYS, Answers, Ranks, buckets_of, histogram
 from accounting.reports.revisions import MODEL, NEEDS, VERSION, derived
 from accounting.reports.rows import Piece, Where, coded, each, pieces
-from accounting.reports.sums import Sums, cost_columns, dated, grouped, nanos, spent, verdicts
+from accounting.reports.sums import Sums, cost_columns, dated, grouped, nanos, spent, text
 
 #: What a report can be broken down by and chosen by: its name on the command line → how a row of ``tasks`` says it.
 BY = {
@@ -47,7 +47,8 @@ ALL = (
     *GROUP, *REASONS, "judged_cost", "failed_cost", "avoided", "escalated", "output", "unpriced_calls",
     "unsettled_calls", "cached_input_tokens",
 )  # fmt: skip
-_OFTEN_NOTHING = ("human", "avoided", "value", "valued", "unpriced_calls", "unsettled_calls")
+_FLAWS = ("unpriced_calls", "unsettled_calls")
+VERDICT, FAILED, SUCCEEDED, NONE = "verdict", 0, 1, 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,13 +135,14 @@ def _each(
 def _first(chosen: Range, day: str, table: Any, ranks: bool) -> dict[str, Any]:
     """The sums of one piece."""
     cost = spent(table, day, chosen.rates)
-    measures = _measures(chosen, day, table, cost)
-    rows = pa.table({key: table[key] for key in dict.fromkeys((*KIND, WORKFLOW, *chosen.by))} | measures)
+    keys = {key: table[key] for key in dict.fromkeys((*KIND, WORKFLOW, *chosen.by))}
+    verdict = table["succeeded"].cast(pa.int8()).fill_null(NONE)
+    rows = pa.table(keys | {VERDICT: verdict} | _measures(chosen, day, table, cost))
     made = {
-        "kinds": dated(grouped(rows, KIND, ALL), day),
-        "workflows": dated(grouped(rows, (WORKFLOW,), (*GROUP, *REASONS)), day),
+        "kinds": dated(_summed(rows, KIND, ALL), day),
+        "workflows": dated(_summed(rows, (WORKFLOW,), (*GROUP, *REASONS)), day),
     }
-    made |= {f"by {column}": grouped(rows, (column,), GROUP) for column in chosen.by if column not in KIND}
+    made |= {f"by {column}": _summed(rows, (column,), GROUP) for column in chosen.by if column not in KIND}
     if ranks:
         buckets = buckets_of(cost)
         names = (DATE, *chosen.by)
@@ -149,30 +151,46 @@ def _first(chosen: Range, day: str, table: Any, ranks: bool) -> dict[str, Any]:
 
 
 def _measures(chosen: Range, day: str, table: Any, cost: Any) -> dict[str, Any]:
-    """Columns to be summed. Those that are nothing in every row may be missing."""
+    """Columns to be summed, whatever the verdict. Those that are nothing in every row may be missing."""
 
     def money(name: str) -> Any:
         return nanos(table, name, day, chosen.rates)
 
-    told = verdicts(table)
-    judged_cost = told["judged"].to_numpy() * cost
+    seldom = {"human": "human_usd", "avoided": "avoided_usd", "value": "value_usd"}
     made = {
-        **told,
         "cost": cost,
-        "judged_cost": judged_cost,
-        "failed_cost": judged_cost * (1 - told["succeeded"].to_numpy()),
         "inference": money("inference_usd"),
-        "human": money("human_usd"),
-        "avoided": money("avoided_usd"),
-        "value": told["succeeded"].to_numpy() * money("value_usd"),
-        "valued": table["value_usd"].is_valid().cast(schema.COUNT),
+        **{name: money(one) for name, one in seldom.items() if schema.nanos(table[one]).any()},
         "escalated": pc.greater(table["hops"], 0).cast(schema.COUNT),
         "input": added_up(table, "input_tokens", "cached_input_tokens", "cache_write_tokens"),
         "output": added_up(table, "output_tokens", "reasoning_tokens"),
-        **{name: table[name] for name in ("hops", "attempts", "unpriced_calls", "unsettled_calls")},
-        "cached_input_tokens": table["cached_input_tokens"],
+        **{name: table[name] for name in ("hops", "attempts", "cached_input_tokens")},
+        **{name: table[name] for name in _FLAWS if table[name].to_numpy().any()},
     }
-    return {name: values for name, values in made.items() if name not in _OFTEN_NOTHING or np.any(values)}
+    if table["value_usd"].null_count < table.num_rows:
+        made["valued"] = table["value_usd"].is_valid().cast(schema.COUNT)
+    return made
+
+
+def _summed(rows: Any, keys: Sequence[str], measures: Sequence[str]) -> Any:
+    """The measures by the keys and the verdict: what follows from that is told of a few sums, and not of each row."""
+    there = [name for name in measures if name in rows.column_names]
+    summed = rows.group_by([*keys, VERDICT], use_threads=False).aggregate(
+        [([], "count_all"), *((name, "sum") for name in there)]
+    )
+    tasks, verdict = (summed[name].to_numpy() for name in ("count_all", VERDICT))
+    judged, succeeded = verdict != NONE, verdict == SUCCEEDED
+    found = {name: summed[f"{name}_sum"].to_numpy() for name in there}
+    nothing = np.zeros(len(tasks), dtype=np.int64)
+    found |= {"tasks": tasks, "judged": tasks * judged, "succeeded": tasks * succeeded}
+    found |= {
+        "judged_cost": found["cost"] * judged,
+        "failed_cost": found["cost"] * (verdict == FAILED),
+        "value": found.get("value", nothing) * succeeded,
+    }
+    return pa.table(
+        {key: text(summed[key]) for key in keys} | {name: found.get(name, nothing) for name in measures}
+    )
 
 
 def added_up(table: Any, first: str, *others: str) -> Any:
