@@ -50,6 +50,15 @@ def notes(report: Report) -> tuple[str, ...]:
     """What a reader must know to read the figures right; only what applies."""
     said, money = report.open, Amounts(report.currency)
     found = ["Cost per successful task = all spend ÷ successes: what failed tasks spent is in it."]
+    if report.loaded is not None:
+        found.append(
+            "Monthly prices are paid whatever is done, on days without tasks too. They stand in lines of their own: no "
+            "other figure, share, percentile or breakdown has any of them."
+        )
+    elif report.flat:
+        found.append(
+            "Monthly prices are paid for all tasks: no part of them is in the spend of the tasks chosen here."
+        )
     if said.unjudged_tasks:
         found.append(
             f"No verdict on {counted(said.unjudged_tasks, 'task')} ({money.one(said.unjudged_nano)}), for want of a "

@@ -15,13 +15,14 @@ from typing import Any
 from accounting import ledger
 from accounting.currency import MICRO, USD, Rates
 from accounting.ledger import Store
-from accounting.reports import change, choices, groups, odd, trends
+from accounting.reports import change, choices, groups, loaded, odd, trends
 from accounting.reports.calls import Calls
-from accounting.reports.figures import Change, Group, Lane, Part, Report
+from accounting.reports.figures import Change, Flat, Group, Lane, Part, Report, Window
 from accounting.reports.rows import Where, days_between
 from accounting.reports.sums import daily_answers, from_daily, from_tasks, too_large, total, totals
 from accounting.reports.tasks import BY, DATE, TOTAL, Range, Tallies, choose, rank, tally
 from broker.money import text
+from broker.settings import FlatCost
 
 __all__ = ["BY", "Question", "Report", "build", "to_dict"]
 
@@ -36,7 +37,7 @@ class Question:
     """What is asked beyond the days. ``where`` names breakdowns and the values wanted, ``rates`` the currency (None: US
     dollars). ``price_nano`` is what a success is sold for, in that currency; None takes what people said it was worth.
     ``against`` is the first day of an equally long range to compare with. ``calls`` None reads calls of a week at most.
-    ``p95_nano`` is what 95 of 100 tasks should stay under, in US dollars."""
+    ``p95_nano`` is what 95 of 100 tasks should stay under, in US dollars. ``monthly`` is what is paid by the month."""
 
     by: Sequence[str] = DEFAULT_BY
     where: Mapping[str, Sequence[str]] | None = None
@@ -45,6 +46,7 @@ class Question:
     against: str | None = None
     calls: bool | None = None
     p95_nano: int | None = None
+    monthly: Sequence[FlatCost] = ()
 
     def __post_init__(self) -> None:
         """Raises ValueError for a breakdown that is none."""
@@ -76,6 +78,10 @@ def build(store: Store, *, since: str, until: str, asked: Question | None = None
     whole, price = sums["cost"], asked.price_nano
     everything = groups.all_tasks(kinds, ranks[TOTAL], price)
     by_day = groups.days(kinds, ranks[DATE], whole, price)
+    window = _window(store, until, where, rates)
+    paid, paid_in_window = (
+        _flat(store, asked.monthly, first, until, rates) for first in (since, window.since)
+    )
     calls = Calls(store, days, where, rates) if _reads_calls(asked, days) else None
     return Report(
         since=since,
@@ -83,7 +89,9 @@ def build(store: Store, *, since: str, until: str, asked: Question | None = None
         currency=USD if rates is None else rates.currency,
         where={name: tuple(values) for name, values in (asked.where or {}).items()},
         totals=everything,
-        window=_window(store, until, where, rates),
+        window=window,
+        flat=paid,
+        loaded=loaded.loaded(everything, window, paid, paid_in_window) if paid and not where else None,
         goal=groups.goal(_exchanged(asked.p95_nano, rates, until), everything, by_day),
         parts=_parts(found, days, whole),
         statuses=groups.statuses(kinds),
@@ -137,12 +145,20 @@ def _exchanged(nano: int | None, rates: Rates | None, day: str) -> int | None:
     return nano if nano is None or rates is None else rates.convert(nano, day)
 
 
-def _window(store: Store, until: str, where: Where, rates: Rates | None) -> Any:
+def _window(store: Store, until: str, where: Where, rates: Rates | None) -> Window:
     """Over the last 30 days, whatever the range."""
     since = (date.fromisoformat(until) - timedelta(days=WINDOW_DAYS - 1)).isoformat()
     days = days_between(store, ledger.TASKS, since, until)
     read = from_daily if daily_answers(where) else from_tasks
     return groups.window(since, until, read(store, days, where, (), rates))
+
+
+def _flat(
+    store: Store, monthly: Sequence[FlatCost], since: str, until: str, rates: Rates | None
+) -> tuple[Flat, ...]:
+    """From the ledger's first day on: before it there was nothing that could have been done."""
+    known = ledger.days(store, ledger.TASKS)
+    return loaded.flat(monthly, ledger.days_of(max(since, known[0]), until), rates) if known else ()
 
 
 def _parts(found: Range, days: Sequence[str], whole_nano: int) -> tuple[Part, ...]:

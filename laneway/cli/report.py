@@ -112,6 +112,7 @@ def report(
         against=against,
         calls=calls,
         p95_nano=_p95(settings),
+        monthly=settings.prices.monthly,
     )
     files = ledger.open_store(settings)
     first, last = _range(ledger.days(files, ledger.TASKS), date, since, until)
