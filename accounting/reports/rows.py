@@ -21,9 +21,10 @@ from accounting import ledger, schema
 from accounting.ledger import Store
 from broker.errors import LedgerError
 
-GROUPS_A_PIECE = 2  # of 131,072 rows each
+GROUPS_A_PIECE = 1  # of 131,072 rows each
 MOST_THREADS = 4
 _SCHEMAS = {ledger.TASKS: schema.TASKS, ledger.DAILY: schema.DAILY}
+Given = TypeVar("Given")
 Made = TypeVar("Made")
 
 #: Column → the values that a row may have there.
@@ -65,8 +66,13 @@ def each(
     def one(piece: Piece) -> Made:
         return work(piece.day, chosen(derive(piece.day, _read(piece, columns)), where))
 
+    return at_once(one, found)
+
+
+def at_once(work: Callable[[Given], Made], things: Sequence[Given]) -> Iterator[Made]:
+    """``work`` of each, in their order, some at once."""
     with ThreadPoolExecutor(_threads()) as pool:
-        yield from pool.map(one, found)
+        yield from pool.map(work, things)
 
 
 def read_days(store: Store, dataset: str, columns: Any, since: str, until: str, names: Sequence[str]) -> Any:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from itertools import chain
+from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -13,10 +14,21 @@ import pyarrow.compute as pc
 from accounting import ledger, schema
 from accounting.currency import Rates
 from accounting.ledger import Store
-from accounting.reports.ranks import HELD_KEYS, HISTOGRAM_KEYS, Answers, Ranks, buckets_of, histogram
+from accounting.reports.ranks import (
+    HELD_KEYS,
+    HISTOGRAM_KEYS,
+    Answers,
+    Ranks,
+    Seen,
+    held,
+    histograms,
+    seen,
+)
 from accounting.reports.revisions import MODEL, NEEDS, VERSION, derived
-from accounting.reports.rows import Piece, Where, coded, each, pieces
-from accounting.reports.sums import Sums, cost_columns, dated, grouped, nanos, spent, text
+from accounting.reports.rows import Piece, Where, at_once, coded, each, pieces
+from accounting.reports.sums import Sums, cost_columns, dated, nanos, spent, text
+
+Made = TypeVar("Made")
 
 #: What a report can be broken down by and chosen by: its name on the command line → how a row of ``tasks`` says it.
 BY = {
@@ -48,6 +60,9 @@ ALL = (
     "unsettled_calls", "cached_input_tokens",
 )  # fmt: skip
 _FLAWS = ("unpriced_calls", "unsettled_calls")
+MOST_KEPT = (
+    300_000_000  # bytes of costs that stay in memory between the two looks at them: 30 million tasks or more
+)
 VERDICT, FAILED, SUCCEEDED, NONE = "verdict", 0, 1, 2
 
 
@@ -65,12 +80,14 @@ class Range:
 @dataclass(frozen=True, slots=True)
 class Tallies:
     """Tables of sums: ``kinds`` by day and all that tells kinds of tasks apart, ``workflows`` by day and workflow, and
-    one that tells each column asked for; ``histograms`` as ``Ranks`` takes them."""
+    one that tells each column asked for; ``histograms`` as ``Ranks`` takes them; ``kept`` of each piece what its ranks
+    are made from, None where that would be too much memory."""
 
     kinds: Any
     workflows: Any
     groups: Mapping[str, Any]
     histograms: Mapping[str, Any]
+    kept: tuple[Seen | None, ...] = ()
 
 
 def choose(
@@ -83,57 +100,56 @@ def tally(chosen: Range, *, ranks: bool = True) -> Tallies:
     """The first reading. Without ``ranks`` no histograms are made."""
     sums = {"kinds": Sums((DATE, *KIND)), "workflows": Sums((DATE, WORKFLOW))}
     sums |= {f"by {column}": Sums((column,)) for column in chosen.by if column not in KIND}
-    counts = {name: Sums(HISTOGRAM_KEYS) for name in ((DATE, *chosen.by) if ranks else ())}
+    counts = {name: Sums(HISTOGRAM_KEYS) for name in ((TOTAL, DATE, *chosen.by) if ranks else ())}
+    kept: list[Seen | None] = []
+    left = MOST_KEPT
     columns = (*READ, *cost_columns(chosen.rates))
-    for made in _each(chosen, columns, lambda day, rows: _first(chosen, day, rows, ranks)):
+    for made, some in _each(chosen, columns, lambda day, rows: _first(chosen, day, rows, ranks)):
         for name, table in made.items():
             (sums | counts)[name].add(table)
+        left -= 0 if some is None else some.size
+        kept.append(some if left >= 0 else None)
     tables = {name: one.table() for name, one in sums.items()}
-    histograms = {name: one.table() for name, one in counts.items()}
     return Tallies(
         tables["kinds"],
         tables["workflows"],
         {column: tables.get(f"by {column}", tables["kinds"]) for column in chosen.by},
-        {TOTAL: _together(histograms[DATE])} | histograms if ranks else {},
+        {name: one.table() for name, one in counts.items()},
+        tuple(kept),
     )
 
 
 def rank(chosen: Range, tallies: Tallies, greatest: Sequence[int]) -> Mapping[str, Answers]:
-    """The second reading: the percentiles of each breakdown, ``total`` and ``date`` among them, and of the total the
-    sums of the greatest so many."""
+    """The percentiles of each breakdown, ``total`` and ``date`` among them, and of the total the sums of the greatest
+    so many. What the first reading could not keep is read once more."""
     ranks = {
         name: Ranks(table, PERCENTS, greatest if name == TOTAL else ())
         for name, table in tallies.histograms.items()
     }
-
-    def held(day: str, rows: Any) -> dict[str, Any]:
-        cost = spent(rows, day, chosen.rates)
-        buckets = buckets_of(cost)
-        return {name: one.held(*_codes(name, day, rows), cost, buckets) for name, one in ranks.items()}
-
     sums = {name: Sums(HELD_KEYS) for name in ranks}
-    for made in _each(chosen, cost_columns(chosen.rates), held):
+    again = tuple(piece for piece, some in zip(chosen.found, tallies.kept, strict=True) if some is None)
+
+    def second(day: str, rows: Any) -> dict[str, Any]:
+        return held(_seen(chosen, day, rows, spent(rows, day, chosen.rates)), ranks)
+
+    for made in chain(
+        at_once(lambda some: held(some, ranks), [some for some in tallies.kept if some is not None]),
+        _each(replace(chosen, found=again), cost_columns(chosen.rates), second),
+    ):
         for name, table in made.items():
             sums[name].add(table)
     return {name: one.answers(sums[name].table()) for name, one in ranks.items()}
 
 
-def _together(by_day: Any) -> Any:
-    total = pa.repeat(pa.scalar(TOTAL, schema.TEXT), by_day.num_rows)
-    return grouped(by_day.set_column(0, "key", total), HISTOGRAM_KEYS)
-
-
-def _each(
-    chosen: Range, columns: Sequence[str], work: Callable[[str, Any], dict[str, Any]]
-) -> Iterator[dict[str, Any]]:
+def _each(chosen: Range, columns: Sequence[str], work: Callable[[str, Any], Made]) -> Iterator[Made]:
     wanted = dict.fromkeys((*columns, *chosen.by, *chosen.where))
     needed = dict.fromkeys(column for name in wanted for column in NEEDS.get(name, (name,)))
     more = derived(chosen.store, tuple(name for name in wanted if name in NEEDS))
     return each(chosen.found, tuple(needed), chosen.where, work, more)
 
 
-def _first(chosen: Range, day: str, table: Any, ranks: bool) -> dict[str, Any]:
-    """The sums of one piece."""
+def _first(chosen: Range, day: str, table: Any, ranks: bool) -> tuple[dict[str, Any], Seen | None]:
+    """The sums of one piece, and what its ranks are made from."""
     cost = spent(table, day, chosen.rates)
     keys = {key: table[key] for key in dict.fromkeys((*KIND, WORKFLOW, *chosen.by))}
     verdict = table["succeeded"].cast(pa.int8()).fill_null(NONE)
@@ -143,11 +159,10 @@ def _first(chosen: Range, day: str, table: Any, ranks: bool) -> dict[str, Any]:
         "workflows": dated(_summed(rows, (WORKFLOW,), (*GROUP, *REASONS)), day),
     }
     made |= {f"by {column}": _summed(rows, (column,), GROUP) for column in chosen.by if column not in KIND}
-    if ranks:
-        buckets = buckets_of(cost)
-        names = (DATE, *chosen.by)
-        made |= {name: histogram(*_codes(name, day, rows), cost, buckets) for name in names}
-    return made
+    if not ranks:
+        return made, None
+    some = _seen(chosen, day, rows, cost)
+    return made | histograms(some), some
 
 
 def _measures(chosen: Range, day: str, table: Any, cost: Any) -> dict[str, Any]:
@@ -200,8 +215,7 @@ def added_up(table: Any, first: str, *others: str) -> Any:
     return whole
 
 
-def _codes(name: str, day: str, rows: Any) -> tuple[list[str], Any]:
-    """The names of a dimension's groups, and of which one each row is."""
-    if name in (TOTAL, DATE):
-        return [TOTAL if name == TOTAL else day], np.zeros(rows.num_rows, dtype=np.int32)
-    return coded(rows[name])
+def _seen(chosen: Range, day: str, rows: Any, cost: Any) -> Seen:
+    all_alike = np.zeros(rows.num_rows, dtype=np.int32)
+    columns = {column: coded(rows[column]) for column in chosen.by}
+    return seen(cost, columns | {TOTAL: ([TOTAL], all_alike), DATE: ([day], all_alike)})
