@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from accounting.reports import first, further
+from accounting.reports.calls import CALL_DAYS
 from accounting.reports.figures import Report
 from accounting.reports.wording import Amounts, Grid, counted
 
@@ -83,6 +84,11 @@ def notes(report: Report) -> tuple[str, ...]:
         found.append(
             f"{counted(said.unsettled_calls, 'call')} got lost on the way and stand at what was reserved for them, the "
             "most that they can have cost."
+        )
+    if not report.calls_read:
+        found.append(
+            f"Calls were not read one by one, which takes a while for more than {CALL_DAYS} days: what lanes passed, "
+            "failed and took is not in here. --calls reads them."
         )
     if report.avoided_nano:
         found.append(f"Caches saved {money.one(report.avoided_nano)}; that is no part of the spend.")

@@ -16,7 +16,7 @@ from accounting import ledger
 from accounting.currency import MICRO, USD, Rates
 from accounting.ledger import Store
 from accounting.reports import change, choices, groups, loaded, odd, trends
-from accounting.reports.calls import Calls
+from accounting.reports.calls import CALL_DAYS, Calls
 from accounting.reports.figures import Change, Flat, Group, Lane, Part, Report, Window
 from accounting.reports.rows import Where, days_between
 from accounting.reports.sums import daily_answers, from_daily, from_tasks, too_large, total, totals
@@ -28,7 +28,6 @@ __all__ = ["BY", "Question", "Report", "build", "to_dict"]
 
 DEFAULT_BY = ("type", "lane", "workspace")
 WINDOW_DAYS = 30
-CALL_DAYS = 7  # calls of more days are read when asked for
 _SUM_LIMIT = 2**63
 
 
@@ -82,6 +81,7 @@ def build(store: Store, *, since: str, until: str, asked: Question | None = None
     paid, paid_in_window = (
         _flat(store, asked.monthly, first, until, rates) for first in (since, window.since)
     )
+    daily = from_daily(store, days, where, ("lane", "model"), rates) if daily_answers(where) else None
     calls = Calls(store, days, where, rates) if _reads_calls(asked, days) else None
     return Report(
         since=since,
@@ -93,7 +93,7 @@ def build(store: Store, *, since: str, until: str, asked: Question | None = None
         flat=paid,
         loaded=loaded.loaded(everything, window, paid, paid_in_window) if paid and not where else None,
         goal=groups.goal(_exchanged(asked.p95_nano, rates, until), everything, by_day),
-        parts=_parts(found, days, whole),
+        parts=_parts(found, days, whole, daily),
         statuses=groups.statuses(kinds),
         escalated_tasks=sums["escalated"],
         escalations=sums["hops"],
@@ -107,9 +107,7 @@ def build(store: Store, *, since: str, until: str, asked: Question | None = None
             name: groups.groups(tallies.groups[BY[name]], BY[name], ranks[BY[name]], whole, price)
             for name in asked.by
         },
-        work=groups.work(from_daily(store, days, where, ("lane", "model"), rates))
-        if daily_answers(where)
-        else (),
+        work=() if daily is None else groups.work(daily),
         lanes=calls.lanes() if calls else (),
         within=calls.within if calls else None,
         dearest=groups.dearest(sums["tasks"], ranks[TOTAL], whole),
@@ -161,12 +159,10 @@ def _flat(
     return loaded.flat(monthly, ledger.days_of(max(since, known[0]), until), rates) if known else ()
 
 
-def _parts(found: Range, days: Sequence[str], whole_nano: int) -> tuple[Part, ...]:
-    """From ``daily`` where that can tell and sums to the same, else from the tasks themselves."""
-    if found.rates is None and daily_answers(found.where):
-        sums = from_daily(found.store, days, found.where, ())
-        if total(sums, "cost") == whole_nano:
-            return groups.parts(sums)
+def _parts(found: Range, days: Sequence[str], whole_nano: int, daily: Any) -> tuple[Part, ...]:
+    """From sums of ``daily`` where these can tell and come to the same, else from the tasks themselves."""
+    if found.rates is None and daily is not None and total(daily, "cost") == whole_nano:
+        return groups.parts(daily)
     return groups.parts(from_tasks(found.store, days, found.where, (), found.rates))
 
 
@@ -191,6 +187,7 @@ def to_dict(report: Report) -> dict[str, Any]:
 
 #: Figures that are worked out from others, by what has them.
 _WORKED_OUT = {
+    Report: ("calls_read",),
     Group: ("success_rate", "margin_nano", "margin_share"),
     Lane: ("pass_rate",),
     Change: ("difference_nano",),

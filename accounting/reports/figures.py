@@ -390,6 +390,11 @@ class Report:
     def overhead_nano(self) -> int:
         return self.totals.cost_nano - self.parts[0].nano
 
+    @property
+    def calls_read(self) -> bool:
+        """Whether calls were read one by one, without which there is no ``lanes``, ``speeds`` and ``within``."""
+        return self.within is not None
+
 
 def share(part: int, whole: int) -> float | None:
     return part / whole if whole else None
