@@ -1,8 +1,8 @@
-"""Exact nearest-rank percentiles of more values than memory should hold, by reading them twice.
+"""Exact nearest-rank percentiles of more values than memory should hold, by looking at them twice.
 
-The first reading counts values in buckets, sixteen to each power of two. That tells in which bucket each rank lies, and
-the second reading keeps the values of those buckets alone. Each percentile is a value that is really there: the
-smallest one that at least so many per cent of all do not exceed.
+The first look counts values in buckets, sixteen to each power of two. That tells in which bucket each rank lies, and
+the second look keeps the values of those buckets alone. Each percentile is a value that is really there: the smallest
+one that at least so many per cent of all do not exceed.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from accounting.reports.sums import Sums
 _BITS_DROPPED = 48  # of the 52 bits of a float's fraction: four stay
 DENSE = 1 << 22  # counters that may stand in an array of their own
 MOST_CELLS = 1 << 12
+NAME_BYTES = 100  # that a text takes, about
 HISTOGRAM_KEYS, HELD_KEYS = ("key", "bucket"), ("key", "value")
 HISTOGRAM, HELD = (*HISTOGRAM_KEYS, "count", "sum"), (*HELD_KEYS, "count")
 
@@ -49,15 +50,16 @@ class Cells:
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """What ranks are made from: the values of some rows, and the cells of their columns. A few bytes a row."""
+    """What ranks are made from: the values of some rows, and the cells of their columns; five bytes a row and more."""
 
     values: Any
     cells: tuple[Cells, ...]
 
     @property
     def size(self) -> int:
-        """Bytes."""
-        return int(self.values.nbytes) + sum(int(some.cell.nbytes) for some in self.cells)
+        """About how many bytes it takes."""
+        names = sum(len(names) for some in self.cells for names, _ in some.columns.values())
+        return int(self.values.nbytes + sum(some.cell.nbytes for some in self.cells)) + names * NAME_BYTES
 
 
 def seen(values: Any, columns: Mapping[str, tuple[Sequence[str], Any]]) -> Seen:

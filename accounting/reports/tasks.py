@@ -1,4 +1,7 @@
-"""Tasks read twice: once for the sums and for where the percentiles lie, once more for the percentiles themselves."""
+"""Tasks looked at twice: once for the sums and for where the percentiles lie, once more for the percentiles themselves.
+
+What the second look needs stays in memory as far as ``MOST_KEPT`` goes; beyond it the same files are read once more.
+"""
 
 from __future__ import annotations
 
@@ -60,9 +63,7 @@ ALL = (
     "unsettled_calls", "cached_input_tokens",
 )  # fmt: skip
 _FLAWS = ("unpriced_calls", "unsettled_calls")
-MOST_KEPT = (
-    300_000_000  # bytes of costs that stay in memory between the two looks at them: 30 million tasks or more
-)
+MOST_KEPT = 300_000_000  # bytes that stay in memory between the two looks: of 30 million tasks and more
 VERDICT, FAILED, SUCCEEDED, NONE = "verdict", 0, 1, 2
 
 
