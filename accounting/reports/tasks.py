@@ -190,7 +190,8 @@ def _measures(chosen: Range, day: str, table: Any, cost: Any) -> dict[str, Any]:
 
 def _summed(rows: Any, keys: Sequence[str], measures: Sequence[str]) -> Any:
     """The measures by the keys and the verdict: what follows from that is told of a few sums, and not of each row."""
-    there = [name for name in measures if name in rows.column_names]
+    known = frozenset(rows.column_names)  # the table makes the list anew each time
+    there = [name for name in measures if name in known]
     summed = rows.group_by([*keys, VERDICT], use_threads=False).aggregate(
         [([], "count_all"), *((name, "sum") for name in there)]
     )
