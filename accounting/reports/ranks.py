@@ -22,7 +22,6 @@ from accounting.reports.sums import Sums
 _BITS_DROPPED = 48  # of the 52 bits of a float's fraction: four stay
 DENSE = 1 << 22  # counters that may stand in an array of their own
 MOST_CELLS = 1 << 12
-NAME_BYTES = 100  # that a text takes, about
 HISTOGRAM_KEYS, HELD_KEYS = ("key", "bucket"), ("key", "value")
 HISTOGRAM, HELD = (*HISTOGRAM_KEYS, "count", "sum"), (*HELD_KEYS, "count")
 
@@ -41,11 +40,11 @@ def buckets_of(values: Any) -> Any:
 @dataclass(frozen=True, slots=True)
 class Cells:
     """Rows told apart by some columns at once. ``cell`` is of each row the number of its own, less than ``count``;
-    ``columns`` are the names of each column, and of each cell the place of its own among them."""
+    ``columns`` are the names of each column as an array, and of each cell the place of its own among them."""
 
     cell: Any
     count: int
-    columns: Mapping[str, tuple[Sequence[str], Any]]
+    columns: Mapping[str, tuple[Any, Any]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,15 +56,15 @@ class Seen:
 
     @property
     def size(self) -> int:
-        """About how many bytes it takes."""
-        names = sum(len(names) for some in self.cells for names, _ in some.columns.values())
-        return int(self.values.nbytes + sum(some.cell.nbytes for some in self.cells)) + names * NAME_BYTES
+        """Bytes."""
+        names = sum(names.nbytes for some in self.cells for names, _ in some.columns.values())
+        return int(self.values.nbytes + sum(some.cell.nbytes for some in self.cells)) + int(names)
 
 
-def seen(values: Any, columns: Mapping[str, tuple[Sequence[str], Any]]) -> Seen:
-    """``columns`` have names, and of each row the place of its own. They are taken together as long as their cells are
-    few: what is done for a row is then done once for all of them."""
-    bundles: list[dict[str, tuple[Sequence[str], Any]]] = [{}]
+def seen(values: Any, columns: Mapping[str, tuple[Any, Any]]) -> Seen:
+    """``columns`` have an array of names, and of each row the place of its own. They are taken together as long as
+    their cells are few: what is done for a row is then done once for all of them."""
+    bundles: list[dict[str, tuple[Any, Any]]] = [{}]
     count = 1
     for name, (names, codes) in columns.items():
         count *= max(1, len(names))
@@ -76,7 +75,7 @@ def seen(values: Any, columns: Mapping[str, tuple[Sequence[str], Any]]) -> Seen:
     return Seen(_small(values), tuple(map(_cells, bundles)))
 
 
-def _cells(bundle: Mapping[str, tuple[Sequence[str], Any]]) -> Cells:
+def _cells(bundle: Mapping[str, tuple[Any, Any]]) -> Cells:
     shape = [max(1, len(names)) for names, _ in bundle.values()]
     cell: Any = None
     for size, (_, codes) in zip(shape, bundle.values(), strict=True):
@@ -111,7 +110,7 @@ def histograms(some: Seen) -> dict[str, Any]:
         cell, bucket = np.divmod(found, width)
         for column, (names, places) in rows.columns.items():
             mine, *added = _added(places[cell] * width + bucket, len(names) * width, counts, sums)
-            keys = pa.array(names, schema.TEXT).take(pa.array(mine // width))
+            keys = names.take(pa.array(mine // width))
             made[column] = _table(HISTOGRAM, keys, mine % width + least, *added)
     return made
 
@@ -165,7 +164,7 @@ def held(some: Seen, ranks: Mapping[str, Ranks]) -> dict[str, Any]:
             mine = np.flatnonzero(marks[column][codes, bucket])
             pairs = pa.table({"code": codes[mine].astype(np.int32), "value": values[mine]})
             found = pairs.group_by(["code", "value"], use_threads=False).aggregate([([], "count_all")])
-            keys = pa.array(names, schema.TEXT).take(found["code"].combine_chunks())
+            keys = names.take(found["code"].combine_chunks())
             made[column] = _table(HELD, keys, found["value"].cast(schema.COUNT), found["count_all"])
     return made
 
@@ -198,10 +197,10 @@ class Ranks:
                 after = rank - int(ends[place - 1]) if place else rank
                 self._spots[key][name] = _Spot(int(buckets[place]), after, int(above[place]))
 
-    def marks(self, names: Sequence[str], least: int, width: int) -> Any:
+    def marks(self, names: Any, least: int, width: int) -> Any:
         """Whether a value of each name may be asked for in each of so many buckets from the least one on."""
         made = np.zeros((len(names), width), dtype=bool)
-        for place, name in enumerate(names):
+        for place, name in enumerate(names.to_pylist()):
             for spot in self._spots.get(name, {}).values():
                 if 0 <= spot.bucket - least < width:
                     made[place, spot.bucket - least] = True

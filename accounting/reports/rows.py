@@ -154,13 +154,19 @@ def chosen(table: Any, where: Where) -> Any:
 
 def coded(column: Any) -> tuple[list[str], Any]:
     """The column's values, and for each row the place of its own among them. Null is ""."""
+    names, codes = worded(column)
+    return names.to_pylist(), codes
+
+
+def worded(column: Any) -> tuple[Any, Any]:
+    """The same with the values as an array."""
     column = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
     if not pa.types.is_dictionary(column.type):
         column = column.dictionary_encode()
-    names = [one or "" for one in column.dictionary.to_pylist()]
-    codes = column.indices
+    names, codes = column.dictionary.cast(schema.TEXT).fill_null(""), column.indices
     if codes.null_count:
-        names, codes = [*names, ""], codes.fill_null(len(names))
+        codes = codes.fill_null(len(names))
+        names = pa.concat_arrays([names, pa.array([""], schema.TEXT)])
     return names, codes.to_numpy(zero_copy_only=False)
 
 

@@ -28,7 +28,7 @@ from accounting.reports.ranks import (
     seen,
 )
 from accounting.reports.revisions import MODEL, NEEDS, VERSION, derived
-from accounting.reports.rows import Piece, Where, at_once, coded, each, pieces
+from accounting.reports.rows import Piece, Where, at_once, each, pieces, worded
 from accounting.reports.sums import Sums, cost_columns, dated, nanos, spent, text
 
 Made = TypeVar("Made")
@@ -219,5 +219,8 @@ def added_up(table: Any, first: str, *others: str) -> Any:
 
 def _seen(chosen: Range, day: str, rows: Any, cost: Any) -> Seen:
     all_alike = np.zeros(rows.num_rows, dtype=np.int32)
-    columns = {column: coded(rows[column]) for column in chosen.by}
-    return seen(cost, columns | {TOTAL: ([TOTAL], all_alike), DATE: ([day], all_alike)})
+    columns = {column: worded(rows[column]) for column in chosen.by}
+    columns |= {
+        name: (pa.array([said], schema.TEXT), all_alike) for name, said in ((TOTAL, TOTAL), (DATE, day))
+    }
+    return seen(cost, columns)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -30,7 +31,10 @@ def test_ranks_and_the_greatest_are_exact_however_the_values_lie_in_pieces(
             seen(
                 np.array([row[2] for row in piece], dtype=np.int64),
                 {
-                    column: (names, np.array([names.index(str(row[place])) for row in piece], dtype=np.int32))
+                    column: (
+                        pa.array(names),
+                        np.array([names.index(str(row[place])) for row in piece], dtype=np.int32),
+                    )
                     for place, (column, names) in enumerate(NAMES.items())
                 },
             )
