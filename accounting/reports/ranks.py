@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from accounting import schema
 from accounting.reports.rows import coded
@@ -196,14 +197,21 @@ class Ranks:
                 place = int(np.searchsorted(ends, rank, side="right"))
                 after = rank - int(ends[place - 1]) if place else rank
                 self._spots[key][name] = _Spot(int(buckets[place]), after, int(above[place]))
+        self._keys = pa.array(list(self._spots), schema.TEXT)
+        most = max(map(len, self._spots.values()), default=0)
+        rows = [[spot.bucket for spot in spots.values()] for spots in self._spots.values()]
+        # As many in each row: the last one stands there again.
+        self._buckets = np.array([row + row[-1:] * (most - len(row)) for row in rows], dtype=np.int64)
 
     def marks(self, names: Any, least: int, width: int) -> Any:
         """Whether a value of each name may be asked for in each of so many buckets from the least one on."""
         made = np.zeros((len(names), width), dtype=bool)
-        for place, name in enumerate(names.to_pylist()):
-            for spot in self._spots.get(name, {}).values():
-                if 0 <= spot.bucket - least < width:
-                    made[place, spot.bucket - least] = True
+        if self._spots:
+            at = pc.index_in(names, value_set=self._keys)
+            there = np.flatnonzero(at.is_valid())
+            wanted = self._buckets[at.drop_null().to_numpy()] - least
+            rows, asked = np.nonzero((wanted >= 0) & (wanted < width))
+            made[there[rows], wanted[rows, asked]] = True
         return made
 
     def answers(self, held: Any) -> Answers:
