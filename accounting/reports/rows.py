@@ -7,8 +7,9 @@ Text is read as codes of a dictionary, which is what makes grouping fast.
 from __future__ import annotations
 
 import os
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
@@ -23,6 +24,7 @@ from broker.errors import LedgerError
 
 GROUPS_A_PIECE = 1  # of 131,072 rows each
 MOST_THREADS = 4
+MOST_WAITING = 8
 _SCHEMAS = {ledger.TASKS: schema.TASKS, ledger.DAILY: schema.DAILY}
 Given = TypeVar("Given")
 Made = TypeVar("Made")
@@ -70,9 +72,15 @@ def each(
 
 
 def at_once(work: Callable[[Given], Made], things: Sequence[Given]) -> Iterator[Made]:
-    """``work`` of each, in their order, some at once."""
+    """``work`` of each, in their order, some at once; whoever is slow to take what is made has few of it waiting."""
+    waiting: deque[Future[Made]] = deque()
     with ThreadPoolExecutor(_threads()) as pool:
-        yield from pool.map(work, things)
+        for thing in things:
+            waiting.append(pool.submit(work, thing))
+            if len(waiting) > MOST_WAITING:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
 
 
 def read_days(store: Store, dataset: str, columns: Any, since: str, until: str, names: Sequence[str]) -> Any:
