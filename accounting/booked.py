@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from datetime import date, timedelta
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -58,13 +57,6 @@ def known_as(model: str, provider: str) -> str:
     return key.partition("/")[2] if key else model.lower()
 
 
-def days_of(first: str, last: str, back: int = 0) -> Iterator[str]:
-    day, end = date.fromisoformat(first) - timedelta(days=back), date.fromisoformat(last)
-    while day <= end:
-        yield day.isoformat()
-        day += timedelta(days=1)
-
-
 def booked(
     store: Store,
     settings: Settings,
@@ -82,7 +74,7 @@ def booked(
     sold = lanes | {name for name, sold_by in sellers.items() if sold_by == {provider}}
     found: dict[Key, Ours] = defaultdict(Ours)
     prices: dict[str, TokenPrice] = {}
-    for day in days_of(*span, REACH_DAYS):
+    for day in ledger.days_of(*span, REACH_DAYS):
         finds = Finder(settings.lanes, day, None)
         for calls in in_days(store, [day]):
             mine = np.array([_is_theirs(kind, provider, sold) for kind in calls.kinds], dtype=bool)

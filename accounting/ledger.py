@@ -18,7 +18,7 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from importlib import import_module
 from mmap import mmap
 from pathlib import Path
@@ -144,6 +144,14 @@ def partition(dataset: str, day: str) -> str:
 def days(store: Store, dataset: str) -> tuple[str, ...]:
     """The days that the data set has, in order."""
     return tuple(name.removeprefix("date=") for name in store.list(dataset) if name.startswith("date="))
+
+
+def days_of(first: str, last: str, back: int = 0) -> Iterator[str]:
+    """Every UTC day from so many days before the first one to the last one. Raises ValueError for what is no day."""
+    day, end = date.fromisoformat(first) - timedelta(days=back), date.fromisoformat(last)
+    while day <= end:
+        yield day.isoformat()
+        day += timedelta(days=1)
 
 
 class LocalStore:

@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from accounting.reports import first, further
+from accounting.reports.calls import CALL_DAYS
 from accounting.reports.figures import Report
 from accounting.reports.wording import Amounts, Grid, counted
 
@@ -50,6 +51,15 @@ def notes(report: Report) -> tuple[str, ...]:
     """What a reader must know to read the figures right; only what applies."""
     said, money = report.open, Amounts(report.currency)
     found = ["Cost per successful task = all spend ÷ successes: what failed tasks spent is in it."]
+    if report.loaded is not None:
+        found.append(
+            "Monthly prices are paid whatever is done, on days without tasks too. They stand in lines of their own: no "
+            "other figure, share, percentile or breakdown has any of them."
+        )
+    elif report.flat:
+        found.append(
+            "Monthly prices are paid for all tasks: no part of them is in the spend of the tasks chosen here."
+        )
     if said.unjudged_tasks:
         found.append(
             f"No verdict on {counted(said.unjudged_tasks, 'task')} ({money.one(said.unjudged_nano)}), for want of a "
@@ -74,6 +84,11 @@ def notes(report: Report) -> tuple[str, ...]:
         found.append(
             f"{counted(said.unsettled_calls, 'call')} got lost on the way and stand at what was reserved for them, the "
             "most that they can have cost."
+        )
+    if not report.calls_read:
+        found.append(
+            f"Calls were not read one by one, which takes a while for more than {CALL_DAYS} days: what lanes passed, "
+            "failed and took is not in here. --calls reads them."
         )
     if report.avoided_nano:
         found.append(f"Caches saved {money.one(report.avoided_nano)}; that is no part of the spend.")

@@ -23,9 +23,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
-from accounting.booked import COLUMNS, Key, Ours, booked, days_of, figures_of, known_as
+from accounting.booked import COLUMNS, Key, Ours, booked, figures_of, known_as
 from accounting.flat import flat_nano
-from accounting.ledger import Store
+from accounting.ledger import Store, days_of
 from accounting.usage_files import INPUT, Used
 from broker.money import PICO_PER_NANO
 from broker.pricebook import book

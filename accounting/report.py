@@ -15,19 +15,19 @@ from typing import Any
 from accounting import ledger
 from accounting.currency import MICRO, USD, Rates
 from accounting.ledger import Store
-from accounting.reports import change, choices, groups, odd, trends
-from accounting.reports.calls import Calls
-from accounting.reports.figures import Change, Group, Lane, Part, Report
+from accounting.reports import change, choices, groups, loaded, odd, trends
+from accounting.reports.calls import CALL_DAYS, Calls
+from accounting.reports.figures import Change, Flat, Group, Lane, Part, Report, Window
 from accounting.reports.rows import Where, days_between
 from accounting.reports.sums import daily_answers, from_daily, from_tasks, too_large, total, totals
 from accounting.reports.tasks import BY, DATE, TOTAL, Range, Tallies, choose, rank, tally
 from broker.money import text
+from broker.settings import FlatCost
 
 __all__ = ["BY", "Question", "Report", "build", "to_dict"]
 
 DEFAULT_BY = ("type", "lane", "workspace")
 WINDOW_DAYS = 30
-CALL_DAYS = 7  # calls of more days are read when asked for
 _SUM_LIMIT = 2**63
 
 
@@ -36,7 +36,7 @@ class Question:
     """What is asked beyond the days. ``where`` names breakdowns and the values wanted, ``rates`` the currency (None: US
     dollars). ``price_nano`` is what a success is sold for, in that currency; None takes what people said it was worth.
     ``against`` is the first day of an equally long range to compare with. ``calls`` None reads calls of a week at most.
-    ``p95_nano`` is what 95 of 100 tasks should stay under, in US dollars."""
+    ``p95_nano`` is what 95 of 100 tasks should stay under, in US dollars. ``monthly`` is what is paid by the month."""
 
     by: Sequence[str] = DEFAULT_BY
     where: Mapping[str, Sequence[str]] | None = None
@@ -45,6 +45,7 @@ class Question:
     against: str | None = None
     calls: bool | None = None
     p95_nano: int | None = None
+    monthly: Sequence[FlatCost] = ()
 
     def __post_init__(self) -> None:
         """Raises ValueError for a breakdown that is none."""
@@ -76,6 +77,11 @@ def build(store: Store, *, since: str, until: str, asked: Question | None = None
     whole, price = sums["cost"], asked.price_nano
     everything = groups.all_tasks(kinds, ranks[TOTAL], price)
     by_day = groups.days(kinds, ranks[DATE], whole, price)
+    window = _window(store, until, where, rates)
+    paid, paid_in_window = (
+        _flat(store, asked.monthly, first, until, rates) for first in (since, window.since)
+    )
+    daily = from_daily(store, days, where, ("lane", "model"), rates) if daily_answers(where) else None
     calls = Calls(store, days, where, rates) if _reads_calls(asked, days) else None
     return Report(
         since=since,
@@ -83,9 +89,11 @@ def build(store: Store, *, since: str, until: str, asked: Question | None = None
         currency=USD if rates is None else rates.currency,
         where={name: tuple(values) for name, values in (asked.where or {}).items()},
         totals=everything,
-        window=_window(store, until, where, rates),
+        window=window,
+        flat=paid,
+        loaded=loaded.loaded(everything, window, paid, paid_in_window) if paid and not where else None,
         goal=groups.goal(_exchanged(asked.p95_nano, rates, until), everything, by_day),
-        parts=_parts(found, days, whole),
+        parts=_parts(found, days, whole, daily),
         statuses=groups.statuses(kinds),
         escalated_tasks=sums["escalated"],
         escalations=sums["hops"],
@@ -99,9 +107,7 @@ def build(store: Store, *, since: str, until: str, asked: Question | None = None
             name: groups.groups(tallies.groups[BY[name]], BY[name], ranks[BY[name]], whole, price)
             for name in asked.by
         },
-        work=groups.work(from_daily(store, days, where, ("lane", "model"), rates))
-        if daily_answers(where)
-        else (),
+        work=() if daily is None else groups.work(daily),
         lanes=calls.lanes() if calls else (),
         within=calls.within if calls else None,
         dearest=groups.dearest(sums["tasks"], ranks[TOTAL], whole),
@@ -137,7 +143,7 @@ def _exchanged(nano: int | None, rates: Rates | None, day: str) -> int | None:
     return nano if nano is None or rates is None else rates.convert(nano, day)
 
 
-def _window(store: Store, until: str, where: Where, rates: Rates | None) -> Any:
+def _window(store: Store, until: str, where: Where, rates: Rates | None) -> Window:
     """Over the last 30 days, whatever the range."""
     since = (date.fromisoformat(until) - timedelta(days=WINDOW_DAYS - 1)).isoformat()
     days = days_between(store, ledger.TASKS, since, until)
@@ -145,12 +151,18 @@ def _window(store: Store, until: str, where: Where, rates: Rates | None) -> Any:
     return groups.window(since, until, read(store, days, where, (), rates))
 
 
-def _parts(found: Range, days: Sequence[str], whole_nano: int) -> tuple[Part, ...]:
-    """From ``daily`` where that can tell and sums to the same, else from the tasks themselves."""
-    if found.rates is None and daily_answers(found.where):
-        sums = from_daily(found.store, days, found.where, ())
-        if total(sums, "cost") == whole_nano:
-            return groups.parts(sums)
+def _flat(
+    store: Store, monthly: Sequence[FlatCost], since: str, until: str, rates: Rates | None
+) -> tuple[Flat, ...]:
+    """From the ledger's first day on: before it there was nothing that could have been done."""
+    known = ledger.days(store, ledger.TASKS)
+    return loaded.flat(monthly, ledger.days_of(max(since, known[0]), until), rates) if known else ()
+
+
+def _parts(found: Range, days: Sequence[str], whole_nano: int, daily: Any) -> tuple[Part, ...]:
+    """From sums of ``daily`` where these can tell and come to the same, else from the tasks themselves."""
+    if found.rates is None and daily is not None and total(daily, "cost") == whole_nano:
+        return groups.parts(daily)
     return groups.parts(from_tasks(found.store, days, found.where, (), found.rates))
 
 
@@ -175,6 +187,7 @@ def to_dict(report: Report) -> dict[str, Any]:
 
 #: Figures that are worked out from others, by what has them.
 _WORKED_OUT = {
+    Report: ("calls_read",),
     Group: ("success_rate", "margin_nano", "margin_share"),
     Lane: ("pass_rate",),
     Change: ("difference_nano",),

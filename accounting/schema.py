@@ -248,8 +248,8 @@ def money(nanos: Any) -> Any:
 def nanos(column: Any) -> Any:
     """A money column as a numpy array of integer nano-dollars; null counts as 0."""
     column = in_one(column)
-    if not len(column):
-        return np.zeros(0, dtype=np.int64)
+    if column.null_count == len(column):
+        return np.zeros(len(column), dtype=np.int64)
     words = np.frombuffer(column.buffers()[1], dtype="<i8").reshape(-1, 2)
     low = words[column.offset : column.offset + len(column), 0]
     if not column.null_count:

@@ -26,7 +26,7 @@ from accounting.fold import PART_OF
 from accounting.ledger import LocalStore
 
 TASKS, DAYS, DIFFERENT = 1_000_000, 30, 7
-MADE = 2  # changes when other rows are made
+MADE = 3  # changes when other rows are made
 FIRST = date(2026, 1, 1)
 LANES = ("local", "midtier", "frontier")
 MODELS = ("smollm2", "gpt-4o-mini", "gpt-4o")
@@ -186,6 +186,7 @@ def _calls(chance: Any, told: dict[str, Any]) -> dict[str, Any]:
         "input_tokens": tokens_in - cached,
         "cached_input_tokens": cached,
         "cache_write_tokens": np.zeros(count, np.int64),
+        "cache_write_1h_tokens": np.zeros(count, np.int64),
         "output_tokens": tokens_out,
         "reasoning_tokens": np.zeros(count, np.int64),
         "cost_usd": cost,

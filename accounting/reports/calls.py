@@ -23,6 +23,7 @@ from accounting.reports.revisions import NEEDS, derived
 from accounting.reports.rows import Where, chosen, read_days
 from accounting.reports.sums import nanos
 
+CALL_DAYS = 7  # calls of more days are read when asked for
 FIRST = "task"  # the purpose of a lane's first call
 _READ = (
     "task_id", "lane", "engine", "purpose", "hop", "verdict", "failure", "queue_wait_ms", "latency_ms",

@@ -251,6 +251,29 @@ class Window:
 
 
 @dataclass(frozen=True, slots=True)
+class Flat:
+    """What of a monthly price (``prices.monthly``) falls on those ``days`` of a month that are in the report and on
+    which the price held."""
+
+    month: str
+    name: str
+    days: int
+    nano: int
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """The spend with all of ``flat`` in it, as no other figure has it. ``window_cost_per_success_nano`` is that of the
+    last 30 days; ``margin_nano`` is None where nobody said what a success is worth."""
+
+    flat_nano: int
+    cost_nano: int
+    cost_per_success_nano: int | None
+    window_cost_per_success_nano: int | None
+    margin_nano: int | None
+
+
+@dataclass(frozen=True, slots=True)
 class Goal:
     """What 95 of 100 tasks should stay under, and on which days they did not. ``is_nano`` is over the whole range."""
 
@@ -325,7 +348,7 @@ class Report:
 
     ``lanes``, ``speeds`` and ``within`` are there where calls were read, ``work`` where the daily sums can tell it,
     ``change`` where another range was asked for, ``goal`` where one is configured. ``price_nano`` is what a success is
-    sold for.
+    sold for. ``loaded`` is there where a monthly price held, and the report is of all tasks.
     """
 
     since: str
@@ -334,6 +357,8 @@ class Report:
     where: Mapping[str, tuple[str, ...]]
     totals: Group
     window: Window
+    flat: tuple[Flat, ...]
+    loaded: Loaded | None
     goal: Goal | None
     parts: tuple[Part, ...]
     statuses: Mapping[str, int]
@@ -364,6 +389,11 @@ class Report:
     @property
     def overhead_nano(self) -> int:
         return self.totals.cost_nano - self.parts[0].nano
+
+    @property
+    def calls_read(self) -> bool:
+        """Whether calls were read one by one, without which there is no ``lanes``, ``speeds`` and ``within``."""
+        return self.within is not None
 
 
 def share(part: int, whole: int) -> float | None:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from accounting.reports.figures import Group, Lane, Report, Speed, share
 from accounting.reports.wording import NOTHING, Amounts, Grid, named, percent, precision, real
+from broker.money import round_half_even
 
 MOST_ROWS = 20
 MOST_DAYS = 14  # that stand in a row each; more of them are put together to weeks
@@ -32,6 +33,8 @@ _PART_TITLES = {
 def grids(report: Report) -> tuple[Grid, ...]:
     money = Amounts(report.currency)
     made = [_totals(report, money), _parts(report, money)]
+    if report.flat:
+        made.append(_flat(report, money))
     if 1 < len(report.days) <= MOST_DAYS:
         made.append(_groups("day", report.days, report, money))
     made += [_groups(name, groups, report, money) for name, groups in report.groups.items()]
@@ -52,10 +55,12 @@ def _totals(report: Report, money: Amounts) -> Grid:
     rows = [
         ("Tasks", f"{total.tasks:,}: {statuses}"),
         ("Spent", money.one(total.cost_nano, decimals)),
+        *_with_flat(report, money, decimals),
         ("Spent on tasks that failed their judge", money.one(report.open.failed_nano, decimals)),
         ("Cost per task", money.one(total.cost_per_task_nano)),
         ("Cost per successful task", money.one(total.cost_per_success_nano)),
         (f"The same since {window.since} (30 days)", money.one(window.cost_per_success_nano)),
+        *_success_with_flat(report, money),
         (
             "Success rate of what ended with a verdict",
             f"{percent(total.success_rate)} ({total.succeeded:,} of {total.judged:,})",
@@ -76,7 +81,33 @@ def _worth(report: Report, money: Amounts) -> list[tuple[str, str]]:
         return []
     what = "Worth of what succeeded, where told" if report.price_nano is None else "Sold for"
     margin = f"{money.one(total.margin_nano)} ({percent(total.margin_share)})"
-    return [(what, money.one(total.value_nano)), ("Margin over all spend", margin)]
+    found = [(what, money.one(total.value_nano)), ("Margin over all spend", margin)]
+    if report.loaded is not None:
+        found.append(("Margin over it and monthly prices", money.one(report.loaded.margin_nano)))
+    return found
+
+
+def _with_flat(report: Report, money: Amounts, decimals: int) -> list[tuple[str, str]]:
+    """Printed so that the three lines add up."""
+    if report.loaded is None:
+        return []
+    unit = 10 ** (9 - decimals)
+    printed = [
+        round_half_even(nano, unit) * unit for nano in (report.totals.cost_nano, report.loaded.flat_nano)
+    ]
+    return [
+        ("Monthly prices, what falls on these days", money.one(printed[1], decimals)),
+        ("Spent with monthly prices", money.one(sum(printed), decimals)),
+    ]
+
+
+def _success_with_flat(report: Report, money: Amounts) -> list[tuple[str, str]]:
+    if report.loaded is None:
+        return []
+    return [
+        ("Cost per successful task with monthly prices", money.one(report.loaded.cost_per_success_nano)),
+        (f"The same since {report.window.since}", money.one(report.loaded.window_cost_per_success_nano)),
+    ]
 
 
 def _goal(report: Report, money: Amounts) -> list[tuple[str, str]]:
@@ -109,6 +140,22 @@ def _parts(report: Report, money: Amounts) -> Grid:
         ("part", report.currency, "of spend"),
         rows,
         [(name, money.one(nano, decimals), percent(share(nano, spent))) for name, nano in below],
+    )
+
+
+def _flat(report: Report, money: Amounts) -> Grid:
+    whole = sum(one.nano for one in report.flat)
+    decimals = precision(whole)
+    amounts = money.column([one.nano for one in report.flat], decimals)
+    rows = [
+        (one.name, one.month, f"{one.days}", amount) for one, amount in zip(report.flat, amounts, strict=True)
+    ]
+    return Grid(
+        "Monthly prices, what falls on these days",
+        ("paid for", "month", "days", report.currency),
+        rows,
+        [("Total", "", "", money.one(whole, decimals))],
+        yields=("days",),
     )
 
 

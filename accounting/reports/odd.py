@@ -76,15 +76,19 @@ def _is_slump(value: float, usual: float, spread: float) -> bool:
 
 def _new_workflows(workflows: Any) -> Iterator[Odd]:
     """A workflow on the first day that it was seen, where it is dear at once."""
-    days = [day for day, _ in by(workflows, DATE)]
-    for name, _ in by(workflows, WORKFLOW):
-        of_name = dict(by(picked(workflows, workflow=name), DATE))
-        day = min(of_name)
-        whole = sum(sums["cost"] for one, sums in by(picked(workflows, date=day), DATE))
-        part = share(of_name[day]["cost"], whole)
-        if days.index(day) >= FEWEST_BEFORE and part is not None and part >= NEW_SHARE:
-            words = f"workflow {name or '(none)'} is new and takes {part:.0%} of the day's spend"
-            yield Odd(day, "new workflow", name, part, 0.0, "share", words)
+    spent: dict[str, dict[str, int]] = {}
+    columns = (workflows[name].to_pylist() for name in (DATE, WORKFLOW, "cost"))
+    for day, name, cost in zip(*columns, strict=True):
+        spent.setdefault(day, {})[name] = cost
+    seen: set[str] = set()
+    for place, day in enumerate(sorted(spent)):
+        whole = sum(spent[day].values())
+        for name in spent[day].keys() - seen:
+            part = share(spent[day][name], whole)
+            if place >= FEWEST_BEFORE and part is not None and part >= NEW_SHARE:
+                words = f"workflow {name or '(none)'} is new and takes {part:.0%} of the day's spend"
+                yield Odd(day, "new workflow", name, part, 0.0, "share", words)
+        seen |= spent[day].keys()
 
 
 def _silent_rules(kinds: Any) -> Iterator[Odd]:

@@ -1,27 +1,30 @@
-"""Exact nearest-rank percentiles of more values than memory should hold, by reading them twice.
+"""Exact nearest-rank percentiles of more values than memory should hold, by looking at them twice.
 
-The first reading counts values in buckets, four to each power of two. That tells in which bucket each rank lies, and
-the second reading keeps the values of those buckets alone. Each percentile is a value that is really there: the
-smallest one that at least so many per cent of all do not exceed.
+The first look counts values in buckets, sixteen to each power of two. That tells in which bucket each rank lies, and
+the second look keeps the values of those buckets alone. Each percentile is a value that is really there: the smallest
+one that at least so many per cent of all do not exceed.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from math import prod
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from accounting import schema
 from accounting.reports.rows import coded
 from accounting.reports.sums import Sums
 
-_BITS_DROPPED = 50  # of the 52 bits of a float's fraction: two stay
-_DENSE = 1 << 22  # counters that may stand in an array of their own
-HISTOGRAM_KEYS = ("key", "bucket")
-HELD_KEYS = ("key", "value")
+_BITS_DROPPED = 48  # of the 52 bits of a float's fraction: four stay
+DENSE = 1 << 22  # counters that may stand in an array of their own
+MOST_CELLS = 1 << 12
+HISTOGRAM_KEYS, HELD_KEYS = ("key", "bucket"), ("key", "value")
+HISTOGRAM, HELD = (*HISTOGRAM_KEYS, "count", "sum"), (*HELD_KEYS, "count")
 
 
 def ordered(values: Any) -> Any:
@@ -35,25 +38,136 @@ def buckets_of(values: Any) -> Any:
     return ordered(values.astype(np.float64)) >> _BITS_DROPPED
 
 
-def histogram(names: Sequence[str], codes: Any, values: Any, buckets: Any) -> Any:
-    """How many values, and what sum of them, each bucket of each name has."""
+@dataclass(frozen=True, slots=True)
+class Cells:
+    """Rows told apart by some columns at once. ``cell`` is of each row the number of its own, less than ``count``;
+    ``columns`` are the names of each column as an array, and of each cell the place of its own among them."""
+
+    cell: Any
+    count: int
+    columns: Mapping[str, tuple[Any, Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What ranks are made from: the values of some rows, and the cells of their columns; five bytes a row and more."""
+
+    values: Any
+    cells: tuple[Cells, ...]
+
+    @property
+    def size(self) -> int:
+        """Bytes."""
+        names = sum(names.nbytes for some in self.cells for names, _ in some.columns.values())
+        return int(self.values.nbytes + sum(some.cell.nbytes for some in self.cells)) + int(names)
+
+
+def seen(values: Any, columns: Mapping[str, tuple[Any, Any]]) -> Seen:
+    """``columns`` have an array of names, and of each row the place of its own. They are taken together as long as
+    their cells are few: what is done for a row is then done once for all of them."""
+    bundles: list[dict[str, tuple[Any, Any]]] = [{}]
+    count = 1
+    for name, (names, codes) in columns.items():
+        count *= max(1, len(names))
+        if count > MOST_CELLS and bundles[-1]:
+            bundles.append({})
+            count = max(1, len(names))
+        bundles[-1][name] = (names, codes)
+    return Seen(_small(values), tuple(map(_cells, bundles)))
+
+
+def _cells(bundle: Mapping[str, tuple[Any, Any]]) -> Cells:
+    shape = [max(1, len(names)) for names, _ in bundle.values()]
+    cell: Any = None
+    for size, (_, codes) in zip(shape, bundle.values(), strict=True):
+        if cell is None:
+            cell = codes.astype(np.int32)
+        elif size > 1:
+            cell *= size
+            cell += codes
+    count = prod(shape)
+    places = np.unravel_index(np.arange(count), shape)
+    found = {name: (names, place) for (name, (names, _)), place in zip(bundle.items(), places, strict=True)}
+    return Cells(cell.astype(np.min_scalar_type(count)), count, found)
+
+
+def _small(values: Any) -> Any:
+    fits = not len(values) or (values.min() >= -(2**31) and values.max() < 2**31)
+    return values.astype(np.int32) if fits else values
+
+
+def histograms(some: Seen) -> dict[str, Any]:
+    """By column: how many values, and what sum of them, each bucket of each name has."""
+    values, buckets = some.values.astype(np.int64), buckets_of(some.values)
     if not len(values):
-        return _table(("key", "bucket", "count", "sum"), [], [], [], [])
-    least = buckets.min()
-    width = int(buckets.max() - least) + 1
-    places = codes.astype(np.int64) * width + (buckets - least)
-    if width * len(names) <= _DENSE:
-        counts = np.bincount(places, minlength=width * len(names))
-        found = np.flatnonzero(counts)
-        sums = np.zeros(len(counts), dtype=np.int64)
-        np.add.at(sums, places, values)
-        counts, sums = counts[found], sums[found]
-    else:
-        found, back, counts = np.unique(places, return_inverse=True, return_counts=True)
-        sums = np.zeros(len(found), dtype=np.int64)
-        np.add.at(sums, back, values)
-    keys = pa.array(names, schema.TEXT).take(pa.array(found // width))
-    return _table(("key", "bucket", "count", "sum"), keys, found % width + least, counts, sums)
+        return {column: _table(HISTOGRAM, [], [], [], []) for one in some.cells for column in one.columns}
+    least = int(buckets.min())
+    width = int(buckets.max()) - least + 1
+    made, ones = {}, np.ones(len(values), dtype=np.int64)
+    for rows in some.cells:
+        found, counts, sums = _added(
+            _places(rows.cell, width, buckets, least), rows.count * width, ones, values
+        )
+        cell, bucket = np.divmod(found, width)
+        for column, (names, places) in rows.columns.items():
+            mine, *added = _added(places[cell] * width + bucket, len(names) * width, counts, sums)
+            keys = names.take(pa.array(mine // width))
+            made[column] = _table(HISTOGRAM, keys, mine % width + least, *added)
+    return made
+
+
+def _places(cell: Any, width: int, buckets: Any, least: int) -> Any:
+    made = cell.astype(np.int64)
+    made *= width
+    made += buckets
+    made -= least
+    return made
+
+
+def _added(places: Any, size: int, counts: Any, values: Any) -> tuple[Any, Any, Any]:
+    """Each of so many places that comes, its counts and its values added up."""
+    found = None
+    if size > DENSE:
+        found, places = np.unique(places, return_inverse=True)
+        size = len(found)
+    count, value = (_added_at(places, size, some) for some in (counts, values))
+    if found is None:
+        found = np.flatnonzero(count)
+        count, value = count[found], value[found]
+    return found, count, value
+
+
+def _added_at(places: Any, size: int, amounts: Any) -> Any:
+    made = np.zeros(size, dtype=np.int64)
+    np.add.at(made, places, amounts)
+    return made
+
+
+def held(some: Seen, ranks: Mapping[str, Ranks]) -> dict[str, Any]:
+    """By column: the values that may be asked for, each with how often it is there."""
+    buckets = buckets_of(some.values)
+    if not len(buckets):
+        return {column: _table(HELD, [], [], []) for one in some.cells for column in one.columns}
+    least = int(buckets.min())
+    width = int(buckets.max()) - least + 1
+    made = {}
+    for rows in some.cells:
+        marks = {
+            column: ranks[column].marks(names, least, width) for column, (names, _) in rows.columns.items()
+        }
+        wanted = np.zeros((rows.count, width), dtype=bool)
+        for column, (_, places) in rows.columns.items():
+            wanted |= marks[column][places]
+        kept = np.flatnonzero(wanted.ravel()[_places(rows.cell, width, buckets, least)])
+        cell, values, bucket = rows.cell[kept], some.values[kept], buckets[kept] - least
+        for column, (names, places) in rows.columns.items():
+            codes = places[cell]
+            mine = np.flatnonzero(marks[column][codes, bucket])
+            pairs = pa.table({"code": codes[mine].astype(np.int32), "value": values[mine]})
+            found = pairs.group_by(["code", "value"], use_threads=False).aggregate([([], "count_all")])
+            keys = names.take(found["code"].combine_chunks())
+            made[column] = _table(HELD, keys, found["value"].cast(schema.COUNT), found["count_all"])
+    return made
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +183,7 @@ class Ranks:
     """What is asked of the values of each key: percentiles in whole per cent, and sums of the greatest so many."""
 
     def __init__(self, histograms: Any, percents: Sequence[int], greatest: Sequence[int] = ()) -> None:
-        """``histograms`` are the sums of all that ``histogram`` gave."""
+        """``histograms`` are the sums of all that ``histograms`` gave of a column."""
         self._spots: dict[str, dict[tuple[str, int], _Spot]] = {}
         self.counts: dict[str, int] = {}
         for key, buckets, counts, sums in _by_key(histograms, "bucket"):
@@ -83,28 +197,25 @@ class Ranks:
                 place = int(np.searchsorted(ends, rank, side="right"))
                 after = rank - int(ends[place - 1]) if place else rank
                 self._spots[key][name] = _Spot(int(buckets[place]), after, int(above[place]))
+        self._keys = pa.array(list(self._spots), schema.TEXT)
+        most = max(map(len, self._spots.values()), default=0)
+        rows = [[spot.bucket for spot in spots.values()] for spots in self._spots.values()]
+        # As many in each row: the last one stands there again.
+        self._buckets = np.array([row + row[-1:] * (most - len(row)) for row in rows], dtype=np.int64)
 
-    def held(self, names: Sequence[str], codes: Any, values: Any, buckets: Any) -> Any:
-        """Of a piece of the second reading: the values that may be asked for, each with how often it is there."""
-        wanted = [sorted({spot.bucket for spot in self._spots.get(name, {}).values()}) for name in names]
-        flat = [bucket for some in wanted for bucket in some]
-        if not len(values) or not flat:
-            return _table(("key", "value", "count"), [], [], [])
-        least, width = min(flat), max(flat) - min(flat) + 1
-        marks = np.zeros(
-            (len(names), width + 2), dtype=bool
-        )  # at both ends for what is below and above all of them
-        for place, some in enumerate(wanted):
-            marks[place, np.array(some, dtype=np.int64) - least + 1] = True
-        columns = np.clip(buckets - least + 1, 0, width + 1)
-        kept = np.flatnonzero(marks.ravel()[codes.astype(np.int64) * (width + 2) + columns])
-        pairs = pa.table({"code": codes[kept].astype(np.int32), "value": values[kept]})
-        found = pairs.group_by(["code", "value"], use_threads=False).aggregate([([], "count_all")])
-        keys = pa.array(names, schema.TEXT).take(found["code"].combine_chunks())
-        return _table(("key", "value", "count"), keys, found["value"], found["count_all"])
+    def marks(self, names: Any, least: int, width: int) -> Any:
+        """Whether a value of each name may be asked for in each of so many buckets from the least one on."""
+        made = np.zeros((len(names), width), dtype=bool)
+        if self._spots:
+            at = pc.index_in(names, value_set=self._keys)
+            there = np.flatnonzero(at.is_valid())
+            wanted = self._buckets[at.drop_null().to_numpy()] - least
+            rows, asked = np.nonzero((wanted >= 0) & (wanted < width))
+            made[there[rows], wanted[rows, asked]] = True
+        return made
 
     def answers(self, held: Any) -> Answers:
-        """``held`` are the sums of all that ``held`` gave."""
+        """``held`` are the sums of all that ``held`` gave of the column."""
         percents: dict[str, dict[int, int]] = {}
         greatest: dict[str, dict[int, tuple[int, int]]] = {}
         for key, values, counts in _by_key(held, "value"):

@@ -7,8 +7,9 @@ Text is read as codes of a dictionary, which is what makes grouping fast.
 from __future__ import annotations
 
 import os
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
@@ -21,9 +22,11 @@ from accounting import ledger, schema
 from accounting.ledger import Store
 from broker.errors import LedgerError
 
-GROUPS_A_PIECE = 2  # of 131,072 rows each
+GROUPS_A_PIECE = 1  # of 131,072 rows each
 MOST_THREADS = 4
+MOST_WAITING = 8
 _SCHEMAS = {ledger.TASKS: schema.TASKS, ledger.DAILY: schema.DAILY}
+Given = TypeVar("Given")
 Made = TypeVar("Made")
 
 #: Column → the values that a row may have there.
@@ -65,8 +68,19 @@ def each(
     def one(piece: Piece) -> Made:
         return work(piece.day, chosen(derive(piece.day, _read(piece, columns)), where))
 
+    return at_once(one, found)
+
+
+def at_once(work: Callable[[Given], Made], things: Sequence[Given]) -> Iterator[Made]:
+    """``work`` of each, in their order, some at once; whoever is slow to take what is made has few of it waiting."""
+    waiting: deque[Future[Made]] = deque()
     with ThreadPoolExecutor(_threads()) as pool:
-        yield from pool.map(one, found)
+        for thing in things:
+            waiting.append(pool.submit(work, thing))
+            if len(waiting) > MOST_WAITING:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
 
 
 def read_days(store: Store, dataset: str, columns: Any, since: str, until: str, names: Sequence[str]) -> Any:
@@ -148,13 +162,19 @@ def chosen(table: Any, where: Where) -> Any:
 
 def coded(column: Any) -> tuple[list[str], Any]:
     """The column's values, and for each row the place of its own among them. Null is ""."""
+    names, codes = worded(column)
+    return names.to_pylist(), codes
+
+
+def worded(column: Any) -> tuple[Any, Any]:
+    """The same with the values as an array."""
     column = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
     if not pa.types.is_dictionary(column.type):
         column = column.dictionary_encode()
-    names = [one or "" for one in column.dictionary.to_pylist()]
-    codes = column.indices
+    names, codes = column.dictionary.cast(schema.TEXT).fill_null(""), column.indices
     if codes.null_count:
-        names, codes = [*names, ""], codes.fill_null(len(names))
+        codes = codes.fill_null(len(names))
+        names = pa.concat_arrays([names, pa.array([""], schema.TEXT)])
     return names, codes.to_numpy(zero_copy_only=False)
 
 

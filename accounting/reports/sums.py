@@ -48,8 +48,9 @@ class Sums:
 def grouped(rows: Any, keys: Sequence[str], measures: Sequence[str] | None = None) -> Any:
     """The rows' measures (all columns that are no key) summed by the keys; keys of the result are plain text. A measure
     that the rows have not got is 0."""
-    names = list(measures) if measures is not None else [one for one in rows.column_names if one not in keys]
-    there = [name for name in names if name in rows.column_names]
+    known = rows.column_names
+    names = list(measures) if measures is not None else [one for one in known if one not in keys]
+    there = [name for name in names if name in known]
     summed = rows.group_by(list(keys), use_threads=False).aggregate([(name, "sum") for name in there])
     columns = {name: summed[f"{name}_sum"].combine_chunks() for name in there}
     nothing = pa.repeat(pa.scalar(0, schema.COUNT), summed.num_rows)

@@ -1,10 +1,14 @@
-"""Tasks read twice: once for the sums and for where the percentiles lie, once more for the percentiles themselves."""
+"""Tasks looked at twice: once for the sums and for where the percentiles lie, once more for the percentiles themselves.
+
+What the second look needs stays in memory as far as ``MOST_KEPT`` goes; beyond it the same files are read once more.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from itertools import chain
+from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -13,10 +17,21 @@ import pyarrow.compute as pc
 from accounting import ledger, schema
 from accounting.currency import Rates
 from accounting.ledger import Store
-from accounting.reports.ranks import HELD_KEYS, HISTOGRAM_KEYS, Answers, Ranks, buckets_of, histogram
+from accounting.reports.ranks import (
+    HELD_KEYS,
+    HISTOGRAM_KEYS,
+    Answers,
+    Ranks,
+    Seen,
+    held,
+    histograms,
+    seen,
+)
 from accounting.reports.revisions import MODEL, NEEDS, VERSION, derived
-from accounting.reports.rows import Piece, Where, coded, each, pieces
-from accounting.reports.sums import Sums, cost_columns, dated, grouped, nanos, spent, verdicts
+from accounting.reports.rows import Piece, Where, at_once, each, pieces, worded
+from accounting.reports.sums import Sums, cost_columns, dated, nanos, spent, text
+
+Made = TypeVar("Made")
 
 #: What a report can be broken down by and chosen by: its name on the command line → how a row of ``tasks`` says it.
 BY = {
@@ -47,7 +62,9 @@ ALL = (
     *GROUP, *REASONS, "judged_cost", "failed_cost", "avoided", "escalated", "output", "unpriced_calls",
     "unsettled_calls", "cached_input_tokens",
 )  # fmt: skip
-_OFTEN_NOTHING = ("human", "avoided", "value", "valued", "unpriced_calls", "unsettled_calls")
+_FLAWS = ("unpriced_calls", "unsettled_calls")
+MOST_KEPT = 300_000_000  # bytes that stay in memory between the two looks: of 30 million tasks and more
+VERDICT, FAILED, SUCCEEDED, NONE = "verdict", 0, 1, 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,12 +81,14 @@ class Range:
 @dataclass(frozen=True, slots=True)
 class Tallies:
     """Tables of sums: ``kinds`` by day and all that tells kinds of tasks apart, ``workflows`` by day and workflow, and
-    one that tells each column asked for; ``histograms`` as ``Ranks`` takes them."""
+    one that tells each column asked for; ``histograms`` as ``Ranks`` takes them; ``kept`` of each piece what its ranks
+    are made from, None where that would be too much memory."""
 
     kinds: Any
     workflows: Any
     groups: Mapping[str, Any]
     histograms: Mapping[str, Any]
+    kept: tuple[Seen | None, ...] = ()
 
 
 def choose(
@@ -82,97 +101,113 @@ def tally(chosen: Range, *, ranks: bool = True) -> Tallies:
     """The first reading. Without ``ranks`` no histograms are made."""
     sums = {"kinds": Sums((DATE, *KIND)), "workflows": Sums((DATE, WORKFLOW))}
     sums |= {f"by {column}": Sums((column,)) for column in chosen.by if column not in KIND}
-    counts = {name: Sums(HISTOGRAM_KEYS) for name in ((DATE, *chosen.by) if ranks else ())}
+    counts = {name: Sums(HISTOGRAM_KEYS) for name in ((TOTAL, DATE, *chosen.by) if ranks else ())}
+    kept: list[Seen | None] = []
+    left = MOST_KEPT
     columns = (*READ, *cost_columns(chosen.rates))
-    for made in _each(chosen, columns, lambda day, rows: _first(chosen, day, rows, ranks)):
+    for made, some in _each(chosen, columns, lambda day, rows: _first(chosen, day, rows, ranks)):
         for name, table in made.items():
             (sums | counts)[name].add(table)
+        left -= 0 if some is None else some.size
+        kept.append(some if left >= 0 else None)
     tables = {name: one.table() for name, one in sums.items()}
-    histograms = {name: one.table() for name, one in counts.items()}
     return Tallies(
         tables["kinds"],
         tables["workflows"],
         {column: tables.get(f"by {column}", tables["kinds"]) for column in chosen.by},
-        {TOTAL: _together(histograms[DATE])} | histograms if ranks else {},
+        {name: one.table() for name, one in counts.items()},
+        tuple(kept),
     )
 
 
 def rank(chosen: Range, tallies: Tallies, greatest: Sequence[int]) -> Mapping[str, Answers]:
-    """The second reading: the percentiles of each breakdown, ``total`` and ``date`` among them, and of the total the
-    sums of the greatest so many."""
+    """The percentiles of each breakdown, ``total`` and ``date`` among them, and of the total the sums of the greatest
+    so many. What the first reading could not keep is read once more."""
     ranks = {
         name: Ranks(table, PERCENTS, greatest if name == TOTAL else ())
         for name, table in tallies.histograms.items()
     }
-
-    def held(day: str, rows: Any) -> dict[str, Any]:
-        cost = spent(rows, day, chosen.rates)
-        buckets = buckets_of(cost)
-        return {name: one.held(*_codes(name, day, rows), cost, buckets) for name, one in ranks.items()}
-
     sums = {name: Sums(HELD_KEYS) for name in ranks}
-    for made in _each(chosen, cost_columns(chosen.rates), held):
+    again = tuple(piece for piece, some in zip(chosen.found, tallies.kept, strict=True) if some is None)
+
+    def second(day: str, rows: Any) -> dict[str, Any]:
+        return held(_seen(chosen, day, rows, spent(rows, day, chosen.rates)), ranks)
+
+    for made in chain(
+        at_once(lambda some: held(some, ranks), [some for some in tallies.kept if some is not None]),
+        _each(replace(chosen, found=again), cost_columns(chosen.rates), second),
+    ):
         for name, table in made.items():
             sums[name].add(table)
     return {name: one.answers(sums[name].table()) for name, one in ranks.items()}
 
 
-def _together(by_day: Any) -> Any:
-    total = pa.repeat(pa.scalar(TOTAL, schema.TEXT), by_day.num_rows)
-    return grouped(by_day.set_column(0, "key", total), HISTOGRAM_KEYS)
-
-
-def _each(
-    chosen: Range, columns: Sequence[str], work: Callable[[str, Any], dict[str, Any]]
-) -> Iterator[dict[str, Any]]:
+def _each(chosen: Range, columns: Sequence[str], work: Callable[[str, Any], Made]) -> Iterator[Made]:
     wanted = dict.fromkeys((*columns, *chosen.by, *chosen.where))
     needed = dict.fromkeys(column for name in wanted for column in NEEDS.get(name, (name,)))
     more = derived(chosen.store, tuple(name for name in wanted if name in NEEDS))
     return each(chosen.found, tuple(needed), chosen.where, work, more)
 
 
-def _first(chosen: Range, day: str, table: Any, ranks: bool) -> dict[str, Any]:
-    """The sums of one piece."""
+def _first(chosen: Range, day: str, table: Any, ranks: bool) -> tuple[dict[str, Any], Seen | None]:
+    """The sums of one piece, and what its ranks are made from."""
     cost = spent(table, day, chosen.rates)
-    measures = _measures(chosen, day, table, cost)
-    rows = pa.table({key: table[key] for key in dict.fromkeys((*KIND, WORKFLOW, *chosen.by))} | measures)
+    keys = {key: table[key] for key in dict.fromkeys((*KIND, WORKFLOW, *chosen.by))}
+    verdict = table["succeeded"].cast(pa.int8()).fill_null(NONE)
+    rows = pa.table(keys | {VERDICT: verdict} | _measures(chosen, day, table, cost))
     made = {
-        "kinds": dated(grouped(rows, KIND, ALL), day),
-        "workflows": dated(grouped(rows, (WORKFLOW,), (*GROUP, *REASONS)), day),
+        "kinds": dated(_summed(rows, KIND, ALL), day),
+        "workflows": dated(_summed(rows, (WORKFLOW,), (*GROUP, *REASONS)), day),
     }
-    made |= {f"by {column}": grouped(rows, (column,), GROUP) for column in chosen.by if column not in KIND}
-    if ranks:
-        buckets = buckets_of(cost)
-        names = (DATE, *chosen.by)
-        made |= {name: histogram(*_codes(name, day, rows), cost, buckets) for name in names}
-    return made
+    made |= {f"by {column}": _summed(rows, (column,), GROUP) for column in chosen.by if column not in KIND}
+    if not ranks:
+        return made, None
+    some = _seen(chosen, day, rows, cost)
+    return made | histograms(some), some
 
 
 def _measures(chosen: Range, day: str, table: Any, cost: Any) -> dict[str, Any]:
-    """Columns to be summed. Those that are nothing in every row may be missing."""
+    """Columns to be summed, whatever the verdict. Those that are nothing in every row may be missing."""
 
     def money(name: str) -> Any:
         return nanos(table, name, day, chosen.rates)
 
-    told = verdicts(table)
-    judged_cost = told["judged"].to_numpy() * cost
+    seldom = {"human": "human_usd", "avoided": "avoided_usd", "value": "value_usd"}
     made = {
-        **told,
         "cost": cost,
-        "judged_cost": judged_cost,
-        "failed_cost": judged_cost * (1 - told["succeeded"].to_numpy()),
         "inference": money("inference_usd"),
-        "human": money("human_usd"),
-        "avoided": money("avoided_usd"),
-        "value": told["succeeded"].to_numpy() * money("value_usd"),
-        "valued": table["value_usd"].is_valid().cast(schema.COUNT),
+        **{name: money(one) for name, one in seldom.items() if schema.nanos(table[one]).any()},
         "escalated": pc.greater(table["hops"], 0).cast(schema.COUNT),
         "input": added_up(table, "input_tokens", "cached_input_tokens", "cache_write_tokens"),
         "output": added_up(table, "output_tokens", "reasoning_tokens"),
-        **{name: table[name] for name in ("hops", "attempts", "unpriced_calls", "unsettled_calls")},
-        "cached_input_tokens": table["cached_input_tokens"],
+        **{name: table[name] for name in ("hops", "attempts", "cached_input_tokens")},
+        **{name: table[name] for name in _FLAWS if table[name].to_numpy().any()},
     }
-    return {name: values for name, values in made.items() if name not in _OFTEN_NOTHING or np.any(values)}
+    if table["value_usd"].null_count < table.num_rows:
+        made["valued"] = table["value_usd"].is_valid().cast(schema.COUNT)
+    return made
+
+
+def _summed(rows: Any, keys: Sequence[str], measures: Sequence[str]) -> Any:
+    """The measures by the keys and the verdict: what follows from that is told of a few sums, and not of each row."""
+    known = frozenset(rows.column_names)  # the table makes the list anew each time
+    there = [name for name in measures if name in known]
+    summed = rows.group_by([*keys, VERDICT], use_threads=False).aggregate(
+        [([], "count_all"), *((name, "sum") for name in there)]
+    )
+    tasks, verdict = (summed[name].to_numpy() for name in ("count_all", VERDICT))
+    judged, succeeded = verdict != NONE, verdict == SUCCEEDED
+    found = {name: summed[f"{name}_sum"].to_numpy() for name in there}
+    nothing = np.zeros(len(tasks), dtype=np.int64)
+    found |= {"tasks": tasks, "judged": tasks * judged, "succeeded": tasks * succeeded}
+    found |= {
+        "judged_cost": found["cost"] * judged,
+        "failed_cost": found["cost"] * (verdict == FAILED),
+        "value": found.get("value", nothing) * succeeded,
+    }
+    return pa.table(
+        {key: text(summed[key]) for key in keys} | {name: found.get(name, nothing) for name in measures}
+    )
 
 
 def added_up(table: Any, first: str, *others: str) -> Any:
@@ -182,8 +217,10 @@ def added_up(table: Any, first: str, *others: str) -> Any:
     return whole
 
 
-def _codes(name: str, day: str, rows: Any) -> tuple[list[str], Any]:
-    """The names of a dimension's groups, and of which one each row is."""
-    if name in (TOTAL, DATE):
-        return [TOTAL if name == TOTAL else day], np.zeros(rows.num_rows, dtype=np.int32)
-    return coded(rows[name])
+def _seen(chosen: Range, day: str, rows: Any, cost: Any) -> Seen:
+    all_alike = np.zeros(rows.num_rows, dtype=np.int32)
+    columns = {column: worded(rows[column]) for column in chosen.by}
+    columns |= {
+        name: (pa.array([said], schema.TEXT), all_alike) for name, said in ((TOTAL, TOTAL), (DATE, day))
+    }
+    return seen(cost, columns)

@@ -7,7 +7,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import click
-import pyarrow as pa
 
 from accounting import ledger
 from accounting.currency import USD, rates_of
@@ -104,9 +103,6 @@ def report(
     """
     if date and (since or until):
         raise click.UsageError("give --date, or --since and --until, not both")
-    pa.set_memory_pool(
-        pa.system_memory_pool()
-    )  # keeps pages between pieces: two thirds less work for the kernel
     settings = load()
     asked = Question(
         by=by,
@@ -116,6 +112,7 @@ def report(
         against=against,
         calls=calls,
         p95_nano=_p95(settings),
+        monthly=settings.prices.monthly,
     )
     files = ledger.open_store(settings)
     first, last = _range(ledger.days(files, ledger.TASKS), date, since, until)

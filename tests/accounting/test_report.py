@@ -188,6 +188,13 @@ def test_only_the_days_asked_for(client: redis.Redis, store: LocalStore, quarant
     assert report.build(store, since="2026-01-03", until="2026-01-31").totals.tasks == 0
 
 
+def test_calls_that_were_not_read_are_said_to_be_left_out(small: LocalStore) -> None:
+    for calls in (True, False):
+        made = report.build(small, since=DAY, until=DAY, asked=Question(calls=calls))
+        assert report.to_dict(made)["calls_read"] is calls
+        assert ("Calls were not read one by one" in page(made)) is not calls
+
+
 def test_json_has_money_as_exact_text(small: LocalStore) -> None:
     made = json.loads(json.dumps(report.to_dict(report.build(small, since=DAY, until=DAY))))
     assert made["currency"] == "USD"

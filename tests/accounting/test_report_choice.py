@@ -15,7 +15,7 @@ from accounting import drafts, ingest, ledger, report, rollup, schema
 from accounting.currency import rates_of
 from accounting.ledger import LocalStore
 from accounting.report import Question
-from accounting.reports import rows
+from accounting.reports import rows, tasks
 from accounting.reports.tasks import DATE, TOTAL, choose, rank, tally
 from broker.errors import ConfigError, LedgerError
 from broker.events import Finished, Rated, Routed, Submitted
@@ -157,11 +157,18 @@ def test_against_another_day_the_difference_is_explained_to_the_nano(two_days: L
     assert set(found.groups) == {"type", "lane", "workspace"}
 
 
-def test_a_day_published_anew_between_the_two_readings_changes_nothing(two_days: LocalStore) -> None:
+@pytest.mark.parametrize("most_kept", [0, 1_000, tasks.MOST_KEPT])
+def test_a_day_published_anew_between_the_two_readings_changes_nothing(
+    two_days: LocalStore, most_kept: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whether costs are read once more, some of them, or none."""
+    monkeypatch.setattr(tasks, "MOST_KEPT", most_kept)
     days = (DAY, NEXT)
     wanted = rank(one := choose(two_days, days, {}), tally(one), (1,))
     chosen = choose(two_days, days, {})
     tallies = tally(chosen)
+    kept = [some is not None for some in tallies.kept]
+    assert (any(kept), all(kept)) == (most_kept > 0, most_kept > 1_000)
     path = f"tasks/date={DAY}/tasks.parquet"
     two_days.put(path, drafts.encode(pq.read_table(two_days.root / path, partitioning=None).slice(0, 3)))
     assert rank(chosen, tallies, (1,)) == wanted

@@ -88,6 +88,21 @@ def test_dead_letters_are_grouped_shown_replayed_and_dropped(laneway: Any) -> No
     assert laneway.json("dead", "replay", "--all") == {"done": [], "failed": {}}
 
 
+def test_a_report_shows_what_is_paid_by_the_month_beside_the_ledger(laneway: Any) -> None:
+    laneway.configure(
+        laneway.config.read_text() + '[[prices.monthly]]\nname = "seat"\nusd_per_month = "280"\n'
+    )
+    laneway.client.submit("hello")
+    laneway.work()
+    laneway.run("rollup")
+    told = laneway.json("report")
+    [seat], loaded = told["flat"], told["loaded"]
+    assert (seat["name"], seat["days"]) == ("seat", 1)
+    assert 9 < Decimal(seat["usd"]) <= 10  # of the 28 to 31 days of this month
+    assert Decimal(loaded["cost_usd"]) == Decimal(told["totals"]["cost_usd"]) + Decimal(seat["usd"])
+    assert "Spent with monthly prices" in laneway.run("report").stdout
+
+
 def test_rollup_drains_the_stream_and_report_adds_up(laneway: Any) -> None:
     for number in range(5):
         laneway.client.submit(f"hello {number}", task_id=f"t{number}", workspace="acme")

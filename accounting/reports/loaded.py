@@ -1,0 +1,35 @@
+"""The spend with what is paid by the month in it: a seat, a rented machine, a monitoring service.
+
+Such a price is paid whatever is done, so it falls on every UTC day of the range from the ledger's first one on, with
+tasks or without. No task caused it: it stands beside what tasks cost, and in no share, breakdown or percentile.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from accounting.currency import Rates
+from accounting.flat import flat_nano
+from accounting.reports.figures import Flat, Group, Loaded, Window, ratio
+from broker.settings import FlatCost
+
+
+def flat(prices: Sequence[FlatCost], days: Iterable[str], rates: Rates | None = None) -> tuple[Flat, ...]:
+    """By month, then name. Raises ConfigError for a day without a rate."""
+    held: dict[tuple[str, str], list[int]] = {}
+    for day in days:
+        for name, nano in flat_nano(prices, day).items():
+            held.setdefault((day[:7], name), []).append(nano if rates is None else rates.convert(nano, day))
+    return tuple(Flat(*key, len(amounts), sum(amounts)) for key, amounts in sorted(held.items()))
+
+
+def loaded(totals: Group, window: Window, paid: Sequence[Flat], paid_in_window: Sequence[Flat]) -> Loaded:
+    """``paid`` falls on the days of ``totals``, ``paid_in_window`` on those of ``window``."""
+    more, more_in_window = (sum(one.nano for one in some) for some in (paid, paid_in_window))
+    return Loaded(
+        flat_nano=more,
+        cost_nano=totals.cost_nano + more,
+        cost_per_success_nano=ratio(totals.cost_nano + more, totals.succeeded),
+        window_cost_per_success_nano=ratio(window.cost_nano + more_in_window, window.succeeded),
+        margin_nano=None if totals.margin_nano is None else totals.margin_nano - more,
+    )
