@@ -97,7 +97,8 @@ class Draft:
                 [_as_written(group[one.name], one.type) for one in self._kinds], schema=self._kinds
             )
             self._writer.write_table(made, row_group_size=GROUP_ROWS)
-        self._waiting = [table.slice(rows)] if rows < self._waits else []
+        rest = table.slice(rows)
+        self._waiting = [rest.take(pa.array(np.arange(rest.num_rows)))] if rest.num_rows else []  # not all of the lot
         self._waits -= rows
 
 

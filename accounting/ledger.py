@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from datetime import UTC, date, datetime, timedelta
 from importlib import import_module
-from mmap import mmap
+from mmap import MADV_DONTNEED, mmap
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -222,7 +222,7 @@ class LocalStore:
             with (self.root / path).open("rb") as file:
                 if os.fstat(file.fileno()).st_size != len(data):
                     return False
-                return all(file.read(PIECE) == data[at : at + PIECE] for at in range(0, len(data), PIECE))
+                return all(file.read(PIECE) == piece for piece in _pieces(data))
         except (FileNotFoundError, NotADirectoryError):
             return False
         except OSError as error:
@@ -305,9 +305,18 @@ class LocalStore:
 
 def _write_through(path: Path, data: Data) -> None:
     with path.open("wb") as file:
-        file.write(data)
+        for piece in _pieces(data):
+            file.write(piece)
         file.flush()
         os.fsync(file.fileno())
+
+
+def _pieces(data: Data) -> Iterator[bytes]:
+    """All of it, some at a time; of a file that is mapped no more than that stays in memory."""
+    for at in range(0, len(data), PIECE):
+        yield data[at : at + PIECE]
+        if isinstance(data, mmap) and hasattr(data, "madvise"):
+            data.madvise(MADV_DONTNEED, at, min(PIECE, len(data) - at))
 
 
 def _sync_folder(folder: Path) -> None:

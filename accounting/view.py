@@ -35,9 +35,8 @@ class View:
         return fold(parts.read(self.parts, self.spans[number], COLUMNS))
 
     def lots(self) -> Generator[Folded, None, None]:
-        """Those of all spans, in their order: one is read and one is folded while the last one is in use."""
-        read = (parts.read(self.parts, span, COLUMNS) for span in self.spans)
-        with closing(_ahead(read)) as lots, closing(_ahead(map(fold, lots))) as folded:
+        """Those of all spans, in their order; the next one is folded while the last one is in use."""
+        with closing(_ahead(map(self.lot, range(len(self.spans))))) as folded:
             yield from folded
 
 
