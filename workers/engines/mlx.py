@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from dataclasses import replace
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 
-from broker.call import Call, Reply
 from broker.errors import EngineUnavailable
 from broker.settings import Lane
 from workers.engines.constrain import schema_where_required, told_tools, vllm_choice
 from workers.engines.dialects import Dialect
-from workers.engines.hold import Hold
+from workers.engines.hold import HeldEngine, Hold
 from workers.engines.launcher import Door, Wanted
 from workers.engines.llamacpp import PACKAGED_MODEL, QUANTISATION, packaged_model
 
@@ -29,7 +27,7 @@ DIALECT = Dialect(
 )
 
 
-class MlxEngine:
+class MlxEngine(HeldEngine):
     name = "mlx"
 
     def __init__(self, lane_name: str, lane: Lane, var: Path) -> None:
@@ -49,25 +47,6 @@ class MlxEngine:
             raise EngineUnavailable(
                 f"lane {self._lane_name!r} needs the package {package}", mend="pip install 'laneway[mlx]'"
             )
-
-    def open(self) -> None:
-        self.check()
-        self.hold.open()
-
-    def call(self, call: Call, cancelled: Callable[[], bool]) -> Reply:
-        return self.hold.call(call, cancelled)
-
-    def beats(self) -> int:
-        return self.hold.beats()
-
-    def batches(self) -> None:
-        """None: what it is called with at once already runs as one batch."""
-
-    def probe(self, within_s: float) -> None:
-        self.hold.probe(within_s)
-
-    def close(self) -> None:
-        self.hold.close()
 
     def _wanted(self) -> Wanted:
         lane, path = self._lane, self._model_path().resolve()
