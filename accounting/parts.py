@@ -37,9 +37,8 @@ AT_ONCE = 16  # parts that are read before their columns are cut to what they sa
 MOST_STRIPES = (
     32  # a larger part has larger ones: what each costs in a footer and to find is more than its rows
 )
-TOO_COARSE = (
-    8  # spans to a stripe, from which on it costs less to cut a part anew than to read it for each of them
-)
+HELD_ROWS = 2_000_000  # facts that may be in hand while they are folded span by span, at about 200 bytes
+FEW = 10  # parts with one in so many of the day's facts are read again and again without being felt
 BUNDLE_ROWS = 250_000
 OPEN_FILES = 200  # that are kept open from one slice to the next; some systems allow 256
 _STATISTICS = ("workspace", "task_id", "seq", "at", "submitted_at", "kind")
@@ -123,16 +122,15 @@ _MANY_RUNS = 600  # of two or three a row group, more than any of our own slices
 class Part:
     """``firsts`` has the first bucket of each row group, ``width`` is how many buckets each has.
 
-    ``old``: of version 1, which has the bytes of the wire instead of most columns. ``file`` is the open file, None
-    where the day has more parts than are kept open.
+    ``file`` is the open file with its footer, which takes two megabytes; None where the day has more parts than are
+    kept open.
     """
 
     store: Store
     path: str
-    meta: Any
+    rows: int
     firsts: tuple[int, ...]
     width: int
-    old: bool
     file: Any = None
 
     def groups(self, low: int, high: int) -> list[int]:
@@ -164,30 +162,32 @@ def of_day(store: Store, day: str) -> list[Part]:
 
 def _part(store: Store, path: str, stays_open: bool) -> Part:
     try:
-        source = store.open(path)
-        meta = pq.read_metadata(source)
-        file = _opened(source, meta) if stays_open else None
+        file = _opened(store, path)
     except (pa.ArrowInvalid, OSError) as error:
         raise _damaged(path, error) from error
+    meta = file.metadata
     said = meta.metadata or {}
     firsts: tuple[int, ...] = (0,) * meta.num_row_groups  # of version 1, or of another hand
     width = BUCKETS
     if _FIRSTS in said:
         firsts, width = tuple(map(int, said[_FIRSTS].split())), BUCKETS // int(said[_STRIPES])
-    return Part(store, path, meta, firsts, width, _is_old(meta), file)
+    return Part(store, path, meta.num_rows, firsts, width, file if stays_open else None)
 
 
-def _opened(source: Any, meta: Any) -> Any:
+def _opened(store: Store, path: str) -> Any:
+    source = store.open(path)
+    meta = pq.read_metadata(source)
     return pq.ParquetFile(source, metadata=meta, read_dictionary=None if _is_old(meta) else _TEXTS)
 
 
 def _is_old(meta: Any) -> bool:
+    """Of version 1, which has the bytes of the wire instead of most columns."""
     return _FIRST_NEW not in meta.schema.names
 
 
 def spans(parts: Sequence[Part], rows: int) -> list[Span]:
     """The buckets in as few equal spans as leave about so many rows in each."""
-    total = sum(part.meta.num_rows for part in parts)
+    total = sum(part.rows for part in parts)
     count = 1
     while count < BUCKETS and total > count * rows:
         count *= 2
@@ -195,22 +195,41 @@ def spans(parts: Sequence[Part], rows: int) -> list[Span]:
     return [(low, low + width) for low in range(0, BUCKETS, width)]
 
 
-def fitting(parts: Sequence[Part], spans: Sequence[Span], scratch: Path) -> list[Part]:
-    """The same facts in parts that can be read span by span, those that had to be made of others in ``scratch``.
+def fitting(parts: Sequence[Part], spans: Sequence[Span], scratch: Path) -> tuple[list[Part], int]:
+    """The same facts in parts of which so many buckets are best read at once, as many as a span has or more.
 
-    A part that was written before much had come has one stripe or two, and each span would read all of it again.
-    Raises LedgerError where a part cannot be read.
+    A part that was written before much had come has one stripe or two. Where the day is too large to have the facts of
+    such a stripe in hand, and each span would read all of them again, these parts are put together and cut anew in
+    ``scratch``. Raises LedgerError where a part cannot be read.
     """
-    width = BUCKETS // len(spans)
-    coarse = [part for part in parts if part.width >= TOO_COARSE * width]
-    found = [part for part in parts if part.width < TOO_COARSE * width]
+    least = BUCKETS // len(spans)
+    total = sum(part.rows for part in parts)
+    most = least
+    while most < BUCKETS and total * most * 2 <= HELD_ROWS * BUCKETS:
+        most *= 2
+    if _coarser(parts, most) * FEW > total:
+        parts = _cut_anew(parts, most, len(spans), scratch)
+    width = least
+    while _coarser(parts, width) * FEW > total:
+        width *= 2
+    return list(parts), width
+
+
+def _coarser(parts: Sequence[Part], width: int) -> int:
+    """How many facts are in parts with wider stripes."""
+    return sum(part.rows for part in parts if part.width > width)
+
+
+def _cut_anew(parts: Sequence[Part], width: int, stripes: int, scratch: Path) -> list[Part]:
+    coarse = [part for part in parts if part.width > width]
+    found = [part for part in parts if part.width <= width]
     near = LocalStore(scratch)
     while coarse:
         tables: list[Any] = []
         while coarse and sum(table.num_rows for table in tables) < BUNDLE_ROWS:
             tables.append(whole(coarse.pop(0)))
         path = f"{len(coarse)}.parquet"
-        (scratch / path).write_bytes(encode(pa.concat_tables(tables), stripes=len(spans)))
+        (scratch / path).write_bytes(encode(pa.concat_tables(tables), stripes=stripes))
         found.append(_part(near, path, len(found) < OPEN_FILES))
     return found
 
@@ -225,6 +244,29 @@ def read(parts: Sequence[Part], span: Span, columns: Sequence[str]) -> Lot:
     tables = [pa.concat_tables(those) for those in (identity, *list(zip(*lots, strict=True))[1:])]
     del lots, identity
     return Lot(*(_in_one(tables.pop(0)) for _ in range(len(tables))))
+
+
+def split(lot: Lot, spans: Sequence[Span]) -> Iterator[Lot]:
+    """The facts of each of these spans, which have all of the lot's."""
+    if len(spans) == 1:
+        yield lot
+        return
+    ids = lot.identity["task_id"].chunk(0)
+    buckets = buckets_of(ids.dictionary)[ids.indices.to_numpy()]
+    others = lot.others.num_rows
+    made = []
+    for low, high in spans:
+        those = (low <= buckets) & (buckets < high)
+        made.append(
+            Lot(
+                _in_one(lot.identity.filter(pa.array(those))),
+                _in_one(lot.others.filter(pa.array(those[:others]))),
+                _in_one(lot.calls.filter(pa.array(those[others:]))),
+            )
+        )
+    del lot, ids, buckets
+    while made:
+        yield made.pop(0)
 
 
 def _joined(tables: list[Any]) -> Lot:
@@ -273,18 +315,19 @@ def _in_one(table: Any) -> Any:
 
 def whole(part: Part) -> Any:
     """All rows of the part, in all columns. Raises LedgerError where it cannot be read."""
-    groups = range(part.meta.num_row_groups)
+    groups = range(len(part.firsts))
     return _read(part, groups, schema.EVENTS.names).cast(schema.EVENTS)
 
 
 def _read(part: Part, groups: Sequence[int], columns: Sequence[str]) -> Any:
     """The columns of these row groups, of whatever version the part is."""
     wanted = _wanted(tuple(columns))
-    asked = list(facts.OLD_COLUMNS if part.old else columns)
     try:
-        file = part.file or _opened(part.store.open(part.path), part.meta)
+        file = part.file or _opened(part.store, part.path)
+        old = _is_old(file.metadata)
+        asked = list(facts.OLD_COLUMNS if old else columns)
         table = file.read_row_groups(list(groups), columns=asked, use_threads=False)
-        if part.old:
+        if old:
             table = facts.upgraded(table)
         return table if table.schema.equals(wanted) else table.select(wanted.names).cast(wanted)
     except (pa.ArrowInvalid, OSError) as error:

@@ -13,7 +13,7 @@ from typing import TypeVar
 from accounting import ledger, parts
 from accounting.fold import COLUMNS, Folded, fold
 from accounting.ledger import Store
-from accounting.parts import Part, Span
+from accounting.parts import Lot, Part, Span
 
 T = TypeVar("T")
 
@@ -22,12 +22,13 @@ T = TypeVar("T")
 class View:
     """The names of the day's parts, and the spans of buckets that its tasks are cut into.
 
-    ``parts`` have the facts of those, but may be cut in another way.
+    ``parts`` have the facts of those, but may be cut in another way; the facts of ``width`` buckets are read at once.
     """
 
     names: Sequence[str]
     parts: Sequence[Part]
     spans: Sequence[Span]
+    width: int
     nodes: int = 1
 
     def lot(self, number: int) -> Folded:
@@ -36,8 +37,14 @@ class View:
 
     def lots(self) -> Generator[Folded, None, None]:
         """Those of all spans, in their order; the next one is folded while the last one is in use."""
-        with closing(_ahead(map(self.lot, range(len(self.spans))))) as folded:
+        with closing(_ahead(map(fold, self._facts()))) as folded:
             yield from folded
+
+    def _facts(self) -> Iterator[Lot]:
+        """Those of each span."""
+        for low in range(0, parts.BUCKETS, self.width):
+            spans = [span for span in self.spans if low <= span[0] < low + self.width]
+            yield from parts.split(parts.read(self.parts, (low, low + self.width), COLUMNS), spans)
 
 
 @contextmanager
@@ -57,7 +64,8 @@ def opened(
         if only is not None:
             found = {name: part for name, part in found.items() if name in only}
         spans = cut([*found.values()])
-        yield View([*found], parts.fitting([*found.values()], spans, Path(scratch)), spans)
+        fitting, width = parts.fitting([*found.values()], spans, Path(scratch))
+        yield View([*found], fitting, spans, width)
 
 
 def _ahead(made: Iterator[T]) -> Generator[T, None, None]:

@@ -82,11 +82,13 @@ def test_parts_of_the_first_version_give_the_same_day(tmp_path: Path) -> None:
     assert rolled(tmp_path / "old", old) == rolled(tmp_path / "new", new)
 
 
-def test_small_parts_are_cut_anew_where_a_day_has_many_spans(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("held", "width"), [(10**6, parts.BUCKETS), (40, 8), (0, 8)])
+def test_small_parts_are_read_once_or_cut_anew_where_a_day_has_many_spans(
+    held: int, width: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     known = events()
     monkeypatch.setattr(parts, "BUNDLE_ROWS", 100)
+    monkeypatch.setattr(parts, "HELD_ROWS", held)
     small = [parts.encode(table_of(known[start : start + 20])) for start in range(0, len(known), 20)]
     one = rolled(tmp_path / "one", [parts.encode(table_of(known))])
     monkeypatch.setattr(rollup, "SLICE_ROWS", 8)
@@ -94,11 +96,23 @@ def test_small_parts_are_cut_anew_where_a_day_has_many_spans(
     assert rolled(store.root, small) == one
     (tmp_path / "scratch").mkdir()
     found = parts.of_day(store, DAY)
-    spans = parts.spans(found, 8)
-    fitting = parts.fitting(found, spans, tmp_path / "scratch")
     assert {part.width for part in found} == {parts.BUCKETS}
-    assert {part.width for part in fitting} == {parts.BUCKETS // len(spans)}
-    assert sum(part.meta.num_rows for part in fitting) == len(known)
+    fitting, read_at_once = parts.fitting(found, parts.spans(found, 20), tmp_path / "scratch")
+    assert (read_at_once, {part.width for part in fitting}) == (width, {width})
+    assert sum(part.rows for part in fitting) == len(known)
+
+
+def test_a_small_part_beside_large_ones_is_read_as_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(parts, "STRIPE_ROWS", 10)
+    known = events()
+    store = LocalStore(tmp_path)
+    for name, lot in (("large", known[:-20]), ("small", known[-20:])):
+        store.put(f"{FOLDER}/{name}.parquet", parts.encode(table_of(lot)))
+    found = parts.of_day(store, DAY)
+    fitting, read_at_once = parts.fitting(found, parts.spans(found, 100), tmp_path)
+    assert (fitting, read_at_once) == (found, parts.BUCKETS // 8)
 
 
 def test_stripes_of_parts_have_whole_tasks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
