@@ -236,37 +236,49 @@ def _cut_anew(parts: Sequence[Part], width: int, stripes: int, scratch: Path) ->
 
 def read(parts: Sequence[Part], span: Span, columns: Sequence[str]) -> Lot:
     """These columns of all facts in the span. Raises LedgerError where a part cannot be read."""
-    lots = [_joined([_wanted(tuple(columns)).empty_table()])]
+    [lot] = lots(parts, [span], columns)
+    return lot
+
+
+def lots(parts: Sequence[Part], spans: Sequence[Span], columns: Sequence[str]) -> Iterator[Lot]:
+    """The same of each of these spans, which stand side by side; what has rows of several is read once.
+
+    Raises LedgerError where a part cannot be read.
+    """
+    all_of_them = spans[0][0], spans[-1][1]
+    none = _joined([_wanted(tuple(columns)).empty_table()])
+    pieces = [[none] for _ in spans]
     for start in range(0, len(parts), AT_ONCE):
-        lots.append(_joined([_within(part, span, columns) for part in parts[start : start + AT_ONCE]]))
-    identity = [one.identity.slice(0, one.others.num_rows) for one in lots]
-    identity += [one.identity.slice(one.others.num_rows) for one in lots]
-    tables = [pa.concat_tables(those) for those in (identity, *list(zip(*lots, strict=True))[1:])]
-    del lots, identity
+        some = [_within(part, all_of_them, columns) for part in parts[start : start + AT_ONCE]]
+        for mine, piece in zip(pieces, _split(_joined(some), spans), strict=True):
+            mine.append(piece)
+    while pieces:
+        yield _together(pieces.pop(0))
+
+
+def _together(pieces: list[Lot]) -> Lot:
+    """All their facts. The pieces are let go on the way."""
+    identity = [one.identity.slice(0, one.others.num_rows) for one in pieces]
+    identity += [one.identity.slice(one.others.num_rows) for one in pieces]
+    tables = [pa.concat_tables(those) for those in (identity, *list(zip(*pieces, strict=True))[1:])]
+    identity.clear()
+    pieces.clear()
     return Lot(*(_in_one(tables.pop(0)) for _ in range(len(tables))))
 
 
-def split(lot: Lot, spans: Sequence[Span]) -> Iterator[Lot]:
+def _split(lot: Lot, spans: Sequence[Span]) -> list[Lot]:
     """The facts of each of these spans, which have all of the lot's."""
     if len(spans) == 1:
-        yield lot
-        return
-    ids = lot.identity["task_id"].chunk(0)
+        return [lot]
+    ids = schema.in_one(lot.identity["task_id"])
     buckets = buckets_of(ids.dictionary)[ids.indices.to_numpy()]
     others = lot.others.num_rows
     made = []
     for low, high in spans:
         those = (low <= buckets) & (buckets < high)
-        made.append(
-            Lot(
-                _in_one(lot.identity.filter(pa.array(those))),
-                _in_one(lot.others.filter(pa.array(those[:others]))),
-                _in_one(lot.calls.filter(pa.array(those[others:]))),
-            )
-        )
-    del lot, ids, buckets
-    while made:
-        yield made.pop(0)
+        masks = (those, those[:others], those[others:])
+        made.append(Lot(*(table.filter(pa.array(mask)) for table, mask in zip(lot, masks, strict=True))))
+    return made
 
 
 def _joined(tables: list[Any]) -> Lot:

@@ -44,7 +44,7 @@ class View:
         """Those of each span."""
         for low in range(0, parts.BUCKETS, self.width):
             spans = [span for span in self.spans if low <= span[0] < low + self.width]
-            yield from parts.split(parts.read(self.parts, (low, low + self.width), COLUMNS), spans)
+            yield from parts.lots(self.parts, spans, COLUMNS)
 
 
 @contextmanager
