@@ -10,6 +10,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TypeVar
 
+import pyarrow as pa
+
 from accounting import ledger, parts
 from accounting.fold import COLUMNS, Folded, fold
 from accounting.ledger import Store
@@ -38,13 +40,19 @@ class View:
     def lots(self) -> Generator[Folded, None, None]:
         """Those of all spans, in their order; the next one is folded while the last one is in use."""
         with closing(_ahead(map(fold, self._facts()))) as folded:
-            yield from folded
+            for lot in folded:
+                yield lot
+                del lot
+                pa.default_memory_pool().release_unused()
 
     def _facts(self) -> Iterator[Lot]:
         """Those of each span."""
         for low in range(0, parts.BUCKETS, self.width):
             spans = [span for span in self.spans if low <= span[0] < low + self.width]
-            yield from parts.lots(self.parts, spans, COLUMNS)
+            for lot in parts.lots(self.parts, spans, COLUMNS):
+                yield lot
+                del lot
+                pa.default_memory_pool().release_unused()  # each thread has a pool of its own
 
 
 @contextmanager
