@@ -22,6 +22,8 @@ from accounting.fold import ANSWERS, COLUMNS, LLM_PURPOSES, PART_OF
 
 _TASK = "workspace, task_id, submitted_at"
 _ORDER = "{'seq': seq, 'at': told_at}"  # of a task's facts
+_CALL_ORDER = "{'hop': hop, 'started_at': started_at, 'id': attempt_id}"
+_MOST = 1_000  # lanes and models of one task
 _CALL_TOKENS = (*schema.TOKENS, "cache_write_1h_tokens")
 
 
@@ -132,18 +134,36 @@ from facts where kind not in ('attempted', 'allotted')
 group by {_TASK}
 """
 
-#: What the calls of a task sum to; and those that say where it was, in their order.
-_CALLED = f"""
-create temp table called as
-select {_TASK}, count(*) as attempts, min(started_at) as started_at,
+_COUNTS = ("llm_calls", "tool_calls", "unpriced_calls", "unsettled_calls")
+
+#: What the calls of a task on one lane and model sum to. The order of calls is by hop, start and id.
+_BY_LANE = f"""
+create temp table by_lane as
+select {_TASK}, lane, model, is_call, count(*) as attempts, min(started_at) as started_at,
     count(*) filter (purpose {_one_of(LLM_PURPOSES)}) as llm_calls, count(*) filter (purpose = 'tool') as tool_calls,
     {_listed(f"sum({name})::bigint as {name}" for name in schema.TOKENS)},
-    {_listed(f"sum(cost_usd) filter (part = '{part}') as {part}" for part in schema.PARTS)},
-    sum(gate_usd) as of_gates_usd, bool_or(batch) as batch, sum(queue_wait_ms) as queue_wait_ms,
+    {_listed(f"coalesce(sum(cost_usd) filter (part = '{part}'), 0)::decimal(18, 9) as {part}" for part in schema.PARTS)},
+    sum(gate_usd)::decimal(18, 9) as of_gates_usd, bool_or(batch) as batch, sum(queue_wait_ms) as queue_wait_ms,
     count(*) - count(cost_usd) as unpriced_calls, count(*) filter (not settled) as unsettled_calls,
-    list_sort(list({{'hop': hop, 'started_at': started_at, 'id': attempt_id, 'lane': lane, 'model': model,
-        'is_call': is_call, 'answers': purpose {_one_of(ANSWERS)}, 'first_ms': time_to_first_token_ms}})) as calls
-from calls group by {_TASK}
+    min({_CALL_ORDER}) as first, max({_CALL_ORDER}) as last,
+    max({_CALL_ORDER}) filter (purpose {_one_of(ANSWERS)}) as answered,
+    arg_max({{'first_ms': time_to_first_token_ms}}, {_CALL_ORDER}) filter (purpose {_one_of(ANSWERS)}) as answer
+from calls group by {_TASK}, lane, model, is_call
+"""
+
+#: The same of a task as a whole. ``last_lanes`` and ``last_models`` go together, the last used before others.
+_CALLED = f"""
+create temp table called as
+select {_TASK}, min(started_at) as started_at,
+    {_listed(f"sum({name})::bigint as {name}" for name in ("attempts", *_COUNTS, *schema.TOKENS))},
+    {_listed(f"sum({part}) as {part}" for part in schema.PARTS)}, sum(of_gates_usd) as of_gates_usd,
+    bool_or(batch) as batch, sum(queue_wait_ms) as queue_wait_ms,
+    arg_max(answer, answered).first_ms as time_to_first_token_ms,
+    arg_min(lane, first, {_MOST}) filter (lane <> '') as all_lanes,
+    arg_min(model, first, {_MOST}) filter (model <> '') as all_models,
+    arg_max(lane, last, {_MOST}) filter (is_call) as last_lanes,
+    arg_max(model, last, {_MOST}) filter (is_call) as last_models
+from by_lane group by {_TASK}
 """
 
 _ADDED = {"validation_usd": " + coalesce(of_gates_usd, 0)", "routing_usd": " + coalesce(of_routings_usd, 0)"}
@@ -152,16 +172,14 @@ _ADDED = {"validation_usd": " + coalesce(of_gates_usd, 0)", "routing_usd": " + c
 _TASKS = f"""
 create temp table tasks as
 with used as (
-    select *, list_transform(calls, lambda one: one.lane) as all_lanes,
-        list_transform(calls, lambda one: one.model) as all_models
     from told full join called using ({_TASK})
 ), once as (
     select * replace (
             {_listed(f"(coalesce({part}, 0){_ADDED.get(part, '')})::decimal(18, 9) as {part}" for part in schema.PARTS)}
         ),
-        coalesce(list_filter(all_lanes, lambda one, number: one <> '' and list_position(all_lanes, one) = number), [])
+        coalesce(list_filter(all_lanes, lambda one, number: list_position(all_lanes, one) = number), [])
             as lanes,
-        coalesce(list_filter(all_models, lambda one, number: one <> '' and list_position(all_models, one) = number), [])
+        coalesce(list_filter(all_models, lambda one, number: list_position(all_models, one) = number), [])
             as models
     from used
 ), summed as (
@@ -176,15 +194,14 @@ select {_TASK}, started_at, ended.finished_at as finished_at, coalesce(submitted
     coalesce(nullif(moved.status, ''), if(attempts > 0, 'running', 'queued')) as status, judged.ok as succeeded,
     nullif(routed.by, '') as classified_by, routed.confidence as confidence,
     coalesce(first_lane, lanes[1], '') as first_lane, final_lane, lanes, models, coalesce(hops, 0) as hops,
-    {_listed(f"coalesce({name}, 0) as {name}" for name in ("attempts", "llm_calls", "tool_calls", *schema.TOKENS))},
+    {_listed(f"coalesce({name}, 0) as {name}" for name in ("attempts", *_COUNTS, *schema.TOKENS))},
     cost_usd, {_listed(schema.PARTS)},
     case when cost_usd <> 0 then (cost_usd - inference_usd)::double / cost_usd::double end as overhead_share,
     0::decimal(18, 9) as avoided_usd, coalesce(batch, false) as batch, coalesce(queue_wait_ms, 0) as queue_wait_ms,
     (epoch_us(ended.finished_at) - epoch_us(submitted_at)) / 1000 as latency_ms,
-    list_filter(calls, lambda one: one.answers)[-1].first_ms as time_to_first_token_ms,
-    coalesce(unpriced_calls, 0) as unpriced_calls, coalesce(unsettled_calls, 0) as unsettled_calls,
+    time_to_first_token_ms,
     valued.usd as value_usd, nullif(submitted.parent, '') as parent_task_id,
-    coalesce(list_filter(calls, lambda one: one.is_call and one.lane = final_lane)[-1].model, '') as model,
+    coalesce(last_models[list_position(last_lanes, final_lane)], '') as model,
     coalesce(of_gates_usd, 0) as of_gates_usd, coalesce(of_routings_usd, 0) as of_routings_usd
 from summed
 """
@@ -199,12 +216,11 @@ with of_tasks as (
         {_listed(f"{_OF_TASK.get(part, '0')} as {part}" for part in schema.PARTS)}
     from tasks group by all
 ), of_calls as (
-    select workspace, pipeline, task_type, if(is_call, calls.lane, final_lane) as lane,
-        if(is_call, calls.model, tasks.model) as model, 0 as tasks, 0 as judged, 0 as successes,
-        count(*) filter (is_call) as attempts,
-        {_listed(f"coalesce(sum(calls.{name}) filter (is_call), 0) as {name}" for name in schema.TOKENS)},
-        {_listed(f"coalesce(sum(calls.cost_usd) filter (part = '{part}'), 0) as {part}" for part in schema.PARTS)}
-    from calls join tasks using ({_TASK}) group by all
+    select workspace, pipeline, task_type, if(is_call, by_lane.lane, final_lane) as lane,
+        if(is_call, by_lane.model, tasks.model) as model, 0 as tasks, 0 as judged, 0 as successes,
+        {_listed(f"coalesce(sum(by_lane.{n}) filter (is_call), 0) as {n}" for n in ("attempts", *schema.TOKENS))},
+        {_listed(f"sum(by_lane.{part}) as {part}" for part in schema.PARTS)}
+    from by_lane join tasks using ({_TASK}) group by all
 ), both_of_them as (
     select {_KEYS},
         {_listed(f"sum({n})::bigint as {n}" for n in ("tasks", "judged", "successes", "attempts", *schema.TOKENS))},
@@ -222,12 +238,14 @@ def roll(events: str, folder: Path, *, threads: int = 1) -> None:
     """
     with duckdb.connect(config={"threads": threads, "preserve_insertion_order": False}) as database:
         database.execute("set timezone = 'UTC'")
+        # All joins have their small side on the right, and DuckDB guesses wrong how many rows are left on the other.
+        database.execute("set disabled_optimizers = 'build_side_probe_side'")
         names = _listed('"at" as told_at' if name == "at" else f'"{name}"' for name in COLUMNS)
         database.execute(_EVENTS.format(columns=names, events=events))
         for statement in (_DOUBTFUL, _STALE, _FACTS, _SHARES, _CALLS, _ROUTINGS):
             database.execute(statement)
         _write(database, _ATTEMPTS, schema.ATTEMPTS, folder / "attempts.parquet")
-        for statement in (_TOLD, _CALLED, _TASKS):
+        for statement in (_BY_LANE, "drop table calls", _CALLED, _TOLD, _TASKS, "drop table told", "drop table called"):
             database.execute(statement)
         _write(database, "from tasks", schema.TASKS, folder / "tasks.parquet")
         _write(database, _DAILY, schema.DAILY, folder / "daily.parquet")
