@@ -21,14 +21,18 @@ from accounting.drafts import GROUP_ROWS
 from accounting.fold import ANSWERS, COLUMNS, LLM_PURPOSES, PART_OF
 
 _TASK = "workspace, task_id, submitted_at"
-_ORDER = "{'seq': seq, 'at': told_at}"  # of a task's facts
-_CALL_ORDER = "{'hop': hop, 'started_at': started_at, 'id': attempt_id}"
 _MOST = 1_000  # lanes and models of one task
 _CALL_TOKENS = (*schema.TOKENS, "cache_write_1h_tokens")
 
 
 def _listed(pieces: Iterable[str]) -> str:
     return ", ".join(pieces)
+
+
+def _turn(*columns: str) -> str:
+    """What puts rows in the order of these columns, as one value: it is compared in half the time of a struct."""
+    keys = _listed(f"{column}, 'asc nulls last'" for column in columns)
+    return f"create_sort_key({keys})"
 
 
 def _one_of(words: Iterable[str]) -> str:
@@ -64,6 +68,8 @@ qualify if(
 ) > 1
 """
 
+_PART = f"create type part as enum ({_listed(repr(part) for part in schema.PARTS)})"
+
 _FACTS = "create view facts as from events anti join stale using (fact)"
 
 _SHARES = f"""
@@ -80,8 +86,9 @@ select {_TASK}, attempt_id, nullif(parent_attempt_id, '') as parent_attempt_id, 
     marginal_usd, nullif(price_ref, '') as price_ref, batch, nullif(gate, '') as gate, nullif(verdict, '') as verdict,
     nullif(failure, '') as failure, settled, gate_usd,
     not (lane = '' and engine in ('dispatcher', 'gate')) as is_call,
+    {_turn("hop", "started_at", "attempt_id")} as turn,
     case purpose {" ".join(f"when '{purpose}' then '{part}_usd'" for purpose, part in PART_OF.items())}
-        else 'inference_usd' end as part
+        else 'inference_usd' end::part as part
 from facts left join shares using ({_TASK}, attempt_id)
 where kind = 'attempted'
 """
@@ -115,28 +122,28 @@ _TOLD = f"""
 create temp table told as
 select {_TASK},
     arg_max({{'mode': mode, 'workflow': workflow, 'pipeline': pipeline, 'user_id': user_id, 'type': task_type,
-        'parent': parent_task_id}}, {_ORDER}) filter (kind = 'submitted') as submitted,
-    arg_max({{'type': task_type, 'category': category, 'by': "by", 'confidence': confidence}}, {_ORDER})
+        'parent': parent_task_id}}, turn) filter (kind = 'submitted') as submitted,
+    arg_max({{'type': task_type, 'category': category, 'by': "by", 'confidence': confidence}}, turn)
         filter (kind = 'routed') as routed,
-    arg_max({{'finished_at': case when kind = 'finished' then told_at end}}, {_ORDER})
+    arg_max({{'finished_at': case when kind = 'finished' then told_at end}}, turn)
         filter (kind in ('resumed', 'finished')) as ended,
-    arg_max({{'status': status}}, {_ORDER}) filter (kind in ('parked', 'resumed', 'finished')) as moved,
-    arg_max({{'ok': succeeded}}, {_ORDER})
+    arg_max({{'status': status}}, turn) filter (kind in ('parked', 'resumed', 'finished')) as moved,
+    arg_max({{'ok': succeeded}}, turn)
         filter (kind in ('resumed', 'finished') or kind = 'rated' and succeeded is not null) as judged,
-    arg_max({{'usd': value_usd}}, {_ORDER})
+    arg_max({{'usd': value_usd}}, turn)
         filter (kind = 'submitted' or kind = 'rated' and value_usd is not null) as valued,
-    arg_min(lane, {_ORDER}) filter (kind = 'routed' and lane <> '') as first_lane,
-    arg_max(lane, {_ORDER})
+    arg_min(lane, turn) filter (kind = 'routed' and lane <> '') as first_lane,
+    arg_max(lane, turn)
         filter (kind in ('routed', 'escalated') or kind in ('resumed', 'finished') and lane <> '') as final_lane,
     count(*) filter (kind = 'escalated') as hops,
     coalesce(sum(cost_usd) filter (kind = 'routed'), 0) as of_routings_usd
-from facts where kind not in ('attempted', 'allotted')
+from (select *, {_turn("seq", "told_at")} as turn from facts where kind not in ('attempted', 'allotted'))
 group by {_TASK}
 """
 
 _COUNTS = ("llm_calls", "tool_calls", "unpriced_calls", "unsettled_calls")
 
-#: What the calls of a task on one lane and model sum to. The order of calls is by hop, start and id.
+#: What the calls of a task on one lane and model sum to. Calls take turns by hop, start and id.
 _BY_LANE = f"""
 create temp table by_lane as
 select {_TASK}, lane, model, is_call, count(*) as attempts, min(started_at) as started_at,
@@ -145,9 +152,9 @@ select {_TASK}, lane, model, is_call, count(*) as attempts, min(started_at) as s
     {_listed(f"coalesce(sum(cost_usd) filter (part = '{part}'), 0)::decimal(18, 9) as {part}" for part in schema.PARTS)},
     sum(gate_usd)::decimal(18, 9) as of_gates_usd, bool_or(batch) as batch, sum(queue_wait_ms) as queue_wait_ms,
     count(*) - count(cost_usd) as unpriced_calls, count(*) filter (not settled) as unsettled_calls,
-    min({_CALL_ORDER}) as first, max({_CALL_ORDER}) as last,
-    max({_CALL_ORDER}) filter (purpose {_one_of(ANSWERS)}) as answered,
-    arg_max({{'first_ms': time_to_first_token_ms}}, {_CALL_ORDER}) filter (purpose {_one_of(ANSWERS)}) as answer
+    min(turn) as first, max(turn) as last,
+    max(turn) filter (purpose {_one_of(ANSWERS)}) as answered,
+    arg_max_null(time_to_first_token_ms, turn) filter (purpose {_one_of(ANSWERS)}) as first_token_ms
 from calls group by {_TASK}, lane, model, is_call
 """
 
@@ -158,7 +165,7 @@ select {_TASK}, min(started_at) as started_at,
     {_listed(f"sum({name})::bigint as {name}" for name in ("attempts", *_COUNTS, *schema.TOKENS))},
     {_listed(f"sum({part}) as {part}" for part in schema.PARTS)}, sum(of_gates_usd) as of_gates_usd,
     bool_or(batch) as batch, sum(queue_wait_ms) as queue_wait_ms,
-    arg_max(answer, answered).first_ms as time_to_first_token_ms,
+    arg_max_null(first_token_ms, answered) as time_to_first_token_ms,
     arg_min(lane, first, {_MOST}) filter (lane <> '') as all_lanes,
     arg_min(model, first, {_MOST}) filter (model <> '') as all_models,
     arg_max(lane, last, {_MOST}) filter (is_call) as last_lanes,
@@ -242,7 +249,7 @@ def roll(events: str, folder: Path, *, threads: int = 1) -> None:
         database.execute("set disabled_optimizers = 'build_side_probe_side'")
         names = _listed('"at" as told_at' if name == "at" else f'"{name}"' for name in COLUMNS)
         database.execute(_EVENTS.format(columns=names, events=events))
-        for statement in (_DOUBTFUL, _STALE, _FACTS, _SHARES, _CALLS, _ROUTINGS):
+        for statement in (_PART, _DOUBTFUL, _STALE, _FACTS, _SHARES, _CALLS, _ROUTINGS):
             database.execute(statement)
         _write(database, _ATTEMPTS, schema.ATTEMPTS, folder / "attempts.parquet")
         for statement in (_BY_LANE, "drop table calls", _CALLED, _TOLD, _TASKS, "drop table told", "drop table called"):
