@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import duckdb
 
@@ -252,13 +253,21 @@ def roll(events: str, folder: Path, *, threads: int = 1) -> None:
         for statement in (_PART, _DOUBTFUL, _STALE, _FACTS, _SHARES, _CALLS, _ROUTINGS):
             database.execute(statement)
         _write(database, _ATTEMPTS, schema.ATTEMPTS, folder / "attempts.parquet")
-        for statement in (_BY_LANE, "drop table calls", _CALLED, _TOLD, _TASKS, "drop table told", "drop table called"):
+        for statement in (
+            _BY_LANE,
+            "drop table calls",
+            _CALLED,
+            _TOLD,
+            _TASKS,
+            "drop table told",
+            "drop table called",
+        ):
             database.execute(statement)
         _write(database, "from tasks", schema.TASKS, folder / "tasks.parquet")
         _write(database, _DAILY, schema.DAILY, folder / "daily.parquet")
 
 
-def _write(database: duckdb.DuckDBPyConnection, rows: str, columns: object, path: Path) -> None:
+def _write(database: duckdb.DuckDBPyConnection, rows: str, columns: Any, path: Path) -> None:
     names = _listed(columns.names)
     query = rows if rows.startswith("from") else f"from ({rows})"
     database.execute(

@@ -20,7 +20,10 @@ from tests.accounting.stories import CHAIN, DAY, NOON_US, attempted, day_of_stor
 
 KEYS = {
     ledger.TASKS: (schema.TASKS, ("workspace", "task_id", "submitted_at")),
-    ledger.ATTEMPTS: (schema.ATTEMPTS, ("attempt_id", "task_id", "settled_at", "hop", "started_at", "cost_usd", "settled")),
+    ledger.ATTEMPTS: (
+        schema.ATTEMPTS,
+        ("attempt_id", "task_id", "settled_at", "hop", "started_at", "cost_usd", "settled"),
+    ),
     ledger.DAILY: (schema.DAILY, ("workspace", "pipeline", "task_type", "lane", "model")),
 }
 
@@ -34,7 +37,8 @@ def differences(store: LocalStore, folder: Path) -> list[str]:
     for name, (columns, keys) in KEYS.items():
         ours = rows(store.root / name / f"date={DAY}" / f"{name}.parquet", keys)
         theirs = rows(folder / f"{name}.parquet", keys)
-        assert ours and set(ours[0]) == set(theirs[0]) == set(columns.names)
+        assert ours
+        assert set(ours[0]) == set(theirs[0]) == set(columns.names)
         found += [] if len(ours) == len(theirs) else [f"{name}: {len(ours)} rows and {len(theirs)}"]
         for mine, other in zip(ours, theirs, strict=False):
             found += [
@@ -90,7 +94,9 @@ def test_a_task_that_says_each_thing_twice_has_the_same_rows(tmp_path: Path) -> 
         Allotted("nobody's", 8),
         Routed("email", "generative", "embedding", "", 0.5, CHAIN, "midtier", "cheapest", (), 5),
         attempted("a", cost_nano=11, hop=1, lane="midtier", model="gpt-4o-mini", time_to_first_token_ms=3.0),
-        attempted("b", cost_nano=None, hop=1, lane="midtier", model="gpt-4o-mini", purpose="tool", batch=True),
+        attempted(
+            "b", cost_nano=None, hop=1, lane="midtier", model="gpt-4o-mini", purpose="tool", batch=True
+        ),
         attempted("c", hop=0, lane="frontier", model="gpt-4o", purpose="never-heard-of", started_us=NOON_US),
         attempted("d", lane="", model="", engine="gate", purpose="judge", input_tokens=7),
         Allotted("a", 6),
