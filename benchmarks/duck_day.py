@@ -22,7 +22,7 @@ from accounting.drafts import GROUP_ROWS
 from accounting.fold import ANSWERS, COLUMNS, LLM_PURPOSES, PART_OF
 
 _TASK = "workspace, task_id, submitted_at"
-_MOST = 1_000  # lanes and models of one task
+_MOST = 100_000  # calls of one task
 _CALL_TOKENS = (*schema.TOKENS, "cache_write_1h_tokens")
 
 
@@ -144,36 +144,24 @@ group by {_TASK}
 
 _COUNTS = ("llm_calls", "tool_calls", "unpriced_calls", "unsettled_calls")
 
-#: What the calls of a task on one lane and model sum to. Calls take turns by hop, start and id.
-_BY_LANE = f"""
-create temp table by_lane as
-select {_TASK}, lane, model, is_call, count(*) as attempts, min(started_at) as started_at,
-    count(*) filter (purpose {_one_of(LLM_PURPOSES)}) as llm_calls, count(*) filter (purpose = 'tool') as tool_calls,
-    {_listed(f"sum({name})::bigint as {name}" for name in schema.TOKENS)},
-    {_listed(f"coalesce(sum(cost_usd) filter (part = '{part}'), 0)::decimal(18, 9) as {part}" for part in schema.PARTS)},
-    sum(gate_usd)::decimal(18, 9) as of_gates_usd, bool_or(batch) as batch, sum(queue_wait_ms) as queue_wait_ms,
-    count(*) - count(cost_usd) as unpriced_calls, count(*) filter (not settled) as unsettled_calls,
-    min(turn) as first, max(turn) as last,
-    max(turn) filter (purpose {_one_of(ANSWERS)}) as answered,
-    arg_max_null(time_to_first_token_ms, turn) filter (purpose {_one_of(ANSWERS)}) as first_token_ms
-from calls group by {_TASK}, lane, model, is_call
-"""
-
-#: The same of a task as a whole. ``last_lanes`` and ``last_models`` go together, the last used before others.
+#: What the calls of a task sum to; they take turns by hop, start and id. ``last_lanes`` and ``last_models`` go together.
 _CALLED = f"""
 create temp table called as
-select {_TASK}, min(started_at) as started_at,
-    {_listed(f"sum({name})::bigint as {name}" for name in ("attempts", *_COUNTS, *schema.TOKENS))},
-    {_listed(f"sum({part}) as {part}" for part in schema.PARTS)}, sum(of_gates_usd) as of_gates_usd,
-    bool_or(batch) as batch, sum(queue_wait_ms) as queue_wait_ms,
-    arg_max_null(first_token_ms, answered) as time_to_first_token_ms,
-    arg_min(lane, first, {_MOST}) filter (lane <> '') as all_lanes,
-    arg_min(model, first, {_MOST}) filter (model <> '') as all_models,
-    arg_max(lane, last, {_MOST}) filter (is_call) as last_lanes,
-    arg_max(model, last, {_MOST}) filter (is_call) as last_models
-from by_lane group by {_TASK}
+select {_TASK}, count(*) as attempts, min(started_at) as started_at,
+    count(*) filter (purpose {_one_of(LLM_PURPOSES)}) as llm_calls, count(*) filter (purpose = 'tool') as tool_calls,
+    {_listed(f"sum({name})::bigint as {name}" for name in schema.TOKENS)},
+    {_listed(f"sum(cost_usd) filter (part = '{part}') as {part}" for part in schema.PARTS)},
+    sum(gate_usd) as of_gates_usd, bool_or(batch) as batch, sum(queue_wait_ms) as queue_wait_ms,
+    count(*) - count(cost_usd) as unpriced_calls, count(*) filter (not settled) as unsettled_calls,
+    arg_max_null(time_to_first_token_ms, turn) filter (purpose {_one_of(ANSWERS)}) as time_to_first_token_ms,
+    arg_min(lane, turn, {_MOST}) filter (lane <> '') as all_lanes,
+    arg_min(model, turn, {_MOST}) filter (model <> '') as all_models,
+    arg_max(lane, turn, {_MOST}) filter (is_call) as last_lanes,
+    arg_max(model, turn, {_MOST}) filter (is_call) as last_models
+from calls group by {_TASK}
 """
 
+_COUNTS = ("attempts", "llm_calls", "tool_calls", "unpriced_calls", "unsettled_calls", *schema.TOKENS)
 _ADDED = {"validation_usd": " + coalesce(of_gates_usd, 0)", "routing_usd": " + coalesce(of_routings_usd, 0)"}
 
 #: ``model`` and the two sums of what was beside the calls are none of its columns; the day's sums are made with them.
@@ -202,7 +190,7 @@ select {_TASK}, started_at, ended.finished_at as finished_at, coalesce(submitted
     coalesce(nullif(moved.status, ''), if(attempts > 0, 'running', 'queued')) as status, judged.ok as succeeded,
     nullif(routed.by, '') as classified_by, routed.confidence as confidence,
     coalesce(first_lane, lanes[1], '') as first_lane, final_lane, lanes, models, coalesce(hops, 0) as hops,
-    {_listed(f"coalesce({name}, 0) as {name}" for name in ("attempts", *_COUNTS, *schema.TOKENS))},
+    {_listed(f"coalesce({name}, 0) as {name}" for name in _COUNTS)},
     cost_usd, {_listed(schema.PARTS)},
     case when cost_usd <> 0 then (cost_usd - inference_usd)::double / cost_usd::double end as overhead_share,
     0::decimal(18, 9) as avoided_usd, coalesce(batch, false) as batch, coalesce(queue_wait_ms, 0) as queue_wait_ms,
@@ -224,15 +212,16 @@ with of_tasks as (
         {_listed(f"{_OF_TASK.get(part, '0')} as {part}" for part in schema.PARTS)}
     from tasks group by all
 ), of_calls as (
-    select workspace, pipeline, task_type, if(is_call, by_lane.lane, final_lane) as lane,
-        if(is_call, by_lane.model, tasks.model) as model, 0 as tasks, 0 as judged, 0 as successes,
-        {_listed(f"coalesce(sum(by_lane.{n}) filter (is_call), 0) as {n}" for n in ("attempts", *schema.TOKENS))},
-        {_listed(f"sum(by_lane.{part}) as {part}" for part in schema.PARTS)}
-    from by_lane join tasks using ({_TASK}) group by all
+    select workspace, pipeline, task_type, if(is_call, calls.lane, final_lane) as lane,
+        if(is_call, calls.model, tasks.model) as model, 0 as tasks, 0 as judged, 0 as successes,
+        count(*) filter (is_call) as attempts,
+        {_listed(f"sum(calls.{name}) filter (is_call) as {name}" for name in schema.TOKENS)},
+        {_listed(f"sum(calls.cost_usd) filter (part = '{part}') as {part}" for part in schema.PARTS)}
+    from calls join tasks using ({_TASK}) group by all
 ), both_of_them as (
     select {_KEYS},
-        {_listed(f"sum({n})::bigint as {n}" for n in ("tasks", "judged", "successes", "attempts", *schema.TOKENS))},
-        {_listed(f"sum({part})::decimal(18, 9) as {part}" for part in schema.PARTS)}
+        {_listed(f"coalesce(sum({n}), 0)::bigint as {n}" for n in ("tasks", "judged", "successes", "attempts", *schema.TOKENS))},
+        {_listed(f"coalesce(sum({part}), 0)::decimal(18, 9) as {part}" for part in schema.PARTS)}
     from (from of_tasks union all from of_calls) group by {_KEYS}
 )
 select *, ({" + ".join(schema.PARTS)})::decimal(18, 9) as cost_usd from both_of_them
@@ -253,15 +242,7 @@ def roll(events: str, folder: Path, *, threads: int = 1) -> None:
         for statement in (_PART, _DOUBTFUL, _STALE, _FACTS, _SHARES, _CALLS, _ROUTINGS):
             database.execute(statement)
         _write(database, _ATTEMPTS, schema.ATTEMPTS, folder / "attempts.parquet")
-        for statement in (
-            _BY_LANE,
-            "drop table calls",
-            _CALLED,
-            _TOLD,
-            _TASKS,
-            "drop table told",
-            "drop table called",
-        ):
+        for statement in (_CALLED, _TOLD, _TASKS, "drop table told", "drop table called"):
             database.execute(statement)
         _write(database, "from tasks", schema.TASKS, folder / "tasks.parquet")
         _write(database, _DAILY, schema.DAILY, folder / "daily.parquet")
