@@ -5,8 +5,10 @@ is not sure: the numbers of a task's facts set bits of a mask, its attempts thos
 a mask has fewer bits than there were facts, one may have come twice. Only those few tasks are told apart and put in
 order in full; the facts of all others go by as they are. A task that is doubtful without need costs time, nothing else.
 
-The rows are ours in every column, in no order. Two different facts of one task that share their number and their moment
-are both kept, but which is the later one is left to chance; ours goes by what they say.
+The rows are ours in every column, in no order, but for three corners. Two facts of a task that share kind, number and
+moment are taken for the same one, whatever else they say, and of two such words on one attempt either may be the last;
+ours tells them apart and goes by what they say. A task of which nothing is known but its share of a machine's day has
+no row. Of a task's calls no more than 100,000 are asked for their lane and model.
 """
 
 from __future__ import annotations
@@ -82,7 +84,8 @@ _CALLS = f"""
 create temp table calls as
 select {_TASK}, attempt_id, nullif(parent_attempt_id, '') as parent_attempt_id, hop, coalesce(lane, '') as lane,
     coalesce(engine, '') as engine, coalesce(model, '') as model, nullif(model_revision, '') as model_revision, purpose,
-    started_at, ended_at, told_at as settled_at, queue_wait_ms, latency_ms, time_to_first_token_ms, {_listed(_CALL_TOKENS)},
+    started_at, ended_at, told_at as settled_at, queue_wait_ms, latency_ms, time_to_first_token_ms,
+    {_listed(_CALL_TOKENS)},
     case when not unpriced then cost_usd - gate_usd + coalesce(share_usd, 0) end::decimal(18, 9) as cost_usd,
     marginal_usd, nullif(price_ref, '') as price_ref, batch, nullif(gate, '') as gate, nullif(verdict, '') as verdict,
     nullif(failure, '') as failure, settled, gate_usd,
@@ -142,9 +145,7 @@ from (select *, {_turn("seq", "told_at")} as turn from facts where kind not in (
 group by {_TASK}
 """
 
-_COUNTS = ("llm_calls", "tool_calls", "unpriced_calls", "unsettled_calls")
-
-#: What the calls of a task sum to; they take turns by hop, start and id. ``last_lanes`` and ``last_models`` go together.
+#: What the calls of a task sum to; they take turns by hop, start and id. ``last_lanes`` go with ``last_models``.
 _CALLED = f"""
 create temp table called as
 select {_TASK}, count(*) as attempts, min(started_at) as started_at,
@@ -203,6 +204,7 @@ from summed
 """
 
 _KEYS = "workspace, pipeline, task_type, lane, model"
+_SUMS = ("tasks", "judged", "successes", "attempts", *schema.TOKENS)
 _OF_TASK = {"validation_usd": "sum(of_gates_usd)", "routing_usd": "sum(of_routings_usd)"}
 
 _DAILY = f"""
@@ -220,7 +222,7 @@ with of_tasks as (
     from calls join tasks using ({_TASK}) group by all
 ), both_of_them as (
     select {_KEYS},
-        {_listed(f"coalesce(sum({n}), 0)::bigint as {n}" for n in ("tasks", "judged", "successes", "attempts", *schema.TOKENS))},
+        {_listed(f"coalesce(sum({name}), 0)::bigint as {name}" for name in _SUMS)},
         {_listed(f"coalesce(sum({part}), 0)::decimal(18, 9) as {part}" for part in schema.PARTS)}
     from (from of_tasks union all from of_calls) group by {_KEYS}
 )
@@ -235,6 +237,7 @@ def roll(events: str, folder: Path, *, threads: int = 1) -> None:
     """
     with duckdb.connect(config={"threads": threads, "preserve_insertion_order": False}) as database:
         database.execute("set timezone = 'UTC'")
+        database.execute("set parquet_metadata_cache = true")  # each part is opened half a dozen times
         # All joins have their small side on the right, and DuckDB guesses wrong how many rows are left on the other.
         database.execute("set disabled_optimizers = 'build_side_probe_side'")
         names = _listed('"at" as told_at' if name == "at" else f'"{name}"' for name in COLUMNS)
@@ -253,5 +256,5 @@ def _write(database: duckdb.DuckDBPyConnection, rows: str, columns: Any, path: P
     query = rows if rows.startswith("from") else f"from ({rows})"
     database.execute(
         f"copy (select {names} {query}) to '{path}'"
-        f" (format parquet, compression zstd, compression_level 1, row_group_size {GROUP_ROWS})"
+        f" (format parquet, compression zstd, compression_level 1, parquet_version v2, row_group_size {GROUP_ROWS})"
     )

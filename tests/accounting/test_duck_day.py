@@ -13,7 +13,18 @@ import pytest
 from accounting import ledger, parts, rollup, schema, wire
 from accounting.ledger import LocalStore
 from benchmarks import duck_day, made_day
-from broker.events import Allotted, Attempted, Event, Finished, Parked, Rated, Resumed, Routed, Submitted
+from broker.events import (
+    Allotted,
+    Attempted,
+    Event,
+    Fact,
+    Finished,
+    Parked,
+    Rated,
+    Resumed,
+    Routed,
+    Submitted,
+)
 from tests.accounting import golden
 from tests.accounting.folding import shuffled
 from tests.accounting.stories import CHAIN, DAY, NOON_US, attempted, day_of_stories, entry, story
@@ -84,7 +95,7 @@ def test_stories_in_any_order_and_several_times_have_the_same_rows(tmp_path: Pat
 def test_a_task_that_says_each_thing_twice_has_the_same_rows(tmp_path: Path) -> None:
     """An id in two workspaces and used again, attempts told again, shares without their call, a number said twice."""
     routed = Routed("intent", "extractive", "regex", "intent", 1.0, CHAIN, "local", "first rung", (), 2)
-    again = [
+    again: list[Fact] = [
         Submitted("async", "w", "p", "u", value_nano=5),
         routed,
         attempted("a", cost_nano=9, settled=False, gate="choice", gate_cost_nano=3),
