@@ -38,6 +38,11 @@ def _turn(*columns: str) -> str:
     return f"create_sort_key({keys})"
 
 
+def _nanos(usd: str) -> str:
+    """An amount as a real number without the error that a fraction of a dollar would bring."""
+    return f"({usd}::decimal(38, 9) * 1000000000)::bigint::double"
+
+
 def _one_of(words: Iterable[str]) -> str:
     return f"in ({_listed(repr(word) for word in sorted(words))})"
 
@@ -193,7 +198,7 @@ select {_TASK}, started_at, ended.finished_at as finished_at, coalesce(submitted
     coalesce(first_lane, lanes[1], '') as first_lane, final_lane, lanes, models, coalesce(hops, 0) as hops,
     {_listed(f"coalesce({name}, 0) as {name}" for name in _COUNTS)},
     cost_usd, {_listed(schema.PARTS)},
-    case when cost_usd <> 0 then (cost_usd - inference_usd)::double / cost_usd::double end as overhead_share,
+    case when cost_usd <> 0 then {_nanos("(cost_usd - inference_usd)")} / {_nanos("cost_usd")} end as overhead_share,
     0::decimal(18, 9) as avoided_usd, coalesce(batch, false) as batch, coalesce(queue_wait_ms, 0) as queue_wait_ms,
     (epoch_us(ended.finished_at) - epoch_us(submitted_at)) / 1000 as latency_ms,
     time_to_first_token_ms,
