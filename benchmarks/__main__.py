@@ -9,6 +9,7 @@ ALL = (
     "dispatch",
     "money",
     "ledger",
+    "duck",
     "shared",
     "report",
     "prices",
