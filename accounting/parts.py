@@ -40,7 +40,7 @@ MOST_STRIPES = (
 HELD_ROWS = 2_000_000  # facts that may be in hand while they are folded span by span, at about 200 bytes
 FEW = 10  # parts with one in so many of the day's facts are read again and again without being felt
 BUNDLE_ROWS = 250_000
-OPEN_FILES = 200  # that are kept open from one slice to the next; some systems allow 256
+OPEN_FILES = 100  # that are kept open from one slice to the next, each with a footer of two megabytes
 _STATISTICS = ("workspace", "task_id", "seq", "at", "submitted_at", "kind")
 _DELTA = (
     "started_at", "ended_at", "seq", "cost_usd", "input_tokens", "output_tokens", "cached_input_tokens",
