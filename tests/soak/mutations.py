@@ -171,7 +171,7 @@ MUTATIONS = (
     Mutation(
         "fold: a late settlement counts beside what it corrects",
         "accounting/calls.py",
-        (("np.flatnonzero(last[mine] == np.arange(len(told)))", "np.arange(len(told))"),),
+        (("np.flatnonzero(last[mine] == np.arange(len(places)))", "np.arange(len(places))"),),
         ("I2b",),
         ("stop lane",),
     ),
