@@ -211,23 +211,6 @@ def test_an_older_version_s_group_is_filled_up() -> None:
     )
 
 
-def test_mutated_groups_never_stop_the_ingest(
-    client: redis.Redis, store: LocalStore, quarantine: LocalStore
-) -> None:
-    chance = random.Random(4)
-    entries = []
-    for one in day_of_stories(500):
-        mutated = bytearray(grouped_entry(one))
-        for _ in range(chance.randrange(1, 4)):
-            mutated[chance.randrange(len(mutated))] = chance.randrange(256)
-        entries.append(bytes(mutated))
-    publish(client, entries)
-    done = ingest.drain_all(client, store, quarantine)
-    assert done.entries == 500
-    assert done.flaws > 100
-    assert client.xlen(EVENTS) == 0
-
-
 def test_a_part_is_due_by_the_room_that_groups_take(client: redis.Redis) -> None:
     fleet = {"ingest_flush_events": 10_000, "ingest_flush_s": 3600}
     settings_ = Settings.model_validate({"fleet": fleet})

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import random
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,16 @@ from broker.events import Event, Fact, Finished, Submitted, encode_fact
 from broker.keys import EVENTS
 from broker.settings import Settings
 from tests.accounting.folding import facts_in
-from tests.accounting.stories import DAY, NOON_US, attempted, day_of_stories, entry, publish, story
+from tests.accounting.stories import (
+    DAY,
+    NOON_US,
+    attempted,
+    day_of_stories,
+    entry,
+    grouped_entry,
+    publish,
+    story,
+)
 
 
 def events_of(store: LocalStore) -> list[tuple[object, ...]]:
@@ -150,13 +160,14 @@ def test_a_bad_entry_is_set_aside_whole(
     assert client.xlen(EVENTS) == 0
 
 
+@pytest.mark.parametrize("packed", [entry, grouped_entry])
 def test_mutated_bytes_never_stop_the_ingest(
-    client: redis.Redis, store: LocalStore, quarantine: LocalStore
+    packed: Callable[[list[Event]], bytes], client: redis.Redis, store: LocalStore, quarantine: LocalStore
 ) -> None:
-    chance = random.Random(3)
+    chance = random.Random(4)
     entries = []
     for one in day_of_stories(500):
-        mutated = bytearray(entry(one))
+        mutated = bytearray(packed(one))
         for _ in range(chance.randrange(1, 4)):
             mutated[chance.randrange(len(mutated))] = chance.randrange(256)
         entries.append(bytes(mutated))
