@@ -54,18 +54,19 @@ class Routings:
     cost_nano: Rows
 
 
-def calls_of(facts: Facts) -> Calls:
-    """A later fact of the same attempt replaces an earlier one; what it has of its machine's day is added."""
+def calls_of(facts: Facts, told: Columns) -> Calls:
+    """``told`` are the calls' facts as they came. A later fact of the same attempt replaces an earlier one; what it has
+    of its machine's day is added.
+    """
     places, given = facts.of(Attempted), facts.of(Allotted)
     rows = facts.rows_told(places)
-    codes, count = _codes(facts, places, rows, given)
+    codes, count = _codes(facts, told["attempt_id"], places, rows, given)
     mine = codes[: len(places)]
     last = np.full(count, NONE, dtype=np.int64)
     last[mine] = np.arange(len(places))
     allotted = np.zeros(count, dtype=np.int64)
     allotted[codes[len(places) :]] = facts.whole("cost_usd", given)
     kept = np.flatnonzero(last[mine] == np.arange(len(places)))
-    told = facts.told
     keys = (facts.task[places[kept]], told.whole("hop")[rows[kept]], told.whole("started_at")[rows[kept]])
     by = arranged(keys, lambda: told["attempt_id"].take(pa.array(rows[kept])))
     kept = kept if by is None else kept[by]
@@ -90,9 +91,8 @@ def calls_of(facts: Facts) -> Calls:
     )
 
 
-def _codes(facts: Facts, places: Rows, rows: Rows, given: Rows) -> tuple[Rows, int]:
+def _codes(facts: Facts, told: Any, places: Rows, rows: Rows, given: Rows) -> tuple[Rows, int]:
     """A number for each attempt that facts speak of, calls first, and how many numbers there are."""
-    told = facts.told["attempt_id"]
     ids = pa.concat_arrays([told, facts.values("attempt_id", given)]).dictionary_encode().indices.to_numpy()
     codes = np.concatenate((ids[rows], ids[len(told) :])).astype(np.int64)
     count = int(codes.max(initial=-1)) + 1

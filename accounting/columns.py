@@ -10,8 +10,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from accounting import facts, schema
+from accounting.lots import Lot
 from accounting.order import Rows, order
-from accounting.parts import Lot
 from broker.events import KINDS
 
 Flags = npt.NDArray[np.bool_]
@@ -116,13 +116,13 @@ class Columns:
 class Facts:
     """``task`` is the number of the task of each place, ``count`` how many tasks there are, in their order.
 
-    A place is a fact's number in the order, from 0 upwards. ``told`` are the calls' facts as they came.
+    A place is a fact's number in the order, from 0 upwards.
     """
 
     def __init__(self, lot: Lot) -> None:
         found = order(lot)
         self.task, self.count, self._rows, self._heads = found.task, len(found.heads), found.rows, found.heads
-        self.told, self._first_call = Columns(lot.calls), lot.others.num_rows
+        self._first_call = lot.others.num_rows
         self._identity, self._others = Columns(lot.identity), Columns(lot.others)
         kinds = self._identity["kind"]
         known = pc.index_in(kinds.dictionary, facts.NAMES).to_numpy(zero_copy_only=False)
@@ -147,7 +147,7 @@ class Facts:
         return self.last(places[::-1])
 
     def rows_told(self, places: Rows) -> Rows:
-        """Where among ``told`` these calls stand."""
+        """Where among the calls of the lot these stand."""
         return np.asarray(self._rows[places] - self._first_call)
 
     def values(self, name: str, places: Rows) -> Any:

@@ -15,9 +15,9 @@ import pyarrow.compute as pc
 
 from accounting import daily, schema
 from accounting.calls import AttemptRows, Calls, Routings, calls_of, routings_of
-from accounting.columns import NONE, Facts, Flags, Texts, first_not, places_of_new, sums
+from accounting.columns import NONE, Columns, Facts, Flags, Texts, first_not, places_of_new, sums
+from accounting.lots import Lot
 from accounting.order import Rows
-from accounting.parts import Lot
 from broker.events import Escalated, Finished, Parked, Rated, Resumed, Routed, Submitted
 
 #: purpose → the part of the cost that it belongs to; a purpose that nobody foresaw is inference.
@@ -64,9 +64,10 @@ class Folded:
 def fold(lot: Lot) -> Folded:
     """The rows of all tasks whose facts the lot has. Raises OverflowError where sums are beyond any real amount."""
     events = lot.identity.num_rows
-    facts = Facts(lot)
-    del lot  # it is large, and Facts has what it takes of it
-    calls, routings = calls_of(facts), routings_of(facts)
+    facts, told = Facts(lot), Columns(lot.calls)
+    del lot  # it is large, and these have what they take of it
+    calls, routings = calls_of(facts, told), routings_of(facts)
+    del told
     parts = _parts(calls)
     costs = _costs(facts, calls, routings, parts)
     tasks = _tasks(facts, calls, costs)

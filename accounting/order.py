@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from accounting import parts, schema
-from accounting.parts import Lot
+from accounting.lots import Lot
 
 Rows = npt.NDArray[np.int64]
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from contextlib import AbstractContextManager, closing, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -91,8 +91,8 @@ def _rolled(store: Store, day: str, offers: Offers | None, tell: Tell, slice_row
     paths = {name: f"{ledger.partition(name, day)}/{name}.parquet" for name in PUBLISHED}
     seen = {name: store.version(path) for name, path in paths.items()}  # before the facts are looked at
     with opened(store, day, lambda found: parts.spans(found, slice_rows)) as view, Drafts() as drafts:
-        with _shared(store, day, view, offers) as lots, closing(lots.lots()) as coming:
-            for number, lot in enumerate(coming, 1):
+        with _shared(store, day, view, offers) as lots:
+            for number, lot in enumerate(lots.lots(), 1):
                 drafts.add(lot)
                 tell(Progress(day, number, len(view.spans), lots.nodes))
         written = tuple(

@@ -16,7 +16,7 @@ import json
 import logging
 import os
 import threading
-from collections.abc import Generator, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from importlib.metadata import version
 from types import TracebackType
@@ -76,9 +76,9 @@ class Shared:
     ) -> None:
         self._until_end.close()
 
-    def lots(self) -> Generator[Folded, None, None]:
+    def lots(self) -> Iterator[Folded]:
         """The rows of all spans, in their order. Raises LedgerError where some cannot be made here either."""
-        yield from map(self._lot, range(len(self._view.spans)))
+        return map(self._lot, range(len(self._view.spans)))
 
     def _lot(self, number: int) -> Folded:
         try:

@@ -2,57 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Generator, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Container, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
-from typing import TypeVar
-
-import pyarrow as pa
+from tempfile import TemporaryDirectory, gettempdir
 
 from accounting import ledger, parts
 from accounting.fold import COLUMNS, Folded, fold
 from accounting.ledger import Store
-from accounting.parts import Lot, Part, Span
-
-T = TypeVar("T")
+from accounting.lots import Lots
+from accounting.parts import Part, Span
+from broker.errors import LedgerError
 
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """The names of the day's parts, and the spans of buckets that its tasks are cut into.
-
-    ``parts`` have the facts of those, but may be cut in another way; the facts of ``width`` buckets are read at once.
-    """
+    """The names of the day's parts, the spans of buckets that its tasks are cut into, and their facts."""
 
     names: Sequence[str]
-    parts: Sequence[Part]
     spans: Sequence[Span]
-    width: int
+    facts: Lots
     nodes: int = 1
 
     def lot(self, number: int) -> Folded:
         """The rows of one span. Raises LedgerError where a part cannot be read."""
-        return fold(parts.read(self.parts, self.spans[number], COLUMNS))
+        return fold(self.facts.read(number))
 
-    def lots(self) -> Generator[Folded, None, None]:
-        """Those of all spans, in their order; the next one is folded while the last one is in use."""
-        with closing(_ahead(map(fold, self._facts()))) as folded:
-            for lot in folded:
-                yield lot
-                del lot
-                pa.default_memory_pool().release_unused()
-
-    def _facts(self) -> Iterator[Lot]:
-        """Those of each span."""
-        for low in range(0, parts.BUCKETS, self.width):
-            spans = [span for span in self.spans if low <= span[0] < low + self.width]
-            for lot in parts.lots(self.parts, spans, COLUMNS):
-                yield lot
-                del lot
-                pa.default_memory_pool().release_unused()  # each thread has a pool of its own
+    def lots(self) -> Iterator[Folded]:
+        """Those of all spans, in their order."""
+        return map(self.lot, range(len(self.spans)))
 
 
 @contextmanager
@@ -64,22 +43,24 @@ def opened(
 ) -> Iterator[View]:
     """The day as it is now: all its parts, or ``only`` those of these names, in the spans that ``cut`` makes of them.
 
-    Raises LedgerError where a part cannot be read.
+    Raises LedgerError where a part cannot be read, or where there is no room for temporary files.
     """
     folder = ledger.partition(ledger.EVENTS, day)
-    with store.nearby(folder) as near, TemporaryDirectory(prefix="laneway-") as scratch:
+    with store.nearby(folder) as near, _scratch() as scratch:
         found = {part.path.rpartition("/")[2]: part for part in parts.of_day(near, day)}
         if only is not None:
             found = {name: part for name, part in found.items() if name in only}
         spans = cut([*found.values()])
-        fitting, width = parts.fitting([*found.values()], spans, Path(scratch))
-        yield View([*found], fitting, spans, width)
+        yield View([*found], spans, Lots([*found.values()], spans, COLUMNS, scratch))
 
 
-def _ahead(made: Iterator[T]) -> Generator[T, None, None]:
-    """The same, the next one made by a thread while the last one is in use."""
-    with ThreadPoolExecutor(1) as thread:
-        coming = thread.submit(next, made, None)
-        while (one := coming.result()) is not None:
-            coming = thread.submit(next, made, None)
-            yield one
+@contextmanager
+def _scratch() -> Iterator[Path]:
+    try:
+        with TemporaryDirectory(prefix="laneway-") as folder:
+            yield Path(folder)
+    except OSError as error:  # those of the ledger itself are LedgerErrors by now
+        raise LedgerError(
+            f"a temporary file cannot be written under {gettempdir()}: {error}",
+            mend="make room there, or name a folder on a larger disk in TMPDIR; nothing was published",
+        ) from error

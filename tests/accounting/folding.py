@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pyarrow as pa
 
 from accounting import daily, facts, fold, parts, schema, wire
 from accounting.ledger import LocalStore
+from accounting.lots import Lot, Lots
 from broker.events import Event, encode_fact
 from tests.accounting.reference_rows import AttemptRow, Cost, Folded, TaskRow, Tokens
 from tests.accounting.stories import entry
@@ -44,14 +47,21 @@ def rolled(
     found = parts.of_day(store, "2026-01-01")
     tasks: list[Folded] = []
     sums = []
-    for span in parts.spans(found, rows):
-        lot = parts.read(found, span, fold.COLUMNS)
+    for lot in lots_of(found, rows):
         if lot.identity.num_rows:
             made = fold.fold(lot)
             tasks += _rows(made)
             sums.append(made.daily)
     day = daily.merged(sums)
     return tasks, [tuple(row.values()) for row in day.to_pylist()]
+
+
+def lots_of(found: Sequence[parts.Part], rows: int) -> Iterator[Lot]:
+    """The facts of the parts, about so many at a time."""
+    with TemporaryDirectory() as scratch:
+        spans = parts.spans(found, rows)
+        facts_of = Lots(found, spans, fold.COLUMNS, Path(scratch))
+        yield from map(facts_of.read, range(len(spans)))
 
 
 def folded(events: Iterable[Event]) -> Folded:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+import resource
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +13,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from accounting import facts, ledger, parts, rollup, schema, wire
-from accounting.fold import COLUMNS
+from accounting import facts, ledger, lots, parts, rollup, schema, wire
 from accounting.ledger import LocalStore
+from broker.errors import LedgerError
 from broker.events import Event, Submitted, encode_fact
-from tests.accounting.folding import facts_in
+from tests.accounting.folding import facts_in, lots_of
 from tests.accounting.golden import stories
 from tests.accounting.stories import DAY, NOON_US, entry, random_story
 
@@ -53,6 +55,19 @@ def rolled(root: Path, files: list[bytes]) -> tuple[bytes | None, ...]:
     return tuple(store.read(f"{ledger.partition(name, DAY)}/{name}.parquet") for name in rollup.PUBLISHED)
 
 
+def readings(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, parts.Span]]:
+    """Of which part which buckets are read from now on."""
+    found: list[tuple[str, parts.Span]] = []
+    read = parts.read
+
+    def noted(part: parts.Part, span: parts.Span, columns: Sequence[str]) -> Any:
+        found.append((part.path, span))
+        return read(part, span, columns)
+
+    monkeypatch.setattr(parts, "read", noted)
+    return found
+
+
 def test_every_kind_of_fact_comes_back_from_its_columns() -> None:
     known = events()
     part = pq.read_table(pa.BufferReader(parts.encode(table_of(known))))
@@ -82,27 +97,23 @@ def test_parts_of_the_first_version_give_the_same_day(tmp_path: Path) -> None:
     assert rolled(tmp_path / "old", old) == rolled(tmp_path / "new", new)
 
 
-@pytest.mark.parametrize(("held", "width"), [(10**6, parts.BUCKETS), (40, 8), (0, 8)])
-def test_small_parts_are_read_once_or_cut_anew_where_a_day_has_many_spans(
-    held: int, width: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("seldom", [0, lots.SELDOM, 10**6])
+@pytest.mark.parametrize("small", [20, 1])
+def test_a_day_of_small_parts_is_the_same_in_many_spans_and_each_part_is_read_once(
+    small: int, seldom: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     known = events()
-    monkeypatch.setattr(parts, "BUNDLE_ROWS", 100)
-    monkeypatch.setattr(parts, "HELD_ROWS", held)
-    small = [parts.encode(table_of(known[start : start + 20])) for start in range(0, len(known), 20)]
+    monkeypatch.setattr(lots, "LAID_ROWS", 100)
+    monkeypatch.setattr(lots, "SELDOM", seldom)
+    files = [parts.encode(table_of(known[start : start + small])) for start in range(0, len(known), small)]
     one = rolled(tmp_path / "one", [parts.encode(table_of(known))])
     monkeypatch.setattr(rollup, "SLICE_ROWS", 8)
-    store = LocalStore(tmp_path / "small")
-    assert rolled(store.root, small) == one
-    (tmp_path / "scratch").mkdir()
-    found = parts.of_day(store, DAY)
-    assert {part.width for part in found} == {parts.BUCKETS}
-    fitting, read_at_once = parts.fitting(found, parts.spans(found, 20), tmp_path / "scratch")
-    assert (read_at_once, {part.width for part in fitting}) == (width, {width})
-    assert sum(part.rows for part in fitting) == len(known)
+    read = readings(monkeypatch)
+    assert rolled(tmp_path / "small", files) == one
+    assert len(read) == len(set(read)) == len(files)
 
 
-def test_a_small_part_beside_large_ones_is_read_as_it_is(
+def test_of_large_parts_only_the_stripes_of_a_span_are_read_and_small_ones_beside_them_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(parts, "STRIPE_ROWS", 10)
@@ -111,8 +122,32 @@ def test_a_small_part_beside_large_ones_is_read_as_it_is(
     for name, lot in (("large", known[:-20]), ("small", known[-20:])):
         store.put(f"{FOLDER}/{name}.parquet", parts.encode(table_of(lot)))
     found = parts.of_day(store, DAY)
-    fitting, read_at_once = parts.fitting(found, parts.spans(found, 100), tmp_path)
-    assert (fitting, read_at_once) == (found, parts.BUCKETS // 8)
+    spans = parts.spans(found, 100)
+    read = readings(monkeypatch)
+    there = [lot.identity.num_rows for lot in lots_of(found, 100)]
+    assert sum(there) == len(known)
+    large, small = (f"{FOLDER}/{name}.parquet" for name in ("large", "small"))
+    assert read == [(small, (0, parts.BUCKETS)), *((large, span) for span in spans)]
+
+
+def test_a_day_that_has_no_room_for_temporary_files_says_so_and_publishes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rollup, "SLICE_ROWS", 8)
+    store = LocalStore(tmp_path)
+    for number in range(2):
+        store.put(f"{FOLDER}/{number}.parquet", parts.encode(table_of(events()[number::2])))
+    there = store.list("")
+    small = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2_000, small[1]))
+    try:
+        with pytest.raises(LedgerError, match="temporary file") as failure:
+            rollup.rollup(store, DAY, slice_rows=8)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, small)
+    assert "TMPDIR" in failure.value.mend
+    assert not store.read(f"{ledger.partition(ledger.TASKS, DAY)}/tasks.parquet")
+    assert there == store.list("")
 
 
 def test_stripes_of_parts_have_whole_tasks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -124,7 +159,7 @@ def test_stripes_of_parts_have_whole_tasks(tmp_path: Path, monkeypatch: pytest.M
     found = parts.of_day(store, DAY)
     assert min(len(part.firsts) for part in found) >= 8
     tasks: dict[str, int] = {}
-    for number, span in enumerate(parts.spans(found, 40)):
-        for task_id in parts.read(found, span, COLUMNS).identity["task_id"].to_pylist():
+    for number, lot in enumerate(lots_of(found, 40)):
+        for task_id in lot.identity["task_id"].to_pylist():
             assert tasks.setdefault(task_id, number) == number
     assert set(tasks) == {event.task_id for event in known}

@@ -27,6 +27,7 @@ from accounting.rollup import Progress
 from accounting.shared_rollup import FOLDER, Helper
 from broker.embedded import Embedded, start, stop
 from broker.errors import LedgerError
+from tests.accounting.folding import lots_of
 from tests.accounting.stories import DAY, day_of_stories, entry, publish
 from tests.conformance.places import Place
 
@@ -99,8 +100,12 @@ def filled(place: Place, client: redis.Redis, tmp_path: Path) -> Place:
 
 
 def fill(client: redis.Redis, store: Store, folder: Path) -> None:
+    """A day of parts with as many stripes as it has spans, and of a last one with fewer."""
     publish(client, map(entry, day_of_stories(150)))
-    ingest.drain_all(client, store, LocalStore(folder / "quarantine"), limit=200)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(parts, "STRIPE_ROWS", 200 // SPANS)
+        ingest.drain_all(client, store, LocalStore(folder / "quarantine"), limit=200)
+    assert len({part.width for part in parts.of_day(store, DAY)}) == 2
 
 
 @contextmanager
@@ -478,8 +483,7 @@ def test_a_lot_is_the_same_after_its_way_through_the_store(tmp_path: Path, clien
     fill(client, store, tmp_path)
     found = parts.of_day(store, DAY)
     for rows in (10**6, 5):
-        for span in parts.spans(found, rows):
-            lot = fold.fold(parts.read(found, span, fold.COLUMNS))
+        for lot in map(fold.fold, lots_of(found, rows)):
             again = shared_rollup.decode(shared_rollup.encode(lot))
             assert (again.events, again.cost_nano) == (lot.events, lot.cost_nano)
             for one, other in (

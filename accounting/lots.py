@@ -1,0 +1,185 @@
+"""The facts of a day, those of some tasks at a time: whole tasks, however many facts and parts the day has."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from functools import cached_property
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from accounting import facts, parts, schema
+from accounting.parts import BUCKETS, Part, Span
+
+OPEN_FILES = 100  # of parts that are read for each span
+AT_ONCE = 16  # parts that are read before their columns are cut to what they say, which is half of them
+LAID_ROWS = 250_000  # facts that are laid by span at once
+SELDOM = 8  # a text that comes in fewer rows than so many on average is laid as it is
+_MANY_RUNS = 600  # of two or three a row group, more than any of our own slices has
+
+
+class Lot(NamedTuple):
+    """Facts of some tasks, texts as dictionaries, no column in chunks.
+
+    ``identity`` has ``facts.IDENTITY`` of all of them: first those of the ``others``, then those of the ``calls``.
+    These two have what facts of their kinds say, row by row in the same order.
+    """
+
+    identity: Any
+    others: Any
+    calls: Any
+
+
+class Lots:
+    """The facts of a day, span by span, in the ``columns`` that are named.
+
+    Row groups that lie within a span are read as they are. Wider ones, of parts that were written before much had
+    come or of a day of very many spans, would be read again for each span: such parts are read once, and their facts
+    are laid by span in a file in ``scratch``, 200 bytes each. Raises LedgerError where a part cannot be read.
+    """
+
+    def __init__(
+        self, found: Sequence[Part], spans: Sequence[Span], columns: Sequence[str], scratch: Path
+    ) -> None:
+        width = BUCKETS // len(spans)
+        self._spans, self._columns = spans, columns
+        near = [part for part in found if part.width <= width]
+        self._parts = [*map(parts.opened, near[:OPEN_FILES]), *near[OPEN_FILES:]]
+        wide = [part for part in found if part.width > width]
+        self._laid = _Laid(scratch / "facts.arrow", self._bundles(wide), len(spans)) if wide else None
+
+    def read(self, number: int) -> Lot:
+        """The facts of one span. Raises LedgerError where a part cannot be read."""
+        pieces = [_joined([parts.as_read(tuple(self._columns)).empty_table()])]
+        for start in range(0, len(self._parts), AT_ONCE):
+            some = self._parts[start : start + AT_ONCE]
+            pieces.append(_joined([parts.read(part, self._spans[number], self._columns) for part in some]))
+        if self._laid:
+            pieces += self._laid.of(number)
+        return _together(pieces)
+
+    def _bundles(self, wide: Iterable[Part]) -> Iterator[Lot]:
+        tables: list[Any] = []
+        for part in wide:
+            tables.append(parts.read(part, (0, BUCKETS), self._columns))
+            if sum(table.num_rows for table in tables) >= LAID_ROWS:
+                yield _joined(tables)
+                tables.clear()
+        if tables:
+            yield _joined(tables)
+
+
+class _Laid:
+    """Facts in a file, those of each span together. Each lot becomes two Arrow files in it, of others and of calls."""
+
+    def __init__(self, path: Path, lots: Iterable[Lot], spans: int) -> None:
+        self._path, self._spans = path, spans
+        self._tables: list[tuple[int, list[int]]] = []  # where each ends, and its batch of each span
+        with pa.OSFile(str(path), "wb") as sink:
+            for lot in lots:
+                ids = schema.in_one(lot.identity["task_id"])
+                places = (parts.buckets_of(ids.dictionary) * spans // BUCKETS)[ids.indices.to_numpy()]
+                others = lot.others.num_rows
+                self._lay(sink, places[:others], lot.identity.slice(0, others), lot.others)
+                self._lay(sink, places[others:], lot.identity.slice(others), lot.calls)
+
+    def of(self, span: int) -> Iterator[Lot]:
+        """The facts of one span, in as many pieces as they came in."""
+        tables = [self._read(number, span) for number in range(len(self._tables))]
+        for both in zip(tables[::2], tables[1::2], strict=True):
+            identity = pa.concat_tables([table.select(facts.IDENTITY) for table in both])
+            yield Lot(identity, *(table.drop_columns(list(facts.IDENTITY)) for table in both))
+
+    def _lay(self, sink: Any, places: Any, identity: Any, said: Any) -> None:
+        rows = np.argsort(places, kind="stable")
+        cuts = np.searchsorted(places[rows], np.arange(self._spans + 1)).tolist()
+        columns = {name: _as_laid(table[name]) for table in (identity, said) for name in table.column_names}
+        whole = pa.table(columns).take(pa.array(rows))
+        batches: list[int] = []
+        with pa.ipc.new_file(
+            sink, whole.schema, options=pa.ipc.IpcWriteOptions(compression="lz4", use_threads=False)
+        ) as file:
+            for start, end in pairwise(cuts):
+                batches.append(max(batches, default=-1) + 1 if start < end else -1)
+                file.write_table(whole.slice(start, end - start))
+        self._tables.append((sink.tell(), batches))
+
+    @cached_property
+    def _files(self) -> list[Any]:
+        source, options = pa.OSFile(str(self._path)), pa.ipc.IpcReadOptions(use_threads=False)
+        return [pa.ipc.open_file(source, footer_offset=end, options=options) for end, _ in self._tables]
+
+    def _read(self, number: int, span: int) -> Any:
+        file, batch = self._files[number], self._tables[number][1][span]
+        table = file.schema.empty_table() if batch < 0 else pa.Table.from_batches([file.get_batch(batch)])
+        wanted = parts.as_read(tuple(table.column_names))
+        return pa.table([_coded(table[field.name], field.type) for field in wanted], schema=wanted)
+
+
+def _as_laid(column: Any) -> Any:
+    """Words go along with each of the columns that has them: not where there are nearly as many as rows."""
+    column = schema.in_one(column)
+    is_coded = pa.types.is_dictionary(column.type)
+    return column.cast(schema.TEXT) if is_coded and len(column.dictionary) * SELDOM > len(column) else column
+
+
+def _coded(column: Any, kind: Any) -> Any:
+    return column if column.type == kind else column.dictionary_encode()
+
+
+def _joined(tables: Sequence[Any]) -> Lot:
+    """All their facts, without the columns in which those of a kind say nothing."""
+    others, calls = [tables[0].slice(0, 0)], [tables[0].slice(0, 0)]
+    for table in tables:
+        for is_call, piece in _apart(table):
+            (calls if is_call else others).append(piece)
+    said = [name for name in tables[0].column_names if name not in facts.IDENTITY]
+    return Lot(
+        _in_one(pa.concat_tables([*others, *calls]).select(facts.IDENTITY)),
+        _in_one(pa.concat_tables(others).select([name for name in said if name in facts.OTHER_COLUMNS])),
+        _in_one(pa.concat_tables(calls).select([name for name in said if name in facts.CALL_COLUMNS])),
+    )
+
+
+def _together(pieces: list[Lot]) -> Lot:
+    """All their facts. The pieces are let go on the way."""
+    identity = [one.identity.slice(0, one.others.num_rows) for one in pieces]
+    identity += [one.identity.slice(one.others.num_rows) for one in pieces]
+    tables = [pa.concat_tables(those) for those in (identity, *list(zip(*pieces, strict=True))[1:])]
+    identity.clear()
+    pieces.clear()
+    return Lot(*(_in_one(tables.pop(0)) for _ in range(len(tables))))
+
+
+def _apart(table: Any) -> Iterator[tuple[bool, Any]]:
+    """Runs of facts that are calls, and of facts that are not. Those of one kind stand together in a row group."""
+    pieces = [chunk.indices.to_numpy() == _code(chunk.dictionary) for chunk in table["kind"].chunks]
+    are_calls = np.concatenate([np.zeros(0, dtype=np.bool_), *pieces])
+    edges = [0, *(np.flatnonzero(are_calls[1:] != are_calls[:-1]) + 1).tolist(), len(are_calls)]
+    if len(edges) > _MANY_RUNS:  # of another hand
+        for is_call in (False, True):
+            yield is_call, table.filter(pa.array(are_calls == is_call))
+        return
+    for start, end in pairwise(edges):
+        if start < end:
+            yield bool(are_calls[start]), table.slice(start, end - start)
+
+
+def _code(kinds: Any) -> int:
+    return int(pc.index(kinds, facts.CALL).as_py())
+
+
+def _in_one(table: Any) -> Any:
+    """The table without chunks; column by column, so that the pieces of each are let go at once."""
+    made = {}
+    for name in table.column_names:
+        column = table[name]
+        table = table.drop_columns(name)
+        made[name] = (
+            column.unify_dictionaries() if pa.types.is_dictionary(column.type) else column
+        ).combine_chunks()
+    return pa.table(made)
