@@ -1,12 +1,16 @@
 """The calls of the chosen tasks: how lanes did, how fast they answered, and what is within the spend.
 
-Calls are many more than tasks, and each has to be found by its task's id: a report of many days leaves them out. A day
-is read at a time; of each call a few numbers stay in hand.
+Calls are many more than tasks, and each has to be found by its task's id: a report of many days leaves them out. They
+are looked at twice, as tasks are (``accounting/reports/tasks.py``): once for the sums and for where the percentiles
+lie, once more for these. Durations count to the microsecond.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -19,62 +23,181 @@ from accounting.currency import Rates
 from accounting.fold import ANSWERS
 from accounting.ledger import Store
 from accounting.reports.figures import Lane, Speed, Within
+from accounting.reports.ranks import HELD_KEYS, HISTOGRAM_KEYS, Answers, Ranks, Seen, held, histograms, seen
 from accounting.reports.revisions import NEEDS, derived
-from accounting.reports.rows import Where, chosen, read_days
-from accounting.reports.sums import nanos
+from accounting.reports.rows import Piece, Where, at_once, chosen, pieces, read, read_days, worded
+from accounting.reports.sums import Sums, by, nanos
 
 CALL_DAYS = 7  # calls of more days are read when asked for
 FIRST = "task"  # the purpose of a lane's first call
 _READ = (
-    "task_id", "lane", "engine", "purpose", "hop", "verdict", "failure", "queue_wait_ms", "latency_ms",
+    "lane", "engine", "purpose", "hop", "verdict", "failure", "queue_wait_ms", "latency_ms",
     "time_to_first_token_ms", "output_tokens", "cost_usd", "marginal_usd",
 )  # fmt: skip
-_KEPT = ("lane", "purpose", "verdict", "failure", *_READ[7:11])
+#: What percentiles are asked of: by lane all calls that answered, by type and lane those that were to answer the task.
+_LATENCY, _FIRST_TOKEN, _WAIT, _FIRST_TOKEN_OF_TYPE = "latency", "first token", "wait", "first token of type"
+_PERCENTS = {_LATENCY: (50, 95), _FIRST_TOKEN: (50,), _WAIT: (50, 95), _FIRST_TOKEN_OF_TYPE: (50, 95)}
+_BY_LANE, _BY_TYPE = "by lane", "by type and lane"
+_KEY = "key"
+_BETWEEN = "\0"  # in a key, between the type and the lane
+_UNKNOWN = -1  # in place of a type: the task is none of those that were chosen
+MOST_KEPT = 300_000_000  # bytes that stay in memory between the two looks: of seven million calls and more
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """Calls of one row group: their rows, and each one's place among the names of types."""
+
+    rows: Any
+    types: Any
+    names: Any
+
+
+@dataclass(frozen=True, slots=True)
+class _Look:
+    """What a day's calls come to: tables of sums and of histograms, nano-dollars within, and what the second look
+    needs."""
+
+    tables: tuple[tuple[str, Any], ...]
+    within: tuple[int, int, int]
+    seen: tuple[Mapping[str, Seen], ...]
+
+    @property
+    def size(self) -> int:
+        """Bytes."""
+        return sum(one.size for some in self.seen for one in some.values())
 
 
 class Calls:
     """All calls of some days. Ids that two workspaces share on a day count as the first one's task."""
 
     def __init__(self, store: Store, days: Sequence[str], where: Where, rates: Rates | None) -> None:
-        made = [_of_day(store, day, where, rates) for day in days]
-        self._calls = pa.concat_tables([table for table, _ in made]) if made else _nothing()
-        self.within = (
-            Within(*(sum(one) for one in zip(*(beside for _, beside in made), strict=True)))
-            if made
-            else Within(0, 0, 0)
+        sums = {_BY_LANE: Sums([_KEY]), _BY_TYPE: Sums([_KEY])} | {
+            name: Sums(HISTOGRAM_KEYS) for name in _PERCENTS
+        }
+        within = [0, 0, 0]
+        kept: list[Mapping[str, Seen]] = []
+        again: list[str] = []
+        left = MOST_KEPT
+        for day, look in zip(days, at_once(partial(_first, store, where, rates), days), strict=True):
+            for name, table in look.tables:
+                sums[name].add(table)
+            within = [one + more for one, more in zip(within, look.within, strict=True)]
+            left -= look.size
+            kept += look.seen if left >= 0 else ()
+            again += () if left >= 0 else (day,)
+        self.within = Within(*within)
+        self._sums = {
+            name: dict(by(sums[name].table(), _KEY)) if days else {} for name in (_BY_LANE, _BY_TYPE)
+        }
+        ranks = (
+            {name: Ranks(sums[name].table(), percents) for name, percents in _PERCENTS.items()}
+            if days
+            else {}
         )
+        self._answers = _second(ranks, kept, at_once(partial(_seen_of, store, where), again))
 
     def lanes(self) -> tuple[Lane, ...]:
         """The dearest first."""
-        found = [_lane(name, rows) for name, rows in _split(self._calls, "lane")]
+        found = [self._lane(name, made) for name, made in self._sums[_BY_LANE].items()]
         return tuple(sorted(found, key=lambda lane: (-lane.cost_nano, lane.name)))
 
     def speeds(self) -> tuple[Speed, ...]:
-        models = self._calls.filter(pc.is_in(self._calls["purpose"], pa.array(sorted(ANSWERS))))
-        answered = models.filter(pc.is_null(models["failure"]))
-        return tuple(
-            _speed(task_type, lane, rows)
-            for task_type, of_type in _split(answered, "task_type")
-            for lane, rows in _split(of_type, "lane")
+        return tuple(self._speed(key, made) for key, made in self._sums[_BY_TYPE].items())
+
+    def _lane(self, name: str, made: Mapping[str, int]) -> Lane:
+        return Lane(
+            name=name,
+            attempts=made["calls"],
+            passed=made["passed"],
+            not_passed=made["not_passed"],
+            failures=made["failures"],
+            cost_nano=made["cost"],
+            latency_p50_ms=self._ms(_LATENCY, name, 50),
+            latency_p95_ms=self._ms(_LATENCY, name, 95),
+            time_to_first_token_p50_ms=self._ms(_FIRST_TOKEN, name, 50),
+            output_tokens_per_s=_tokens_per_s(made),
         )
 
+    def _speed(self, key: str, made: Mapping[str, int]) -> Speed:
+        task_type, _, lane = key.partition(_BETWEEN)
+        return Speed(
+            task_type,
+            lane,
+            made["calls"],
+            self._ms(_WAIT, key, 50),
+            self._ms(_WAIT, key, 95),
+            self._ms(_FIRST_TOKEN_OF_TYPE, key, 50),
+            self._ms(_FIRST_TOKEN_OF_TYPE, key, 95),
+            _tokens_per_s(made),
+        )
 
-def _of_day(store: Store, day: str, where: Where, rates: Rates | None) -> tuple[Any, tuple[int, int, int]]:
-    """The day's calls, and what ``Within`` says of them."""
+    def _ms(self, name: str, key: str, percent: int) -> float | None:
+        """Nearest rank. None: no value."""
+        value = self._answers[name].percent(key, percent)
+        return None if value is None else value / 1000
+
+
+def _first(store: Store, where: Where, rates: Rates | None, day: str) -> _Look:
+    tables: list[tuple[str, Any]] = []
+    within = np.zeros(3, dtype=object)  # sums of any size
+    found = []
+    for some in _of_day(store, day, where):
+        rows = some.rows
+        cost, marginal = nanos(rows, "cost_usd", day, rates), nanos(rows, "marginal_usd", day, rates)
+        ours = _are_ours(rows)
+        climbed = _are(rows["purpose"], FIRST) & (rows["hop"].to_numpy() > 0)
+        priced = rows["marginal_usd"].is_valid().to_numpy(zero_copy_only=False)
+        within += [int(cost[those].sum()) for those in (ours, climbed)] + [
+            int((cost - marginal)[priced].sum())
+        ]
+        tables += _sums(some, cost, ~ours)
+        measures = _measures(some)
+        tables += [(name, histograms(one)[_KEY]) for name, one in measures.items()]
+        found.append(measures)
+    return _Look(tuple(tables), (within[0], within[1], within[2]), tuple(found))
+
+
+def _second(
+    ranks: Mapping[str, Ranks],
+    kept: Sequence[Mapping[str, Seen]],
+    again: Iterator[tuple[Mapping[str, Seen], ...]],
+) -> dict[str, Answers]:
+    sums = {name: Sums(HELD_KEYS) for name in ranks}
+    for measures in chain(kept, chain.from_iterable(again)):
+        for name, one in measures.items():
+            sums[name].add(held(one, {_KEY: ranks[name]})[_KEY])
+    return {name: one.answers(sums[name].table()) for name, one in ranks.items()}
+
+
+def _seen_of(store: Store, where: Where, day: str) -> tuple[Mapping[str, Seen], ...]:
+    return tuple(map(_measures, _of_day(store, day, where)))
+
+
+def _of_day(store: Store, day: str, where: Where) -> Iterator[_Found]:
+    """The day's calls and the rows beside them, those of the chosen tasks, a row group at a time."""
+    found = pieces(store, ledger.ATTEMPTS, (day,), {})
+    names, types = _types(store, day, where, found)
+    for piece, mine in zip(found, types, strict=True):
+        rows = read(piece, _READ)
+        if where:
+            those = mine != _UNKNOWN
+            rows, mine = rows.filter(pa.array(those)), mine[those]
+        yield _Found(rows, np.where(mine == _UNKNOWN, len(names) - 1, mine), names)
+
+
+def _types(store: Store, day: str, where: Where, found: Sequence[Piece]) -> tuple[Any, list[Any]]:
+    """The names of types, "" as the last one, and of each row of each piece the place of its task's type there."""
     tasks = _tasks(store, day, where)
-    rows = read_days(store, ledger.ATTEMPTS, schema.ATTEMPTS, day, day, _READ)
-    at = pc.index_in(rows["task_id"], value_set=tasks["task_id"].combine_chunks())
-    if where:
-        rows, at = rows.filter(pc.is_valid(at)), at.drop_null()
-    types = tasks["task_type"].combine_chunks().take(at).fill_null("")
-    cost, marginal = nanos(rows, "cost_usd", day, rates), nanos(rows, "marginal_usd", day, rates)
-    machine = pc.and_(pc.equal(rows["lane"], ""), pc.is_in(rows["engine"], pa.array([DISPATCHER, GATE])))
-    ours = machine.to_numpy()
-    climbed = pc.and_(pc.equal(rows["purpose"], FIRST), pc.greater(rows["hop"], 0)).to_numpy()
-    priced = rows["marginal_usd"].is_valid().to_numpy()
-    within = (int(cost[ours].sum()), int(cost[climbed].sum()), int((cost - marginal)[priced].sum()))
-    table = rows.select(list(_KEPT)).append_column("task_type", types).append_column("cost", pa.array(cost))
-    return table.filter(pc.invert(machine)), within
+    names, codes = worded(tasks["task_type"])
+    each = [worded(read(piece, ("task_id",))["task_id"]) for piece in found]
+    ids = pa.concat_arrays([ids for ids, _ in each])
+    at = pc.index_in(ids, value_set=tasks["task_id"].combine_chunks()).fill_null(len(codes)).to_numpy()
+    type_of = np.append(codes, _UNKNOWN)[at]
+    starts = np.cumsum([0, *(len(ids) for ids, _ in each)])
+    return pa.concat_arrays([names, pa.array([""], schema.TEXT)]), [
+        type_of[start:][places] for start, (_, places) in zip(starts[:-1], each, strict=True)
+    ]
 
 
 def _tasks(store: Store, day: str, where: Where) -> Any:
@@ -85,54 +208,85 @@ def _tasks(store: Store, day: str, where: Where) -> Any:
     return chosen(derived(store, tuple(name for name in where if name in NEEDS))(day, rows), where)
 
 
-def _nothing() -> Any:
-    empty = schema.ATTEMPTS.empty_table().select(list(_KEPT))
-    empty = empty.append_column("task_type", pa.array([], schema.TEXT))
-    return empty.append_column("cost", pa.array([], schema.COUNT))
+def _sums(some: _Found, cost: Any, calls: Any) -> Iterator[tuple[str, Any]]:
+    rows = some.rows
+    answered, last = _answered(rows), _answers(rows)
+    busy_us, tokens = _micros(rows["latency_ms"]), pc.fill_null(rows["output_tokens"], 0).to_numpy()
+    measures = {
+        "calls": calls,
+        "passed": _are(rows["verdict"], "pass"),
+        "not_passed": _are(rows["verdict"], "fail"),
+        "failures": ~answered,
+        "cost": cost,
+        "busy": busy_us * answered,
+        "tokens": tokens * answered,
+    }
+    yield _BY_LANE, _added(worded(rows["lane"]), measures, calls)
+    measures = {"calls": last, "busy": busy_us, "tokens": tokens}
+    yield _BY_TYPE, _added(_typed(some), measures, last)
 
 
-def _split(table: Any, key: str) -> Iterator[tuple[str, Any]]:
-    """Each value of the column in its order, with its rows."""
-    for name in sorted(set(table[key].unique().to_pylist())):
-        yield name, table.filter(pc.equal(table[key], name))
+def _added(keys: tuple[Any, Any], measures: Mapping[str, Any], those: Any) -> Any:
+    """The measures of those rows summed by their keys."""
+    names, codes = keys
+    codes = codes[those]
+    made = {}
+    for name, values in measures.items():
+        made[name] = np.zeros(len(names), dtype=np.int64)
+        np.add.at(made[name], codes, values[those].astype(np.int64))
+    some = np.flatnonzero(np.bincount(codes, minlength=len(names)))
+    return pa.table({_KEY: names.take(pa.array(some)), **{name: sums[some] for name, sums in made.items()}})
 
 
-def _lane(name: str, calls: Any) -> Lane:
-    answered = calls.filter(pc.is_null(calls["failure"]))
-    return Lane(
-        name=name,
-        attempts=calls.num_rows,
-        passed=pc.sum(pc.equal(calls["verdict"], "pass")).as_py() or 0,
-        not_passed=pc.sum(pc.equal(calls["verdict"], "fail")).as_py() or 0,
-        failures=calls.num_rows - answered.num_rows,
-        cost_nano=pc.sum(calls["cost"]).as_py() or 0,
-        latency_p50_ms=_percentile(answered["latency_ms"], 50),
-        latency_p95_ms=_percentile(answered["latency_ms"], 95),
-        time_to_first_token_p50_ms=_percentile(answered["time_to_first_token_ms"], 50),
-        output_tokens_per_s=_tokens_per_s(answered),
-    )
+def _measures(some: _Found) -> dict[str, Seen]:
+    rows = some.rows
+    lanes, typed = worded(rows["lane"]), _typed(some)
+    answered, last = _answered(rows) & ~_are_ours(rows), _answers(rows)
+    return {
+        _LATENCY: _measure(rows["latency_ms"], lanes, answered),
+        _FIRST_TOKEN: _measure(rows["time_to_first_token_ms"], lanes, answered),
+        _WAIT: _measure(rows["queue_wait_ms"], typed, last),
+        _FIRST_TOKEN_OF_TYPE: _measure(rows["time_to_first_token_ms"], typed, last),
+    }
 
 
-def _speed(task_type: str, lane: str, calls: Any) -> Speed:
-    return Speed(
-        task_type,
-        lane,
-        calls.num_rows,
-        _percentile(calls["queue_wait_ms"], 50),
-        _percentile(calls["queue_wait_ms"], 95),
-        _percentile(calls["time_to_first_token_ms"], 50),
-        _percentile(calls["time_to_first_token_ms"], 95),
-        _tokens_per_s(calls),
-    )
+def _measure(column: Any, keys: tuple[Any, Any], those: Any) -> Seen:
+    names, codes = keys
+    known = those & column.is_valid().to_numpy(zero_copy_only=False)
+    return seen(_micros(column)[known], {_KEY: (names, codes[known])})
 
 
-def _tokens_per_s(calls: Any) -> float | None:
-    busy_ms = pc.sum(calls["latency_ms"]).as_py() or 0.0
-    tokens = pc.sum(calls["output_tokens"]).as_py() or 0
-    return tokens / busy_ms * 1000 if busy_ms else None
+def _typed(some: _Found) -> tuple[Any, Any]:
+    """The type and the lane of each row at once."""
+    lanes, codes = worded(some.rows["lane"])
+    count = len(lanes)
+    types = some.names.take(pa.array(np.repeat(np.arange(len(some.names)), count)))
+    both = pc.binary_join_element_wise(types, pa.concat_arrays([lanes] * len(some.names)), _BETWEEN)
+    return both, some.types.astype(np.int64) * count + codes
 
 
-def _percentile(column: Any, percent: int) -> float | None:
-    """Nearest rank. None: no value."""
-    values = np.sort(column.drop_null().to_numpy())
-    return float(values[max(0, -(-len(values) * percent // 100) - 1)]) if len(values) else None
+def _are_ours(rows: Any) -> Any:
+    """Rows of what our own routing and gates did."""
+    return _are(rows["lane"], "") & _are(rows["engine"], DISPATCHER, GATE)
+
+
+def _answered(rows: Any) -> Any:
+    return pc.is_null(rows["failure"]).to_numpy()
+
+
+def _answers(rows: Any) -> Any:
+    """Calls that answered, of those that were to answer the task."""
+    return _answered(rows) & _are(rows["purpose"], *ANSWERS)
+
+
+def _are(column: Any, *words: str) -> Any:
+    names, codes = worded(column)
+    return pc.is_in(names, pa.array(words, schema.TEXT)).to_numpy(zero_copy_only=False)[codes]
+
+
+def _micros(column: Any) -> Any:
+    return np.rint(pc.fill_null(column, 0.0).to_numpy() * 1000).astype(np.int64)
+
+
+def _tokens_per_s(made: Mapping[str, int]) -> float | None:
+    return made["tokens"] / made["busy"] * 1_000_000 if made["busy"] else None

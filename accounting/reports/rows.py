@@ -25,7 +25,11 @@ from broker.errors import LedgerError
 GROUPS_A_PIECE = 1  # of 131,072 rows each
 MOST_THREADS = 4
 MOST_WAITING = 8
-_SCHEMAS = {ledger.TASKS: schema.TASKS, ledger.DAILY: schema.DAILY}
+_SCHEMAS = {
+    ledger.TASKS: schema.TASKS,
+    ledger.ATTEMPTS: schema.ATTEMPTS,
+    ledger.DAILY: schema.DAILY,
+}
 Given = TypeVar("Given")
 Made = TypeVar("Made")
 
@@ -66,7 +70,7 @@ def each(
     LedgerError for a file that cannot be read."""
 
     def one(piece: Piece) -> Made:
-        return work(piece.day, chosen(derive(piece.day, _read(piece, columns)), where))
+        return work(piece.day, chosen(derive(piece.day, read(piece, columns)), where))
 
     return at_once(one, found)
 
@@ -137,7 +141,7 @@ def _may_hold(group: Any, where: Where) -> bool:
     return True
 
 
-def _read(piece: Piece, columns: Sequence[str]) -> Any:
+def read(piece: Piece, columns: Sequence[str]) -> Any:
     if piece.source is None:
         return piece.meta.empty_table().select(list(columns))
     known = piece.meta.schema.to_arrow_schema()

@@ -15,7 +15,7 @@ from accounting import drafts, ingest, ledger, report, rollup, schema
 from accounting.currency import rates_of
 from accounting.ledger import LocalStore
 from accounting.report import Question
-from accounting.reports import rows, tasks
+from accounting.reports import calls, rows, tasks
 from accounting.reports.tasks import DATE, TOTAL, choose, rank, tally
 from broker.errors import ConfigError, LedgerError
 from broker.events import Finished, Rated, Routed, Submitted
@@ -32,7 +32,7 @@ def two_days(client: redis.Redis, store: LocalStore, quarantine: LocalStore) -> 
     publish(client, map(entry, stories))
     ingest.drain_all(client, store, quarantine)
     rollup.rollup_dirty(client, store)
-    for path in store.root.glob("tasks/*/*.parquet"):
+    for path in (*store.root.glob("tasks/*/*.parquet"), *store.root.glob("attempts/*/*.parquet")):
         pq.write_table(pq.read_table(path), path, row_group_size=16, store_decimal_as_integer=True)
     return store
 
@@ -70,6 +70,57 @@ def test_the_tasks_chosen_are_those_that_duckdb_chooses(two_days: LocalStore) ->
     )
     ours = {group.name: Decimal(group.cost_nano).scaleb(-9) for group in made.groups["user"]}
     assert ours == dict(users)
+
+
+@pytest.mark.parametrize("most_kept", [0, 5_000, calls.MOST_KEPT])
+@pytest.mark.parametrize("where", [None, {"workspace": ["globex"], "type": ["email", "summary"]}])
+def test_lanes_and_speeds_are_those_that_duckdb_finds(
+    where: dict[str, list[str]] | None, most_kept: int, two_days: LocalStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(calls, "MOST_KEPT", most_kept)
+    made = ask(two_days, where=where)
+    condition = "true" if where is None else "workspace = 'globex' and task_type in ('email', 'summary')"
+    found = f"""
+        from '{two_days.root}/attempts/*/*.parquet' join (
+            select task_id, date, task_type from {{tasks}} where {condition}
+        ) using (task_id, date) where not (lane = '' and engine in ('dispatcher', 'gate'))
+    """
+    lanes = rows_of(
+        two_days,
+        f"""
+        select lane, count(*), count(*) filter (verdict = 'pass'), count(*) filter (verdict = 'fail'), count(failure),
+               coalesce(sum(cost_usd), 0), round(quantile_disc(latency_ms, 0.5) filter (failure is null), 3),
+               round(quantile_disc(latency_ms, 0.95) filter (failure is null), 3),
+               round(quantile_disc(time_to_first_token_ms, 0.5) filter (failure is null), 3)
+        {found} group by 1 order by 6 desc, 1
+        """,
+    )
+    assert len(lanes) > 1
+    assert lanes == [
+        (
+            lane.name, lane.attempts, lane.passed, lane.not_passed, lane.failures, Decimal(lane.cost_nano).scaleb(-9),
+            lane.latency_p50_ms, lane.latency_p95_ms, lane.time_to_first_token_p50_ms,
+        )
+        for lane in made.lanes
+    ]  # fmt: skip
+    speeds = rows_of(
+        two_days,
+        f"""
+        select task_type, lane, count(*),
+               round(quantile_disc(queue_wait_ms, 0.5), 3), round(quantile_disc(queue_wait_ms, 0.95), 3),
+               round(quantile_disc(time_to_first_token_ms, 0.5), 3),
+               round(quantile_disc(time_to_first_token_ms, 0.95), 3)
+        {found} and failure is null and purpose in ('task', 'retry', 'reprompt') group by 1, 2 order by 1, 2
+        """,
+    )
+    assert speeds
+    assert speeds == [
+        (
+            one.task_type, one.lane, one.calls, one.queue_wait_p50_ms, one.queue_wait_p95_ms,
+            one.time_to_first_token_p50_ms, one.time_to_first_token_p95_ms,
+        )
+        for one in made.speeds
+    ]  # fmt: skip
 
 
 def test_by_model_and_version_every_task_counts_once(
