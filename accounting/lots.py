@@ -19,6 +19,8 @@ OPEN_FILES = 100  # of parts that are read for each span
 AT_ONCE = 16  # parts that are read before their columns are cut to what they say, which is half of them
 LAID_ROWS = 250_000  # facts that are laid by span at once
 SELDOM = 8  # a text that comes in fewer rows than so many on average is laid as it is
+_ID = "task_id"
+_REST = tuple(name for name in facts.IDENTITY if name != _ID)
 _MANY_RUNS = 600  # of two or three a row group, more than any of our own slices has
 
 
@@ -39,7 +41,7 @@ class Lots:
 
     Row groups that lie within a span are read as they are. Wider ones, of parts that were written before much had
     come or of a day of very many spans, would be read again for each span: such parts are read once, and their facts
-    are laid by span in a file in ``scratch``, 200 bytes each. Raises LedgerError where a part cannot be read.
+    are laid by span in a file in ``scratch``, at 56 bytes. Raises LedgerError where a part cannot be read.
     """
 
     def __init__(
@@ -74,38 +76,55 @@ class Lots:
 
 
 class _Laid:
-    """Facts in a file, those of each span together. Each lot becomes two Arrow files in it, of others and of calls."""
+    """Facts in a file, those of each span together.
+
+    Each lot becomes three Arrow files in it: the ids of its tasks, the others, and the calls. These have a task's
+    number among the ids of the span in place of its id, which is as long as all else that most facts say.
+    """
 
     def __init__(self, path: Path, lots: Iterable[Lot], spans: int) -> None:
         self._path, self._spans = path, spans
         self._tables: list[tuple[int, list[int]]] = []  # where each ends, and its batch of each span
         with pa.OSFile(str(path), "wb") as sink:
             for lot in lots:
-                ids = schema.in_one(lot.identity["task_id"])
-                places = (parts.buckets_of(ids.dictionary) * spans // BUCKETS)[ids.indices.to_numpy()]
-                others = lot.others.num_rows
-                self._lay(sink, places[:others], lot.identity.slice(0, others), lot.others)
-                self._lay(sink, places[others:], lot.identity.slice(others), lot.calls)
+                self._lay(sink, lot)
 
     def of(self, span: int) -> Iterator[Lot]:
         """The facts of one span, in as many pieces as they came in."""
-        tables = [self._read(number, span) for number in range(len(self._tables))]
-        for both in zip(tables[::2], tables[1::2], strict=True):
+        tables = iter([self._read(number, span) for number in range(len(self._tables))])
+        for tasks, *both in zip(tables, tables, tables, strict=True):
+            ids = schema.in_one(tasks[_ID])
+            both = [_with_ids(table, ids) for table in both]
             identity = pa.concat_tables([table.select(facts.IDENTITY) for table in both])
             yield Lot(identity, *(table.drop_columns(list(facts.IDENTITY)) for table in both))
 
-    def _lay(self, sink: Any, places: Any, identity: Any, said: Any) -> None:
-        rows = np.argsort(places, kind="stable")
-        cuts = np.searchsorted(places[rows], np.arange(self._spans + 1)).tolist()
-        columns = {name: _as_laid(table[name]) for table in (identity, said) for name in table.column_names}
-        whole = pa.table(columns).take(pa.array(rows))
+    def _lay(self, sink: Any, lot: Lot) -> None:
+        ids = schema.in_one(lot.identity[_ID])
+        spans = parts.buckets_of(ids.dictionary) * self._spans // BUCKETS
+        tasks, cuts = self._in_order(spans)
+        numbers = np.empty(len(spans), dtype=np.int32)
+        numbers[tasks] = np.arange(len(spans)) - cuts[spans[tasks]]
+        self._write(sink, pa.table({_ID: ids.dictionary.take(pa.array(tasks))}), cuts)
+        whose, others = ids.indices.to_numpy(), lot.others.num_rows
+        for said, start, end in ((lot.others, 0, others), (lot.calls, others, len(whose))):
+            mine = whose[start:end]
+            columns = {name: _as_laid(lot.identity[name].slice(start, end - start)) for name in _REST}
+            columns |= {_ID: numbers[mine], **{name: _as_laid(said[name]) for name in said.column_names}}
+            rows, cuts = self._in_order(spans[mine])
+            self._write(sink, pa.table(columns).take(pa.array(rows)), cuts)
+
+    def _in_order(self, spans: Any) -> tuple[Any, Any]:
+        """Places by span, and where among them those of each begin, and the last one's end."""
+        places = np.argsort(spans, kind="stable")
+        return places, np.searchsorted(spans[places], np.arange(self._spans + 1))
+
+    def _write(self, sink: Any, table: Any, cuts: Any) -> None:
         batches: list[int] = []
-        with pa.ipc.new_file(
-            sink, whole.schema, options=pa.ipc.IpcWriteOptions(compression="lz4", use_threads=False)
-        ) as file:
-            for start, end in pairwise(cuts):
+        options = pa.ipc.IpcWriteOptions(compression="lz4", use_threads=False)
+        with pa.ipc.new_file(sink, table.schema, options=options) as file:
+            for start, end in pairwise(cuts.tolist()):
                 batches.append(max(batches, default=-1) + 1 if start < end else -1)
-                file.write_table(whole.slice(start, end - start))
+                file.write_table(table.slice(start, end - start))
         self._tables.append((sink.tell(), batches))
 
     @cached_property
@@ -115,9 +134,15 @@ class _Laid:
 
     def _read(self, number: int, span: int) -> Any:
         file, batch = self._files[number], self._tables[number][1][span]
-        table = file.schema.empty_table() if batch < 0 else pa.Table.from_batches([file.get_batch(batch)])
-        wanted = parts.as_read(tuple(table.column_names))
-        return pa.table([_coded(table[field.name], field.type) for field in wanted], schema=wanted)
+        return file.schema.empty_table() if batch < 0 else pa.Table.from_batches([file.get_batch(batch)])
+
+
+def _with_ids(table: Any, ids: Any) -> Any:
+    """The facts as they were before they were laid; ``ids`` are those of the span's tasks."""
+    whose = pa.DictionaryArray.from_arrays(schema.in_one(table[_ID]), ids)
+    wanted = parts.as_read(tuple(table.column_names))
+    made = [whose if one.name == _ID else _coded(table[one.name], one.type) for one in wanted]
+    return pa.table(made, schema=wanted)
 
 
 def _as_laid(column: Any) -> Any:
