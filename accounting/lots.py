@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from itertools import pairwise
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -41,18 +41,16 @@ class Lots:
 
     Row groups that lie within a span are read as they are. Wider ones, of parts that were written before much had
     come or of a day of very many spans, would be read again for each span: such parts are read once, and their facts
-    are laid by span in a file in ``scratch``, at 56 bytes. Raises LedgerError where a part cannot be read.
+    are laid by span in a temporary file, at 56 bytes. Raises LedgerError where a part cannot be read.
     """
 
-    def __init__(
-        self, found: Sequence[Part], spans: Sequence[Span], columns: Sequence[str], scratch: Path
-    ) -> None:
+    def __init__(self, found: Sequence[Part], spans: Sequence[Span], columns: Sequence[str]) -> None:
         width = BUCKETS // len(spans)
         self._spans, self._columns = spans, columns
         near = [part for part in found if part.width <= width]
         self._parts = [*map(parts.opened, near[:OPEN_FILES]), *near[OPEN_FILES:]]
         wide = [part for part in found if part.width > width]
-        self._laid = _Laid(scratch / "facts.arrow", self._bundles(wide), len(spans)) if wide else None
+        self._laid = _Laid(self._bundles(wide), len(spans)) if wide else None
 
     def read(self, number: int) -> Lot:
         """The facts of one span. Raises LedgerError where a part cannot be read."""
@@ -63,6 +61,10 @@ class Lots:
         if self._laid:
             pieces += self._laid.of(number)
         return _together(pieces)
+
+    def close(self) -> None:
+        if self._laid:
+            self._laid.close()
 
     def _bundles(self, wide: Iterable[Part]) -> Iterator[Lot]:
         tables: list[Any] = []
@@ -76,18 +78,27 @@ class Lots:
 
 
 class _Laid:
-    """Facts in a file, those of each span together.
+    """Facts in a file that has no name, so that nothing is left of it, those of each span together.
 
     Each lot becomes three Arrow files in it: the ids of its tasks, the others, and the calls. These have a task's
     number among the ids of the span in place of its id, which is as long as all else that most facts say.
     """
 
-    def __init__(self, path: Path, lots: Iterable[Lot], spans: int) -> None:
-        self._path, self._spans = path, spans
+    def __init__(self, lots: Iterable[Lot], spans: int) -> None:
+        self._spans = spans
         self._tables: list[tuple[int, list[int]]] = []  # where each ends, and its batch of each span
-        with pa.OSFile(str(path), "wb") as sink:
+        self._file = tempfile.TemporaryFile(prefix="laneway-")  # noqa: SIM115 - closed with these
+        try:
+            sink = pa.PythonFile(self._file, "w")
             for lot in lots:
                 self._lay(sink, lot)
+            self._file.flush()
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        self._file.close()
 
     def of(self, span: int) -> Iterator[Lot]:
         """The facts of one span, in as many pieces as they came in."""
@@ -129,7 +140,7 @@ class _Laid:
 
     @cached_property
     def _files(self) -> list[Any]:
-        source, options = pa.OSFile(str(self._path)), pa.ipc.IpcReadOptions(use_threads=False)
+        source, options = pa.PythonFile(self._file, "r"), pa.ipc.IpcReadOptions(use_threads=False)
         return [pa.ipc.open_file(source, footer_offset=end, options=options) for end, _ in self._tables]
 
     def _read(self, number: int, span: int) -> Any:

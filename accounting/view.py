@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Container, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
-from pathlib import Path
-from tempfile import TemporaryDirectory, gettempdir
+from tempfile import gettempdir
 
 from accounting import ledger, parts
 from accounting.fold import COLUMNS, Folded, fold
@@ -46,20 +45,21 @@ def opened(
     Raises LedgerError where a part cannot be read, or where there is no room for temporary files.
     """
     folder = ledger.partition(ledger.EVENTS, day)
-    with store.nearby(folder) as near, _scratch() as scratch:
+    with _room(), store.nearby(folder) as near:
         found = {part.path.rpartition("/")[2]: part for part in parts.of_day(near, day)}
         if only is not None:
             found = {name: part for name, part in found.items() if name in only}
         spans = cut([*found.values()])
-        yield View([*found], spans, Lots([*found.values()], spans, COLUMNS, scratch))
+        with closing(Lots([*found.values()], spans, COLUMNS)) as facts:
+            yield View([*found], spans, facts)
 
 
 @contextmanager
-def _scratch() -> Iterator[Path]:
+def _room() -> Iterator[None]:
+    """For temporary files; the ledger's own failures are LedgerErrors by now."""
     try:
-        with TemporaryDirectory(prefix="laneway-") as folder:
-            yield Path(folder)
-    except OSError as error:  # those of the ledger itself are LedgerErrors by now
+        yield
+    except OSError as error:
         raise LedgerError(
             f"a temporary file cannot be written under {gettempdir()}: {error}",
             mend="make room there, or name a folder on a larger disk in TMPDIR; nothing was published",

@@ -4,7 +4,7 @@
 
 A day of so many events (a million by default; benchmarks/made_day.py, made in the folder for temporary files, or once
 in FOLDER) is rolled by both in turn, by each in a process of its own: the memory is that of the rollup alone. DuckDB
-has one thread and then two; ours folds on one while another writes. Medians of a few rounds, one of a large day, with
+has one thread and then two; ours has one. Medians of a few rounds, one of a large day, with
 their ratios; the processor's seconds, because other work on the machine counts less in them, and how much of that there
 was. What importing the code takes is not counted. That both make the same rows is told by a test
 (tests/accounting/test_duck_day.py).
@@ -46,7 +46,7 @@ def main(events: int = 1_000_000, kept: str = "") -> None:
         store = made_day.make(Path(kept or scratch), events, part_events=PART_EVENTS)
         load = os.getloadavg()[0]
         rounds = [
-            {who: _alone(who, store.root, Path(scratch)) for who in (OURS, DUCK, DUCK_TWO)}
+            {who: alone(who, store.root, Path(scratch)) for who in (OURS, DUCK, DUCK_TWO)}
             for _ in range(ROUNDS if events < LARGE else 1)
         ]
     print(f"a day of {events:,} events, median of {len(rounds)} rounds; load {load:.1f} before, ", end="")
@@ -64,7 +64,7 @@ def main(events: int = 1_000_000, kept: str = "") -> None:
         )
 
 
-def _alone(who: str, root: Path, scratch: Path) -> Figures:
+def alone(who: str, root: Path, scratch: Path) -> Figures:
     """One rollup in a process of its own, into a folder that has nothing yet."""
     with tempfile.TemporaryDirectory(dir=scratch) as folder:
         (Path(folder) / ledger.EVENTS).symlink_to(root / ledger.EVENTS)

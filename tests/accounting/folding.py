@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterable, Iterator, Sequence
-from pathlib import Path
-from tempfile import TemporaryDirectory
+from contextlib import closing
 from typing import Any
 
 import pyarrow as pa
@@ -58,9 +57,8 @@ def rolled(
 
 def lots_of(found: Sequence[parts.Part], rows: int) -> Iterator[Lot]:
     """The facts of the parts, about so many at a time."""
-    with TemporaryDirectory() as scratch:
-        spans = parts.spans(found, rows)
-        facts_of = Lots(found, spans, fold.COLUMNS, Path(scratch))
+    spans = parts.spans(found, rows)
+    with closing(Lots(found, spans, fold.COLUMNS)) as facts_of:
         yield from map(facts_of.read, range(len(spans)))
 
 
