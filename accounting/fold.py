@@ -71,11 +71,12 @@ def fold(lot: Lot) -> Folded:
     parts = _parts(calls)
     costs = _costs(facts, calls, routings, parts)
     tasks = _tasks(facts, calls, costs)
+    day = daily.sums(facts, calls, routings, tasks, parts)
     return Folded(
         events,
         pa.table({name: tasks[name] for name in schema.TASKS.names}),
         AttemptRows(facts, calls, routings).table(),
-        daily.sums(facts, calls, routings, tasks, parts),
+        day,
         int(costs["cost_usd"].sum()),
     )
 

@@ -92,9 +92,10 @@ def _rolled(store: Store, day: str, offers: Offers | None, tell: Tell, slice_row
     seen = {name: store.version(path) for name, path in paths.items()}  # before the facts are looked at
     with opened(store, day, lambda found: parts.spans(found, slice_rows)) as view, Drafts() as drafts:
         with _shared(store, day, view, offers) as lots:
-            for number, lot in enumerate(lots.lots(), 1):
-                drafts.add(lot)
-                tell(Progress(day, number, len(view.spans), lots.nodes))
+            coming = lots.lots()
+            for done in range(1, len(view.spans) + 1):
+                drafts.add(next(coming))  # and lets it go before the next one is made
+                tell(Progress(day, done, len(view.spans), lots.nodes))
         written = tuple(
             paths[name]
             for name, data in (drafts.done() if drafts.events else ())
