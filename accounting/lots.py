@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cached_property
 from itertools import pairwise
 from typing import Any, NamedTuple
@@ -41,16 +41,23 @@ class Lots:
 
     Row groups that lie within a span are read as they are. Wider ones, of parts that were written before much had
     come or of a day of very many spans, would be read again for each span: such parts are read once, and their facts
-    are laid by span in a temporary file, at 56 bytes. Raises LedgerError where a part cannot be read.
+    are laid by span in a temporary file, at 56 bytes. ``tell`` hears how many of how many such parts are read by now.
+    Raises LedgerError where a part cannot be read.
     """
 
-    def __init__(self, found: Sequence[Part], spans: Sequence[Span], columns: Sequence[str]) -> None:
+    def __init__(
+        self,
+        found: Sequence[Part],
+        spans: Sequence[Span],
+        columns: Sequence[str],
+        tell: Callable[[int, int], None] = lambda *_: None,
+    ) -> None:
         width = BUCKETS // len(spans)
         self._spans, self._columns = spans, columns
         near = [part for part in found if part.width <= width]
         self._parts = [*map(parts.opened, near[:OPEN_FILES]), *near[OPEN_FILES:]]
         wide = [part for part in found if part.width > width]
-        self._laid = _Laid(self._bundles(wide), len(spans)) if wide else None
+        self._laid = _Laid(self._bundles(wide, tell), len(spans)) if wide else None
 
     def read(self, number: int) -> Lot:
         """The facts of one span. Raises LedgerError where a part cannot be read."""
@@ -66,10 +73,11 @@ class Lots:
         if self._laid:
             self._laid.close()
 
-    def _bundles(self, wide: Iterable[Part]) -> Iterator[Lot]:
+    def _bundles(self, wide: Sequence[Part], tell: Callable[[int, int], None]) -> Iterator[Lot]:
         tables: list[Any] = []
-        for part in wide:
+        for number, part in enumerate(wide, 1):
             tables.append(parts.read(part, (0, BUCKETS), self._columns))
+            tell(number, len(wide))
             if sum(table.num_rows for table in tables) >= LAID_ROWS:
                 yield _joined(tables)
                 tables.clear()

@@ -13,6 +13,7 @@ import logging
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import redis
@@ -63,6 +64,7 @@ class Progress:
 
 
 Tell = Callable[[Progress], None]
+Laying = Callable[[str, int, int], None]  # of which day, how many parts, of how many
 
 
 def rollup(
@@ -71,26 +73,33 @@ def rollup(
     *,
     offers: Offers | None = None,
     tell: Tell = lambda _: None,
+    laying: Laying = lambda *_: None,
     slice_rows: int = SLICE_ROWS,
 ) -> RolledDay:
     """Writes the day's files anew from all its facts; a day without facts is left as it is.
 
-    A large day is shared with other nodes by way of the ``offers``; None: it is folded here alone. ``tell`` is called
-    after each span. Raises LedgerError where a file cannot be read or written.
+    A large day is shared with other nodes by way of the ``offers``; None: it is folded here alone. ``laying`` is called
+    after each small part of a large day that was read, ``tell`` after each span. Raises LedgerError where a file
+    cannot be read or written.
     """
     with store.exclusive(LOCK):
-        return _again(store, day, offers, tell, slice_rows)
+        return _again(store, day, offers, tell, laying, slice_rows)
 
 
-def _again(store: Store, day: str, offers: Offers | None, tell: Tell, slice_rows: int) -> RolledDay:
+def _again(
+    store: Store, day: str, offers: Offers | None, tell: Tell, laying: Laying, slice_rows: int
+) -> RolledDay:
     shared_rollup.clear(store, offers)
-    return ledger.again(lambda: _rolled(store, day, offers, tell, slice_rows))
+    return ledger.again(lambda: _rolled(store, day, offers, tell, laying, slice_rows))
 
 
-def _rolled(store: Store, day: str, offers: Offers | None, tell: Tell, slice_rows: int) -> RolledDay:
+def _rolled(
+    store: Store, day: str, offers: Offers | None, tell: Tell, laying: Laying, slice_rows: int
+) -> RolledDay:
     paths = {name: f"{ledger.partition(name, day)}/{name}.parquet" for name in PUBLISHED}
     seen = {name: store.version(path) for name, path in paths.items()}  # before the facts are looked at
-    with opened(store, day, lambda found: parts.spans(found, slice_rows)) as view, Drafts() as drafts:
+    cut = partial(parts.spans, rows=slice_rows)
+    with opened(store, day, cut, tell=partial(laying, day)) as view, Drafts() as drafts:
         with _shared(store, day, view, offers) as lots:
             coming = lots.lots()
             for done in range(1, len(view.spans) + 1):
@@ -113,9 +122,14 @@ def _shared(
 
 
 def rollup_dirty(
-    client: redis.Redis, store: Store, *, offers: Offers | None = None, tell: Tell = lambda _: None
+    client: redis.Redis,
+    store: Store,
+    *,
+    offers: Offers | None = None,
+    tell: Tell = lambda _: None,
+    laying: Laying = lambda *_: None,
 ) -> tuple[RolledDay, ...]:
-    """Rolls every day that has news since its last rollup, the oldest first; ``offers`` and ``tell`` as in ``rollup``.
+    """Rolls every day that has news since its last rollup, the oldest first; all else as in ``rollup``.
 
     A day is forgotten only after its files are durable, and stays where ingest touched it meanwhile. A day that cannot
     be rolled does not stop the others; raises LedgerError for those at the end.
@@ -130,7 +144,7 @@ def rollup_dirty(
                 mark: Any = client.hget(DIRTY, name)
                 if mark is None:  # another node rolled it while this one waited
                     continue
-                rolled.append(_again(store, name.decode(), offers, tell, SLICE_ROWS))
+                rolled.append(_again(store, name.decode(), offers, tell, laying, SLICE_ROWS))
                 forget(keys=[DIRTY], args=[name, mark])
         except LedgerError as failure:
             log.error("%s stays to be rolled: %s", name.decode(), failure.message)

@@ -39,8 +39,10 @@ def opened(
     day: str,
     cut: Callable[[Sequence[Part]], Sequence[Span]],
     only: Container[str] | None = None,
+    tell: Callable[[int, int], None] = lambda *_: None,
 ) -> Iterator[View]:
     """The day as it is now: all its parts, or ``only`` those of these names, in the spans that ``cut`` makes of them.
+    ``tell`` is as in ``Lots``.
 
     Raises LedgerError where a part cannot be read, or where there is no room for temporary files.
     """
@@ -50,7 +52,7 @@ def opened(
         if only is not None:
             found = {name: part for name, part in found.items() if name in only}
         spans = cut([*found.values()])
-        with closing(Lots([*found.values()], spans, COLUMNS)) as facts:
+        with closing(Lots([*found.values()], spans, COLUMNS, tell)) as facts:
             yield View([*found], spans, facts)
 
 

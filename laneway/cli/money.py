@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -54,7 +53,7 @@ def rollup(date: str | None, since: str | None, as_json: bool) -> None:
         rolled = (
             _roll(files, date, since, offers)
             if date or since
-            else ask(lambda: rollup_dirty(store.client, files, offers=offers, tell=_progress()))
+            else ask(lambda: rollup_dirty(store.client, files, offers=offers, **_progress()))
         )
     if as_json:
         emit(
@@ -94,22 +93,28 @@ def _roll(
     files: ledger.Store, date: str | None, since: str | None, offers: Offers | None
 ) -> tuple[RolledDay, ...]:
     days = [date] if date else [day for day in ledger.days(files, ledger.EVENTS) if day >= (since or "")]
-    tell = _progress()
-    return tuple(roll(files, day, offers=offers, tell=tell) for day in days)
+    progress = _progress()
+    return tuple(roll(files, day, offers=offers, **progress) for day in days)
 
 
-def _progress() -> Callable[[Progress], None]:
-    """Says how far the work is, where it takes long."""
+def _progress() -> dict[str, Any]:
+    """What says how far the work is, where it takes long."""
     told_at = time.monotonic()
 
-    def tell(now: Progress) -> None:
+    def say_now(day: str, done: int, count: int, what: str) -> None:
         nonlocal told_at
         if time.monotonic() - told_at >= PROGRESS_S:
             told_at = time.monotonic()
-            by = f"by {now.nodes} nodes" if now.nodes > 1 else "by this node"
-            click.echo(f"{now.day}: {now.done} of {now.spans} spans, {by}", err=True)
+            click.echo(f"{day}: {done} of {count} {what}", err=True)
 
-    return tell
+    def tell(now: Progress) -> None:
+        by = f"by {now.nodes} nodes" if now.nodes > 1 else "by this node"
+        say_now(now.day, now.done, now.spans, f"spans, {by}")
+
+    def laying(day: str, done: int, count: int) -> None:
+        say_now(day, done, count, "small parts are read")
+
+    return {"tell": tell, "laying": laying}
 
 
 def _rolled_row(day: RolledDay) -> dict[str, Any]:

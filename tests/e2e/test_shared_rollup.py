@@ -110,6 +110,11 @@ def test_the_command_shares_a_day_and_says_how_far_it_is(
     [day] = json.loads(said.out)["days"]
     assert (day["date"], day["tasks"]) == (DAY, 150)
     lines = [line for line in said.err.splitlines() if line.startswith(DAY)]
+    small = [line for line in lines if line.endswith("small parts are read")]
+    assert small == [
+        f"{DAY}: {number} of {len(small)} small parts are read" for number in range(1, len(small) + 1)
+    ]
+    lines = lines[len(small) :]
     assert lines[0].startswith(f"{DAY}: 1 of {SPANS} spans, by ")
     assert lines[-1].startswith(f"{DAY}: {SPANS} of {SPANS} spans, by ")
     assert lines[-1].endswith(" nodes")
