@@ -157,6 +157,16 @@ def test_speeds_by_type_and_lane_are_those_of_the_calls_that_answered(
     assert speed.output_tokens_per_s == 50
 
 
+def test_days_on_which_nothing_was_called_have_no_lanes(
+    client: redis.Redis, store: LocalStore, quarantine: LocalStore
+) -> None:
+    waiting = rolled(client, store, quarantine, [story("a", [Submitted("sync")])])
+    made = report.build(waiting, since=DAY, until=DAY)
+    assert (made.totals.tasks, made.lanes, made.speeds) == (1, (), ())
+    assert made.within is not None
+    assert (made.within.machine_nano, made.within.climbed_nano) == (0, 0)
+
+
 def test_duckdb_agrees(client: redis.Redis, store: LocalStore, quarantine: LocalStore) -> None:
     two_days = [*day_of_stories(400), *day_of_stories(200, 9, at_us=NOON_US + 86_400_000_000)]
     made = report.build(
