@@ -7,7 +7,7 @@ the cost of one real task. ``accounting.present`` draws the report, ``to_dict`` 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from datetime import date, timedelta
 from typing import Any
@@ -62,9 +62,17 @@ class Question:
         return {BY[name]: frozenset(values) for name, values in (self.where or {}).items()}
 
 
-def build(store: Store, *, since: str, until: str, asked: Question | None = None) -> Report:
-    """The report of a range of UTC days. Raises LedgerError for a file that cannot be read, ValueError for what is no
-    day, ConfigError for a day without a rate."""
+def build(
+    store: Store,
+    *,
+    since: str,
+    until: str,
+    asked: Question | None = None,
+    tell: Callable[[str, int, int], None] = lambda *_: None,
+) -> Report:
+    """The report of a range of UTC days. ``tell`` hears of each day whose calls were read, how many those are by now,
+    and of how many. Raises LedgerError for a file that cannot be read, ValueError for what is no day, ConfigError for a
+    day without a rate."""
     asked = asked or Question()
     rates = None if asked.rates is None or asked.rates.currency == USD else asked.rates
     days = _days(store, since, until, rates)
@@ -82,7 +90,7 @@ def build(store: Store, *, since: str, until: str, asked: Question | None = None
         _flat(store, asked.monthly, first, until, rates) for first in (since, window.since)
     )
     daily = from_daily(store, days, where, ("lane", "model"), rates) if daily_answers(where) else None
-    calls = Calls(store, days, where, rates) if _reads_calls(asked, days) else None
+    calls = Calls(store, days, where, rates, tell) if _reads_calls(asked, days) else None
     return Report(
         since=since,
         until=until,

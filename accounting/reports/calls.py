@@ -7,7 +7,7 @@ lie, once more for these. Durations count to the microsecond.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain
@@ -71,7 +71,14 @@ class _Look:
 class Calls:
     """All calls of some days. Ids that two workspaces share on a day count as the first one's task."""
 
-    def __init__(self, store: Store, days: Sequence[str], where: Where, rates: Rates | None) -> None:
+    def __init__(
+        self,
+        store: Store,
+        days: Sequence[str],
+        where: Where,
+        rates: Rates | None,
+        tell: Callable[[str, int, int], None] = lambda *_: None,
+    ) -> None:
         sums = {_BY_LANE: Sums([_KEY]), _BY_TYPE: Sums([_KEY])} | {
             name: Sums(HISTOGRAM_KEYS) for name in _PERCENTS
         }
@@ -79,10 +86,12 @@ class Calls:
         kept: list[Mapping[str, Seen]] = []
         again: list[str] = []
         left = MOST_KEPT
-        for day, look in zip(days, at_once(partial(_first, store, where, rates), days), strict=True):
+        looks = at_once(partial(_first, store, where, rates), days)
+        for number, (day, look) in enumerate(zip(days, looks, strict=True), 1):
             for name, table in look.tables:
                 sums[name].add(table)
             within = [one + more for one, more in zip(within, look.within, strict=True)]
+            tell(day, number, len(days))
             left -= look.size
             kept += look.seen if left >= 0 else ()
             again += () if left >= 0 else (day,)

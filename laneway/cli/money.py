@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -19,11 +18,10 @@ from broker.errors import LedgerError, RedisUnavailable
 from broker.settings import Settings, load
 from broker.store import Store, ask
 from laneway.cli.days import date_option, since_option
-from laneway.cli.output import emit, json_option, price, say, usd
+from laneway.cli.output import emit, json_option, price, progress, say, usd
 
 QUARANTINE = "quarantine"
 BRIEF_S = 1.0  # that a writer at work may take without a word of ours
-PROGRESS_S = 5.0  # between two words about a long work
 
 
 @click.command()
@@ -93,26 +91,20 @@ def _roll(
     files: ledger.Store, date: str | None, since: str | None, offers: Offers | None
 ) -> tuple[RolledDay, ...]:
     days = [date] if date else [day for day in ledger.days(files, ledger.EVENTS) if day >= (since or "")]
-    progress = _progress()
-    return tuple(roll(files, day, offers=offers, **progress) for day in days)
+    told = _progress()
+    return tuple(roll(files, day, offers=offers, **told) for day in days)
 
 
 def _progress() -> dict[str, Any]:
     """What says how far the work is, where it takes long."""
-    told_at = time.monotonic()
-
-    def say_now(day: str, done: int, count: int, what: str) -> None:
-        nonlocal told_at
-        if time.monotonic() - told_at >= PROGRESS_S:
-            told_at = time.monotonic()
-            click.echo(f"{day}: {done} of {count} {what}", err=True)
+    say_now = progress()
 
     def tell(now: Progress) -> None:
         by = f"by {now.nodes} nodes" if now.nodes > 1 else "by this node"
-        say_now(now.day, now.done, now.spans, f"spans, {by}")
+        say_now(f"{now.day}: {now.done} of {now.spans} spans, {by}")
 
     def laying(day: str, done: int, count: int) -> None:
-        say_now(day, done, count, "small parts are read")
+        say_now(f"{day}: {done} of {count} small parts are read")
 
     return {"tell": tell, "laying": laying}
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import math
 import sys
-from collections.abc import Iterable, Sequence
+import time
+from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
@@ -16,8 +17,22 @@ from broker.money import text
 if TYPE_CHECKING:
     from rich.console import Console
 
+PROGRESS_S = 5.0  # between two words about a long work
 PIPE_WIDTH = 200  # columns of a table that no terminal cuts off
 json_option = click.option("--json", "as_json", is_flag=True, help="One JSON document on standard output.")
+
+
+def progress() -> Callable[[str], None]:
+    """What tells on standard error how far a long work is: not at once, and then now and again."""
+    told_at = time.monotonic()
+
+    def tell(words: str) -> None:
+        nonlocal told_at
+        if time.monotonic() - told_at >= PROGRESS_S:
+            told_at = time.monotonic()
+            click.echo(words, err=True)
+
+    return tell
 
 
 def emit(value: object) -> None:

@@ -15,7 +15,7 @@ from broker.errors import LedgerError
 from broker.money import nano
 from broker.settings import Settings, load
 from laneway.cli.days import date_option, day, day_type, since_option
-from laneway.cli.output import console, emit, json_option
+from laneway.cli.output import console, emit, json_option, progress
 
 REPORT_WIDTH = 120  # columns where no terminal says how many
 
@@ -116,7 +116,12 @@ def report(
     )
     files = ledger.open_store(settings)
     first, last = _range(ledger.days(files, ledger.TASKS), date, since, until)
-    made = ledger.again(lambda: build(files, since=first, until=last, asked=asked))
+    tell = progress()
+
+    def laid(day: str, done: int, count: int) -> None:
+        tell(f"{day}: the calls of {done} of {count} days are read")
+
+    made = ledger.again(lambda: build(files, since=first, until=last, asked=asked, tell=laid))
     _write(made, html, plot, csv)
     if as_json:
         emit(to_dict(made))

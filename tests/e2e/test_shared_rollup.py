@@ -14,7 +14,7 @@ from accounting.offers import OFFERS, Offers
 from accounting.rollup import Progress
 from broker.settings import load
 from laneway import cli
-from laneway.cli import money
+from laneway.cli import output
 from tests.accounting.stories import DAY, day_of_stories, entry, publish
 from tests.e2e.conftest import LiveFleet
 
@@ -102,7 +102,7 @@ def test_the_command_shares_a_day_and_says_how_far_it_is(
     for name, value in fleet.environment().items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(rollup, "SLICE_ROWS", ROWS)
-    monkeypatch.setattr(money, "PROGRESS_S", 0.0)
+    monkeypatch.setattr(output, "PROGRESS_S", 0.0)
     load.cache_clear()
     assert cli.run(["rollup", "--json"]) == 0
     load.cache_clear()

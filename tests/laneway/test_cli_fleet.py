@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from accounting import ingest, rollup
+from laneway.cli import output
 
 
 def test_lanes_tell_price_key_and_why_one_is_not_served(laneway: Any) -> None:
@@ -101,6 +102,19 @@ def test_a_report_shows_what_is_paid_by_the_month_beside_the_ledger(laneway: Any
     assert 9 < Decimal(seat["usd"]) <= 10  # of the 28 to 31 days of this month
     assert Decimal(loaded["cost_usd"]) == Decimal(told["totals"]["cost_usd"]) + Decimal(seat["usd"])
     assert "Spent with monthly prices" in laneway.run("report").stdout
+
+
+def test_a_report_that_reads_many_calls_says_how_far_it_is(
+    laneway: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(output, "PROGRESS_S", 0.0)
+    laneway.client.submit("hello")
+    laneway.work()
+    day = laneway.json("rollup")["days"][0]["date"]
+    told = laneway.run("report", "--json")
+    assert told.stderr == f"{day}: the calls of 1 of 1 days are read\n"
+    assert json.loads(told.stdout)["totals"]["tasks"] == 1
+    assert laneway.run("report", "--no-calls").stderr == ""
 
 
 def test_rollup_drains_the_stream_and_report_adds_up(laneway: Any) -> None:
