@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack
 from functools import cached_property
 from itertools import pairwise
 from typing import Any, NamedTuple
@@ -95,15 +96,13 @@ class _Laid:
     def __init__(self, lots: Iterable[Lot], spans: int) -> None:
         self._spans = spans
         self._tables: list[tuple[int, list[int]]] = []  # where each ends, and its batch of each span
-        self._file = tempfile.TemporaryFile(prefix="laneway-")  # noqa: SIM115 - closed with these
-        try:
+        with ExitStack() as stack:
+            self._file = stack.enter_context(tempfile.TemporaryFile(prefix="laneway-"))
             sink = pa.PythonFile(self._file, "w")
             for lot in lots:
                 self._lay(sink, lot)
             self._file.flush()
-        except BaseException:
-            self.close()
-            raise
+            stack.pop_all()  # it stays open until these are closed
 
     def close(self) -> None:
         self._file.close()

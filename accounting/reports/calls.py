@@ -41,7 +41,7 @@ _BY_LANE, _BY_TYPE = "by lane", "by type and lane"
 _KEY = "key"
 _BETWEEN = "\0"  # in a key, between the type and the lane
 _UNKNOWN = -1  # in place of a type: the task is none of those that were chosen
-MOST_KEPT = 300_000_000  # bytes that stay in memory between the two looks: of seven million calls and more
+MOST_KEPT = 300_000_000  # bytes that stay in memory between the two looks: of ten million calls and more
 
 
 @dataclass(frozen=True, slots=True)

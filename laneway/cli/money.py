@@ -11,7 +11,7 @@ import click
 from accounting import ledger
 from accounting.ingest import Ingested, drain_all, held_s
 from accounting.offers import Offers
-from accounting.rollup import Progress, RolledDay, rollup_dirty
+from accounting.rollup import Laying, Progress, RolledDay, Tell, rollup_dirty
 from accounting.rollup import rollup as roll
 from broker.connect import connect
 from broker.errors import LedgerError, RedisUnavailable
@@ -48,10 +48,11 @@ def rollup(date: str | None, since: str | None, as_json: bool) -> None:
     else:
         drained = _drain(settings, store, files)
         offers = Offers(store.client, settings.fleet.lease_s)
+        tell, laying = _progress()
         rolled = (
             _roll(files, date, since, offers)
             if date or since
-            else ask(lambda: rollup_dirty(store.client, files, offers=offers, **_progress()))
+            else ask(lambda: rollup_dirty(store.client, files, offers=offers, tell=tell, laying=laying))
         )
     if as_json:
         emit(
@@ -91,11 +92,11 @@ def _roll(
     files: ledger.Store, date: str | None, since: str | None, offers: Offers | None
 ) -> tuple[RolledDay, ...]:
     days = [date] if date else [day for day in ledger.days(files, ledger.EVENTS) if day >= (since or "")]
-    told = _progress()
-    return tuple(roll(files, day, offers=offers, **told) for day in days)
+    tell, laying = _progress()
+    return tuple(roll(files, day, offers=offers, tell=tell, laying=laying) for day in days)
 
 
-def _progress() -> dict[str, Any]:
+def _progress() -> tuple[Tell, Laying]:
     """What says how far the work is, where it takes long."""
     say_now = progress()
 
@@ -106,7 +107,7 @@ def _progress() -> dict[str, Any]:
     def laying(day: str, done: int, count: int) -> None:
         say_now(f"{day}: {done} of {count} small parts are read")
 
-    return {"tell": tell, "laying": laying}
+    return tell, laying
 
 
 def _rolled_row(day: RolledDay) -> dict[str, Any]:
