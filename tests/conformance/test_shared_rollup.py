@@ -104,6 +104,7 @@ def fill(client: redis.Redis, store: Store, folder: Path) -> None:
     publish(client, map(entry, day_of_stories(150)))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(parts, "STRIPE_ROWS", 200 // SPANS)
+        patch.setattr(parts, "MOST_STRIPES", SPANS)
         ingest.drain_all(client, store, LocalStore(folder / "quarantine"), limit=200)
     assert len({part.width for part in parts.of_day(store, DAY)}) == 2
 
