@@ -81,18 +81,14 @@ def first_not(word: str, *columns: Texts) -> Texts:
 
 
 class Columns:
-    """What the columns of a table without chunks say; money as integers of nano-dollars, times as microseconds."""
+    """What the columns of a table without chunks say."""
 
     def __init__(self, table: Any) -> None:
         self._table = table
-        self._arrays: dict[str, Any] = {}
         self._texts: dict[str, Texts] = {}
 
     def __getitem__(self, name: str) -> Any:
-        made = self._arrays.get(name)
-        if made is None:
-            made = self._arrays[name] = _plain(self._table[name])
-        return made
+        return schema.in_one(self._table[name])
 
     def at(self, rows: Rows) -> Columns:
         """Those of these rows alone."""
@@ -185,16 +181,6 @@ def sums(values: Rows, bounds: Rows) -> Rows:
 def _without_nulls(values: Any, else_said: int) -> npt.NDArray[Any]:
     filled = pc.fill_null(values, else_said) if values.null_count else values
     return np.asarray(filled.to_numpy(zero_copy_only=False))
-
-
-def _plain(column: Any) -> Any:
-    column = schema.in_one(column)
-    if column.type == schema.MONEY:
-        nanos = schema.nanos(column)
-        return pa.array(
-            nanos, mask=column.is_null().to_numpy(zero_copy_only=False) if column.null_count else None
-        )
-    return schema.micros(column) if column.type == schema.TIME else column
 
 
 def places_of_new(task: Rows, codes: Codes, count: int) -> Rows:

@@ -26,7 +26,7 @@ _MANY_RUNS = 600  # of two or three a row group, more than any of our own slices
 
 
 class Lot(NamedTuple):
-    """Facts of some tasks, texts as dictionaries, no column in chunks.
+    """Facts of some tasks: texts as dictionaries, money as nano-dollars, times as microseconds, no column in chunks.
 
     ``identity`` has ``facts.IDENTITY`` of all of them: first those of the ``others``, then those of the ``calls``.
     These two have what facts of their kinds say, row by row in the same order.
@@ -159,8 +159,9 @@ def _with_ids(table: Any, ids: Any) -> Any:
     """The facts as they were before they were laid; ``ids`` are those of the span's tasks."""
     whose = pa.DictionaryArray.from_arrays(schema.in_one(table[_ID]), ids)
     wanted = parts.as_read(tuple(table.column_names))
-    made = [whose if one.name == _ID else _coded(table[one.name], one.type) for one in wanted]
-    return pa.table(made, schema=wanted)
+    return pa.table(
+        {one.name: whose if one.name == _ID else _coded(table[one.name], one.type) for one in wanted}
+    )
 
 
 def _as_laid(column: Any) -> Any:
@@ -171,7 +172,8 @@ def _as_laid(column: Any) -> Any:
 
 
 def _coded(column: Any, kind: Any) -> Any:
-    return column if column.type == kind else column.dictionary_encode()
+    is_laid = pa.types.is_dictionary(kind) and column.type != kind
+    return column.dictionary_encode() if is_laid else column
 
 
 def _joined(tables: Sequence[Any]) -> Lot:
@@ -222,7 +224,14 @@ def _in_one(table: Any) -> Any:
     for name in table.column_names:
         column = table[name]
         table = table.drop_columns(name)
-        made[name] = (
-            column.unify_dictionaries() if pa.types.is_dictionary(column.type) else column
-        ).combine_chunks()
+        is_coded = pa.types.is_dictionary(column.type)
+        made[name] = _plain((column.unify_dictionaries() if is_coded else column).combine_chunks())
     return pa.table(made)
+
+
+def _plain(column: Any) -> Any:
+    """Money and times as integers."""
+    if column.type == schema.MONEY:
+        missing = column.is_null().to_numpy(zero_copy_only=False) if column.null_count else None
+        return pa.array(schema.nanos(column), mask=missing)
+    return schema.micros(column) if column.type == schema.TIME else column

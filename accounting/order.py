@@ -54,7 +54,7 @@ def _tasks(table: Any) -> tuple[Rows, Rows]:
     """A row of each task, the tasks in order; and the number of each row's task."""
     ids, whose = schema.in_one(table["task_id"]), schema.in_one(table["workspace"])
     codes = (ids.indices.to_numpy().astype(np.int64), whose.indices.to_numpy().astype(np.int64))
-    submitted_us = schema.micros(table["submitted_at"]).to_numpy()
+    submitted_us = table["submitted_at"].to_numpy()
     number, heads = _numbered(codes, submitted_us, len(ids.dictionary))
     names = ids.dictionary.take(pa.array(codes[0][heads]))
     places = np.lexsort((submitted_us[heads], parts.buckets_of(names)))
@@ -108,7 +108,7 @@ def runs(alike: Rows) -> list[tuple[int, int]]:
 
 def _once(lot: Lot, rows: Rows, again: Rows) -> Rows:
     """Leaves out what came twice. ``again`` are places whose task and number are those of the next place."""
-    at_us = schema.micros(lot.identity["at"]).to_numpy()
+    at_us = lot.identity["at"].to_numpy()
     doubtful = np.unique(np.concatenate((again, again + 1)))
     group = np.cumsum(~np.isin(doubtful - 1, again))
     mine = rows[doubtful]
