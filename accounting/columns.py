@@ -183,7 +183,10 @@ def _without_nulls(values: Any, else_said: int) -> npt.NDArray[Any]:
     return np.asarray(filled.to_numpy(zero_copy_only=False))
 
 
-def places_of_new(task: Rows, codes: Codes, count: int) -> Rows:
-    """The first place of each code within each task; ``count`` codes there are."""
-    key = task * count + codes
-    return np.sort(np.unique(key, return_index=True)[1])
+def distinct(keys: Rows) -> tuple[Rows, Rows]:
+    """The place where each key comes first, in the order of these places; and of each place the number of its key."""
+    coded = pa.array(keys).dictionary_encode()
+    numbers = coded.indices.to_numpy()
+    first = np.empty(len(coded.dictionary), dtype=np.int64)
+    first[numbers[::-1]] = np.arange(len(keys))[::-1]
+    return first, numbers

@@ -6,12 +6,11 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 
 from accounting import schema
 from accounting.calls import Calls, Routings
-from accounting.columns import NONE, Facts, Texts
+from accounting.columns import NONE, Facts, Texts, distinct
 from accounting.order import Rows
 
 KEYS = ("workspace", "pipeline", "task_type", "lane", "model")
@@ -65,15 +64,14 @@ def _home(facts: Facts, calls: Calls, tasks: dict[str, Any]) -> tuple[Texts, Tex
     return lane, calls.model.at(last).filled()
 
 
-def _grouped(keys: Sequence[Texts]) -> tuple[Rows, npt.NDArray[np.int64]]:
+def _grouped(keys: Sequence[Texts]) -> tuple[Rows, Rows]:
     """A row of each group, and the number of each row's group."""
     key = np.zeros(len(keys[0].codes), dtype=np.int64)
     for texts in keys:
         key = key * len(texts.words) + texts.codes
         if key.max(initial=0) > 2**40:
-            key = np.unique(key, return_inverse=True)[1]
-    _, rows, numbers = np.unique(key, return_index=True, return_inverse=True)
-    return rows, numbers
+            key = distinct(key)[1].astype(np.int64)
+    return distinct(key)
 
 
 def _texts(column: Any) -> Texts:

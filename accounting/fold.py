@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 
 from accounting import daily, schema
 from accounting.calls import AttemptRows, Calls, Routings, calls_of, routings_of
-from accounting.columns import NONE, Columns, Facts, Flags, Texts, first_not, places_of_new, sums
+from accounting.columns import NONE, Columns, Facts, Flags, Texts, distinct, first_not, sums
 from accounting.lots import Lot
 from accounting.order import Rows
 from broker.events import Escalated, Finished, Parked, Rated, Resumed, Routed, Submitted
@@ -192,7 +192,7 @@ def _each_once(facts: Facts, calls: Calls, texts: Texts) -> Any:
     turns = np.ones(len(calls.task), dtype=np.bool_)
     turns[1:] = (texts.codes[1:] != texts.codes[:-1]) | (calls.task[1:] != calls.task[:-1])
     named = np.flatnonzero(turns & ~texts.are(""))
-    new = named[places_of_new(calls.task[named], texts.codes[named], len(texts.words))]
+    new = named[distinct(calls.task[named] * len(texts.words) + texts.codes[named])[0]]
     ends = np.cumsum(np.bincount(calls.task[new], minlength=facts.count))
     offsets = pa.array(np.concatenate(([0], ends)), pa.int32())
     return pa.ListArray.from_arrays(offsets, Texts(texts.codes[new], texts.words).array)
