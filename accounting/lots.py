@@ -17,8 +17,12 @@ from accounting import facts, parts, schema
 from accounting.parts import BUCKETS, Part, Span
 
 OPEN_FILES = 100  # of parts that are read for each span
-AT_ONCE = 16  # parts that are read before their columns are cut to what they say, which is half of them
-LAID_ROWS = 250_000  # facts that are laid by span at once
+PIECE_ROWS = (
+    250_000  # facts that are read before their columns are cut to what they say, which is half of them
+)
+LAID_ROWS = (
+    8_000  # facts of each span that are laid at once: each such lot is looked for and unpacked by itself
+)
 SELDOM = 8  # a text that comes in fewer rows than so many on average is laid as it is
 _ID = "task_id"
 _REST = tuple(name for name in facts.IDENTITY if name != _ID)
@@ -63,9 +67,7 @@ class Lots:
     def read(self, number: int) -> Lot:
         """The facts of one span. Raises LedgerError where a part cannot be read."""
         pieces = [_joined([parts.as_read(tuple(self._columns)).empty_table()])]
-        for start in range(0, len(self._parts), AT_ONCE):
-            some = self._parts[start : start + AT_ONCE]
-            pieces.append(_joined([parts.read(part, self._spans[number], self._columns) for part in some]))
+        pieces += self._pieces(self._parts, self._spans[number])
         if self._laid:
             pieces += self._laid.of(number)
         return _together(pieces)
@@ -74,16 +76,30 @@ class Lots:
         if self._laid:
             self._laid.close()
 
-    def _bundles(self, wide: Sequence[Part], tell: Callable[[int, int], None]) -> Iterator[Lot]:
+    def _pieces(
+        self, found: Sequence[Part], span: Span, tell: Callable[[int, int], None] = lambda *_: None
+    ) -> Iterator[Lot]:
+        """What these parts have of the span, some parts at a time."""
         tables: list[Any] = []
-        for number, part in enumerate(wide, 1):
-            tables.append(parts.read(part, (0, BUCKETS), self._columns))
-            tell(number, len(wide))
-            if sum(table.num_rows for table in tables) >= LAID_ROWS:
-                yield _joined(tables)
+        for number, part in enumerate(found, 1):
+            tables.append(parts.read(part, span, self._columns))
+            tell(number, len(found))
+            if number == len(found) or sum(table.num_rows for table in tables) >= PIECE_ROWS:
+                piece = _joined(tables)
                 tables.clear()
-        if tables:
-            yield _joined(tables)
+                yield piece
+                del piece  # whoever took it may have let it go by now
+
+    def _bundles(self, wide: Sequence[Part], tell: Callable[[int, int], None]) -> Iterator[Lot]:
+        """All that these parts have, as much at a time as is laid at once."""
+        bundle: list[Lot] = []
+        for piece in self._pieces(wide, (0, BUCKETS), tell):
+            bundle.append(piece)
+            del piece
+            if sum(one.identity.num_rows for one in bundle) >= LAID_ROWS * len(self._spans):
+                yield _together(bundle)
+        if bundle:
+            yield _together(bundle)
 
 
 class _Laid:
@@ -101,6 +117,7 @@ class _Laid:
             sink = pa.PythonFile(self._file, "w")
             for lot in lots:
                 self._lay(sink, lot)
+                del lot  # before the next one is read
             self._file.flush()
             stack.pop_all()  # it stays open until these are closed
 

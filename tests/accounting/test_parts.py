@@ -103,7 +103,8 @@ def test_a_day_of_small_parts_is_the_same_in_many_spans_and_each_part_is_read_on
     small: int, seldom: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     known = events()
-    monkeypatch.setattr(lots, "LAID_ROWS", 100)
+    monkeypatch.setattr(lots, "PIECE_ROWS", 40)
+    monkeypatch.setattr(lots, "LAID_ROWS", 3)
     monkeypatch.setattr(lots, "SELDOM", seldom)
     files = [parts.encode(table_of(known[start : start + small])) for start in range(0, len(known), small)]
     one = rolled(tmp_path / "one", [parts.encode(table_of(known))])
