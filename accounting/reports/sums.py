@@ -32,13 +32,14 @@ class Sums:
     def __init__(self, keys: Sequence[str]) -> None:
         self._keys = list(keys)
         self._tables: list[Any] = []
-        self._settled = 0
+        self._settled = self._pending = 0  # rows
 
     def add(self, table: Any) -> None:
         self._tables.append(table)
-        if sum(one.num_rows for one in self._tables) > self._settled * 2 + PENDING_ROWS:
+        self._pending += table.num_rows
+        if self._pending > self._settled + PENDING_ROWS:
             self._tables = [self.table()]
-            self._settled = self._tables[0].num_rows
+            self._settled, self._pending = self._tables[0].num_rows, 0
 
     def table(self) -> Any:
         """The sums so far, one row for each combination of the keys."""
