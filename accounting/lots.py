@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 from accounting import facts, parts, schema
 from accounting.parts import BUCKETS, Part, Span
 
-OPEN_FILES = 100  # of parts that are read for each span
+OPEN_FILES = 100  # of parts that are read more than once
 PIECE_ROWS = (
     250_000  # facts that are read before their columns are cut to what they say, which is half of them
 )
@@ -45,9 +45,9 @@ class Lots:
     """The facts of a day, span by span, in the ``columns`` that are named.
 
     Row groups that lie within a span are read as they are. Wider ones, of parts that were written before much had
-    come or of a day of very many spans, would be read again for each span: such parts are read once, and their facts
-    are laid by span in a temporary file, at 56 bytes. ``tell`` hears how many of how many such parts are read by now.
-    Raises LedgerError where a part cannot be read.
+    come or of a day of very many spans, would be read again for each span: they are read once, when the first of
+    their spans is asked for, and their facts are laid by span in a temporary file, at 56 bytes. ``tell`` hears how many
+    of how many such parts are read by then. Raises LedgerError where a part cannot be read.
     """
 
     def __init__(
@@ -57,24 +57,39 @@ class Lots:
         columns: Sequence[str],
         tell: Callable[[int, int], None] = lambda *_: None,
     ) -> None:
-        width = BUCKETS // len(spans)
-        self._spans, self._columns = spans, columns
-        near = [part for part in found if part.width <= width]
-        self._parts = [*map(parts.opened, near[:OPEN_FILES]), *near[OPEN_FILES:]]
-        wide = [part for part in found if part.width > width]
-        self._laid = _Laid(self._bundles(wide, tell), len(spans)) if wide else None
+        self._width = BUCKETS // len(spans)  # of a span
+        self._spans, self._columns, self._tell = spans, columns, tell
+        self._parts: dict[int, list[Part]] = {}  # by how many buckets are read of them at once
+        for at, part in enumerate(found):
+            again = at < OPEN_FILES and part.width < BUCKETS
+            some = self._parts.setdefault(max(part.width, self._width), [])
+            some.append(parts.opened(part) if again else part)
+        self._laid: dict[Span, _Laid] = {}
 
     def read(self, number: int) -> Lot:
         """The facts of one span. Raises LedgerError where a part cannot be read."""
         pieces = [_joined([parts.as_read(tuple(self._columns)).empty_table()])]
-        pieces += self._pieces(self._parts, self._spans[number])
-        if self._laid:
-            pieces += self._laid.of(number)
+        for width, some in self._parts.items():
+            if width == self._width:
+                pieces += self._pieces(some, self._spans[number])
+            else:
+                pieces += self._laid_of(width, some, number)
         return _together(pieces)
 
     def close(self) -> None:
-        if self._laid:
-            self._laid.close()
+        for laid in self._laid.values():
+            laid.close()
+
+    def _laid_of(self, width: int, some: Sequence[Part], number: int) -> Iterator[Lot]:
+        spans = width // self._width
+        low = number // spans * width
+        group = (low, low + width)
+        if group not in self._laid:
+            self._laid[group] = _Laid(self._bundles(some, group), group, spans)
+        laid = self._laid[group]
+        yield from laid.of(number % spans)
+        if not laid.left:
+            self._laid.pop(group).close()
 
     def _pieces(
         self, found: Sequence[Part], span: Span, tell: Callable[[int, int], None] = lambda *_: None
@@ -90,27 +105,31 @@ class Lots:
                 yield piece
                 del piece  # whoever took it may have let it go by now
 
-    def _bundles(self, wide: Sequence[Part], tell: Callable[[int, int], None]) -> Iterator[Lot]:
-        """All that these parts have, as much at a time as is laid at once."""
+    def _bundles(self, some: Sequence[Part], group: Span) -> Iterator[Lot]:
+        """What these parts have of their group, as much at a time as is laid at once."""
+        rows = LAID_ROWS * (group[1] - group[0]) // self._width
         bundle: list[Lot] = []
-        for piece in self._pieces(wide, (0, BUCKETS), tell):
+        for piece in self._pieces(some, group, self._tell):
             bundle.append(piece)
             del piece
-            if sum(one.identity.num_rows for one in bundle) >= LAID_ROWS * len(self._spans):
+            if sum(one.identity.num_rows for one in bundle) >= rows:
                 yield _together(bundle)
         if bundle:
             yield _together(bundle)
 
 
 class _Laid:
-    """Facts in a file that has no name, so that nothing is left of it, those of each span together.
+    """Facts of a group of spans in a file that has no name, so that nothing is left of it, those of each together.
 
     Each lot becomes three Arrow files in it: the ids of its tasks, the others, and the calls. These have a task's
-    number among the ids of the span in place of its id, which is as long as all else that most facts say.
+    number among the ids of the span in place of its id, which is as long as all else that most facts say. ``left`` are
+    the spans that were not asked for so far.
     """
 
-    def __init__(self, lots: Iterable[Lot], spans: int) -> None:
-        self._spans = spans
+    def __init__(self, lots: Iterable[Lot], group: Span, spans: int) -> None:
+        (self._low, high), self._spans = group, spans
+        self._width = (high - self._low) // spans
+        self.left = set(range(spans))
         self._tables: list[tuple[int, list[int]]] = []  # where each ends, and its batch of each span
         with ExitStack() as stack:
             self._file = stack.enter_context(tempfile.TemporaryFile(prefix="laneway-"))
@@ -126,6 +145,7 @@ class _Laid:
 
     def of(self, span: int) -> Iterator[Lot]:
         """The facts of one span, in as many pieces as they came in."""
+        self.left.discard(span)
         tables = iter([self._read(number, span) for number in range(len(self._tables))])
         for tasks, *both in zip(tables, tables, tables, strict=True):
             ids = schema.in_one(tasks[_ID])
@@ -135,7 +155,7 @@ class _Laid:
 
     def _lay(self, sink: Any, lot: Lot) -> None:
         ids = schema.in_one(lot.identity[_ID])
-        spans = parts.buckets_of(ids.dictionary) * self._spans // BUCKETS
+        spans = (parts.buckets_of(ids.dictionary) - self._low) // self._width
         tasks, cuts = self._in_order(spans)
         numbers = np.empty(len(spans), dtype=np.int32)
         numbers[tasks] = np.arange(len(spans)) - cuts[spans[tasks]]

@@ -1,9 +1,10 @@
 """Which node folds which span of a large day, as Redis knows it; what is folded lies in the ledger.
 
 An offer lives as long as its coordinator renews it, and a span is in hand as long as its node does. Whoever asks gets
-the span that was tried least, of those the lowest one. A span that several nodes took and did not bring to an end is
-left to the coordinator, so that it cannot take one node after another along. Nothing rests on these leases but who
-works on what: a span that two have in hand is folded twice into the same rows.
+the span that was tried least, of those the one nearest to where it is, for neighbours lie in the same row groups; and
+whoever comes anew begins far from the others. A span that several nodes took and did not bring to an end is left to
+the coordinator, so that it cannot take one node after another along. Nothing rests on these leases but who works on
+what: a span that two have in hand is folded twice into the same rows.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ OFFERS = PREFIX + "rollups"
 TRIES = 2  # of nodes at a span, before it is the coordinator's alone
 IN_HAND = -1  # in place of a span: all that are left are in hand
 CLOSED = -2  # none is left, or the offer is gone
+NOWHERE = -1  # where a node is that comes anew
 KEPT_S = 3600  # what belongs to an offer, without a sign of life of its coordinator
 _ALL = 1000  # more than a day has spans
 
@@ -59,11 +61,19 @@ redis.call('ZADD', KEYS[1], now + ARGV[2], ARGV[1])
 """)
 _TAKE = _timed("""
 if redis.call('EXISTS', KEYS[2]) == 0 then return -2 end
+local at = tonumber(ARGV[5])
+local others = redis.call('ZRANGEBYSCORE', KEYS[2], '(' .. now, '+inf')
+local function rank(span)
+  if at >= 0 then return -math.abs(span - at) end
+  local nearest = math.huge
+  for _, other in ipairs(others) do nearest = math.min(nearest, math.abs(span - other)) end
+  return nearest
+end
 local least, taken = tonumber(ARGV[3]), -1
 for _, span in ipairs(redis.call('ZRANGEBYSCORE', KEYS[2], '-inf', now)) do
   local tries = tonumber(redis.call('HGET', KEYS[3], span) or 0)
   span = tonumber(span)
-  if tries < least or (tries == least and span < taken) then least, taken = tries, span end
+  if tries < least or (tries == least and taken >= 0 and rank(span) > rank(taken)) then least, taken = tries, span end
 end
 if taken >= 0 then
   redis.call('ZADD', KEYS[2], now + ARGV[2], taken)
@@ -112,9 +122,10 @@ class Offers:
         """The offers whose coordinators live."""
         return tuple(name.decode() for name in self._call(_THERE, ""))
 
-    def take(self, offer: str, *, as_coordinator: bool = False) -> int:
-        """A span that is in hand here from now on; IN_HAND or CLOSED where there is none."""
-        return int(self._call(_TAKE, offer, _EVERY_TRY if as_coordinator else TRIES))
+    def take(self, offer: str, at: int = NOWHERE, *, as_coordinator: bool = False) -> int:
+        """A span that is in hand here from now on, of those that may be taken the nearest to ``at``; IN_HAND or CLOSED
+        where there is none."""
+        return int(self._call(_TAKE, offer, _EVERY_TRY if as_coordinator else TRIES, at))
 
     def back(self, offer: str, span: int) -> bool:
         """Others may take the span at once. Whether the offer still stands."""

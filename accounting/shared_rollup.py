@@ -28,7 +28,7 @@ import pyarrow as pa
 from accounting import ledger, schema
 from accounting.fold import Folded
 from accounting.ledger import Store
-from accounting.offers import CLOSED, IN_HAND, Offers
+from accounting.offers import CLOSED, IN_HAND, NOWHERE, Offers
 from accounting.view import View, opened
 from broker.errors import LedgerError, RedisUnavailable
 
@@ -84,7 +84,7 @@ class Shared:
         try:
             self._hear()
             while number not in self._done and not self._alone:
-                taken = self._offers.take(self._offer, as_coordinator=True)
+                taken = self._offers.take(self._offer, number, as_coordinator=True)
                 if taken == number:
                     return self._folded(number)
                 if taken == IN_HAND:
@@ -183,10 +183,13 @@ class Helper:
         said = self._fitting(offer)
         if said is None:
             return 0
-        count = 0
+        count, number = 0, NOWHERE
         with ExitStack() as stack:
             view: View | None = None  # nothing is copied near for what others have in hand
-            while not stopping.is_set() and (number := self._offers.take(offer)) not in (IN_HAND, CLOSED):
+            while not stopping.is_set() and (number := self._offers.take(offer, number)) not in (
+                IN_HAND,
+                CLOSED,
+            ):
                 with self._trying(offer, number):
                     view = view or self._view(stack, said)
                     _put(self._store, offer, number, view.lot(number))

@@ -25,8 +25,9 @@ class View:
     nodes: int = 1
 
     def lot(self, number: int) -> Folded:
-        """The rows of one span. Raises LedgerError where a part cannot be read."""
-        return fold(self.facts.read(number))
+        """The rows of one span. Raises LedgerError where a part cannot be read, or no temporary file written."""
+        with _room():
+            return fold(self.facts.read(number))
 
     def lots(self) -> Iterator[Folded]:
         """Those of all spans, in their order."""

@@ -466,6 +466,18 @@ def test_spans_are_taken_by_who_tried_them_least_and_given_up_after_some_tries(c
     assert not client.keys("laneway:rollup*")
 
 
+def test_a_node_goes_on_next_to_where_it_is_and_begins_far_from_the_others(client: redis.Redis) -> None:
+    offers = Offers(client, LEASE_S)
+    offers.make("one", 16)
+    assert [offers.take("one", span, as_coordinator=True) for span in (0, 1)] == [0, 1]
+    assert offers.take("one") == 15
+    assert offers.take("one", 15) == 14
+    assert offers.take("one") in (7, 8)
+    assert offers.take("one", 4) == 4
+    assert {offers.take("one", 4) for _ in range(2)} == {3, 5}
+    assert {offers.take("one", 2) for _ in range(16)} == {*range(16), IN_HAND} - {0, 1, 15, 14, 7, 4, 3, 5}
+
+
 def test_what_is_held_stays_in_hand_for_longer_than_its_lease(client: redis.Redis) -> None:
     offers = Offers(client, 0.3)
     offers.make("one", 1)
