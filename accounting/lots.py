@@ -17,12 +17,10 @@ from accounting import facts, parts, schema
 from accounting.parts import BUCKETS, Part, Span
 
 OPEN_FILES = 100  # of parts that are read more than once
-PIECE_ROWS = (
-    250_000  # facts that are read before their columns are cut to what they say, which is half of them
-)
-LAID_ROWS = (
-    8_000  # facts of each span that are laid at once: each such lot is looked for and unpacked by itself
-)
+#: Facts that are read before their columns are cut to what they say, which is half of them.
+PIECE_ROWS = 250_000
+#: Facts of each span that are laid at once: each such lot is looked for and unpacked by itself.
+LAID_ROWS = 8_000
 SELDOM = 8  # a text that comes in fewer rows than so many on average is laid as it is
 _ID = "task_id"
 _REST = tuple(name for name in facts.IDENTITY if name != _ID)
