@@ -54,9 +54,8 @@ def ascending(keys: Rows) -> tuple[Rows, Rows]:
     if int(keys.max(initial=0)) >> (63 - bits):
         places = np.argsort(keys, kind="stable")
         return keys[places], places
-    both = (keys << bits) | np.arange(
-        len(keys)
-    )  # sorts in a fifth of the time that places by their keys take
+    # Numbers sort in a fifth of the time that it takes to find the places of their order.
+    both = (keys << bits) | np.arange(len(keys))
     both.sort()
     return both >> bits, both & ((1 << bits) - 1)
 

@@ -32,9 +32,8 @@ _STRIPES = (
 )
 _FIRSTS = b"laneway.buckets"  # the first bucket of each row group
 _FIRST_NEW = "unpriced"  # a column that version 1 has not
-MOST_STRIPES = (
-    8  # a larger part has larger ones: what each costs in a footer and to find is more than its rows
-)
+#: A larger part has larger ones: what each costs in a footer and to find is more than its rows.
+MOST_STRIPES = 8
 _STATISTICS = ("workspace", "task_id", "seq", "at", "submitted_at", "kind")
 #: Integers near to those above them, or mostly the same: such a page is so small that nothing is left to compress.
 _DELTA = (

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import resource
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from accounting import facts, ledger, lots, parts, rollup, schema, wire
+from accounting.fold import COLUMNS
 from accounting.ledger import LocalStore
 from broker.errors import LedgerError
 from broker.events import Event, Submitted, encode_fact
@@ -133,6 +135,32 @@ def test_of_large_parts_only_the_stripes_of_a_span_are_read_and_small_ones_besid
         [(large, span), (small, (span[0], span[0] + half))][: 1 + (span[0] % half == 0)] for span in spans
     ]
     assert read == [one for some in expected for one in some]
+
+
+def test_spans_may_be_asked_for_in_any_order_and_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(parts, "STRIPE_ROWS", 50)
+    known = events()
+    store = LocalStore(tmp_path)
+    for number, lot in enumerate(
+        (known[:-90], known[-90:-60], known[-60:])
+    ):  # of eight stripes, of one, of one
+        store.put(f"{FOLDER}/{number}.parquet", parts.encode(table_of(lot)))
+    found = parts.of_day(store, DAY)
+    assert {part.width for part in found} == {parts.BUCKETS // 8, parts.BUCKETS}
+    spans = parts.spans(found, 40)
+    assert len(spans) > 8
+    read = readings(monkeypatch)
+    with closing(lots.Lots(found, spans, COLUMNS)) as facts_of:
+        once = [facts_of.read(number) for number in range(len(spans))]
+        assert len(read) == len(set(read)) == 8 + 2
+        again = {
+            number: facts_of.read(number) for number in random.Random(1).sample(range(len(spans)), len(spans))
+        }
+    assert len(read) == 2 * (8 + 2)
+    assert [again[number] for number in range(len(spans))] == once
+    assert sum(lot.identity.num_rows for lot in once) == len(known)
 
 
 def test_a_day_that_has_no_room_for_temporary_files_says_so_and_publishes_nothing(
