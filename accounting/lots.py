@@ -79,6 +79,7 @@ class Lots:
             laid.close()
 
     def _laid_of(self, width: int, some: Sequence[Part], number: int) -> Iterator[Lot]:
+        """What parts whose row groups are so many buckets wide have of the span; the group that it lies in is laid."""
         spans = width // self._width
         low = number // spans * width
         group = (low, low + width)
