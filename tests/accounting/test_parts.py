@@ -88,6 +88,14 @@ def test_what_a_newer_version_added_to_a_fact_is_kept() -> None:
     assert [event.fact for event in facts.events(part)] == [Submitted("sync"), Submitted("async")]
 
 
+def stored(folder: Path, *those: list[Event]) -> list[parts.Part]:
+    """The day's parts, one of each list."""
+    store = LocalStore(folder)
+    for number, some in enumerate(those):
+        store.put(f"{FOLDER}/{number}.parquet", parts.encode(table_of(some)))
+    return parts.of_day(store, DAY)
+
+
 def test_the_same_rows_give_the_same_bytes() -> None:
     assert parts.encode(table_of(events())) == parts.encode(table_of(events()))
 
@@ -121,15 +129,12 @@ def test_of_large_parts_only_the_stripes_of_a_span_are_read_and_small_ones_besid
 ) -> None:
     monkeypatch.setattr(parts, "STRIPE_ROWS", 10)
     known = events()
-    store = LocalStore(tmp_path)
-    for name, lot in (("large", known[:-20]), ("small", known[-20:])):
-        store.put(f"{FOLDER}/{name}.parquet", parts.encode(table_of(lot)))
-    found = parts.of_day(store, DAY)
+    found = stored(tmp_path, known[:-20], known[-20:])
+    large, small = (part.path for part in found)
     spans = parts.spans(found, 100)
     read = readings(monkeypatch)
     there = [lot.identity.num_rows for lot in lots_of(found, 100)]
     assert sum(there) == len(known)
-    large, small = (f"{FOLDER}/{name}.parquet" for name in ("large", "small"))
     half = parts.BUCKETS // 2  # which is what a stripe of the small one has
     expected = [
         [(large, span), (small, (span[0], span[0] + half))][: 1 + (span[0] % half == 0)] for span in spans
@@ -142,12 +147,7 @@ def test_spans_may_be_asked_for_in_any_order_and_again(
 ) -> None:
     monkeypatch.setattr(parts, "STRIPE_ROWS", 50)
     known = events()
-    store = LocalStore(tmp_path)
-    for number, lot in enumerate(
-        (known[:-90], known[-90:-60], known[-60:])
-    ):  # of eight stripes, of one, of one
-        store.put(f"{FOLDER}/{number}.parquet", parts.encode(table_of(lot)))
-    found = parts.of_day(store, DAY)
+    found = stored(tmp_path, known[:-90], known[-90:-60], known[-60:])  # of eight stripes, of one, of one
     assert {part.width for part in found} == {parts.BUCKETS // 8, parts.BUCKETS}
     spans = parts.spans(found, 40)
     assert len(spans) > 8
@@ -186,10 +186,7 @@ def test_a_day_that_has_no_room_for_temporary_files_says_so_and_publishes_nothin
 def test_stripes_of_parts_have_whole_tasks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(parts, "STRIPE_ROWS", 20)
     known = events()
-    store = LocalStore(tmp_path)
-    for number in range(2):
-        store.put(f"{FOLDER}/{number}.parquet", parts.encode(table_of(known[number::2])))
-    found = parts.of_day(store, DAY)
+    found = stored(tmp_path, known[::2], known[1::2])
     assert min(len(part.firsts) for part in found) >= 8
     tasks: dict[str, int] = {}
     for number, lot in enumerate(lots_of(found, 40)):
