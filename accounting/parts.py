@@ -8,7 +8,7 @@ Within a stripe facts of one kind stand together, which makes the many columns t
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache
 from typing import Any
 from zlib import crc32
@@ -115,17 +115,13 @@ _TEXTS = [field.name for field in schema.EVENTS if field.type == schema.TEXT and
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """``firsts`` has the first bucket of each row group, ``width`` is how many buckets each has.
-
-    ``file`` is the open file with its footer, which takes up to two megabytes; None: it is opened for each reading.
-    """
+    """``firsts`` has the first bucket of each row group, ``width`` is how many buckets each has."""
 
     store: Store
     path: str
     rows: int
     firsts: tuple[int, ...]
     width: int
-    file: Any = None
 
     def groups(self, low: int, high: int) -> list[int]:
         """Those that have rows of a bucket from ``low`` to below ``high``."""
@@ -147,11 +143,6 @@ def _part(store: Store, path: str) -> Part:
     if _FIRSTS in said:
         firsts, width = tuple(map(int, said[_FIRSTS].split())), BUCKETS // int(said[_STRIPES])
     return Part(store, path, meta.num_rows, firsts, width)
-
-
-def opened(part: Part) -> Part:
-    """The same for many readings. Raises LedgerError where it cannot be read."""
-    return replace(part, file=_opened(part.store, part.path))
 
 
 def _opened(store: Store, path: str) -> Any:
@@ -190,7 +181,7 @@ def read(part: Part, span: Span, columns: Sequence[str]) -> Any:
     """
     wanted = as_read(tuple(columns))
     try:
-        file = part.file or _opened(part.store, part.path)
+        file = _opened(part.store, part.path)
         old = _is_old(file.metadata)
         asked = list(facts.OLD_COLUMNS if old else columns)
         table = file.read_row_groups(part.groups(*span), columns=asked, use_threads=False)

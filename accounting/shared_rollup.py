@@ -186,10 +186,10 @@ class Helper:
         count, number = 0, NOWHERE
         with ExitStack() as stack:
             view: View | None = None  # nothing is copied near for what others have in hand
-            while not stopping.is_set() and (number := self._offers.take(offer, number)) not in (
-                IN_HAND,
-                CLOSED,
-            ):
+            while not stopping.is_set():
+                number = self._offers.take(offer, number)
+                if number in (IN_HAND, CLOSED):
+                    break
                 with self._trying(offer, number):
                     view = view or self._view(stack, said)
                     _put(self._store, offer, number, view.lot(number))
@@ -207,9 +207,7 @@ class Helper:
             there = self._store.versions(ledger.partition(ledger.EVENTS, said["day"]))
             if said["parts"].items() <= there.items():
                 return said
-        if (
-            offer != self._told
-        ):  # it is looked at again each round: files of another machine come into sight late
+        if offer != self._told:  # which is looked at again each round: files of others come into sight late
             log.info("no help for a rollup: this node sees another ledger, or is of another version")
         self._told = offer
         return None

@@ -114,7 +114,6 @@ def test_a_day_of_small_parts_is_the_same_in_many_spans_and_each_part_is_read_on
 ) -> None:
     known = events()
     monkeypatch.setattr(lots, "PIECE_ROWS", 40)
-    monkeypatch.setattr(lots, "LAID_ROWS", 3)
     monkeypatch.setattr(lots, "SELDOM", seldom)
     files = [parts.encode(table_of(known[start : start + small])) for start in range(0, len(known), small)]
     one = rolled(tmp_path / "one", [parts.encode(table_of(known))])
@@ -154,11 +153,11 @@ def test_spans_may_be_asked_for_in_any_order_and_again(
     read = readings(monkeypatch)
     with closing(lots.Lots(found, spans, COLUMNS)) as facts_of:
         once = [facts_of.read(number) for number in range(len(spans))]
-        assert len(read) == len(set(read)) == 8 + 2
+        assert len(read) == len(set(read)) == 4 + 2  # two stripes at a time
         again = {
             number: facts_of.read(number) for number in random.Random(1).sample(range(len(spans)), len(spans))
         }
-    assert len(read) == 2 * (8 + 2)
+    assert len(read) == 2 * (4 + 2)
     assert [again[number] for number in range(len(spans))] == once
     assert sum(lot.identity.num_rows for lot in once) == len(known)
 
