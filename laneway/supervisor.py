@@ -207,9 +207,8 @@ class Supervisor:
             while self._living() or not self._stop_asked.is_set():
                 self._round(time.monotonic())
         finally:
-            for (
-                child
-            ) in self._living():  # only where a round failed: better no fleet than one that nobody tends
+            # Some live only where a round failed: better no fleet than one that nobody tends.
+            for child in self._living():
                 signal_group(child.process.pid if child.process else child.orphans, signal.SIGKILL)
             self._selector.close()
 
