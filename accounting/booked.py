@@ -12,14 +12,13 @@ import pyarrow as pa
 
 from accounting import ledger
 from accounting.ledger import Store
-from accounting.reprice import BY_TIME, Calls, Finder, Kind, held, in_days
+from accounting.reprice import NOT_BY_TOKEN, Calls, Finder, Kind, held, in_days
 from accounting.usage_files import CACHED, INPUT, LONG, OUTPUT, WRITE
 from broker.pricebook import book
 from broker.prices import TokenPrice
 from broker.settings import Settings
 from broker.tariff import seller
 
-REACH_DAYS = 7  # how long a task may have been under way before its call
 COLUMNS = {
     INPUT: ("input_tokens",),
     CACHED: ("cached_input_tokens",),
@@ -74,7 +73,7 @@ def booked(
     sold = lanes | {name for name, sold_by in sellers.items() if sold_by == {provider}}
     found: dict[Key, Ours] = defaultdict(Ours)
     prices: dict[str, TokenPrice] = {}
-    for day in ledger.days_of(*span, REACH_DAYS):
+    for day in ledger.days_of(*span, ledger.REACH_DAYS):
         finds = Finder(settings.lanes, day, None)
         for calls in in_days(store, [day]):
             mine = np.array([_is_theirs(kind, provider, sold) for kind in calls.kinds], dtype=bool)
@@ -94,7 +93,7 @@ def booked(
 
 
 def _is_theirs(kind: Kind, provider: str, sold: frozenset[str]) -> bool:
-    if not kind.lane or kind.ref.startswith(BY_TIME):
+    if not kind.lane or kind.ref.startswith(NOT_BY_TOKEN):
         return False
     return kind.ref.startswith(f"book:{provider}/") or kind.lane in sold
 

@@ -31,6 +31,8 @@ from broker.settings import Settings
 
 EVENTS, TASKS, ATTEMPTS, DAILY = DATASETS = "events", "tasks", "attempts", "daily"
 LEFTOVER_S = 24 * 3600
+#: How long a task may have been under way before a call of it, so that the call is still looked for under its day.
+REACH_DAYS = 7
 TRIES = 5
 TEMPORARY = ".tmp"
 US_PER_DAY = 86_400_000_000

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import date, timedelta
 from decimal import Decimal
 from typing import Any
 
@@ -26,10 +25,9 @@ from broker.store import Store
 from broker.task import reference
 
 DAYS_PER_YEAR = 365
-#: How long a task may have been under way before the day of its call, so that it is still looked for.
-REACH_DAYS = 7
 SECONDS_PER_HOUR = 3600
 HANDFUL = 500
+TOOL = "tool"  # the purpose of a tool's use, which is booked on the lane of its task and no work of the lane's machine
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,23 +104,18 @@ def _machines(files: Files, settings: Settings, day: str) -> Mapping[tuple[str, 
     begin_us = ledger.midnight_us(day)
     end_us = begin_us + ledger.US_PER_DAY
     machines: dict[tuple[str, str], _Machine] = {}
-    for submission in _days_back(day):
+    for submission in ledger.days_of(day, day, ledger.REACH_DAYS):
         for ref, call, told in _calls(files, submission, sorted(owned)):
             lane = owned[call.lane]
-            if lane.hardware is None or not call.node or not begin_us <= call.ended_us < end_us:
+            of_machine = call.node and call.purpose != TOOL and begin_us <= call.ended_us < end_us
+            if lane.hardware is None or not of_machine:
                 continue
             key = (call.node, lane.hardware.model_dump_json())
             scopes = scopes_named(ref.partition("/")[0], told.workflow, told.pipeline, told.user, call.lane)
-            busy_us = (call.ended_us - call.started_us) // lane.threads
+            busy_us = max(0, call.ended_us - call.started_us) // lane.threads
             machine = machines.setdefault(key, _Machine(lane.hardware))
             machine.calls.append(Call(ref, call.attempt_id, busy_us, call.cost_nano or 0, scopes))
     return machines
-
-
-def _days_back(day: str) -> Iterator[str]:
-    last = date.fromisoformat(day)
-    for back in range(REACH_DAYS, -1, -1):
-        yield (last - timedelta(days=back)).isoformat()
 
 
 def _calls(files: Files, day: str, lanes: Sequence[str]) -> Iterator[tuple[str, Attempted, Submitted]]:

@@ -39,8 +39,8 @@ NAMES = ("price_ref", "lane", "model")
 ROWS = 131_072  # calls at a time
 EXAMPLES = 20
 LONG = "cache_write_1h_tokens"
-#: Refs of what is not paid by the token: a machine's seconds, a person's time.
-BY_TIME = ("hardware:", "human:", "fleet:")
+#: Refs of what is not paid by the token: a machine's seconds, a person's time, a tool's use.
+NOT_BY_TOKEN = ("hardware:", "human:", "fleet:", "tool:")
 
 
 class Kind(NamedTuple):
@@ -56,8 +56,8 @@ class Priced:
     """Some calls of a kind, what they were booked at and what they come to.
 
     ``kept`` of them stay at what they were booked at: paid by time, which is also what machines of ours do beside
-    calls, or booked at the worst case because nobody knows what they used. ``unpriced`` have no price now,
-    ``unpriced_before`` had none when they were booked; neither counts as money. ``differ`` come to another amount.
+    calls, or by the use, or booked at the worst case because nobody knows what they used. ``unpriced`` have no price
+    now, ``unpriced_before`` had none when they were booked; neither counts as money. ``differ`` come to another amount.
     """
 
     kind: Kind
@@ -117,7 +117,7 @@ class Finder:
         return self._found[kind]
 
     def _price(self, kind: Kind) -> TokenPrice | None:
-        if not kind.lane or kind.ref.startswith(BY_TIME):
+        if not kind.lane or kind.ref.startswith(NOT_BY_TOKEN):
             return None
         if self._at is None and kind.ref:
             return book().of_ref(kind.ref)
@@ -219,8 +219,8 @@ def _coded(rows: Any) -> tuple[list[Kind], Any]:
 def again(calls: Calls, finds: Finder) -> tuple[Any, Any, Any]:
     """Of each call: nano-dollars, whether a price is known, and whether it is kept at what it was booked at."""
     prices = [finds.of(kind) for kind in calls.kinds]
-    by_time = np.array([not kind.lane or kind.ref.startswith(BY_TIME) for kind in calls.kinds], dtype=bool)
-    kept = calls.priced & (by_time[calls.code] | ~calls.settled)
+    otherwise = [not kind.lane or kind.ref.startswith(NOT_BY_TOKEN) for kind in calls.kinds]
+    kept = calls.priced & (np.array(otherwise, dtype=bool)[calls.code] | ~calls.settled)
     nanos = priced(calls, prices)
     known = np.array([price is not None for price in prices], dtype=bool)[calls.code] & calls.settled | kept
     return np.where(kept, calls.booked, nanos), known, kept
@@ -242,10 +242,7 @@ def priced(calls: Calls, prices: Sequence[TokenPrice | None]) -> Any:
     ]
     tokens = [calls.tokens[name] for name in CLASSES]
     if _may_overflow(tokens, figures):  # exact at any size, and slow
-        tokens, figures = (
-            [one.astype(object) for one in tokens],
-            [one.astype(object) for one in figures],
-        )
+        tokens, figures = ([one.astype(object) for one in some] for some in (tokens, figures))
     pico = sum(count * figure[at] for count, figure in zip(tokens, figures, strict=True))
     whole = pico // PICO_PER_NANO
     twice = 2 * (pico - whole * PICO_PER_NANO)

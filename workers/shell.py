@@ -186,7 +186,7 @@ class Lane:
     def _attempt(self, job: Job, heard: list[tuple[Endpoint, Heard]]) -> Move:
         started_us = self.store.now_us()
         result = self._called(job)
-        ended_us = self.store.now_us()
+        ended_us = max(started_us, self.store.now_us())  # the clock may have been set back meanwhile
         if job.endpoint.id:
             heard.append((job.endpoint, told(job.endpoint, result, job.tokens)))
         return self.jobs.settled(job, result, started_us, ended_us)

@@ -103,7 +103,7 @@ class ToolUses:
             used = Used(f"Error: there is no tool {use.call.name!r} here", failure="unknown_tool")
         else:
             used = self.toolbox.use(use.offer, use.call, use.claim.task.workspace)
-        fact = self._fact(use, started_us, self.store.now_us(), used)
+        fact = self._fact(use, started_us, max(started_us, self.store.now_us()), used)
         return self.jobs.going_on(use.claim, fact, turns.told(use.call, used.text), use.task_type, use.limits)
 
     def _handed_on(self, use: Use, row: SubtaskTool) -> Used | Move:
@@ -154,6 +154,7 @@ class ToolUses:
             latency_ms=(ended_us - started_us) / 1000,
             cost_nano=used.cost_nano,
             marginal_nano=used.cost_nano,
+            price_ref=f"{TOOL}:{use.offer.name if use.offer else 'unknown'}",
             failure=used.failure,
             complaint=used.text[:COMPLAINT_CHARS] if used.failure else "",
             settled=used.failure != "worker_lost",

@@ -123,13 +123,15 @@ def test_the_nightly_files_sum_to_the_days_of_the_machines(
     state: Store, store: LocalStore, quarantine: LocalStore, settings: Settings
 ) -> None:
     today = datetime.fromtimestamp(state.now_us() / 1e6, tz=UTC).date().isoformat()
-    claims = made(state, 5)
+    claims = made(state, 7)
     facts = [
         call(claims[0], "local", 4000, 1000),
         call(claims[1], "local-guided", 8000, 2000),
         call(claims[2], "local", 2000, 500, node="mac-2"),
         call(claims[3], "rented", 2000, 777, node="mac-1"),
         call(claims[4], "local", 1000, 250, node=""),
+        replace(call(claims[5], "local", 1000, 40), purpose="tool"),
+        call(claims[6], "local", -1, 0),  # the clock was set back while it ran
     ]
     for claim, fact in zip(claims, facts, strict=True):
         end(state, claim, fact)
@@ -139,7 +141,7 @@ def test_the_nightly_files_sum_to_the_days_of_the_machines(
 
     first = {one.machine: one for one in allot(store, state, settings, today)}
     assert {name: (one.booked_nano, one.calls) for name, one in first.items()} == {
-        "mac-1": (3000, 2),
+        "mac-1": (3000, 3),
         "mac-2": (500, 1),
     }
     mac_1 = nano(WEAR + (4 * Decimal(200) + 3596 * Decimal(10)) / 1000 / 3600 * Decimal("0.30"))
@@ -153,12 +155,13 @@ def test_the_nightly_files_sum_to_the_days_of_the_machines(
     mine = f"'{store.root}/attempts/*/*.parquet'"
     rows = dict(query(f"select attempt_id, cost_usd from {mine}"))
     assert nano(rows[claims[0].attempt_id] + rows[claims[1].attempt_id]) == mac_1
+    assert (nano(rows[claims[5].attempt_id]), nano(rows[claims[6].attempt_id])) == (40, 0)
     assert nano(rows[claims[2].attempt_id]) == first["mac-2"].cost_nano
     assert (nano(rows[claims[3].attempt_id]), nano(rows[claims[4].attempt_id])) == (777, 250)
     assert {nano(one) for (one,) in query(f"select marginal_usd from {mine}")} == {7}
     (total,) = query(f"select sum(cost_usd) from '{store.root}/tasks/*/*.parquet'")[0]
     assert int(client.hget(keys.used_key("total"), "fleet")) == nano(total)
-    assert sum(state.record(f"acme/t{n}").cost_nano for n in range(5)) == nano(total)
+    assert sum(state.record(f"acme/t{n}").cost_nano for n in range(7)) == nano(total)
 
 
 def test_a_call_that_settles_late_changes_what_the_others_have(

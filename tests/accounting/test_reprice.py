@@ -91,12 +91,13 @@ def test_a_call_that_comes_to_another_amount_is_named(store: LocalStore) -> None
     assert reprice(store, [DAY], LANES).examples == (bad.attempt_id,)
 
 
-def test_what_is_paid_by_time_or_was_never_settled_is_kept_and_the_unpriced_get_a_price(
+def test_what_is_paid_by_time_or_use_or_was_never_settled_is_kept_and_the_unpriced_get_a_price(
     store: LocalStore,
 ) -> None:
     rows = [
         row("own", Usage(1_000), cost_nano=77, price_ref="hardware:own"),
         row("human", Usage(), cost_nano=2 * 10**9, price_ref="human:minute"),
+        row("cheap", Usage(), cost_nano=55, price_ref="tool:search"),
         row("", Usage(), cost_nano=3),
         row("mid", Usage(), cost_nano=5_000, settled=False),
         row("new", Usage(1_000_000, output_tokens=0), cost_nano=None, price_ref=None),
@@ -106,7 +107,7 @@ def test_what_is_paid_by_time_or_was_never_settled_is_kept_and_the_unpriced_get_
     written(store, rows)
     for at in (None, "2026-06-01"):
         by_lane = {one.kind.lane: one for one in reprice(store, [DAY], LANES, at).kinds}
-        for lane, nanos in (("own", 77), ("human", 2 * 10**9), ("", 3), ("mid", 5_000)):
+        for lane, nanos in (("own", 77), ("human", 2 * 10**9), ("cheap", 55), ("", 3), ("mid", 5_000)):
             one = by_lane[lane]
             assert (one.kept, one.unpriced, one.booked_nano, one.again_nano) == (1, 0, nanos, nanos)
         new, gone = by_lane["new"], by_lane["gone"]
