@@ -24,9 +24,8 @@ NIGHTLY_EVERY_S = 30.0
 HELP_EVERY_S = 1.0
 ALERTS_EVERY_S = 1.0
 WATCH_EVERY_S = 10.0
-LEAST_LOCK_MS = (
-    10_000  # the longest step between two renewals, a large part written to a slow disk, takes less
-)
+#: The longest step between two renewals, a large part written to a slow disk, takes less.
+LEAST_LOCK_MS = 10_000
 
 log = logging.getLogger(__name__)
 

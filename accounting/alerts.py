@@ -1,8 +1,7 @@
 """What an alert says, who is to be told of it, and when to try again: pure decisions over one plain value.
 
 The scripts that book money write one a window and level of each budget, one when a provider's overrun closes a scope,
-and one when a task passes its soft limit;
-``accounting.trend`` writes what has gone on for minutes.
+and one when a task passes its soft limit; ``accounting.trend`` writes what has gone on for minutes.
 """
 
 from __future__ import annotations

@@ -101,9 +101,8 @@ def _codes(facts: Facts, told: Any, places: Rows, rows: Rows, given: Rows) -> tu
     owner[codes] = task
     if bool((owner[codes] == task).all()):
         return codes, count
-    pairs, numbers = np.unique(
-        task * count + codes, return_inverse=True
-    )  # two tasks have an attempt of one name
+    # Two tasks have an attempt of one name.
+    pairs, numbers = np.unique(task * count + codes, return_inverse=True)
     return numbers, len(pairs)
 
 
@@ -218,9 +217,7 @@ class AttemptRows:
             place = np.empty(self.count, dtype=np.int64)
             place[by] = np.arange(self.count)
             self.routed, self.called, self.checked = (
-                place[self.routed],
-                place[self.called],
-                place[self.checked],
+                place[one] for one in (self.routed, self.called, self.checked)
             )
             self.hop, self.started_us = self.hop[by], self.started_us[by]
 

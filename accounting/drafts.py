@@ -102,9 +102,8 @@ class Draft:
             )
             self._writer.write_table(made, row_group_size=GROUP_ROWS)
         rest = table.slice(rows)
-        self._waiting = (
-            [rest.take(pa.array(np.arange(rest.num_rows)))] if rest.num_rows else []
-        )  # not all of the lot
+        kept = rest.take(pa.array(np.arange(rest.num_rows)))  # which lets go of all else of the lot
+        self._waiting = [kept] if rest.num_rows else []
         self._waits -= rows
 
 

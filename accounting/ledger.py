@@ -257,7 +257,10 @@ class LocalStore:
         except OSError as error:
             raise self._refused("lock", name, error) from error
         with file:
-            fcntl.flock(file, fcntl.LOCK_EX)
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX)
+            except OSError as error:
+                raise self._refused("lock", name, error) from error
             yield
 
     def remove(self, path: str) -> None:
@@ -276,6 +279,8 @@ class LocalStore:
                     removed += 1
             except FileNotFoundError:
                 continue  # its writer was alive after all, or somebody else tidies too
+            except OSError as error:
+                raise self._refused("remove", draft.name, error) from error
         return removed
 
     def _draft(self) -> Path:

@@ -27,9 +27,8 @@ Span = tuple[int, int]  # of buckets: the first, and the first beyond
 BUCKETS = 256
 #: On average at least. Smaller ones are larger files: 30 bytes an event at 3,000, 28 from here on.
 STRIPE_ROWS = 12_500
-_STRIPES = (
-    b"laneway.stripes"  # how many the part was cut into; one without rows has no group, and is not counted
-)
+#: How many stripes the part was cut into; one without rows has no group, and is not counted.
+_STRIPES = b"laneway.stripes"
 _FIRSTS = b"laneway.buckets"  # the first bucket of each row group
 _FIRST_NEW = "unpriced"  # a column that version 1 has not
 #: A larger part has larger ones: what each costs in a footer and to find is more than its rows.

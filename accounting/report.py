@@ -17,7 +17,7 @@ from accounting.currency import MICRO, USD, Rates
 from accounting.ledger import Store
 from accounting.reports import change, choices, groups, loaded, odd, trends
 from accounting.reports.calls import CALL_DAYS, Calls
-from accounting.reports.figures import Change, Flat, Group, Lane, Part, Report, Window
+from accounting.reports.figures import Change, Drift, Flat, Group, Lane, Odd, Part, Report, Window
 from accounting.reports.rows import Where, days_between
 from accounting.reports.sums import daily_answers, from_daily, from_tasks, too_large, total, totals
 from accounting.reports.tasks import BY, DATE, TOTAL, Range, Tallies, choose, rank, tally
@@ -200,13 +200,20 @@ _WORKED_OUT = {
     Lane: ("pass_rate",),
     Change: ("difference_nano",),
 }
+#: Figures that are nano-dollars where their unit is "usd".
+_OF_UNIT = {Odd: ("value", "usual"), Drift: ("first", "last")}
 
 
 def plain(value: Any, unit: str) -> Any:
     """Dataclasses as dictionaries, amounts as text."""
     if is_dataclass(value) and not isinstance(value, type):
         names = (*(one.name for one in fields(value)), *_WORKED_OUT.get(type(value), ()))
-        return dict(_named(name, getattr(value, name), unit) for name in names)
+        made = dict(_named(name, getattr(value, name), unit) for name in names)
+        if made.get("unit") == "usd":
+            made |= {name: text(round(getattr(value, name))) for name in _OF_UNIT[type(value)]} | {
+                "unit": unit
+            }
+        return made
     if isinstance(value, Mapping):
         return {name: plain(said, unit) for name, said in value.items()}
     return [plain(one, unit) for one in value] if isinstance(value, tuple) else value

@@ -90,7 +90,11 @@ def _again(
     store: Store, day: str, offers: Offers | None, tell: Tell, laying: Laying, slice_rows: int
 ) -> RolledDay:
     shared_rollup.clear(store, offers)
-    return ledger.again(lambda: _rolled(store, day, offers, tell, laying, slice_rows))
+    try:
+        return ledger.again(lambda: _rolled(store, day, offers, tell, laying, slice_rows))
+    except OverflowError as error:
+        mend = f"find the facts with such amounts among {ledger.partition(ledger.EVENTS, day)}"
+        raise LedgerError(f"{day} cannot be rolled: {error}", mend=mend) from error
 
 
 def _rolled(

@@ -25,9 +25,8 @@ from accounting.lock import LEASE_S, ObjectLock
 from broker.errors import ConfigError, LedgerError
 from broker.settings import S3
 
-PIECE = (
-    4 * MEGABYTE
-)  # that a reader gets at once: a small file whole, of a large one first the end with its footer
+#: What a reader gets at once: a small file whole, of a large one first the end with its footer.
+PIECE = 4 * MEGABYTE
 PARALLEL = 8
 PROBE, OTHER_ETAG = b"laneway", '"00000000000000000000000000000000"'
 _NAME = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
@@ -83,7 +82,10 @@ class S3Store:
         key = self._key(path)
         got = self.bucket.get(key, span=f"-{self._piece}")
         if got is None:
-            raise LedgerError(f"cannot open s3://{self.bucket.name}/{key}: it is not there")
+            raise LedgerError(
+                f"cannot open s3://{self.bucket.name}/{key}: it is not there",
+                mend="put it back from a copy, or ask for other days",
+            )
         found, tail = got
         if len(tail) == found.size:
             return pa.BufferReader(tail)

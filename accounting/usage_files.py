@@ -51,7 +51,12 @@ class Used:
 def read(text: str, provider: str) -> list[Used]:
     """The lines of a file. Raises ValueError that names the line or the column that it has not."""
     text = text.lstrip("\ufeff")
-    rows = list(_pages(text) if text.lstrip()[:1] in ("{", "[") else csv.DictReader(io.StringIO(text)))
+    try:
+        rows = list(_pages(text) if text.lstrip()[:1] in ("{", "[") else csv.DictReader(io.StringIO(text)))
+    except (KeyError, TypeError, AttributeError, csv.Error) as error:
+        raise ValueError(
+            f"is neither pages of usage nor a CSV ({error!r}); save what {provider} answers as it is"
+        ) from error
     if not rows:
         raise ValueError("has no lines of usage")
     reader = READERS.get(provider, _generic)
@@ -59,7 +64,7 @@ def read(text: str, provider: str) -> list[Used]:
     for number, row in enumerate(rows, 1):
         try:
             lines.append(reader(row))
-        except (KeyError, ValueError, TypeError, InvalidOperation) as error:
+        except (KeyError, ValueError, TypeError, OverflowError, InvalidOperation) as error:
             what = f"no {error}" if isinstance(error, KeyError) else str(error)
             raise ValueError(f"line {number} of usage is none of {provider}'s: {what}") from error
     return lines

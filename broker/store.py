@@ -910,8 +910,8 @@ def ask(question: Callable[[], Any]) -> Any:
         return question()
     except redis.exceptions.OutOfMemoryError as error:
         raise full() from error
-    except (redis.ConnectionError, redis.TimeoutError) as error:
-        raise RedisUnavailable(
+    except (redis.ConnectionError, redis.TimeoutError, redis.exceptions.ReadOnlyError) as error:
+        raise RedisUnavailable(  # one that was the master until a moment ago takes no writes
             f"Redis does not answer: {error}", mend="see that it runs and is reachable"
         ) from error
     except redis.ResponseError as error:

@@ -65,9 +65,8 @@ class Head:
         intercept, slope = self.calibration
         right = _sigmoid(intercept + slope * log)
         beyond = (_mean_of_largest(likenesses) - self.typical) / (self.typical - self.low)
-        at_home = _sigmoid(
-            _SHARPNESS * (beyond + 1.0)
-        )  # one half for an example at the low end of its own type
+        # One half for an example at the low end of its own type.
+        at_home = _sigmoid(_SHARPNESS * (beyond + 1.0))
         return Guess(label, right * at_home if vector.any() else 0.0, start + int(likenesses.argmax()))
 
 

@@ -183,9 +183,8 @@ def _close_books(run: Run, fleet: Fleet) -> None:
     settings = run.settings
     store = ledger.open_store(settings)
     quarantine = ledger.LocalStore(settings.fleet.var / "quarantine")
-    time.sleep(
-        ingest.held_s(fleet.store.client)
-    )  # a writer that was killed holds the ledger until its lock runs out
+    # A writer that was killed holds the ledger until its lock runs out.
+    time.sleep(ingest.held_s(fleet.store.client))
     night = nightly.run(fleet.store.client, store, quarantine, settings)
     if night.ingested.busy:
         raise LedgerError("the ledger's writer was killed while it wrote", mend="run the demo once more")

@@ -221,10 +221,8 @@ class Ranks:
         for key, values, counts in _by_key(held, "value"):
             buckets = buckets_of(values)
             for (kind, number), spot in self._spots[key].items():
-                low, high = (
-                    np.searchsorted(buckets, spot.bucket),
-                    np.searchsorted(buckets, spot.bucket, side="right"),
-                )
+                low = np.searchsorted(buckets, spot.bucket)
+                high = np.searchsorted(buckets, spot.bucket, side="right")
                 mine, often = values[low:high], counts[low:high]
                 place = int(np.searchsorted(np.cumsum(often), spot.after, side="right"))
                 value = int(mine[place])

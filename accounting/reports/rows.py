@@ -96,7 +96,7 @@ def read_days(store: Store, dataset: str, columns: Any, since: str, until: str, 
         for name in (one for one in store.list(folder) if one.endswith(".parquet")):
             try:
                 table = ledger.again(partial(_whole, store, f"{folder}/{name}", names))
-            except pa.ArrowInvalid as error:
+            except (pa.ArrowInvalid, OSError) as error:
                 raise damaged(f"{folder}/{name}", day, error) from error
             dates = pa.repeat(pa.scalar(day, schema.TEXT), table.num_rows)
             tables.append(table.select(list(names)).append_column("date", dates))
@@ -118,7 +118,7 @@ def _of_day(store: Store, dataset: str, day: str, where: Where) -> Iterator[Piec
         source = store.open(path)
         try:
             meta = pq.read_metadata(source)
-        except pa.ArrowInvalid as error:
+        except (pa.ArrowInvalid, OSError) as error:
             raise damaged(path, day, error) from error
         groups = [
             group

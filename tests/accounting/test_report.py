@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from collections.abc import Callable
 from decimal import Decimal
 from typing import Any
 
@@ -231,8 +232,17 @@ def test_what_cannot_be_asked(store: LocalStore) -> None:
         report.build(store, since="2026-13-01", until=DAY)
 
 
-def test_a_damaged_file_names_the_mend(small: LocalStore) -> None:
-    (small.root / "tasks" / f"date={DAY}" / "tasks.parquet").write_bytes(b"PAR1")
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda _: b"PAR1",
+        lambda data: data[: len(data) // 2],
+        lambda data: data[:-400] + bytes(392) + data[-8:],
+    ],
+)
+def test_a_damaged_file_names_the_mend(damage: Callable[[bytes], bytes], small: LocalStore) -> None:
+    path = small.root / "tasks" / f"date={DAY}" / "tasks.parquet"
+    path.write_bytes(damage(path.read_bytes()))
     with pytest.raises(LedgerError, match=f"laneway rollup --date {DAY}"):
         report.build(small, since=DAY, until=DAY)
 

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from accounting import schema
+from accounting import report, schema
 from accounting.reports import change, choices, odd, trends
-from accounting.reports.figures import Group
+from accounting.reports.figures import Drift, Group, Odd
 from accounting.reports.tasks import ALL, DATE, GROUP, KIND, REASONS, WORKFLOW, Tallies
 
 CENT = 10**7
@@ -48,6 +48,21 @@ def workflows(rows: list[dict[str, Any]]) -> Any:
 
 def found(rows: list[dict[str, Any]], flows: list[dict[str, Any]] | None = None) -> set[tuple[str, str, str]]:
     return {(one.day, one.kind, one.scope) for one in odd.odd(kinds(rows), workflows(flows or []))}
+
+
+def test_amounts_of_odd_days_and_drifts_are_told_as_amounts_and_shares_as_numbers() -> None:
+    dear = Odd(day(9), "cost of a task", "intent", 25_000_000.4, 1e7, "usd", "dear")
+    rises = Drift("cost of a task", "intent", 1e7, 3e7, 3.0, "usd")
+    fails = Odd(day(9), "success rate", "intent", 0.5, 0.95, "share", "fails")
+    made = [report.plain(one, "gbp") for one in (dear, rises, fails)]
+    assert (made[0]["value"], made[0]["usual"], made[0]["unit"]) == ("0.025", "0.01", "gbp")
+    assert (made[1]["first"], made[1]["last"], made[1]["times"], made[1]["unit"]) == (
+        "0.01",
+        "0.03",
+        3.0,
+        "gbp",
+    )
+    assert (made[2]["value"], made[2]["unit"]) == (0.5, "share")
 
 
 def test_days_like_the_others_are_not_odd() -> None:

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 import redis
 
-from accounting import ingest, ledger, rollup, schema
+from accounting import fold, ingest, ledger, rollup, schema
 from accounting.ledger import Data, LocalStore
 from broker.errors import LedgerError
 from broker.events import Event, Fact, Finished, Rated, Submitted
@@ -163,6 +163,17 @@ def test_a_damaged_day_stays_dirty_and_stops_no_other(
     victim = next(iter(filled.root.glob(f"events/date={DAY}/*.parquet")))
     victim.write_bytes(victim.read_bytes()[:-100])
     with pytest.raises(LedgerError, match="damaged"):
+        rollup.rollup_dirty(client, filled)
+    assert client.hkeys(ingest.DIRTY) == [DAY.encode()]
+    assert ledger.days(filled, "tasks") == ("2026-01-02",)
+
+
+def test_a_day_of_absurd_amounts_stays_dirty_and_stops_no_other(
+    client: redis.Redis, filled: LocalStore, quarantine: LocalStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill(client, filled, quarantine, [story("next", [Submitted("sync")], at_us=NOON_US + 86_400_000_000)])
+    monkeypatch.setattr(fold, "_LARGEST", 1)
+    with pytest.raises(LedgerError, match=f"{DAY} cannot be rolled"):
         rollup.rollup_dirty(client, filled)
     assert client.hkeys(ingest.DIRTY) == [DAY.encode()]
     assert ledger.days(filled, "tasks") == ("2026-01-02",)

@@ -171,6 +171,18 @@ def test_a_providers_file_is_read_in_disjoint_classes(provider: str, text: str, 
         ("acme", "date,modell\n2026-01-01,m\n", "'modell' is none of date, model"),
         ("acme", "date,model,input_tokens\n2026-01-01,m,1.5\n", "no number of tokens"),
         ("acme", "date,model,input_tokens\n1 May,m,1\n", "line 1"),
+        (
+            "openai",
+            '{"error": {"message": "Incorrect API key"}}',
+            "neither pages of usage nor a CSV .*'data'",
+        ),
+        ("openai", "[1]", "neither pages of usage nor a CSV"),
+        ("acme", f"date,model\n2026-01-01,{'m' * 200_000}\n", "neither pages of usage nor a CSV"),
+        (
+            "openai",
+            json.dumps(OPENAI_USAGE).replace('"input_tokens": ', '"input_tokens": Infinity, "x": '),
+            "line 1",
+        ),
     ],
 )
 def test_what_is_no_usage_is_told(provider: str, text: str, said: str) -> None:

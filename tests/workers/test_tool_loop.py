@@ -212,7 +212,7 @@ def test_each_use_is_an_event_with_its_cost_and_the_sum_is_the_tasks(node: Node)
     assert [one.purpose for one in booked] == ["task", "tool", "task"]
     assert booked[1].cost_nano == 10_000_000
     assert (booked[1].lane, booked[1].engine, booked[1].model) == ("rented", "tool", "days")
-    assert booked[1].price_ref.startswith("tool:"), "no price by the token is looked for when it is reckoned again"
+    assert booked[1].price_ref.startswith("tool:")  # which has no price by the token
     assert record.cost_nano == sum(one.cost_nano or 0 for one in booked)
     assert record.reserved_nano == 0
     assert len({one.attempt_id for one in booked}) == 3

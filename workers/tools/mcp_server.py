@@ -22,9 +22,8 @@ from mcp.types import CONNECTION_CLOSED, REQUEST_TIMEOUT
 from broker.settings import McpTool, from_environment
 
 log = logging.getLogger(__name__)
-logging.getLogger("mcp.client.stdio").setLevel(
-    logging.CRITICAL
-)  # it would print what cannot be read: a task's words
+# It would print what cannot be read: a task's words.
+logging.getLogger("mcp.client.stdio").setLevel(logging.CRITICAL)
 LOOK_S = 2.0  # for a sign of life of a server that was too slow
 CONNECT_S, READ_S = 10.0, 300.0  # of HTTP; a call has its own time-out
 Answer = TypeVar("Answer")
