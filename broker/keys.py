@@ -29,7 +29,7 @@ laneway:rules             hash    limit|scope|period and, under it, file|scope|p
 laneway:machines          hash    machine → when it was last heard of
 laneway:uptime:<day>      hash    machine → for how long it was on, in microseconds
 laneway:used:<window>     hash    scope → spent and reserved in a day, a month or in all (total)
-laneway:held:<day>        hash    scope → reserved in that day and not yet settled
+laneway:held:<window>     hash    scope → of that what is reserved and not yet settled
 laneway:rates:<month>     hash    type|lane|purpose|tries, …|successes, …|nano: what calls came to
 laneway:alerted:<window>  hash    scope|period|level → when the level was passed
 laneway:rollups           zset    large days that are offered to be folded (and what follows it: accounting/offers.py)
@@ -105,8 +105,8 @@ def rates_key(month: str) -> str:
     return f"{PREFIX}rates:{month}"
 
 
-def held_key(day: str) -> str:
-    return f"{PREFIX}held:{day}"
+def held_key(window: str) -> str:
+    return f"{PREFIX}held:{window}"
 
 
 def alerted_key(window: str) -> str:

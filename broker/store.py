@@ -775,17 +775,17 @@ class Store:
         pipe = self.client.pipeline()
         for period in PERIODS:
             pipe.hgetall(keys.used_key(windows[period]))
+            pipe.hgetall(keys.held_key(windows[period]))
             pipe.hkeys(keys.alerted_key(windows[period]))
-        pipe.hgetall(keys.held_key(windows["day"]))
-        *found, held = self._ask(pipe.execute)
-        used, told = found[::2], {name.decode() for names in found[1::2] for name in names}
+        found = self._ask(pipe.execute)
+        used, held = (dict(zip(PERIODS, found[at::3], strict=True)) for at in (0, 1))
+        told = {name.decode() for names in found[2::3] for name in names}
         rules = self._rules_of_scopes()
         limited = {name.partition("|")[2] for name in rules if name.startswith(("file|", "limit|"))}
         states = []
         for name in sorted(limited):
             scope, _, period = name.rpartition("|")
-            used_nano = int(used[PERIODS.index(period)].get(scope.encode(), 0))
-            held_nano = int(held.get(scope.encode(), 0))
+            used_nano, held_nano = (int(those[period].get(scope.encode(), 0)) for those in (used, held))
             states.append(
                 BudgetState(
                     scope=scope,

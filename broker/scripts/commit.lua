@@ -32,7 +32,7 @@ for i, item in ipairs(cmsgpack.unpack(ARGV[1])) do
   local key = task_key(ref)
   local lost = 'lost:' .. epoch
   local h = redis.call('HMGET', key, 'epoch', 'done', 'cancel', 'submitted', 'workspace', 'priority', lost, 'queue',
-    'seq', 'cost', 'call', 'watched', 'reserved', 'held', 'soft', 'human', 'stepped')
+    'seq', 'cost', 'call', 'watched', 'reserved', 'held', 'soft', 'human', 'stepped', 'scopes')
   local submitted, seq, spent = tonumber(h[4] or '0'), tonumber(h[9] or '0'), tonumber(h[10] or '0')
   if h[7] then
     seq = book(ref, submitted, seq, attempts)
@@ -51,7 +51,7 @@ for i, item in ipairs(cmsgpack.unpack(ARGV[1])) do
     words[i] = 'done before'
   else
     if h[3] then
-      status, queue, outcome, moves = 'cancelled', '', ARGV[4], { ARGV[3] }
+      status, queue, outcome, moves, cause = 'cancelled', '', ARGV[4], { ARGV[3] }, ''
     end
     seq = book(ref, submitted, book(ref, submitted, seq, attempts), moves)
     local fields = { 'done', epoch, 'status', status, 'starts', '0', 'enqueued', at, 'seq', text(seq),
@@ -73,6 +73,9 @@ for i, item in ipairs(cmsgpack.unpack(ARGV[1])) do
       redis.call('HSET', key, 'stepped', epoch, 'epoch', text(tonumber(epoch) + 1))
     end
     local reserved = h[14] and tonumber(h[13]) or 0
+    if h[14] and scopes == '' then -- of a record that nobody could read
+      scopes = h[18]
+    end
     use(h[14] or day, scopes, cost - reserved)
     use_of_family(family, cost - reserved)
     if h[11] then

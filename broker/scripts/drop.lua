@@ -2,7 +2,7 @@
 if redis.call('HDEL', P .. 'dead', ARGV[1]) == 0 then
   return 0
 end
-if redis.call('EXPIRE', task_key(ARGV[1]), ARGV[2]) == 1 then
+if expire(ARGV[1], ARGV[2]) == 1 then
   add(P .. 'results', text(clock()), ARGV[1])
   apply()
 end

@@ -111,8 +111,8 @@ local function enqueue(queue, ref, workspace, priority)
   woken[queue] = true
 end
 
--- Money: integers of nano-dollars, below 2^53. What a scope has used (spent and reserved) is counted in three windows,
--- the UTC day and month of the reservation and all time; what is reserved besides by day.
+-- Money: integers of nano-dollars, below 2^53. What a scope has used (spent and reserved), and what of it is reserved, is
+-- counted in three windows: the UTC day and month of the reservation, and all time.
 local function day_of(now)
   local days = math.floor(now / 86400000000) + 719468
   local era = math.floor(days / 146097)
@@ -170,9 +170,13 @@ local function ledger(hash, scopes)
   return known
 end
 
-local function used(day, period, scope)
-  local pair = ledger(P .. 'used:' .. window(day, period), scope)[scope]
+local function counted(what, day, period, scope)
+  local pair = ledger(P .. what .. window(day, period), scope)[scope]
   return pair[1] + pair[2]
+end
+
+local function used(day, period, scope)
+  return counted('used:', day, period, scope)
 end
 
 local function change(hash, scopes, by)
@@ -182,18 +186,20 @@ local function change(hash, scopes, by)
   end
 end
 
-local function use(day, scopes, by)
+local function count(what, day, scopes, by)
   if by ~= 0 then
     for i = 1, 3 do
-      change(P .. 'used:' .. window(day, PERIODS[i]), scopes, by)
+      change(P .. what .. window(day, PERIODS[i]), scopes, by)
     end
   end
 end
 
+local function use(day, scopes, by)
+  count('used:', day, scopes, by)
+end
+
 local function hold(day, scopes, by)
-  if by ~= 0 then
-    change(P .. 'held:' .. day, scopes, by)
-  end
+  count('held:', day, scopes, by)
 end
 
 -- What operators and the configuration say of scopes, one small hash that is read whole: limit|scope|period over
@@ -231,8 +237,7 @@ end
 -- for the most part. A cap is never quite reached, for no call leaves that could pass it; it is used up when a call was
 -- refused with 80 parts spent.
 local function alert(now, day, scope, period, limit, refused)
-  local at = used(day, period, scope) - ledger(P .. 'held:' .. day, scope)[scope][1]
-    - ledger(P .. 'held:' .. day, scope)[scope][2]
+  local at = used(day, period, scope) - counted('held:', day, period, scope)
   for _, level in ipairs({ 50, 80, 100 }) do
     local reached = refused and math.min(level, 80) or level
     if at * 100 >= limit * reached and limit > 0 then
@@ -449,17 +454,24 @@ end
 
 -- The record is at its end: it lives on for ttl seconds, its payload and result for less (keep.lua), a dead letter's
 -- until somebody drops it. The caller has written its status and outcome.
+-- The record ends with its time, and so does its id, unless another workspace's task of that id lives on.
+local function expire(ref, ttl)
+  local known = redis.call('EXPIRE', task_key(ref), ttl)
+  local id = string.match(ref, '/(.*)$')
+  for _, workspace in ipairs(redis.call('SMEMBERS', P .. 'ids:' .. id)) do
+    if redis.call('TTL', task_key(workspace .. '/' .. id)) == -1 then
+      return known
+    end
+  end
+  redis.call('EXPIRE', P .. 'ids:' .. id, ttl)
+  return known
+end
+
 local function finish(ref, now, ttl, watched, dead)
   remove(P .. 'open', ref)
-  local ids = P .. 'ids:' .. string.match(ref, '/(.*)$')
-  if dead then
-    redis.call('PERSIST', ids)
-  else
+  if not dead then
     add(P .. 'results', text(now), ref)
-    redis.call('EXPIRE', task_key(ref), ttl)
-    if redis.call('SCARD', ids) == 1 then  -- another workspace's task of the same id may live on
-      redis.call('EXPIRE', ids, ttl)
-    end
+    expire(ref, ttl)
   end
   if watched then
     tell_watchers(ref)

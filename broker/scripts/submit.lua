@@ -18,6 +18,7 @@ for i, item in ipairs(cmsgpack.unpack(ARGV[1])) do
       redis.call('HSET', key, 'due', text(now + deadline))
     end
     redis.call('SADD', P .. 'ids:' .. task_id, workspace)
+    redis.call('PERSIST', P .. 'ids:' .. task_id) -- where another workspace's task of that id has ended
     if parent ~= '' then
       redis.call('SADD', P .. 'parts:' .. parent, ref)
       redis.call('EXPIRE', P .. 'parts:' .. parent, KEPT_S)

@@ -7,6 +7,7 @@ import msgpack
 import pytest
 import redis
 
+from broker import keys
 from broker.events import Attempted, Finished
 from broker.settings import Fleet
 from broker.store import Intent, Move, Store
@@ -74,6 +75,22 @@ def test_what_is_only_reserved_is_no_alert(store: Store) -> None:
     for claim in claims:
         end(store, claim, 1)
     assert told(store) == []
+
+
+def test_what_was_reserved_before_midnight_is_only_reserved_after_it(store: Store) -> None:
+    store.set_limit(SCOPE, "total", 1000)
+    claim, _ = begin(store, 900)
+    day = store.windows()["day"]
+    for key in (keys.used_key, keys.held_key):  # as if it had begun on another day
+        store.client.rename(key(day), key("2020-02-02"))
+    store.client.hset(keys.task_key(claim.ref), "held", "2020-02-02")
+    (total,) = (one for one in store.budgets() if one.period == "total")
+    assert (total.spent_nano, total.reserved_nano) == (0, 900)
+    assert begin(store, 200)[1] == f"over|{SCOPE}|total|100"
+    assert told(store) == []
+    end(store, claim, 10)
+    (total,) = (one for one in store.budgets() if one.period == "total")
+    assert (total.spent_nano, total.reserved_nano) == (10, 0)
 
 
 def test_a_budget_is_used_up_when_a_call_was_refused_with_most_of_it_spent(store: Store) -> None:

@@ -285,6 +285,43 @@ def test_strays_and_unreadable_records_become_dead_letters_and_their_neighbours_
     assert store.record_status("acme/bad") == "failed"
 
 
+def test_a_record_that_nobody_can_read_gives_back_what_it_had_reserved(
+    store: Store, client: redis.Redis
+) -> None:
+    store.submit([task("bad"), task("worse")])
+    claims = take(store)
+    store.begin(
+        [Intent(claim, 500, call(claim, 500), ("fleet",), batch="b", line=claim.ref) for claim in claims]
+    )
+    store.cancel("acme/worse")
+    for ref in ("acme/bad", "acme/worse"):
+        client.hset(keys.task_key(ref), "task", b"\xff\x00garbage")
+    assert store.claims([(claim.ref, claim.epoch) for claim in claims], DISPATCH) == [None, None]
+    assert [store.record_status(ref) for ref in ("acme/bad", "acme/worse")] == ["failed", "cancelled"]
+    assert [letter.id for letter in store.dead_letters()] == ["acme/bad"]
+    for window in store.windows().values():
+        assert {int(client.hget(key(window), "fleet") or 0) for key in (keys.used_key, keys.held_key)} == {0}  # type: ignore[arg-type]
+
+
+def test_an_id_is_known_as_long_as_a_task_of_it(store: Store, client: redis.Redis) -> None:
+    def left_s() -> Any:
+        return client.ttl(keys.ids_key("a"))
+
+    store.submit([task("a"), task("a", workspace="other")])
+    one, other = take(store)
+    store.commit([done(one)])
+    assert left_s() == -1
+    store.commit([done(other)])
+    assert left_s() > 0
+    store.submit([task("a", workspace="third")])
+    assert left_s() == -1
+    client.hset(keys.task_key("third/a"), "task", b"\xff\x00garbage")
+    assert take(store) == []
+    assert left_s() == -1, "a dead letter is kept until somebody drops it"
+    store.drop_dead("third/a")
+    assert left_s() > 0
+
+
 def test_a_full_redis_refuses_what_is_new_and_lets_the_queues_drain(
     store: Store, client: redis.Redis
 ) -> None:

@@ -267,8 +267,8 @@ def _final(stage: _Stage) -> dict[str, Any]:
         used[name.decode().rpartition(":")[2]] = _amounts(client.hgetall(name))
     held: dict[str, int] = {}
     for name in client.scan_iter(f"{keys.PREFIX}held:*"):
-        for scope, nano in _amounts(client.hgetall(name)).items():
-            held[scope] = held.get(scope, 0) + nano
+        window = name.decode().rpartition(":")[2]
+        held |= {f"{scope} in {window}": nano for scope, nano in _amounts(client.hgetall(name)).items()}
     return {
         "records": {ref: observed(record) for ref, record in records.items()},
         "open": [ref for ref, record in records.items() if record.status not in TERMINAL | {"parked"}],
