@@ -148,6 +148,12 @@ def days(store: Store, dataset: str) -> tuple[str, ...]:
     return tuple(name.removeprefix("date=") for name in store.list(dataset) if name.startswith("date="))
 
 
+def unrolled(store: Store, dataset: str, since: str, until: str) -> tuple[str, ...]:
+    """The UTC days from the one to the other that have events, and no file of the data set yet."""
+    there = set(days(store, dataset))
+    return tuple(day for day in days(store, EVENTS) if since <= day <= until and day not in there)
+
+
 def days_of(first: str, last: str, back: int = 0) -> Iterator[str]:
     """Every UTC day from so many days before the first one to the last one. Raises ValueError for what is no day."""
     day, end = date.fromisoformat(first) - timedelta(days=back), date.fromisoformat(last)

@@ -12,7 +12,7 @@ from rich.text import Text
 from accounting.reports import first, further
 from accounting.reports.calls import CALL_DAYS
 from accounting.reports.figures import Report
-from accounting.reports.wording import Amounts, Grid, counted
+from accounting.reports.wording import Amounts, Grid, counted, left_out
 
 GAP = 2
 NAME_WIDTH = 34  # a longer name is wrapped
@@ -51,6 +51,8 @@ def notes(report: Report) -> tuple[str, ...]:
     """What a reader must know to read the figures right; only what applies."""
     said, money = report.open, Amounts(report.currency)
     found = ["Cost per successful task = all spend ÷ successes: what failed tasks spent is in it."]
+    if report.unrolled:
+        found.append(f"{left_out(report.unrolled)}.")
     if report.loaded is not None:
         found.append(
             "Monthly prices are paid whatever is done, on days without tasks too. They stand in lines of their own: no "

@@ -7,13 +7,15 @@ ledger's calls of the model paid on average (all alike, where there are no tiers
     price               what their bill is above their tokens at our price
     unsettled           our calls that nobody knows the end of, which are booked at their worst case
     unpriced            our calls that were booked without a price, at the price that is known by now
+    booked otherwise    what our calls come to at their own prices, above what they were booked at (reprice names them)
     not in the ledger   models that only they have
     not billed          models that only we have
     beside tokens       what is paid for something else (searches, seats), less what ``prices.monthly`` says of it
     rounding            the rest: each call is rounded to a nano-dollar, a bill is to less
 
 A file without money is billed at our own prices, so its price never differs; one without tokens tells amounts alone,
-and what is left of a model's difference is ``price``.
+and what is left of a model's difference is ``price``. What neither names money nor has a price is billed at nobody
+knows what: it is in no sum.
 """
 
 from __future__ import annotations
@@ -25,7 +27,8 @@ from fractions import Fraction
 
 from accounting.booked import COLUMNS, Key, Ours, booked, figures_of, known_as
 from accounting.flat import flat_nano
-from accounting.ledger import Store, days_of
+from accounting.ledger import ATTEMPTS, Store, days_of, unrolled
+from accounting.reports.wording import left_out
 from accounting.usage_files import INPUT, Used
 from broker.money import PICO_PER_NANO
 from broker.pricebook import book
@@ -33,7 +36,8 @@ from broker.prices import TokenPrice
 from broker.settings import Settings
 
 CAUSES = (
-    "calls", "tokens", "price", "unsettled", "unpriced", "not in the ledger", "not billed", "beside tokens", "rounding",
+    "calls", "tokens", "price", "unsettled", "unpriced", "booked otherwise", "not in the ledger", "not billed",
+    "beside tokens", "rounding",
 )  # fmt: skip
 BESIDE = "beside tokens"
 
@@ -49,7 +53,7 @@ class Theirs:
 
 @dataclass(frozen=True, slots=True)
 class Compared:
-    """One model. ``causes`` in nano-dollars sum to ``billed_nano - booked_nano``."""
+    """One model. ``causes`` in nano-dollars sum to ``billed_nano - booked_nano``. ``billed_nano`` None: unknown."""
 
     model: str
     batch: bool | None
@@ -57,20 +61,30 @@ class Compared:
     calls: int
     unsettled: int
     unpriced: int
-    billed_nano: int
+    billed_nano: int | None
     booked_nano: int
     causes: Mapping[str, int]
 
 
 @dataclass(frozen=True, slots=True)
 class Reconciled:
-    """From the first to the last UTC day of the file. ``priced_by_us``: the file named no money."""
+    """From the first to the last UTC day of the file. ``priced_by_us``: the file named no money. ``notes`` say where
+    the comparison is not whole."""
 
     provider: str
     first: str
     last: str
     priced_by_us: bool
     models: tuple[Compared, ...]
+    notes: tuple[str, ...] = ()
+
+    @property
+    def billed_nano(self) -> int:
+        return sum(one.billed_nano or 0 for one in self.models)
+
+    @property
+    def booked_nano(self) -> int:
+        return sum(one.booked_nano for one in self.models)
 
     @property
     def causes(self) -> dict[str, int]:
@@ -101,7 +115,23 @@ def reconcile(
     beside = theirs.get(_NO_MODEL, Theirs()).nano or 0
     if beside or flat:
         compared.append(Compared("", None, None, 0, 0, 0, beside, flat, {BESIDE: beside - flat}))
-    return Reconciled(provider, first, last, no_money, tuple(compared))
+    notes = _notes(store, lines, compared, (first, last))
+    return Reconciled(provider, first, last, no_money, tuple(compared), tuple(notes))
+
+
+def _notes(
+    store: Store, lines: Sequence[Used], compared: Sequence[Compared], span: tuple[str, str]
+) -> Iterator[str]:
+    of_models = [line for line in lines if line.model]
+    used = sorted(line.day for line in of_models if line.tokens is not None)
+    paid = sorted(line.day for line in of_models if line.nano is not None)
+    if used and paid and (used[0], used[-1]) != (paid[0], paid[-1]):
+        days = f"usage is of {used[0]} to {used[-1]}, money of {paid[0]} to {paid[-1]}"
+        yield f"{days}: what only one of them has shows as a difference of price"
+    if missing := unrolled(store, ATTEMPTS, *span):
+        yield left_out(missing)
+    if unknown := [one.model for one in compared if one.billed_nano is None]:
+        yield f"no price of {', '.join(unknown)} is known, and the file names none: in no sum"
 
 
 _NO_MODEL = Key("", None)
@@ -143,6 +173,8 @@ def compare(
         at_ours = (
             sum((theirs.tokens.get(place, 0) * each[place] for place in told), Fraction(0)) / PICO_PER_NANO
         )
+    if theirs.nano is None and price is None and not ours.calls and any((theirs.tokens or {}).values()):
+        return Compared(*key, theirs.requests, 0, 0, 0, None, 0, {})
     billed = theirs.nano if theirs.nano is not None else round(at_ours or 0)
     if not ours.calls:
         parts = {"not in the ledger": Fraction(billed)}
@@ -173,8 +205,12 @@ def _causes(
     theirs: Theirs, ours: Ours, billed: Fraction, at_ours: Fraction | None
 ) -> Iterator[tuple[str, Fraction]]:
     ours_again = Fraction(sum(ours.pico.values()), PICO_PER_NANO)
+    unpriced = Fraction(ours.unpriced_pico, PICO_PER_NANO)
     yield "unsettled", Fraction(-ours.unsettled_nano)
-    yield "unpriced", Fraction(ours.unpriced_pico, PICO_PER_NANO)
+    yield "unpriced", unpriced
+    otherwise = ours_again - unpriced - ours.booked_nano
+    if abs(otherwise) > ours.calls:  # more than rounding each of them can come to
+        yield "booked otherwise", otherwise
     if at_ours is None:
         yield "price", billed - ours_again
         return

@@ -21,6 +21,7 @@ from accounting.reports.figures import Change, Drift, Flat, Group, Lane, Odd, Pa
 from accounting.reports.rows import Where, days_between
 from accounting.reports.sums import daily_answers, from_daily, from_tasks, too_large, total, totals
 from accounting.reports.tasks import BY, DATE, TOTAL, Range, Tallies, choose, rank, tally
+from broker.errors import LedgerError
 from broker.money import text
 from broker.settings import FlatCost
 
@@ -129,7 +130,13 @@ def build(
         bands=trends.bands(by_day),
         change=None if asked.against is None else _change(store, asked, rates, (since, until), tallies),
         open=groups.open_(kinds),
+        unrolled=_unrolled(store, since, until),
     )
+
+
+def _unrolled(store: Store, since: str, until: str) -> tuple[str, ...]:
+    nightly = (ledger.TASKS, ledger.ATTEMPTS, ledger.DAILY)
+    return tuple(sorted({day for name in nightly for day in ledger.unrolled(store, name, since, until)}))
 
 
 def _days(store: Store, since: str, until: str, rates: Rates | None) -> tuple[str, ...]:
@@ -179,6 +186,11 @@ def _change(store: Store, asked: Question, rates: Rates | None, span: tuple[str,
     first = date.fromisoformat(asked.against or "")
     last = (first + (until - since)).isoformat()
     days = days_between(store, ledger.TASKS, first.isoformat(), last)
+    if not days:
+        raise LedgerError(
+            f"the ledger has no nightly files from {first} to {last} to compare with",
+            mend=f"name another day, or: laneway rollup --since {first}",
+        )
     before = tally(choose(store, days, asked.wanted, asked.columns, rates), ranks=False)
     sides = change.side(first.isoformat(), last, before.kinds), change.side(*span, now.kinds)
     return change.change(before, now, sides, asked.by)

@@ -92,7 +92,7 @@ def reprice(store: Store, days: Sequence[str], lanes: Mapping[str, Lane], at: st
             for one in _summed(calls, nanos, known, kept):
                 sums[one.kind] = _both(sums.get(one.kind, Priced(one.kind)), one)
             if len(examples) < EXAMPLES:
-                odd = np.flatnonzero(calls.priced & known & (nanos != calls.booked))[:EXAMPLES]
+                odd = np.flatnonzero(_differ(calls, nanos, known))[:EXAMPLES]
                 examples += calls.table["attempt_id"].take(pa.array(odd)).to_pylist()
     kinds = tuple(sums[kind] for kind in sorted(sums))
     return Repriced(tuple(days), at, kinds, tuple(examples[:EXAMPLES]))
@@ -293,6 +293,11 @@ def _at_hours(hours: Hours, at_us: Any) -> Any:
     return held & ((day + EPOCH_WEEKDAY) % 7 <= 4) if hours.workdays else held
 
 
+def _differ(calls: Calls, nanos: Any, known: Any) -> Any:
+    """Those that come to another amount, or whose ref names no price."""
+    return calls.priced & (~known | (nanos != calls.booked))
+
+
 def _summed(calls: Calls, nanos: Any, known: Any, kept: Any) -> Iterator[Priced]:
     counts = {
         "booked_nano": np.where(calls.priced, calls.booked, 0),
@@ -300,7 +305,7 @@ def _summed(calls: Calls, nanos: Any, known: Any, kept: Any) -> Iterator[Priced]
         "kept": kept,
         "unpriced": ~known,
         "unpriced_before": ~calls.priced,
-        "differ": calls.priced & known & (nanos != calls.booked),
+        "differ": _differ(calls, nanos, known),
     }
     table = pa.table({"code": calls.code} | {name: one.astype(np.int64) for name, one in counts.items()})
     sums = table.group_by("code", use_threads=False).aggregate(

@@ -26,6 +26,8 @@ from broker.money import nano
 INPUT, CACHED, WRITE, LONG, OUTPUT = range(5)
 CLASSES = ("input", "cached input", "cache write", "cache write 1 h", "output")
 CENT = Decimal("0.01")
+FIRST_YEAR, LAST_YEAR = 2015, 2199  # in which models are sold by the token
+MOST = 10**15  # tokens or dollars of a line
 GENERIC = (
     "date", "model", "requests", "input_tokens", "cached_input_tokens", "cache_write_tokens", "cache_write_1h_tokens",
     "output_tokens", "batch", "cost_usd",
@@ -53,7 +55,7 @@ def read(text: str, provider: str) -> list[Used]:
     text = text.lstrip("\ufeff")
     try:
         rows = list(_pages(text) if text.lstrip()[:1] in ("{", "[") else csv.DictReader(io.StringIO(text)))
-    except (KeyError, TypeError, AttributeError, csv.Error) as error:
+    except (KeyError, TypeError, AttributeError, RecursionError, csv.Error) as error:
         raise ValueError(
             f"is neither pages of usage nor a CSV ({error!r}); save what {provider} answers as it is"
         ) from error
@@ -64,7 +66,7 @@ def read(text: str, provider: str) -> list[Used]:
     for number, row in enumerate(rows, 1):
         try:
             lines.append(reader(row))
-        except (KeyError, ValueError, TypeError, OverflowError, InvalidOperation) as error:
+        except (KeyError, ValueError, TypeError, AttributeError, OverflowError) as error:
             what = f"no {error}" if isinstance(error, KeyError) else str(error)
             raise ValueError(f"line {number} of usage is none of {provider}'s: {what}") from error
     return lines
@@ -91,6 +93,8 @@ def _openai(row: Row) -> Used:
         model = _model_of(item)
         return Used(day, model, nano=amount, what=item, batch=None)
     asked, cached = _count(row["input_tokens"]), _count(row.get("input_cached_tokens"))
+    if cached > asked:
+        raise ValueError(f"{cached} cached tokens are more than the input of {asked}, which has them")
     tokens = {INPUT: asked - cached, CACHED: cached, OUTPUT: _count(row["output_tokens"])}
     return Used(day, _name(row), tokens, _flag(row.get("batch")), _count(row["num_model_requests"]))
 
@@ -120,7 +124,7 @@ def _anthropic(row: Row) -> Used:
     )
     model = str(row.get("model") or row.get("model_version") or "")
     if row.get("amount") is not None:  # the API's amounts are in cents
-        nanos = _dollars(Decimal(row["amount"]) * CENT, row.get("currency", "USD"))
+        nanos = _dollars(_decimal(row["amount"]) * CENT, row.get("currency", "USD"))
         return _bill_line(day, model, nanos, batch, row.get("cost_type"), row.get("description"))
     if row.get("cost_usd") not in (None, ""):
         kind = row.get("cost_type") or ("tokens" if row.get("token_type") else "")
@@ -159,6 +163,8 @@ def _generic(row: Row) -> Used:
     cost = row.get("cost_usd")
     requests = row.get("requests")
     model = str(row.get("model") or "")
+    if not told and cost in (None, "") and requests in (None, ""):
+        raise ValueError("it says neither tokens nor requests nor cost_usd")
     return Used(
         _day(row["date"]),
         model,
@@ -184,29 +190,52 @@ def _name(row: Row) -> str:
 
 
 def _day(said: Any) -> str:
-    """The UTC day of a time in seconds since the epoch, of an ISO time, or of a day."""
-    if isinstance(said, int) or str(said).isdigit():
-        return datetime.fromtimestamp(int(said), tz=UTC).date().isoformat()
-    if len(str(said)) == len("2026-01-31"):
-        return date.fromisoformat(str(said)).isoformat()
-    at = datetime.fromisoformat(str(said))
-    return (at if at.tzinfo else at.replace(tzinfo=UTC)).astimezone(UTC).date().isoformat()
+    """The UTC day of a time in seconds since the epoch, of an ISO time, or of a day. Raises ValueError for one in which
+    nobody was billed."""
+    text = str(said)
+    if isinstance(said, int) or (text.isdigit() and len(text) > len("20260131")):
+        day = datetime.fromtimestamp(int(text), tz=UTC).date()
+    elif len(text) <= len("2026-01-31"):
+        day = date.fromisoformat(text)
+    else:
+        at = datetime.fromisoformat(text)
+        day = (at if at.tzinfo else at.replace(tzinfo=UTC)).astimezone(UTC).date()
+    if not FIRST_YEAR <= day.year <= LAST_YEAR:
+        raise ValueError(f"{said!r} is no day of a bill")
+    return day.isoformat()
+
+
+def _decimal(said: Any) -> Decimal:
+    try:
+        number = Decimal(str(said))
+    except InvalidOperation as error:
+        raise ValueError(f"{said!r} is no number") from error
+    if not number.is_finite() or abs(number) > MOST:
+        raise ValueError(f"{said!r} is no number of a bill")
+    return number
 
 
 def _count(said: Any) -> int:
     if said in (None, ""):
         return 0
-    count = Decimal(str(said))
+    count = _decimal(said)
     if count < 0 or count != int(count):
         raise ValueError(f"{said!r} is no number of tokens or calls")
     return int(count)
 
 
+_FLAGS = {"true": True, "1": True, "yes": True, "batch": True, "false": False, "0": False, "no": False}
+
+
 def _flag(said: Any) -> bool | None:
-    return None if said in (None, "") else str(said).lower() in ("true", "1", "yes", "batch")
+    if said in (None, ""):
+        return None
+    if str(said).lower() not in _FLAGS:
+        raise ValueError(f"batch is {said!r}, and neither true nor false")
+    return _FLAGS[str(said).lower()]
 
 
 def _dollars(said: Any, currency: Any) -> int:
     if str(currency).upper() != "USD":
         raise ValueError(f"is in {currency}, and the ledger in USD")
-    return nano(Decimal(str(said)))
+    return nano(_decimal(said))

@@ -64,7 +64,9 @@ def _margins(offer: Offer) -> Iterator[Margin]:
 def _margin(offer: Offer, pricing: str, formula: str, price: Fraction, tasks: Fraction) -> Margin:
     if tasks <= 0:
         raise ValueError("a seat does tasks, or it costs nothing")
-    left, careful = price - tasks * offer.task_usd, price - tasks * offer.p95_usd
+    # A few giants lift the mean above what 95 in a hundred cost: the careful margin never looks better than the mean.
+    dear_usd = max(offer.task_usd, offer.p95_usd)
+    left, careful = price - tasks * offer.task_usd, price - tasks * dear_usd
     return Margin(
         pricing,
         formula,

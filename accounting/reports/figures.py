@@ -348,7 +348,8 @@ class Report:
 
     ``lanes``, ``speeds`` and ``within`` are there where calls were read, ``work`` where the daily sums can tell it,
     ``change`` where another range was asked for, ``goal`` where one is configured. ``price_nano`` is what a success is
-    sold for. ``loaded`` is there where a monthly price held, and the report is of all tasks.
+    sold for. ``loaded`` is there where a monthly price held, and the report is of all tasks. ``unrolled`` are days that
+    have events and lack nightly files, so that they are in no figure or not in all.
     """
 
     since: str
@@ -385,6 +386,7 @@ class Report:
     bands: tuple[Band, ...]
     change: Change | None
     open: Open
+    unrolled: tuple[str, ...]
 
     @property
     def overhead_nano(self) -> int:

@@ -80,7 +80,15 @@ def counted(number: int, noun: str) -> str:
 
 
 def named(name: str) -> str:
-    return name or "(none)"
+    """A name as it is safe on a terminal: what a stranger's endpoint calls its model may hold control characters."""
+    return "".join(one if one.isprintable() else "\N{REPLACEMENT CHARACTER}" for one in name) or "(none)"
+
+
+def left_out(days: Sequence[str]) -> str:
+    """What is said of days that have events and no nightly files."""
+    what = "1 day has" if len(days) == 1 else f"{len(days):,} days have"
+    named_ones = ", ".join(days[:5]) + (", …" if len(days) > 5 else "")
+    return f"{what} events and no nightly files, and are in no figure: {named_ones}; laneway rollup --since {days[0]}"
 
 
 @dataclass(frozen=True, slots=True)

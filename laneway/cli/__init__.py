@@ -6,6 +6,8 @@ A command is one line in ``COMMANDS`` and a click command in its module. Nothing
 
 from __future__ import annotations
 
+import errno
+import io
 import logging
 import os
 import sys
@@ -94,6 +96,8 @@ def main() -> None:
 
 def run(arguments: Sequence[str]) -> int:
     """The exit code of a command line. Every error that is raised on purpose ends here."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # where a locale has not the characters of a table
     try:
         _readable(arguments)
         code = laneway.main(list(arguments), prog_name="laneway", standalone_mode=False)
@@ -107,10 +111,22 @@ def run(arguments: Sequence[str]) -> int:
         error.show()
         return error.exit_code
     except BrokenPipeError:
-        # Whoever read our output has gone. Python would complain once more when it flushes at the end.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _give_up_output()
+        return 1
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EIO, errno.EDQUOT) or error.filename is not None:
+            raise
+        _give_up_output()
+        complain(
+            LanewayError(f"standard output cannot be written: {error.strerror}", mend="make room for it")
+        )
         return 1
     return code if isinstance(code, int) else 0
+
+
+def _give_up_output() -> None:
+    """Whoever read our output has gone, or it is full. Python would complain once more when it flushes at the end."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _readable(arguments: Sequence[str]) -> None:

@@ -184,7 +184,7 @@ def _tell(made: Repriced) -> None:
     first, last = made.days[0], made.days[-1]
     say(f"{first if first == last else f'{first} to {last}'}, at the prices of {made.at or 'their own days'}")
     rows = [(*one.kind, _counted([one])) for one in made.kinds]
-    rows.append(("", "all", "", _counted(made.kinds)))
+    rows.append(("all", "", "", _counted(made.kinds)))
     table(
         ("priced by", "lane", "model", "calls", "booked", "again", "difference", "unpriced", "differ"),
         (

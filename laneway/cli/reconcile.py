@@ -53,18 +53,16 @@ def _lines(path: Path, provider: str) -> list[Used]:
 
 
 def to_dict(made: Reconciled) -> dict[str, Any]:
-    billed, booked = (
-        sum(getattr(one, name) for one in made.models) for name in ("billed_nano", "booked_nano")
-    )
     return {
         "currency": "USD",
         "provider": made.provider,
         "since": made.first,
         "until": made.last,
         "priced_by_us": made.priced_by_us,
-        "billed_usd": usd(billed),
-        "booked_usd": usd(booked),
-        "difference_usd": usd(billed - booked),
+        "notes": list(made.notes),
+        "billed_usd": usd(made.billed_nano),
+        "booked_usd": usd(made.booked_nano),
+        "difference_usd": usd(made.billed_nano - made.booked_nano),
         "causes": {cause: usd(amount) for cause, amount in made.causes.items()},
         "models": [_row(one) for one in made.models],
     }
@@ -80,7 +78,7 @@ def _row(one: Compared) -> dict[str, Any]:
         "unpriced": one.unpriced,
         "billed_usd": usd(one.billed_nano),
         "booked_usd": usd(one.booked_nano),
-        "difference_usd": usd(one.billed_nano - one.booked_nano),
+        "difference_usd": usd(None if one.billed_nano is None else one.billed_nano - one.booked_nano),
         "causes": {cause: usd(amount) for cause, amount in one.causes.items()},
     }
 
@@ -90,6 +88,8 @@ def _tell(made: Reconciled) -> None:
     say(f"{made.provider}, {made.first} to {made.last}")
     if made.priced_by_us:
         say("the file names no money: it is billed at our prices")
+    for note in made.notes:
+        say(note)
     table(
         ("model", "batch", "their calls", "ours", "billed", "booked", "difference", "why"),
         [

@@ -17,6 +17,7 @@ from broker.settings import Settings, load
 from laneway.cli.days import date_option, day, day_type, since_option
 from laneway.cli.output import console, emit, json_option, progress
 
+MOST_NANO = 10**18
 REPORT_WIDTH = 120  # columns where no terminal says how many
 
 _file = click.Path(dir_okay=False, path_type=Path)
@@ -27,8 +28,8 @@ def _amount(_: click.Context, option: click.Parameter, value: str | None) -> int
         amount = None if value is None else nano(value)
     except ValueError as error:
         raise click.BadParameter(str(error)) from error
-    if amount is not None and amount < 0:
-        raise click.BadParameter(f"{value!r} is less than nothing")
+    if amount is not None and not 0 <= amount < MOST_NANO:
+        raise click.BadParameter(f"{value!r} is less than nothing, or more than any price")
     return amount
 
 
@@ -53,7 +54,13 @@ def _only(_: click.Context, option: click.Parameter, values: Sequence[str]) -> d
 @click.command()
 @date_option
 @since_option
-@click.option("--until", type=day_type, callback=day, metavar="DAY", help="To this UTC day, and with it.")
+@click.option(
+    "--until",
+    type=day_type,
+    callback=day,
+    metavar="DAY",
+    help="To this UTC day, and with it; alone: of this day.",
+)
 @click.option(
     "--by",
     default=",".join(DEFAULT_BY),
@@ -103,6 +110,8 @@ def report(
     """
     if date and (since or until):
         raise click.UsageError("give --date, or --since and --until, not both")
+    if since and until and until < since:
+        raise click.UsageError(f"--until {until} is before --since {since}")
     settings = load()
     asked = Question(
         by=by,
@@ -115,7 +124,9 @@ def report(
         monthly=settings.prices.monthly,
     )
     files = ledger.open_store(settings)
-    first, last = _range(ledger.days(files, ledger.TASKS), date, since, until)
+    first, last = _range(files, date, since, until)
+    if against and _meet(against, first, last):
+        raise click.UsageError(f"--against {against}: as many days from there on meet {first} to {last}")
     tell = progress()
 
     def laid(day: str, done: int, count: int) -> None:
@@ -131,16 +142,25 @@ def report(
         present.render(made, console(REPORT_WIDTH))
 
 
+def _meet(against: str, first: str, last: str) -> bool:
+    """Whether as many days from ``against`` on have days of the range among them."""
+    other, begin, end = (datetime.fromisoformat(day) for day in (against, first, last))
+    return abs(other - begin) <= end - begin
+
+
 def _p95(settings: Settings) -> int | None:
     limit = settings.alerts.task_p95_usd
     return None if limit is None else nano(limit)
 
 
-def _range(days: tuple[str, ...], date: str | None, since: str | None, until: str | None) -> tuple[str, str]:
+def _range(files: ledger.Store, date: str | None, since: str | None, until: str | None) -> tuple[str, str]:
     """The first and the last day of the report. Raises LedgerError where there is none."""
     least, most = date or since or "", date or until or "9999-12-31"
+    days = ledger.days(files, ledger.TASKS)
     wanted = [one for one in days if least <= one <= most]
     if not wanted:
+        if date and days and date not in ledger.days(files, ledger.EVENTS):
+            return date, date  # a day on which nobody asked for anything
         named = f" of {date}" if date else f" since {since}" if since else f" until {until}" if until else ""
         today = date or since or until or datetime.now(tz=UTC).date().isoformat()
         raise LedgerError(f"the ledger has no nightly files{named}", mend=f"laneway rollup --date {today}")

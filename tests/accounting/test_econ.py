@@ -237,6 +237,10 @@ def test_margins_by_hand() -> None:
     assert (use.margin_share, use.careful_margin_share) == (F("0.6"), F("-1"))
     assert (outcome.cost_usd, outcome.margin_usd, outcome.breaks_even_usd) == (F("0.05"), F("0.45"), F("0.4"))
     assert value.margin_usd == F("1.95")
+    [giants] = margin.margins(Offer(F("0.04"), F("0.01"), F("1"), F("1"), use_usd=F("0.10")))
+    assert giants.careful_margin_share == giants.margin_share == F("0.6"), (
+        "a few giants lift the mean above the p95"
+    )
 
 
 def test_a_budget_pays_for_fewer_tasks_the_dearer_they_are() -> None:

@@ -43,6 +43,7 @@ SETTINGS = settings_of(
 MTOK = 1_000_000
 TINY = "lane:mid@2026-01-01=500,500,500,500,500"
 THREE = "lane:gateway@1970-01-01=1000000,1000000,1000000,1000000,3000000"
+NEXT_DAY = "2026-01-02"
 NEXT_DAY_US = NOON_US + 13 * 3_600_000_000
 
 
@@ -56,7 +57,8 @@ def reconciled(
     written(store, rows)
     made = reconcile(store, settings, provider, lines, ["gateway"] if provider == "acme" else [])
     for one in made.models:
-        assert sum(one.causes.values()) == one.billed_nano - one.booked_nano
+        assert sum(one.causes.values()) == (one.billed_nano or 0) - one.booked_nano
+        assert abs(one.causes.get("rounding", 0)) <= one.calls + 1
     return made
 
 
@@ -122,6 +124,11 @@ def test_the_same_calls_at_the_same_prices_leave_nothing(store: LocalStore) -> N
             {"rounding": 1},  # half a nano-dollar twice, each booked as 0
         ),
         (
+            [row("mid", Usage(MTOK), cost_nano=160_000_000)],
+            [used("gpt-4o-mini", MTOK, 0, 1)],
+            {"booked otherwise": -10_000_000},
+        ),
+        (
             [row("mid", Usage(MTOK)), row("mid", Usage(), cost_nano=0, failure="rate_limited")],
             [used("gpt-4o-mini", MTOK, 0, 1)],
             {},  # a call that was turned away is none of the provider's
@@ -148,6 +155,29 @@ def test_each_cause_has_its_part_of_the_difference(
 ) -> None:
     made = reconciled(store, rows, lines)
     assert made.causes == causes
+
+
+def test_what_nobody_knows_a_price_of_is_in_no_sum_and_told(store: LocalStore) -> None:
+    lines = [used("gpt-4o-mini", MTOK, 0, 1), used("mystery-1", MTOK, 0, 300)]
+    made = reconciled(store, [row("mid", Usage(MTOK))], lines)
+    assert [(one.model, one.billed_nano) for one in made.models] == [
+        ("gpt-4o-mini", 150_000_000),
+        ("mystery-1", None),
+    ]
+    assert (made.causes, made.billed_nano) == ({}, 150_000_000)
+    [note] = made.notes
+    assert "no price of mystery-1" in note
+
+
+def test_days_that_only_one_kind_of_line_has_and_days_without_nightly_files_are_told(
+    store: LocalStore,
+) -> None:
+    (store.root / "events" / f"date={NEXT_DAY}").mkdir(parents=True)
+    money = Used(NEXT_DAY, "gpt-4o-mini", nano=150_000_000)
+    made = reconciled(store, [row("mid", Usage(MTOK))], [used("gpt-4o-mini", MTOK, 0, 1), money])
+    spans, missing = made.notes
+    assert f"usage is of {DAY} to {DAY}, money of {NEXT_DAY} to {NEXT_DAY}" in spans
+    assert f"1 day has events and no nightly files, and are in no figure: {NEXT_DAY}" in missing
 
 
 def test_classes_that_the_file_does_not_tell_apart_are_compared_together(store: LocalStore) -> None:
@@ -208,6 +238,7 @@ def test_the_causes_sum_to_the_difference_whatever_both_sides_say(
     one = compare(
         Key("m", None), Theirs(theirs, requests, billed), ours, price, [INPUT, CACHED, WRITE, OUTPUT]
     )
+    assert one.billed_nano is not None
     assert sum(one.causes.values()) == one.billed_nano - one.booked_nano
     assert one.booked_nano == booked + ours.unsettled_nano
     if billed is not None:

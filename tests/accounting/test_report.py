@@ -263,6 +263,14 @@ def test_the_page_says_what_the_figures_leave_open(small: LocalStore) -> None:
         assert said in text
 
 
+def test_days_that_were_never_rolled_are_told(small: LocalStore) -> None:
+    (small.root / "events" / "date=2026-01-02").mkdir(parents=True)
+    made = report.build(small, since=DAY, until="2026-01-03")
+    assert made.unrolled == ("2026-01-02",)
+    assert "1 day has events and no nightly files" in page(made, 200)
+    assert report.build(small, since=DAY, until=DAY).unrolled == ()
+
+
 @pytest.mark.parametrize("width", [60, 80, 100, 160])
 def test_no_figure_is_ever_cut(
     width: int, client: redis.Redis, store: LocalStore, quarantine: LocalStore

@@ -91,6 +91,14 @@ def test_a_call_that_comes_to_another_amount_is_named(store: LocalStore) -> None
     assert reprice(store, [DAY], LANES).examples == (bad.attempt_id,)
 
 
+def test_a_call_whose_price_nobody_knows_any_more_is_named(store: LocalStore) -> None:
+    lost = row("gone", Usage(1_000), cost_nano=5, price_ref="book:nobody/none@2026-01-01")
+    written(store, [row("mid", Usage(1_000)), lost])
+    made = reprice(store, [DAY], LANES)
+    assert [(one.kind.lane, one.differ, one.unpriced) for one in made.kinds if one.differ] == [("gone", 1, 1)]
+    assert made.examples == (lost.attempt_id,)
+
+
 def test_what_is_paid_by_time_or_use_or_was_never_settled_is_kept_and_the_unpriced_get_a_price(
     store: LocalStore,
 ) -> None:

@@ -300,7 +300,7 @@ def test_a_record_that_nobody_can_read_gives_back_what_it_had_reserved(
     assert [store.record_status(ref) for ref in ("acme/bad", "acme/worse")] == ["failed", "cancelled"]
     assert [letter.id for letter in store.dead_letters()] == ["acme/bad"]
     for window in store.windows().values():
-        assert {int(client.hget(key(window), "fleet") or 0) for key in (keys.used_key, keys.held_key)} == {0}  # type: ignore[arg-type]
+        assert {int(client.hget(key(window), "fleet") or 0) for key in (keys.used_key, keys.held_key)} == {0}
 
 
 def test_an_id_is_known_as_long_as_a_task_of_it(store: Store, client: redis.Redis) -> None:

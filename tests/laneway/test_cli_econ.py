@@ -234,6 +234,7 @@ def test_a_person_is_shown_the_idea_the_formula_what_was_given_and_the_figures(
             "no drivers",
         ),
         ("self-host --price gpt-4o", "--month-usd is needed"),
+        ("self-host --month-usd 1 --hour-usd 1 --price gpt-4o", "not both"),
         ("self-host --month-usd 1", "--price is needed"),
         ("crossover --rented-1k 1 --local-1k 0", "--hardware is needed"),
         ("utilisation", "--hour-usd is needed"),

@@ -151,8 +151,12 @@ def _ask_for_more(laneway: Any, day: str, cost_usd: str) -> None:
     assert (until["totals"]["tasks"], until["where"]) == (5, {"workspace": ["acme"]})
     assert laneway.json("report", "--only", "workspace=other")["totals"]["tasks"] == 0
     assert laneway.json("report", "--no-calls")["lanes"] == []
-    against = laneway.json("report", "--against", day)["change"]
-    assert (against["difference_usd"], against["volume_usd"]) == ("0.0", "0.0")
+    assert f"meet {day} to {day}" in laneway.run("report", "--against", day, code=2).stderr
+    assert "to compare with" in laneway.run("report", "--against", "2020-01-01", code=1).stderr
+    assert "No tasks" in laneway.run("report", "--date", "2020-01-01").stdout
+    backwards = laneway.run("report", "--since", "2020-01-02", "--until", "2020-01-01", code=2)
+    assert "is before --since" in backwards.stderr
+    assert "more than any price" in laneway.run("report", "--price", "1e400", code=2).stderr
     sold = laneway.json("report", "--price", "1.00", "--currency", "usd")
     assert sold["price_usd"] == "1.0"
     files = laneway.run("report", "--html", "r.html", "--plot", "r.svg", "--csv", "tables")

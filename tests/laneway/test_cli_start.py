@@ -135,6 +135,24 @@ def test_a_reader_that_goes_away_is_no_traceback() -> None:
     assert done.stderr == ""
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device of Linux")
+def test_output_that_is_full_is_an_error_and_no_traceback() -> None:
+    with Path("/dev/full").open("w") as full:
+        command = [sys.executable, "-m", "laneway", "--help"]
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, cwd=ROOT, check=False)
+    assert (done.returncode, done.stderr.splitlines()[0]) == (
+        1, "error: standard output cannot be written: No space left on device",
+    )  # fmt: skip
+
+
+def test_what_the_locale_cannot_write_is_escaped() -> None:
+    code = "import sys, click; from laneway import cli\n"
+    code += "cli.Commands.get_command = lambda *_: click.Command('x', callback=lambda: print('5 µs …'))\n"
+    code += "sys.argv = ['laneway', 'lanes']; cli.main()"
+    done = _python(code, PYTHONIOENCODING="ascii")
+    assert (done.returncode, done.stdout) == (0, "5 \\xb5s \\u2026\n")
+
+
 def test_ctrl_c_ends_with_130_and_no_traceback() -> None:
     code = (
         "import signal, sys, time; from laneway import cli; import click\n"

@@ -40,7 +40,7 @@ class Given:
         """A figure that is needed. Raises click.UsageError where nobody gave it."""
         value = self.values.get(name)
         if value is None:
-            flag = self.flags.get(name, name)
+            flag = self.flags.get(name, "--price" if name.endswith("_mtok_usd") else name)
             if self.values.get("from_ledger"):
                 raise click.UsageError(f"the ledger does not say {flag} for these tasks; give it")
             raise click.UsageError(f"{flag} is needed")
@@ -167,6 +167,9 @@ class _Day(click.ParamType[str]):
 
 DAY = _Day()
 SHARE = Share(0, 1)
+MULTIPLE = Share(
+    0, 100
+)  # what comes on top may be more than what is there: retries are, by three to ten times
 CERTAIN = Share(0, 1, above=True)  # a success rate: at 0 nothing would ever be done
 
 
@@ -205,6 +208,11 @@ def usd(flag: str, name: str, words: str, default: str | None = None) -> Decorat
 
 def share(flag: str, name: str, words: str, default: str | None = None) -> Decorator:
     return option(flag, name, SHARE, words, default, metavar="SHARE")
+
+
+def multiple(flag: str, name: str, words: str, default: str | None = None) -> Decorator:
+    """A share that may be above 100%."""
+    return option(flag, name, MULTIPLE, words, default, metavar="SHARE")
 
 
 def certain(flag: str, name: str, words: str, default: str | None = None) -> Decorator:

@@ -43,7 +43,10 @@ def self_host(given: Given) -> tuple[BreakEven, ...]:
 
     Whether it can do as many, --tokens-per-s tells: above 100% of what it can do, it never pays.
     """
-    if (hour := given.figure("hour_usd")) is not None:
+    hour = given.figure("hour_usd")
+    if hour is not None and given.figure("month_usd") is not None:
+        raise click.UsageError("give --month-usd or --hour-usd, not both")
+    if hour is not None:
         given.feed("30 days of hours", {"month_usd": hour * HOURS_PER_MONTH * given.count("machines")})
     models = {words: each_rates(given, words) for words in given.texts("price")}
     if not models:

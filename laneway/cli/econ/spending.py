@@ -13,7 +13,19 @@ from accounting.econ.monthly import Plan, Saving, Step
 from accounting.econ.tokens import Mix, Pattern
 from laneway.cli.econ.answer import calculator
 from laneway.cli.econ.fed import asked, changed_option, feed_drivers, feed_plan, from_ledger
-from laneway.cli.econ.given import SHARE, Command, Decorator, Given, number, option, read, share, switch, usd
+from laneway.cli.econ.given import (
+    SHARE,
+    Command,
+    Decorator,
+    Given,
+    multiple,
+    number,
+    option,
+    read,
+    share,
+    switch,
+    usd,
+)
 from laneway.cli.econ.given import tokens as tokens_option
 from laneway.cli.econ.prices import PRICE_WORDS, day_option, each_rates, price_option, priced, rates
 
@@ -45,8 +57,8 @@ def told_pattern(given: Given) -> Pattern:
 @calculator("pattern")
 @worked(FED)
 @number("--days", "days", "Days of a month.", "30")
-@share("--retries", "retry_share", "What retries and checks add to inference.", "15%")
-@share("--orchestration", "orchestration_share", "What queues, tools and state add to inference.", "20%")
+@multiple("--retries", "retry_share", "What retries and checks add to inference.", "15%")
+@multiple("--orchestration", "orchestration_share", "What queues, tools and state add to inference.", "20%")
 @switch("--compound", "compound", "Orchestration comes on top of retries too, and not of inference alone.")
 @usd("--monitoring-usd", "monitoring_usd", "What watching it costs a month.", "200")
 @share("--reviewed", "review_share", "The part of the tasks that a person looks at.", "0%")
