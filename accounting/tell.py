@@ -43,6 +43,18 @@ TAKING_MS, TELLING_MS = 10_000, 60_000
 
 log = logging.getLogger("laneway.alerts")
 
+# A Redis that is full refuses none of these: it is then that people must hear of it, and that switches are pulled.
+_TURN = """#!lua flags=allow-oom
+return redis.call('SET', KEYS[1], ARGV[1], 'NX', 'PX', ARGV[2]) and 1 or 0
+"""
+#: From what is new to what is due: ARGV = the alert, when, what its channels get.
+_TAKEN = """#!lua flags=allow-oom
+for at = 3, #ARGV do redis.call('ZADD', KEYS[2], 'NX', ARGV[2], ARGV[at]) end
+redis.call('LREM', KEYS[1], 1, ARGV[1])
+"""
+_LATER = """#!lua flags=allow-oom
+redis.call('ZADD', KEYS[1], ARGV[1], ARGV[2])
+"""
 _RELEASE = """#!lua flags=allow-oom
 if redis.call('GET', KEYS[1]) == ARGV[1] then redis.call('DEL', KEYS[1]) end
 """
@@ -66,12 +78,9 @@ def take(store: Store, settings: Alerts) -> int:
             if item is None:
                 break
             done = _at_once(store, settings, item)
-            pipe = store.client.pipeline()
-            for channel in done - {"kill"}:
-                member = msgpack.packb([channel, item, "kill" in done])
-                pipe.zadd(DUE, {member: store.now_us()}, nx=True)
-            pipe.lrem(NEW, 1, item)
-            pipe.execute()
+            members = [msgpack.packb([channel, item, "kill" in done]) for channel in done - {"kill"}]
+            taken_now = store.client.register_script(_TAKEN)
+            taken_now(keys=[NEW, DUE], args=[item, store.now_us(), *members])
             taken += 1
     return taken
 
@@ -115,7 +124,7 @@ def tell(store: Store, settings: Alerts, *, channels: Mapping[str, Channel] | No
                 else:
                     told += 1
             if channel in failed and (again := next_try_us(alert, store.now_us())) is not None:
-                store.client.zadd(DUE, {member: again})
+                store.client.register_script(_LATER)(keys=[DUE], args=[again, member])
             else:
                 store.client.zrem(DUE, member)
     return told
@@ -183,7 +192,7 @@ def run(command: tuple[str, ...], news: Mapping[str, Any], *, timeout_s: float =
 def _turn(client: redis.Redis, name: str, lock_ms: int) -> Iterator[bool]:
     """Whether it is this process's turn."""
     token = os.urandom(12).hex()
-    mine = bool(client.set(name, token, nx=True, px=lock_ms))
+    mine = bool(client.register_script(_TURN)(keys=[name], args=[token, lock_ms]))
     try:
         yield mine
     finally:

@@ -27,6 +27,12 @@ ENTRIES, FACTS, ENDS = 200, 10_000, 200
 END = "finished"
 AGAIN_S = 3600
 
+#: The mark of the hour and the alert, in one step, which a Redis that is full does not refuse.
+_FIRST = """#!lua flags=allow-oom
+if not redis.call('SET', KEYS[1], ARGV[1], 'NX', 'EX', ARGV[2]) then return 0 end
+return redis.call('RPUSH', KEYS[2], ARGV[3])
+"""
+
 
 class Watch:
     """``round`` is one glance; each trend is told of once an hour, whichever process sees it."""
@@ -48,10 +54,8 @@ class Watch:
 
     def _first(self, alert: Alert) -> bool:
         told = f"{keys.alerted_key('trend')}:{alert.scope}|{alert.period}"
-        if not self.store.client.set(told, str(alert.at_us), nx=True, ex=AGAIN_S):
-            return False
-        self.store.client.rpush(NEW, encode(alert))
-        return True
+        first = self.store.client.register_script(_FIRST)
+        return bool(first(keys=[told, NEW], args=[alert.at_us, AGAIN_S, encode(alert)]))
 
     def _seen(self) -> list[Ended]:
         client = self.store.client

@@ -47,7 +47,8 @@ class Batch:
 
 
 class BatchBook:
-    """The batches of a fleet. Every method raises RedisUnavailable, and RedisFull where it writes."""
+    """The batches of a fleet. Every method raises RedisUnavailable; a Redis that is full refuses none, for batches are
+    what empties it."""
 
     def __init__(self, store: Store) -> None:
         self.store, self.client = store, store.client
@@ -58,10 +59,13 @@ class BatchBook:
 
     def write(self, batch: Batch) -> None:
         """Its record as it is now."""
-        pipe = self.client.pipeline()
-        pipe.hset(keys.batch_key(batch.id), mapping=_fields(batch))
-        pipe.zadd(keys.BATCHES, {batch.id: batch.since_us})
-        ask(pipe.execute)
+        said = [word for pair in _fields(batch).items() for word in pair]
+        write = self.client.register_script(_WRITE)
+        ask(
+            lambda: write(
+                keys=[keys.batch_key(batch.id), keys.BATCHES], args=[batch.id, batch.since_us, *said]
+            )
+        )
 
     def close(self, batch: Batch) -> None:
         """All of its lines are settled: forget it."""
@@ -147,7 +151,8 @@ class Lock:
         self._lost = False
 
     def take(self) -> bool:
-        taken = bool(ask(lambda: self._client.set(self._key, self._token, nx=True, px=self._ms)))
+        take = self._client.register_script(_TAKE)
+        taken = bool(ask(lambda: take(keys=[self._key], args=[self._token, self._ms])))
         if taken:
             self._thread.start()
         return taken
@@ -171,6 +176,13 @@ class Lock:
         return bool(ask(lambda: self._script(keys=[self._key], args=[self._token, ms])))
 
 
+_WRITE = """#!lua flags=allow-oom
+redis.call('HSET', KEYS[1], unpack(ARGV, 3))
+redis.call('ZADD', KEYS[2], ARGV[2], ARGV[1])
+"""
+_TAKE = """#!lua flags=allow-oom
+return redis.call('SET', KEYS[1], ARGV[1], 'NX', 'PX', ARGV[2]) and 1 or 0
+"""
 _RENEW = """#!lua flags=allow-oom
 if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
 if ARGV[2] == '0' then redis.call('DEL', KEYS[1]) else redis.call('PEXPIRE', KEYS[1], ARGV[2]) end

@@ -47,6 +47,7 @@ class BatchSender:
         if now < self._not_before or self.jobs.hands.paused:
             return
         if fill_ready(waiting, now - self._waiting_since, self.row):
+            self._waiting_since = now  # of what is left then, or comes meanwhile
             with self.book.lock(f"filling-{self.lane}") as lock:
                 if lock is not None:
                     self._fill(lock)

@@ -110,20 +110,26 @@ class BatchKeeper:
                 behind(batch, judged)
                 settled, kept = settled + len(judged.moves), kept + judged.unread
         if kept:
-            log.error(
-                "batch %s: %d lines are of types that this node does not know; they wait", batch.id, kept
-            )
+            self._wait_for_types(batch, kept)
             return
         left = self.book.count_left(batch)
         for rest in self.book.left(batch):
             if batch.state == "lost":
                 never = CallCancelled("the provider did not work on it", usage=Usage())
-                self._book(batch, self._judged(batch, {line: never for line, _ in rest}))
+                judged = self._judged(batch, {line: never for line, _ in rest})
+                self._book(batch, judged)
+                kept += judged.unread
             else:
                 self.batches.put_back(batch, rest, singly=singly)
+            if kept:  # they would be found again and again
+                self._wait_for_types(batch, kept)
+                return
         self.door.forget(batch.provider_id)
         self.book.close(batch)
         log.info("batch %s: %d lines settled, %d were not worked on", batch.id, settled, left)
+
+    def _wait_for_types(self, batch: Batch, lines: int) -> None:
+        log.error("batch %s: %d lines are of types that this node does not know; they wait", batch.id, lines)
 
     def _judged(self, batch: Batch, results: dict[str, Any]) -> _Judged:
         """A handful's moves. A line that was settled before, or is of no task of ours, is passed over; one whose type

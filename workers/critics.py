@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+from broker.errors import RedisFull
 from broker.events import Finished
 from broker.scopes import scopes_of
 from broker.store import Move, Record
@@ -12,7 +13,7 @@ from broker.task import Claim, Outcome, lane_queue
 from dispatcher.schema import NotJson, parse_json
 from workers.attempt import overdue, put_back
 from workers.jobs import UNKNOWN_TYPE_DELAY_S, Jobs
-from workers.parts import critic_of, ended, submitted, waiting
+from workers.parts import LOOK_AGAIN_S, critic_of, ended, submitted, waiting
 
 
 def complaint_of(part: Record | None) -> str:
@@ -45,7 +46,10 @@ class Critics:
         part = critic_of(claim, task_type.critic, self.store.now_us())
         if part.deadline_s is not None and part.deadline_s <= 0:
             return overdue(claim)
-        record = submitted(self.store, [part])
+        try:
+            record = submitted(self.store, [part])
+        except RedisFull:
+            return put_back(claim, LOOK_AGAIN_S)
         if not ended(record):
             return waiting(claim, part, self.jobs.name)
         return self._judged(claim, complaint_of(record))

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from broker.call import ToolCall
-from broker.errors import TaskTooLarge, ToolError
+from broker.errors import RedisFull, TaskTooLarge, ToolError
 from broker.events import Attempted
 from broker.scopes import scopes_of
 from broker.settings import SubtaskTool, TaskType
@@ -18,7 +18,7 @@ from dispatcher.budget import Limits, ParkForBudget, Refusal, Unusable, tool_sto
 from dispatcher.text import cut
 from workers.attempt import TOOL, overdue, put_back, running_s, without_call
 from workers.jobs import UNKNOWN_TYPE_DELAY_S, Jobs, limits_for
-from workers.parts import ended, handed_on, submitted, waiting
+from workers.parts import LOOK_AGAIN_S, ended, handed_on, submitted, waiting
 from workers.toolbox import Offer, Used, arguments_of
 
 KEPT = "kept"  # the engine of a use whose result was there already
@@ -125,6 +125,10 @@ class ToolUses:
             record = submitted(self.store, parts)
         except TaskTooLarge as error:
             return Used(f"Error: {error.message}", failure="bad_arguments")
+        except RedisFull:
+            return replace(
+                put_back(use.claim, LOOK_AGAIN_S), scopes=scopes_of(use.claim.task, self.jobs.name)
+            )
         if record is None:
             return Used("Error: what came of it is no longer kept", failure="subtask_gone")
         if not ended(record):

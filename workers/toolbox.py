@@ -9,11 +9,12 @@ import queue
 import threading
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 from broker.call import ToolCall
-from broker.errors import ConfigError, ToolError, ToolUnavailable
+from broker.errors import ConfigError, RedisFull, ToolError, ToolUnavailable
 from broker.money import nano
 from broker.prices import Price, cost_nano
 from broker.settings import Settings, SubtaskTool, ToolSettings
@@ -119,7 +120,8 @@ class Toolbox:
         assert offer.tool, "a sub-task is no tool's work"
         used = self._done(offer, offer.tool, arguments)
         if key and not used.failure:
-            self._store.keep_tool_result(key, used.text, offer.row.ttl_s or 0)
+            with suppress(RedisFull):  # it only saves a use
+                self._store.keep_tool_result(key, used.text, offer.row.ttl_s or 0)
         return used
 
     def close(self) -> None:

@@ -125,6 +125,16 @@ def test_each_channel_is_told_once_and_one_that_fails_holds_up_no_other(store: S
     assert store.client.zcard(tell.DUE) == 0
 
 
+def test_a_full_redis_keeps_nobody_from_being_told(store: Store) -> None:
+    told: list[Any] = []
+    push(store, today(store, 100))
+    store.client.config_set("maxmemory", 1)
+    assert tell.take(store, ALL) == 1
+    assert store.killed() == ["workspace:acme"]
+    assert tell.tell(store, ALL, channels={"webhook": told.append, "command": told.append}) == 2
+    assert len(told) == 2
+
+
 def test_a_process_that_dies_while_it_tells_leaves_the_news_for_another(store: Store) -> None:
     class Killed(BaseException):
         pass

@@ -230,6 +230,36 @@ def test_a_batch_is_sent_when_enough_waits_or_some_for_long_enough(
     assert len(provider.batches["batch_1"].lines) == 3
 
 
+def test_what_comes_after_a_batch_waits_as_long_again(
+    client: redis.Redis, tmp_path: Path, provider: BatchProvider, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now_s = 1000.0
+    monkeypatch.setattr("workers.batch_send.time.monotonic", lambda: now_s)
+    node = Node(
+        TOML.replace("batch_fill_s = 0", "batch_fill_s = 300\nbatch_lines = 3"), client, tmp_path, provider
+    )
+    node.submit("a", "b", "c", "d")
+    node.sender.send()
+    assert [len(batch.lines) for batch in provider.batches.values()] == [3]
+    for now_s in (1299.0, 1300.0):
+        node.sender.send()
+        assert len(provider.batches) == 1 + (now_s == 1300.0)
+    node.submit("e")
+    node.sender.send()
+    now_s = 1310.0
+    node.sender.send()
+    assert len(provider.batches) == 2, "it is not sent alone because another one had waited"
+
+
+def test_a_full_redis_is_emptied_by_batches_too(node: Node, client: redis.Redis) -> None:
+    node.submit("a")
+    client.config_set("maxmemory", 1)
+    node.tick()
+    assert node.statuses() == {"a": "succeeded"}
+    client.config_set("maxmemory", 0)
+    node.at_rest()
+
+
 def test_lines_that_were_not_worked_on_go_back_and_cost_nothing(node: Node) -> None:
     node.provider.expire = "late"
     node.submit("a", "late")
@@ -436,6 +466,24 @@ def test_answers_wait_for_a_type_that_the_configuration_has_lost(node: Node) -> 
     node.keeper.look()
     assert node.statuses() == {"a": "succeeded"}
     node.at_rest()
+
+
+def test_lines_of_a_lost_batch_wait_for_their_type_too(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    node.provider.lose, node.provider.hidden, node.provider.expire = ["create"], True, "a"
+    node.submit("a")
+    node.tick()
+    monkeypatch.setattr(batch_settle, "LOST_S", 0)
+    node.keeper.look()
+    known = node.jobs.settings
+    node.jobs.settings = known.model_copy(update={"types": {}})
+    node.provider.hidden = False
+    for _ in range(3):
+        node.keeper.look()
+    assert len(node.book.all()) == 1
+    node.jobs.settings = known
+    node.keeper.look()
+    assert node.book.all() == []
+    assert node.records()["a"].cost_nano == 0
 
 
 class Death(BaseException):

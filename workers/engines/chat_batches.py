@@ -34,7 +34,7 @@ NOBODY = Call((), timeout_s=ASK_S)
 
 class ChatBatches:
     line_limit = 50_000
-    bytes_limit = 200_000_000
+    bytes_limit = 60_000_000  # of 200 MB that it takes: a handful more may follow, which is 128 MB at most
 
     def __init__(self, client: openai.OpenAI, lane_name: str, model: str, key: str, dialect: Dialect) -> None:
         self._client, self._lane_name, self._model, self._key = client, lane_name, model, key
