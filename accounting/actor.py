@@ -84,7 +84,7 @@ class Accounting:
     def help_others(self, stopping: threading.Event) -> None:
         try:
             self.helper.round(stopping)
-        except (LedgerError, OverflowError, RedisUnavailable) as error:
+        except (LedgerError, RedisUnavailable) as error:
             log.error("a day is left to other nodes: %s", error)
 
     def take_alerts(self) -> None:

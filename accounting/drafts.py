@@ -90,8 +90,8 @@ class Draft:
         return mmap.mmap(self._file.fileno(), 0, access=mmap.ACCESS_READ)
 
     def close(self) -> None:
-        self._writer.close()
-        self._file.close()
+        with self._file:
+            self._writer.close()
 
     def _write(self, rows: int) -> None:
         table = pa.concat_tables(self._waiting).unify_dictionaries()
@@ -129,8 +129,8 @@ class Drafts:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._tasks.close()
-        self._attempts.close()
+        with closing(self._attempts), closing(self._tasks):
+            pass  # both, even where a disk is full
 
     @property
     def tasks(self) -> int:
@@ -148,12 +148,12 @@ class Drafts:
         self.cost_nano += lot.cost_nano
 
     def done(self) -> Iterator[tuple[str, mmap.mmap]]:
-        """Each data set and the bytes of its file."""
-        yield ledger.TASKS, self._tasks.done()
-        yield ledger.ATTEMPTS, self._attempts.done()
+        """Each data set and the bytes of its file; none before all are whole, as what fails then would find the others
+        published. Raises OverflowError where sums do not fit."""
         with closing(Draft(schema.DAILY)) as sums:
             sums.add(daily.merged(self._sums))
-            yield ledger.DAILY, sums.done()
+            drafts = {ledger.TASKS: self._tasks, ledger.ATTEMPTS: self._attempts, ledger.DAILY: sums}
+            yield from [(name, draft.done()) for name, draft in drafts.items()]
 
 
 def _handed_over(field: Any) -> Any:

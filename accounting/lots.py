@@ -18,6 +18,7 @@ from accounting.parts import BUCKETS, Part, Span
 
 #: Facts that are read before their columns are cut to what they say, which is half of them, and that are laid at once.
 PIECE_ROWS = 500_000
+PIECE_PARTS = 500  # that are read before: a table takes 150 kB, however few facts it has
 #: Buckets that are read of a part at once where it has to be laid: some row groups together take a fifth less time.
 GROUP_BUCKETS = 64
 SELDOM = 8  # a text that comes in fewer rows than so many on average is laid as it is
@@ -43,8 +44,8 @@ class Lots:
 
     Row groups that lie within a span are read as they are. Wider ones, of parts that were written before much had
     come or of a day of very many spans, would be read again for each span: they are read once, when the first of
-    their spans is asked for, and their facts are laid by span in a temporary file, at 56 bytes. ``tell`` hears how many
-    of how many such parts are read by then. Raises LedgerError where a part cannot be read.
+    their spans is asked for, and their facts are laid by span in a temporary file, at 56 bytes. ``tell`` hears of each
+    quarter of the day how many of how many such parts are read by then. Raises LedgerError where a part cannot be read.
     """
 
     def __init__(
@@ -96,7 +97,8 @@ class Lots:
         for number, part in enumerate(found, 1):
             tables.append(parts.read(part, span, self._columns))
             tell(number, len(found))
-            if number == len(found) or sum(table.num_rows for table in tables) >= PIECE_ROWS:
+            rows = sum(table.num_rows for table in tables)
+            if number == len(found) or rows >= PIECE_ROWS or len(tables) == PIECE_PARTS:
                 piece = _joined(tables)
                 yield piece
                 del piece  # whoever took it may have let it go by now

@@ -94,6 +94,7 @@ def _written(made: Any, cuts: npt.NDArray[np.int64]) -> bytes:
         write_statistics=list(_STATISTICS),
         data_page_version="2.0",  # what gets no smaller by it is not compressed, which is half of the pages
         store_decimal_as_integer=True,
+        write_page_checksum=True,  # half of the pages are not compressed: nothing else sees a bit that turned
     ) as writer:
         for number in filled:
             rows = int(cuts[number + 1] - cuts[number])
@@ -135,22 +136,23 @@ def of_day(store: Store, day: str) -> list[Part]:
 
 
 def _part(store: Store, path: str) -> Part:
-    meta = _opened(store, path).metadata
-    said = meta.metadata or {}
-    firsts: tuple[int, ...] = (0,) * meta.num_row_groups  # of version 1, or of another hand
-    width = BUCKETS
-    if _FIRSTS in said:
-        firsts, width = tuple(map(int, said[_FIRSTS].split())), BUCKETS // int(said[_STRIPES])
-    return Part(store, path, meta.num_rows, firsts, width)
+    try:
+        meta = _opened(store, path).metadata
+        said = meta.metadata or {}
+        firsts: tuple[int, ...] = (0,) * meta.num_row_groups  # of version 1, or of another hand
+        width = BUCKETS
+        if _FIRSTS in said:
+            firsts, width = tuple(map(int, said[_FIRSTS].split())), BUCKETS // int(said[_STRIPES])
+        return Part(store, path, meta.num_rows, firsts, width)
+    except (*_BROKEN, ValueError) as error:
+        raise _damaged(path, error) from error
 
 
 def _opened(store: Store, path: str) -> Any:
-    try:
-        source = store.open(path)
-        meta = pq.read_metadata(source)
-        return pq.ParquetFile(source, metadata=meta, read_dictionary=None if _is_old(meta) else _TEXTS)
-    except (pa.ArrowInvalid, OSError) as error:
-        raise _damaged(path, error) from error
+    source = store.open(path)
+    meta = pq.read_metadata(source)
+    texts = None if _is_old(meta) else _TEXTS
+    return pq.ParquetFile(source, metadata=meta, read_dictionary=texts, page_checksum_verification=True)
 
 
 def _is_old(meta: Any) -> bool:
@@ -176,24 +178,38 @@ def whole(part: Part) -> Any:
 def read(part: Part, span: Span, columns: Sequence[str]) -> Any:
     """These columns of the row groups that have rows of the span, of whatever version the part is.
 
-    Raises LedgerError where it cannot be read.
+    Raises LedgerError where it cannot be read, LedgerChanged where another file has taken its place.
     """
     wanted = as_read(tuple(columns))
     try:
         file = _opened(part.store, part.path)
+        if (file.metadata.num_rows, file.metadata.num_row_groups) != (part.rows, len(part.firsts)):
+            raise ledger.replaced(part.path)
         old = _is_old(file.metadata)
         asked = list(facts.OLD_COLUMNS if old else columns)
         table = file.read_row_groups(part.groups(*span), columns=asked, use_threads=False)
         if old:
             table = facts.upgraded(table)
-        return table if table.schema.equals(wanted) else table.select(wanted.names).cast(wanted)
-    except (pa.ArrowInvalid, OSError) as error:
+        table = table if table.schema.equals(wanted) else table.select(wanted.names).cast(wanted)
+        if missing := [name for name in facts.IDENTITY if name in columns and table[name].null_count]:
+            raise KeyError(f"facts without {missing[0]}")
+        _refuse_unknown(table["kind"] if "kind" in columns else pa.chunked_array([], pa.string()))
+        return table
+    except _BROKEN as error:
         raise _damaged(part.path, error) from error
     except ValueError as error:
         raise LedgerError(
             f"{part.path} holds a fact that this version cannot read: {error}",
             mend="roll the day with the version that wrote it, or a newer one",
         ) from error
+
+
+def _refuse_unknown(kinds: Any) -> None:
+    """Raises ValueError for a kind of facts that a newer version has."""
+    for chunk in kinds.chunks:
+        unknown = chunk.dictionary.filter(pc.invert(pc.is_in(chunk.dictionary, facts.NAMES)))
+        if len(unknown):
+            raise ValueError(f"its kind is {unknown[0].as_py()!r}")
 
 
 @cache
@@ -205,6 +221,10 @@ def as_read(columns: tuple[str, ...]) -> Any:
 def _kept(field: Any) -> Any:
     """The field as it is read: ids that hardly come twice in a column as they are, other texts as dictionaries."""
     return field.with_type(pa.dictionary(pa.int32(), schema.TEXT)) if field.name in _TEXTS else field
+
+
+#: What reading a file raises that is no part, or of which some bytes are others.
+_BROKEN = (pa.ArrowException, KeyError, UnicodeDecodeError, OSError)
 
 
 def _damaged(path: str, error: Exception) -> LedgerError:

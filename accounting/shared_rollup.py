@@ -168,8 +168,7 @@ class Helper:
     def round(self, stopping: threading.Event | None = None) -> int:
         """Folds until no span is left that it may take, or the process is stopping. How many it folded.
 
-        Raises LedgerError or OverflowError where it could not fold one, and leaves the rest of that day to others;
-        RedisUnavailable.
+        Raises LedgerError where it could not fold one, and leaves the rest of that day to others; RedisUnavailable.
         """
         if not self._offers.busy.acquire(blocking=False):
             return 0
@@ -222,7 +221,7 @@ class Helper:
         try:
             with self._offers.held(offer, number):
                 yield
-        except (LedgerError, OverflowError):
+        except LedgerError:
             if self._offers.back(offer, number):
                 self._left = offer
                 raise

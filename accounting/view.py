@@ -7,6 +7,8 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from tempfile import gettempdir
 
+import pyarrow as pa
+
 from accounting import ledger, parts
 from accounting.fold import COLUMNS, Folded, fold
 from accounting.ledger import Store
@@ -25,9 +27,18 @@ class View:
     nodes: int = 1
 
     def lot(self, number: int) -> Folded:
-        """The rows of one span. Raises LedgerError where a part cannot be read, or no temporary file written."""
-        with _room():
-            return fold(self.facts.read(number))
+        """The rows of one span. Raises LedgerError where a part cannot be read, no temporary file be written, or nothing
+        be made of the facts."""
+        try:
+            with _room():
+                return fold(self.facts.read(number))
+        except OverflowError as error:
+            raise LedgerError(
+                f"a span of the day cannot be folded: {error}", mend="find the facts with such amounts"
+            ) from error
+        except (pa.ArrowException, LookupError) as error:  # a page's own header has no checksum
+            mend = "a part of the day is damaged: put it back from a copy"
+            raise LedgerError(f"a span of the day cannot be folded: {error!r}", mend=mend) from error
 
     def lots(self) -> Iterator[Folded]:
         """Those of all spans, in their order."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import resource
 from collections.abc import Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from accounting import facts, ledger, lots, parts, rollup, schema, wire
+from accounting import daily, facts, ledger, lots, parts, rollup, schema, wire
 from accounting.fold import COLUMNS
 from accounting.ledger import LocalStore
 from broker.errors import LedgerError
@@ -114,6 +114,7 @@ def test_a_day_of_small_parts_is_the_same_in_many_spans_and_each_part_is_read_on
 ) -> None:
     known = events()
     monkeypatch.setattr(lots, "PIECE_ROWS", 40)
+    monkeypatch.setattr(lots, "PIECE_PARTS", 30)
     monkeypatch.setattr(lots, "SELDOM", seldom)
     files = [parts.encode(table_of(known[start : start + small])) for start in range(0, len(known), small)]
     one = rolled(tmp_path / "one", [parts.encode(table_of(known))])
@@ -180,6 +181,78 @@ def test_a_day_that_has_no_room_for_temporary_files_says_so_and_publishes_nothin
     assert "TMPDIR" in failure.value.mend
     assert not store.read(f"{ledger.partition(ledger.TASKS, DAY)}/tasks.parquet")
     assert there == store.list("")
+
+
+def test_no_file_of_a_day_is_published_before_all_are_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def overflows(_: Any) -> Any:
+        raise OverflowError("it sums to too much")
+
+    stored(tmp_path, events())
+    monkeypatch.setattr(daily, "merged", overflows)
+    with pytest.raises(LedgerError, match=f"{DAY} cannot be rolled: it sums to too much"):
+        rollup.rollup(LocalStore(tmp_path), DAY)
+    assert LocalStore(tmp_path).list("") == ("events",)
+
+
+def test_a_part_that_is_replaced_while_its_day_is_rolled_is_read_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, whole, known = LocalStore(tmp_path), table_of(events()), parts.of_day
+    stored(tmp_path, events())
+    again = [parts.encode(whole, stripes=stripes) for stripes in (8, 1, 4)]
+
+    def of_day(near: Any, day: str) -> list[parts.Part]:
+        found = known(near, day)
+        if again:
+            store.put(f"{FOLDER}/0.parquet", again.pop())
+        return found
+
+    monkeypatch.setattr(parts, "of_day", of_day)
+    assert rollup.rollup(store, DAY).events == len(events())
+    assert not again
+
+
+def without(column: str) -> Any:
+    table = table_of(events()).cast(schema.EVENTS)
+    return table.set_column(
+        table.schema.get_field_index(column), column, pa.nulls(len(table), table[column].type)
+    )
+
+
+@pytest.mark.parametrize(
+    "table",
+    [pa.table({"x": [1]}), pa.table({"unpriced": [True]}), *map(without, ("task_id", "seq", "kind", "at"))],
+)
+def test_a_file_of_another_hand_is_told_with_its_mend(table: Any, tmp_path: Path) -> None:
+    stored(tmp_path, events())
+    pq.write_table(table, tmp_path / FOLDER / "other.parquet", store_decimal_as_integer=True)
+    with pytest.raises(LedgerError, match=r"other\.parquet is damaged") as failure:
+        rollup.rollup(LocalStore(tmp_path), DAY)
+    assert failure.value.mend
+
+
+def test_a_kind_of_facts_of_a_newer_version_is_not_taken_for_another(tmp_path: Path) -> None:
+    table = table_of(events()).cast(schema.EVENTS)
+    kinds = pa.array(["refunded" if kind == "rated" else kind for kind in table["kind"].to_pylist()])
+    newer = table.set_column(table.schema.get_field_index("kind"), "kind", kinds)
+    (tmp_path / FOLDER).mkdir(parents=True)
+    pq.write_table(newer, tmp_path / FOLDER / "newer.parquet", store_decimal_as_integer=True)
+    with pytest.raises(LedgerError, match="cannot read: its kind is 'refunded'"):
+        rollup.rollup(LocalStore(tmp_path), DAY)
+
+
+def test_no_bit_of_a_parts_pages_turns_unseen(tmp_path: Path) -> None:
+    data = parts.encode(table_of(events()))
+    good = rolled(tmp_path / "good", [data])
+    pages = len(data) - 8 - int.from_bytes(data[-8:-4], "little")  # where the footer begins
+    chance = random.Random(3)
+    for number in range(60):
+        turned = bytearray(data)
+        turned[chance.randrange(4, pages)] ^= 1 << chance.randrange(8)
+        with suppress(LedgerError):  # or nothing that anybody reads has changed
+            assert rolled(tmp_path / str(number), [bytes(turned)]) == good
 
 
 def test_stripes_of_parts_have_whole_tasks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
