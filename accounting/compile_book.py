@@ -89,7 +89,7 @@ def compiled(source: Iterable[Provider], overlay: str, before: Book, as_of: date
 def merged(
     new: Mapping[str, Mapping[str, str]], old: Mapping[str, Mapping[str, str]], as_of: str, own: set[str]
 ) -> Rows:
-    """Every row of the old book, and what the new one adds. Where both have a day and differ, the old one stays, and
+    """Every row of the old book up to ``as_of``, and what the new one adds. Where both have a day and differ, the old one stays, and
     what holds now in the new one holds from ``as_of`` on. ``own`` are keys of the overlay, which says itself."""
     grown: Rows = {}
     for key in {**old, **new}:
@@ -151,7 +151,10 @@ def _days(model: ModelInfo, as_of: date) -> dict[str, str]:
                     standard[start.isoformat()] = one.prices
                 case TimeOfDateConstraint(start_time=first, end_time=last):
                     hours.append((_clock(first, last), one.prices))
-    now = max(day for day in standard if day <= as_of.isoformat())
+    begun = [day for day in standard if day <= as_of.isoformat()]
+    if not begun:
+        raise ValueError("no price yet")
+    now = max(begun)
     batch = _batch(model, as_of)
     lines = {}
     for day, price in standard.items():

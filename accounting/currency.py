@@ -60,9 +60,3 @@ def rates_of(currency: str, table: Table) -> Rates:
             mend=f'add to the configuration what a dollar is worth: [rates.{code}] 2026-01-01 = "…"',
         )
     return Rates(code, tuple(sorted((day, int(rate * MICRO)) for day, rate in days.items())))
-
-
-def convert(nano_usd: int, currency: str, day: str, table: Table) -> int:
-    """Billionths of a currency's unit that so many nano-dollars are worth on a UTC day. Raises ConfigError without a
-    rate."""
-    return rates_of(currency, table).convert(nano_usd, day)

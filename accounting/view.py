@@ -27,8 +27,8 @@ class View:
     nodes: int = 1
 
     def lot(self, number: int) -> Folded:
-        """The rows of one span. Raises LedgerError where a part cannot be read, no temporary file be written, or nothing
-        be made of the facts."""
+        """The rows of one span. Raises LedgerError where a part cannot be read, no temporary file be written, or
+        nothing be made of the facts."""
         try:
             with _room():
                 return fold(self.facts.read(number))

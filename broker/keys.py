@@ -32,6 +32,11 @@ laneway:used:<window>     hash    scope → spent and reserved in a day, a month
 laneway:held:<window>     hash    scope → of that what is reserved and not yet settled
 laneway:rates:<month>     hash    type|lane|purpose|tries, …|successes, …|nano: what calls came to
 laneway:alerted:<window>  hash    scope|period|level → when the level was passed
+laneway:alerted:trend:…   string  a trend that was told of within the hour
+laneway:sweeping          string  one process of the fleet looks after what is lost (scripts/keep.lua)
+laneway:batch:<name>:lock string  who works on a batch, or fills one of a lane
+laneway:dirty             hash    day → the last entry of the stream that touched it since its rollup
+laneway:ingest:lock       string  who writes parts (and :batch, the entries that are being written)
 laneway:rollups           zset    large days that are offered to be folded (and what follows it: accounting/offers.py)
 laneway:alerts            list    alerts that nobody was told of yet (and what follows it: accounting/tell.py)
 """

@@ -1,7 +1,8 @@
 """Task state in Redis: each method is one round trip for many tasks, and one atomic script for each.
 
 Nothing here decides anything: a script refuses what is stale or double and otherwise does what its caller decided.
-Every call may be repeated after a lost reply without doing anything twice.
+Every call may be repeated after a lost reply without doing anything twice, but for ``note``, whose fact then stands
+twice; ``replay`` and ``drop_dead`` say False the second time.
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from accounting.currency import convert, rates_of
+from accounting.currency import rates_of
 from broker.errors import ConfigError
 from broker.settings import parse
 
@@ -43,7 +43,7 @@ USD = 10**9
 def test_an_amount_is_worth_what_the_last_rate_before_its_day_says(
     nano_usd: int, currency: str, day: str, worth: int
 ) -> None:
-    assert convert(nano_usd, currency, day, TABLE) == worth
+    assert rates_of(currency, TABLE).convert(nano_usd, day) == worth
 
 
 @given(st.lists(st.integers(-(10**18), 10**18), max_size=20))
@@ -55,7 +55,7 @@ def test_parts_converted_one_by_one_are_within_a_half_of_a_billionth_each(parts:
 
 def test_a_day_before_the_first_rate_and_a_currency_without_any_are_told() -> None:
     with pytest.raises(ConfigError, match="no rate holds on 2025-12-31, the first one is from 2026-01-01"):
-        convert(1, "GBP", "2025-12-31", TABLE)
+        rates_of("GBP", TABLE).convert(1, "2025-12-31")
     with pytest.raises(ConfigError, match="no rates for 'EUR'; there are USD, GBP, JPY"):
         rates_of("EUR", TABLE)
 
