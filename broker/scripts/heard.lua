@@ -9,7 +9,7 @@ local states = {}
 for i, item in ipairs(cmsgpack.unpack(ARGV[1])) do
   local endpoint, word, tokens, blocked, rpm, tpm = unpack(item)
   local key = P .. 'endpoint:' .. endpoint
-  local h = redis.call('HMGET', key, 'failures', 'shut', 'blocked', 'tok', 'tpm')
+  local h = redis.call('HMGET', key, 'failures', 'shut', 'blocked', 'tok', 'pace')
   local failures, shut, until_us = tonumber(h[1] or '0'), tonumber(h[2] or '0'), tonumber(h[3] or '0')
   if word == 1 then
     failures, shut = 0, 0
@@ -27,7 +27,7 @@ for i, item in ipairs(cmsgpack.unpack(ARGV[1])) do
       fields[#fields + 1] = text(limit)
     end
   end
-  local limit = tpm > 0 and tpm or tonumber(h[5] or '0')
+  local limit = tonumber(h[5] or '0')
   if h[4] and limit > 0 and tokens ~= 0 then
     fields[#fields + 1] = 'tok'
     fields[#fields + 1] = text(tonumber(h[4]) + tokens * MINUTE_US / limit)

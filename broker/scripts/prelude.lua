@@ -343,6 +343,7 @@ end
 --   blocked   wants no calls until then (its own word)
 --   rpm, tpm  requests and tokens a minute that it takes; the configuration's word goes before its own
 --   req, tok  when its limits would be whole again (generic cell rate algorithm)
+--   pace      the limit a minute by which tok was counted
 local MINUTE_US, BURST_US, PROBE_US = 60000000, 10000000, 30000000
 local BREAK_AFTER = 5
 
@@ -372,6 +373,10 @@ local function admit(now, endpoint, tokens, rpm, tpm)
       wait = math.max(wait, longer)
       fields[#fields + 1] = i == 1 and 'req' or 'tok'
       fields[#fields + 1] = text(whole)
+      if i == 2 then
+        fields[#fields + 1] = 'pace'
+        fields[#fields + 1] = text(limit)
+      end
     end
   end
   if wait == 0 and #fields > 0 then
