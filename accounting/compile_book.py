@@ -89,8 +89,8 @@ def compiled(source: Iterable[Provider], overlay: str, before: Book, as_of: date
 def merged(
     new: Mapping[str, Mapping[str, str]], old: Mapping[str, Mapping[str, str]], as_of: str, own: set[str]
 ) -> Rows:
-    """Every row of the old book up to ``as_of``, and what the new one adds. Where both have a day and differ, the old one
-    stays, and what holds now in the new one holds from ``as_of`` on. ``own`` are keys of the overlay, which says
+    """Every row of the old book up to ``as_of``, and what the new one adds. Where both have a day and differ, the old
+    one stays, and what holds now in the new one holds from ``as_of`` on. ``own`` are keys of the overlay, which says
     itself."""
     grown: Rows = {}
     for key in {**old, **new}:
