@@ -12,6 +12,8 @@ from dataclasses import dataclass, fields, is_dataclass
 from datetime import date, timedelta
 from typing import Any
 
+import pyarrow as pa
+
 from accounting import ledger
 from accounting.currency import MICRO, USD, Rates
 from accounting.ledger import Store
@@ -125,7 +127,7 @@ def build(
         choices=choices.choices(kinds),
         drivers=trends.drivers(kinds),
         speeds=calls.speeds() if calls else (),
-        odd=odd.odd(kinds, tallies.workflows),
+        odd=_odd(store, since, days, where, rates, tallies),
         drifts=trends.drifts(kinds),
         bands=trends.bands(by_day),
         change=None if asked.against is None else _change(store, asked, rates, (since, until), tallies),
@@ -159,8 +161,8 @@ def _exchanged(nano: int | None, rates: Rates | None, day: str) -> int | None:
 
 
 def _window(store: Store, until: str, where: Where, rates: Rates | None) -> Window:
-    """Over the last 30 days, whatever the range."""
-    since = (date.fromisoformat(until) - timedelta(days=WINDOW_DAYS - 1)).isoformat()
+    """Over the last 30 days, whatever the range; of those that have a rate."""
+    since = _with_rate(_days_before(until, WINDOW_DAYS - 1), rates)
     days = days_between(store, ledger.TASKS, since, until)
     read = from_daily if daily_answers(where) else from_tasks
     return groups.window(since, until, read(store, days, where, (), rates))
@@ -179,6 +181,32 @@ def _parts(found: Range, days: Sequence[str], whole_nano: int, daily: Any) -> tu
     if found.rates is None and daily is not None and total(daily, "cost") == whole_nano:
         return groups.parts(daily)
     return groups.parts(from_tasks(found.store, days, found.where, (), found.rates))
+
+
+def _odd(
+    store: Store, since: str, days: Sequence[str], where: Where, rates: Rates | None, now: Tallies
+) -> tuple[Odd, ...]:
+    """A short range is held against the weeks before it; a long one has enough days, and takes long to read."""
+    first = _with_rate(_days_before(since, odd.BEFORE_DAYS), rates)
+    earlier = (
+        days_between(store, ledger.TASKS, first, _days_before(since, 1)) if len(days) <= CALL_DAYS else ()
+    )
+    if not days or not earlier:
+        return odd.odd(now.kinds, now.workflows)
+    before = tally(choose(store, earlier, where, (), rates), ranks=False)
+    both = (
+        pa.concat_tables([getattr(one, name) for one in (before, now)]) for name in ("kinds", "workflows")
+    )
+    return tuple(one for one in odd.odd(*both) if one.day >= since)
+
+
+def _days_before(day: str, count: int) -> str:
+    return (date.fromisoformat(day) - timedelta(days=count)).isoformat()
+
+
+def _with_rate(since: str, rates: Rates | None) -> str:
+    """The first day from this one on that has a rate."""
+    return since if rates is None else max(since, rates.days[0][0])
 
 
 def _change(store: Store, asked: Question, rates: Rates | None, span: tuple[str, str], now: Tallies) -> Any:

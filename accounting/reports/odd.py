@@ -1,7 +1,8 @@
 """Days on which something is far from what it usually is, each named for what it is.
 
 What is usual is the median of the four weeks before, and how far days are from it is the median of their distances: a
-spike that was there before changes neither. Without a week before it, no day is odd.
+spike that was there before changes neither. Without a week before it, no day is odd; for a range of a week or less the
+weeks before it are read too.
 """
 
 from __future__ import annotations

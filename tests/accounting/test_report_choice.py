@@ -18,7 +18,7 @@ from accounting.report import Question
 from accounting.reports import calls, rows, tasks
 from accounting.reports.tasks import DATE, TOTAL, choose, rank, tally
 from broker.errors import ConfigError, LedgerError
-from broker.events import Finished, Rated, Routed, Submitted
+from broker.events import Fact, Finished, Rated, Routed, Submitted
 from tests.accounting.stories import CHAIN, DAY, NOON_US, attempted, day_of_stories, entry, publish, story
 
 NEXT = "2026-01-02"
@@ -161,6 +161,34 @@ def test_each_task_is_converted_at_the_rate_of_its_day(two_days: LocalStore) -> 
     assert dollars.days[1].max_nano is not None
     assert pounds.days[1].max_nano == pytest.approx(dollars.days[1].max_nano * 0.8, abs=len(schema.PARTS))
     assert report.to_dict(pounds)["totals"]["cost_gbp"]
+
+
+def test_a_day_by_itself_is_held_against_the_weeks_before_it(
+    client: redis.Redis, store: LocalStore, quarantine: LocalStore
+) -> None:
+    for number in range(9):
+        at_us = NOON_US + number * ledger.US_PER_DAY
+        cost_nano = 50_000_000 if number == 8 else 1_000_000 + number % 3
+        facts: list[Fact] = [
+            Submitted("async"),
+            attempted("a", cost_nano=cost_nano),
+            Finished("succeeded", True),
+        ]
+        publish(client, [entry(story(f"t{number}-{n}", facts, at_us=at_us)) for n in range(10)])
+    ingest.drain_all(client, store, quarantine)
+    rollup.rollup_dirty(client, store)
+    last = "2026-01-09"
+    alone = report.build(store, since=last, until=last)
+    whole = report.build(store, since=DAY, until=last)
+    assert {(one.day, one.kind) for one in alone.odd} >= {
+        (last, "cost of a task"),
+        (last, "cost of a success"),
+    }
+    assert alone.odd == whole.odd
+    assert alone.totals.tasks == 10
+    late = rates_of("GBP", {"GBP": {last: Decimal("0.8")}})
+    pounds = report.build(store, since=last, until=last, asked=Question(rates=late))
+    assert (pounds.odd, pounds.window.since) == ((), last), "days without a rate are left out"
 
 
 def test_a_day_before_the_first_rate_is_refused_and_dollars_need_none(two_days: LocalStore) -> None:
