@@ -16,7 +16,7 @@ import fcntl
 import logging
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from datetime import UTC, date, datetime, timedelta
 from importlib import import_module
@@ -148,9 +148,9 @@ def days(store: Store, dataset: str) -> tuple[str, ...]:
     return tuple(name.removeprefix("date=") for name in store.list(dataset) if name.startswith("date="))
 
 
-def unrolled(store: Store, dataset: str, since: str, until: str) -> tuple[str, ...]:
-    """The UTC days from the one to the other that have events, and no file of the data set yet."""
-    there = set(days(store, dataset))
+def unrolled(store: Store, datasets: Sequence[str], since: str, until: str) -> tuple[str, ...]:
+    """The UTC days from the one to the other that have events, and not yet a file of each of the data sets."""
+    there = set.intersection(*(set(days(store, name)) for name in datasets))
     return tuple(day for day in days(store, EVENTS) if since <= day <= until and day not in there)
 
 

@@ -193,7 +193,8 @@ def read(part: Part, span: Span, columns: Sequence[str]) -> Any:
         table = table if table.schema.equals(wanted) else table.select(wanted.names).cast(wanted)
         if missing := [name for name in facts.IDENTITY if name in columns and table[name].null_count]:
             raise KeyError(f"facts without {missing[0]}")
-        _refuse_unknown(table["kind"] if "kind" in columns else pa.chunked_array([], pa.string()))
+        if "kind" in columns:
+            _refuse_unknown(table["kind"])
         return table
     except _BROKEN as error:
         raise _damaged(part.path, error) from error

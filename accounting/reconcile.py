@@ -128,7 +128,7 @@ def _notes(
     if used and paid and (used[0], used[-1]) != (paid[0], paid[-1]):
         days = f"usage is of {used[0]} to {used[-1]}, money of {paid[0]} to {paid[-1]}"
         yield f"{days}: what only one of them has shows as a difference of price"
-    if missing := unrolled(store, ATTEMPTS, *span):
+    if missing := unrolled(store, (ATTEMPTS,), *span):
         yield left_out(missing)
     if unknown := [one.model for one in compared if one.billed_nano is None]:
         yield f"no price of {', '.join(unknown)} is known, and the file names none: in no sum"

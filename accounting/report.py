@@ -132,13 +132,8 @@ def build(
         bands=trends.bands(by_day),
         change=None if asked.against is None else _change(store, asked, rates, (since, until), tallies),
         open=groups.open_(kinds),
-        unrolled=_unrolled(store, since, until),
+        unrolled=ledger.unrolled(store, (ledger.TASKS, ledger.ATTEMPTS, ledger.DAILY), since, until),
     )
-
-
-def _unrolled(store: Store, since: str, until: str) -> tuple[str, ...]:
-    nightly = (ledger.TASKS, ledger.ATTEMPTS, ledger.DAILY)
-    return tuple(sorted({day for name in nightly for day in ledger.unrolled(store, name, since, until)}))
 
 
 def _days(store: Store, since: str, until: str, rates: Rates | None) -> tuple[str, ...]:
