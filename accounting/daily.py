@@ -12,6 +12,7 @@ from accounting import schema
 from accounting.calls import Calls, Routings
 from accounting.columns import NONE, Facts, Texts, distinct
 from accounting.order import Rows
+from broker.events import Rated
 
 KEYS = ("workspace", "pipeline", "task_type", "lane", "model")
 _SUMS = tuple(name for name in schema.DAILY.names if name not in KEYS)
@@ -37,12 +38,13 @@ def sums(facts: Facts, calls: Calls, routings: Routings, tasks: dict[str, Any], 
         np.add.at(found, those, values)
         return found
 
-    verdict = tasks["succeeded"]
     made["tasks"] = np.bincount(of_task, minlength=len(group))
-    made["judged"] = total(of_task, verdict.is_valid().to_numpy(zero_copy_only=False).astype(np.int64))
-    made["successes"] = total(
-        of_task, verdict.fill_null(False).to_numpy(zero_copy_only=False).astype(np.int64)
-    )
+    for known, good, said in (
+        ("judged", "successes", tasks["succeeded"]),
+        ("rated", "satisfied", _ratings(facts)),
+    ):
+        made[known] = total(of_task, said.is_valid().to_numpy(zero_copy_only=False).astype(np.int64))
+        made[good] = total(of_task, said.fill_null(False).to_numpy(zero_copy_only=False).astype(np.int64))
     made["attempts"] = np.bincount(of_call[called], minlength=len(group))
     for name in schema.TOKENS:
         made[name] = total(of_call[called], calls.said.whole(name)[called])
@@ -52,6 +54,12 @@ def sums(facts: Facts, calls: Calls, routings: Routings, tasks: dict[str, Any], 
     costs[schema.PARTS.index("validation_usd")] += total(of_task[calls.task], calls.gate_nano)
     made |= dict(zip(schema.PARTS, costs, strict=True)) | {"cost_usd": costs.sum(axis=0)}
     return pa.table({name: made[name] for name in schema.DAILY.names})
+
+
+def _ratings(facts: Facts) -> Any:
+    """Of each task what was last said of its outcome by whoever got it; null where nobody did."""
+    rated = facts.of(Rated)
+    return facts.values("succeeded", facts.last(rated[facts.known("succeeded", rated)]))
 
 
 def _home(facts: Facts, calls: Calls, tasks: dict[str, Any]) -> tuple[Texts, Texts]:

@@ -53,6 +53,11 @@ def notes(report: Report) -> tuple[str, ...]:
     found = ["Cost per successful task = all spend ÷ successes: what failed tasks spent is in it."]
     if report.unrolled:
         found.append(f"{left_out(report.unrolled)}.")
+    if report.unfired:
+        found.append(
+            f"The patterns of {', '.join(report.unfired)} found none of {counted(report.classified or 0, 'task')} that "
+            "came without a type: mend them in the settings, or take them out."
+        )
     if report.loaded is not None:
         found.append(
             "Monthly prices are paid whatever is done, on days without tasks too. They stand in lines of their own: no "

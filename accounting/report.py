@@ -19,9 +19,20 @@ from accounting.currency import MICRO, USD, Rates
 from accounting.ledger import Store
 from accounting.reports import change, choices, groups, loaded, odd, trends
 from accounting.reports.calls import CALL_DAYS, Calls
-from accounting.reports.figures import Change, Drift, Flat, Group, Lane, Odd, Part, Report, Window
+from accounting.reports.figures import (
+    WINDOW_DAYS,
+    Change,
+    Drift,
+    Flat,
+    Group,
+    Lane,
+    Odd,
+    Part,
+    Report,
+    Window,
+)
 from accounting.reports.rows import Where, days_between
-from accounting.reports.sums import daily_answers, from_daily, from_tasks, too_large, total, totals
+from accounting.reports.sums import daily_answers, from_daily, from_tasks, ratings, too_large, total, totals
 from accounting.reports.tasks import BY, DATE, TOTAL, Range, Tallies, choose, rank, tally
 from broker.errors import LedgerError
 from broker.money import text
@@ -30,7 +41,6 @@ from broker.settings import FlatCost
 __all__ = ["BY", "Question", "Report", "build", "to_dict"]
 
 DEFAULT_BY = ("type", "lane", "workspace")
-WINDOW_DAYS = 30
 _SUM_LIMIT = 2**63
 
 
@@ -39,7 +49,8 @@ class Question:
     """What is asked beyond the days. ``where`` names breakdowns and the values wanted, ``rates`` the currency (None: US
     dollars). ``price_nano`` is what a success is sold for, in that currency; None takes what people said it was worth.
     ``against`` is the first day of an equally long range to compare with. ``calls`` None reads calls of a week at most.
-    ``p95_nano`` is what 95 of 100 tasks should stay under, in US dollars. ``monthly`` is what is paid by the month."""
+    ``p95_nano`` is what 95 of 100 tasks should stay under, in US dollars. ``monthly`` is what is paid by the month.
+    ``ruled`` are the types that patterns look for."""
 
     by: Sequence[str] = DEFAULT_BY
     where: Mapping[str, Sequence[str]] | None = None
@@ -49,6 +60,7 @@ class Question:
     calls: bool | None = None
     p95_nano: int | None = None
     monthly: Sequence[FlatCost] = ()
+    ruled: Sequence[str] = ()
 
     def __post_init__(self) -> None:
         """Raises ValueError for a breakdown that is none."""
@@ -86,14 +98,17 @@ def build(
     sums = totals(kinds)
     ranks = rank(found, tallies, groups.counts(sums["tasks"]))
     whole, price = sums["cost"], asked.price_nano
-    everything = groups.all_tasks(kinds, ranks[TOTAL], price)
-    by_day = groups.days(kinds, ranks[DATE], whole, price)
+    said = ratings(store, days, where, asked.columns) if daily_answers(where) else None
+    everything = groups.all_tasks(kinds, ranks[TOTAL], price, said)
+    by_day = groups.days(kinds, ranks[DATE], whole, price, said)
     window = _window(store, until, where, rates)
     paid, paid_in_window = (
         _flat(store, asked.monthly, first, until, rates) for first in (since, window.since)
     )
     daily = from_daily(store, days, where, ("lane", "model"), rates) if daily_answers(where) else None
     calls = Calls(store, days, where, rates, tell) if _reads_calls(asked, days) else None
+    parts = _parts(found, days, whole, daily)
+    classified, unfired = (None, ()) if where else odd.unfired(kinds, asked.ruled)
     return Report(
         since=since,
         until=until,
@@ -104,7 +119,8 @@ def build(
         flat=paid,
         loaded=loaded.loaded(everything, window, paid, paid_in_window) if paid and not where else None,
         goal=groups.goal(_exchanged(asked.p95_nano, rates, until), everything, by_day),
-        parts=_parts(found, days, whole, daily),
+        parts=parts,
+        categories=groups.categories(parts),
         statuses=groups.statuses(kinds),
         escalated_tasks=sums["escalated"],
         escalations=sums["hops"],
@@ -115,7 +131,7 @@ def build(
         days=by_day,
         periods=trends.periods(kinds),
         groups={
-            name: groups.groups(tallies.groups[BY[name]], BY[name], ranks[BY[name]], whole, price)
+            name: groups.groups(tallies.groups[BY[name]], BY[name], ranks[BY[name]], whole, price, said)
             for name in asked.by
         },
         work=() if daily is None else groups.work(daily),
@@ -133,6 +149,8 @@ def build(
         change=None if asked.against is None else _change(store, asked, rates, (since, until), tallies),
         open=groups.open_(kinds),
         unrolled=ledger.unrolled(store, (ledger.TASKS, ledger.ATTEMPTS, ledger.DAILY), since, until),
+        classified=classified,
+        unfired=unfired,
     )
 
 
@@ -160,7 +178,7 @@ def _window(store: Store, until: str, where: Where, rates: Rates | None) -> Wind
     since = _with_rate(_days_before(until, WINDOW_DAYS - 1), rates)
     days = days_between(store, ledger.TASKS, since, until)
     read = from_daily if daily_answers(where) else from_tasks
-    return groups.window(since, until, read(store, days, where, (), rates))
+    return groups.window(since, until, len(days), read(store, days, where, (), rates))
 
 
 def _flat(
@@ -231,7 +249,7 @@ def to_dict(report: Report) -> dict[str, Any]:
 #: Figures that are worked out from others, by what has them.
 _WORKED_OUT = {
     Report: ("calls_read",),
-    Group: ("success_rate", "margin_nano", "margin_share"),
+    Group: ("success_rate", "satisfaction", "margin_nano", "margin_share"),
     Lane: ("pass_rate",),
     Change: ("difference_nano",),
 }

@@ -208,7 +208,10 @@ DAILY = _schema(
         ("attempts", COUNT),
         *_TOKENS,
         *_COST,
+        ("rated", COUNT),
+        ("satisfied", COUNT),
     ],
+    version=2,
 )
 
 

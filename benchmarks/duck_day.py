@@ -139,6 +139,7 @@ select {_TASK},
     arg_max({{'status': status}}, turn) filter (kind in ('parked', 'resumed', 'finished')) as moved,
     arg_max({{'ok': succeeded}}, turn)
         filter (kind in ('resumed', 'finished') or kind = 'rated' and succeeded is not null) as judged,
+    arg_max(succeeded, turn) filter (kind = 'rated') as happy,
     arg_max({{'usd': value_usd}}, turn)
         filter (kind = 'submitted' or kind = 'rated' and value_usd is not null) as valued,
     arg_min(lane, turn) filter (kind = 'routed' and lane <> '') as first_lane,
@@ -170,7 +171,8 @@ from calls group by {_TASK}
 _COUNTS = ("attempts", "llm_calls", "tool_calls", "unpriced_calls", "unsettled_calls", *schema.TOKENS)
 _ADDED = {"validation_usd": " + coalesce(of_gates_usd, 0)", "routing_usd": " + coalesce(of_routings_usd, 0)"}
 
-#: ``model`` and the two sums of what was beside the calls are none of its columns; the day's sums are made with them.
+#: ``model``, ``happy`` and the two sums of what was beside the calls are none of its columns; the day's sums are made
+#: with them.
 _TASKS = f"""
 create temp table tasks as
 with used as (
@@ -204,24 +206,25 @@ select {_TASK}, started_at, ended.finished_at as finished_at, coalesce(submitted
     time_to_first_token_ms,
     valued.usd as value_usd, nullif(submitted.parent, '') as parent_task_id,
     coalesce(last_models[list_position(last_lanes, final_lane)], '') as model,
-    coalesce(of_gates_usd, 0) as of_gates_usd, coalesce(of_routings_usd, 0) as of_routings_usd
+    coalesce(of_gates_usd, 0) as of_gates_usd, coalesce(of_routings_usd, 0) as of_routings_usd, happy
 from summed
 """
 
 _KEYS = "workspace, pipeline, task_type, lane, model"
-_SUMS = ("tasks", "judged", "successes", "attempts", *schema.TOKENS)
+_SUMS = ("tasks", "judged", "successes", "rated", "satisfied", "attempts", *schema.TOKENS)
 _OF_TASK = {"validation_usd": "sum(of_gates_usd)", "routing_usd": "sum(of_routings_usd)"}
 
 _DAILY = f"""
 with of_tasks as (
     select workspace, pipeline, task_type, final_lane as lane, model, count(*) as tasks, count(succeeded) as judged,
-        count(*) filter (succeeded) as successes, 0 as attempts, {_listed(f"0 as {name}" for name in schema.TOKENS)},
+        count(*) filter (succeeded) as successes, count(happy) as rated, count(*) filter (happy) as satisfied,
+        0 as attempts, {_listed(f"0 as {name}" for name in schema.TOKENS)},
         {_listed(f"{_OF_TASK.get(part, '0')} as {part}" for part in schema.PARTS)}
     from tasks group by all
 ), of_calls as (
     select workspace, pipeline, task_type, if(is_call, calls.lane, final_lane) as lane,
-        if(is_call, calls.model, tasks.model) as model, 0 as tasks, 0 as judged, 0 as successes,
-        count(*) filter (is_call) as attempts,
+        if(is_call, calls.model, tasks.model) as model, 0 as tasks, 0 as judged, 0 as successes, 0 as rated,
+        0 as satisfied, count(*) filter (is_call) as attempts,
         {_listed(f"sum(calls.{name}) filter (is_call) as {name}" for name in schema.TOKENS)},
         {_listed(f"sum(calls.cost_usd) filter (part = '{part}') as {part}" for part in schema.PARTS)}
     from calls join tasks using ({_TASK}) group by all

@@ -15,7 +15,8 @@ from broker.money import round_half_even
 class Group:
     """Some tasks together. ``judged`` had a verdict of a gate or a person; ``cost_per_success_nano`` is all that the
     group spent over its successes, so that what failed is paid by what succeeded. ``value_nano`` is what its successes
-    were worth, or what they were sold for."""
+    were worth, or what they were sold for. Of ``rated`` tasks whoever got the outcome said whether it was good, and of
+    ``satisfied`` ones that it was; None where the daily sums cannot tell."""
 
     name: str
     tasks: int
@@ -31,10 +32,17 @@ class Group:
     overhead_share: float | None
     spend_share: float | None
     value_nano: int | None
+    rated: int | None
+    satisfied: int | None
 
     @property
     def success_rate(self) -> float | None:
         return share(self.succeeded, self.judged)
+
+    @property
+    def satisfaction(self) -> float | None:
+        """The satisfied share of those that were rated."""
+        return share(self.satisfied or 0, self.rated or 0)
 
     @property
     def margin_nano(self) -> int | None:
@@ -238,12 +246,16 @@ class Band:
     p95_nano: int | None
 
 
+WINDOW_DAYS = 30
+
+
 @dataclass(frozen=True, slots=True)
 class Window:
-    """The last 30 days to the end of the report: what one success costs."""
+    """The last 30 days to the end of the report, of which ``days`` have files: what one success costs."""
 
     since: str
     until: str
+    days: int
     tasks: int
     succeeded: int
     cost_nano: int
@@ -349,7 +361,9 @@ class Report:
     ``lanes``, ``speeds`` and ``within`` are there where calls were read, ``work`` where the daily sums can tell it,
     ``change`` where another range was asked for, ``goal`` where one is configured. ``price_nano`` is what a success is
     sold for. ``loaded`` is there where a monthly price held, and the report is of all tasks. ``unrolled`` are days that
-    have events and lack nightly files, so that they are in no figure or not in all.
+    have events and lack nightly files, so that they are in no figure or not in all. ``unfired`` are types that have
+    patterns, none of which found a task in these days, although there were ``classified`` ones to look at; both are of
+    all tasks.
     """
 
     since: str
@@ -362,6 +376,7 @@ class Report:
     loaded: Loaded | None
     goal: Goal | None
     parts: tuple[Part, ...]
+    categories: tuple[Part, ...]
     statuses: Mapping[str, int]
     escalated_tasks: int
     escalations: int
@@ -387,6 +402,8 @@ class Report:
     change: Change | None
     open: Open
     unrolled: tuple[str, ...]
+    classified: int | None
+    unfired: tuple[str, ...]
 
     @property
     def overhead_nano(self) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from accounting.reports.figures import Group, Lane, Report, Speed, share
+from accounting.reports.figures import WINDOW_DAYS, Group, Lane, Report, Speed, Window, Work, share
 from accounting.reports.wording import NOTHING, Amounts, Grid, named, percent, precision, real
 from broker.money import round_half_even
 
@@ -30,9 +30,17 @@ _PART_TITLES = {
 }
 
 
+_CATEGORY_TITLES = {
+    "inference": "Inference: first calls, gates and judges, evaluation",
+    "orchestration": "Orchestration: finding the lane, calls made again, queues",
+    "data": "Data: tools, storage, transfer, retrieval",
+    "human": "People",
+}
+
+
 def grids(report: Report) -> tuple[Grid, ...]:
     money = Amounts(report.currency)
-    made = [_totals(report, money), _parts(report, money)]
+    made = [_totals(report, money), _parts(report, money), _categories(report, money)]
     if report.flat:
         made.append(_flat(report, money))
     if 1 < len(report.days) <= MOST_DAYS:
@@ -59,12 +67,13 @@ def _totals(report: Report, money: Amounts) -> Grid:
         ("Spent on tasks that failed their judge", money.one(report.open.failed_nano, decimals)),
         ("Cost per task", money.one(total.cost_per_task_nano)),
         ("Cost per successful task", money.one(total.cost_per_success_nano)),
-        (f"The same since {window.since} (30 days)", money.one(window.cost_per_success_nano)),
+        (_window(window), money.one(window.cost_per_success_nano)),
         *_success_with_flat(report, money),
         (
             "Success rate of what ended with a verdict",
             f"{percent(total.success_rate)} ({total.succeeded:,} of {total.judged:,})",
         ),
+        *_satisfied(report),
         ("Cost of a task, p50 · p95 · p99 · max", costs),
         ("Overhead share of spend", percent(total.overhead_share)),
         ("Calls", f"{report.attempts:,} ({report.attempts / total.tasks:.2f} a task)"),
@@ -73,6 +82,23 @@ def _totals(report: Report, money: Amounts) -> Grid:
         *_goal(report, money),
     ]
     return Grid("", ("", ""), rows)
+
+
+def _window(window: Window) -> str:
+    some = (
+        f"{WINDOW_DAYS} days, {window.days} of them in the ledger"
+        if window.days < WINDOW_DAYS
+        else f"{WINDOW_DAYS} days"
+    )
+    return f"The same since {window.since} ({some})"
+
+
+def _satisfied(report: Report) -> list[tuple[str, str]]:
+    total = report.totals
+    if not total.rated:
+        return []
+    said = f"{percent(total.satisfaction)} ({total.satisfied:,} of {total.rated:,})"
+    return [("Satisfied, of those who rated the outcome", said)]
 
 
 def _worth(report: Report, money: Amounts) -> list[tuple[str, str]]:
@@ -143,6 +169,22 @@ def _parts(report: Report, money: Amounts) -> Grid:
     )
 
 
+def _categories(report: Report, money: Amounts) -> Grid:
+    decimals = precision(report.totals.cost_nano)
+    amounts = money.column([one.nano for one in report.categories], decimals)
+    rows = [
+        (_CATEGORY_TITLES[one.name], amount, percent(one.share))
+        for one, amount in zip(report.categories, amounts, strict=True)
+    ]
+    spent = report.totals.cost_nano
+    return Grid(
+        "The same in four categories",
+        ("category", report.currency, "of spend"),
+        rows,
+        [("Total", money.one(spent, decimals), percent(share(spent, spent)))],
+    )
+
+
 def _flat(report: Report, money: Amounts) -> Grid:
     whole = sum(one.nano for one in report.flat)
     decimals = precision(whole)
@@ -160,19 +202,22 @@ def _flat(report: Report, money: Amounts) -> Grid:
 
 
 def _groups(name: str, groups: Sequence[Group], report: Report, money: Amounts) -> Grid:
-    """With a margin where anything is known to be worth something."""
+    """With a margin where anything is known to be worth something, and what people said where they said it."""
     decimals = precision(report.totals.cost_nano)
+    valued = report.totals.value_nano is not None
+    rated = any(group.rated for group in groups)
     amounts = money.column([group.cost_nano for group in groups], decimals)
     shown = list(zip(groups, amounts, strict=True))[:MOST_ROWS]
     rest = []
     if len(groups) > MOST_ROWS:
         others = groups[MOST_ROWS:]
         spent = money.one(sum(group.cost_nano for group in others), decimals)
-        rest = [(f"{len(others)} more", f"{sum(group.tasks for group in others):,}", "", spent)]
-    valued = report.totals.value_nano is not None
+        tasks = f"{sum(group.tasks for group in others):,}"
+        rest = [(f"{len(others)} more", tasks, "", *(("",) if rated else ()), spent)]
     heads = (
         "tasks",
         "success",
+        *(("satisfied",) if rated else ()),
         report.currency,
         "of spend",
         "per task",
@@ -185,8 +230,8 @@ def _groups(name: str, groups: Sequence[Group], report: Report, money: Amounts) 
     return Grid(
         title=f"By {_TITLES.get(name, name)}",
         heads=(name, *heads, "overhead", *(("margin",) if valued else ())),
-        rows=[*(_group_row(group, amount, money, valued) for group, amount in shown), *rest],
-        below=[_group_row(report.totals, money.one(report.totals.cost_nano, decimals), money, valued)],
+        rows=[*(_group_row(group, amount, money, rated, valued) for group, amount in shown), *rest],
+        below=[_group_row(report.totals, money.one(report.totals.cost_nano, decimals), money, rated, valued)],
         yields=(
             "p99",
             "p50",
@@ -194,6 +239,7 @@ def _groups(name: str, groups: Sequence[Group], report: Report, money: Amounts) 
             "max",
             "of spend",
             "p95",
+            *(("satisfied",) if rated else ()),
             "success",
             "per task",
             *(("margin",) if valued else ()),
@@ -201,7 +247,7 @@ def _groups(name: str, groups: Sequence[Group], report: Report, money: Amounts) 
     )
 
 
-def _group_row(group: Group, amount: str, money: Amounts, valued: bool) -> tuple[str, ...]:
+def _group_row(group: Group, amount: str, money: Amounts, rated: bool, valued: bool) -> tuple[str, ...]:
     costs = (
         group.cost_per_task_nano,
         group.cost_per_success_nano,
@@ -213,6 +259,7 @@ def _group_row(group: Group, amount: str, money: Amounts, valued: bool) -> tuple
         named(group.name),
         f"{group.tasks:,}",
         percent(group.success_rate),
+        *((percent(group.satisfaction),) if rated else ()),
         amount,
         percent(group.spend_share),
         *(money.one(nano) for nano in (*costs, group.max_nano)),
@@ -293,26 +340,35 @@ def _speeds(speeds: Sequence[Speed]) -> Grid:
 
 
 def _work(report: Report, money: Amounts) -> Grid:
-    decimals = precision(report.totals.cost_nano)
+    spent = sum(one.cost_nano for one in report.work)
+    decimals = precision(spent)
     amounts = money.column([one.cost_nano for one in report.work], decimals)
     rows = [
-        (
-            named(one.lane),
-            named(one.model),
-            f"{one.calls:,}",
-            f"{one.input_tokens:,}",
-            f"{one.output_tokens:,}",
-            amount,
-            percent(one.spend_share),
-        )
-        for one, amount in zip(report.work, amounts, strict=True)
+        _work_row(named(one.lane), named(one.model), [one], amount, spent)
+        for one, amount in list(zip(report.work, amounts, strict=True))[:MOST_ROWS]
     ]
+    if others := report.work[MOST_ROWS:]:
+        amount = money.one(sum(one.cost_nano for one in others), decimals)
+        rows.append(_work_row(f"{len(others)} more", "", others, amount, spent))
     heads = ("lane", "model", "calls", "tokens in", "tokens out", report.currency, "of spend")
     return Grid(
         "What lanes and models did",
         heads,
-        rows[:MOST_ROWS],
+        rows,
+        [_work_row("total", "", report.work, money.one(spent, decimals), spent)],
         yields=("tokens out", "tokens in", "calls", "model"),
+    )
+
+
+def _work_row(lane: str, model: str, some: Sequence[Work], amount: str, spent: int) -> tuple[str, ...]:
+    return (
+        lane,
+        model,
+        f"{sum(one.calls for one in some):,}",
+        f"{sum(one.input_tokens for one in some):,}",
+        f"{sum(one.output_tokens for one in some):,}",
+        amount,
+        percent(share(sum(one.cost_nano for one in some), spent)),
     )
 
 

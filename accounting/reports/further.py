@@ -94,6 +94,8 @@ def _drivers(report: Report) -> Grid:
         )
         for one in report.drivers[:MOST_ROWS]
     ]
+    if others := report.drivers[MOST_ROWS:]:
+        rows.append((f"{len(others)} more (--json has them)", "", "", "", "", "", ""))
     heads = (
         "type",
         "calls a task",
@@ -186,8 +188,10 @@ def _odd(report: Report) -> Grid:
         (one.day, one.words, _figure(one.value, one.unit, money), _figure(one.usual, one.unit, money))
         for one in reversed(report.odd)
     ]
+    if len(rows) > MOST_ROWS:
+        rows[MOST_ROWS:] = [("", f"{len(rows) - MOST_ROWS} more (--json has them)", "", "")]
     heads = ("day", "what is odd", "that day", "usually")
-    return Grid("Odd days", heads, rows[:MOST_ROWS], yields=("usually", "that day"), words=(1,))
+    return Grid("Odd days", heads, rows, yields=("usually", "that day"), words=(1,))
 
 
 def _change(report: Report, change: Change) -> list[Grid]:
@@ -204,26 +208,30 @@ def _change(report: Report, change: Change) -> list[Grid]:
     ]
     last = (f"spent {now.since} to {now.until}, {counted(now.tasks, 'task')}", money.one(now.cost_nano))
     made = [Grid("What changed the bill", ("", report.currency), rows, [last])]
-    return made + [_moved(name, moved, report.currency) for name, moved in change.groups.items()]
+    return made + [moved(name, those, report.currency) for name, those in change.groups.items()]
 
 
-def _moved(name: str, moved: Sequence[Moved], currency: str) -> Grid:
+def moved(name: str, those: Sequence[Moved], currency: str) -> Grid:
     money = Amounts(currency)
-    rows = [
-        (
-            named(one.name),
-            money.one(one.before_nano),
-            money.one(one.cost_nano),
-            _signed(one.volume_nano, money),
-            _signed(one.unit_nano, money),
-        )
-        for one in moved[:MOST_ROWS]
-    ]
+    rows = [_moved_row(named(one.name), [one], money) for one in those[:MOST_ROWS]]
+    if others := those[MOST_ROWS:]:
+        rows.append(_moved_row(f"{len(others)} more", others, money))
     return Grid(
         f"What changed, by {name}",
         (name, "before", "now", "by volume", "by unit cost"),
         rows,
+        [_moved_row("all together", those, money)],
         yields=("before",),
+    )
+
+
+def _moved_row(name: str, moved: Sequence[Moved], money: Amounts) -> tuple[str, ...]:
+    return (
+        name,
+        money.one(sum(one.before_nano for one in moved)),
+        money.one(sum(one.cost_nano for one in moved)),
+        _signed(sum(one.volume_nano for one in moved), money),
+        _signed(sum(one.unit_nano for one in moved), money),
     )
 
 

@@ -2,25 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from math import ceil
 from typing import Any
 
 from accounting.reports.figures import Dearest, Goal, Group, Open, Part, Window, Work, ratio, share
 from accounting.reports.ranks import Answers
-from accounting.reports.sums import PARTS, by, picked, total, totals
+from accounting.reports.sums import PARTS, RATINGS, by, picked, total, totals
 from accounting.reports.tasks import DATE, TOTAL
 
 DEAREST = (0.01, 0.1)
 UNFINISHED = ("queued", "running")
+#: The four categories of what a task costs → the parts in them. What is called once more is work of the orchestration.
+CATEGORIES = {
+    "inference": ("inference", "validation", "eval"),
+    "orchestration": ("retry", "reprompt", "routing", "orchestration"),
+    "data": ("tool", "data"),
+    "human": ("human",),
+}
 Sums = Mapping[str, int]
+NOBODY: Sums = dict.fromkeys(RATINGS, 0)
 
 
-def group(name: str, sums: Sums, ranks: Answers, whole_nano: int, price_nano: int | None) -> Group:
+def group(
+    name: str, sums: Sums, ranks: Answers, whole_nano: int, price_nano: int | None, said: Sums | None
+) -> Group:
     """``whole_nano`` is all spend, ``price_nano`` what a success is sold for; None takes what people said it was
-    worth."""
+    worth. ``said`` are its ratings; None: not known."""
     p50, p95, p99, top = (ranks.percent(name, percent) for percent in (50, 95, 99, 100))
-    said = sums["value"] if sums["valued"] else None
+    worth = sums["value"] if sums["valued"] else None
+    rated, satisfied = (None if said is None else said[one] for one in RATINGS)
     cost, succeeded = sums["cost"], sums["succeeded"]
     return Group(
         name=name,
@@ -36,25 +47,40 @@ def group(name: str, sums: Sums, ranks: Answers, whole_nano: int, price_nano: in
         max_nano=top,
         overhead_share=share(cost - sums["inference"], cost),
         spend_share=share(cost, whole_nano),
-        value_nano=said if price_nano is None else price_nano * succeeded,
+        value_nano=worth if price_nano is None else price_nano * succeeded,
+        rated=rated,
+        satisfied=satisfied,
     )
 
 
-def all_tasks(kinds: Any, ranks: Answers, price_nano: int | None) -> Group:
+def all_tasks(kinds: Any, ranks: Answers, price_nano: int | None, ratings: Any) -> Group:
+    """``ratings`` is a table of them, here as below; None: not known."""
     sums = totals(kinds)
-    return group(TOTAL, sums, ranks, sums["cost"], price_nano)
+    return group(TOTAL, sums, ranks, sums["cost"], price_nano, None if ratings is None else totals(ratings))
 
 
 def groups(
-    table: Any, key: str, ranks: Answers, whole_nano: int, price_nano: int | None
+    table: Any, key: str, ranks: Answers, whole_nano: int, price_nano: int | None, ratings: Any
 ) -> tuple[Group, ...]:
     """One group a value, the dearest first."""
-    found = [group(name, sums, ranks, whole_nano, price_nano) for name, sums in by(table, key)]
+    found = _each(table, key, ranks, whole_nano, price_nano, ratings)
     return tuple(sorted(found, key=lambda one: (-one.cost_nano, one.name)))
 
 
-def days(kinds: Any, ranks: Answers, whole_nano: int, price_nano: int | None) -> tuple[Group, ...]:
-    return tuple(group(day, sums, ranks, whole_nano, price_nano) for day, sums in by(kinds, DATE))
+def days(
+    kinds: Any, ranks: Answers, whole_nano: int, price_nano: int | None, ratings: Any
+) -> tuple[Group, ...]:
+    return tuple(_each(kinds, DATE, ranks, whole_nano, price_nano, ratings))
+
+
+def _each(
+    table: Any, key: str, ranks: Answers, whole_nano: int, price_nano: int | None, ratings: Any
+) -> Iterator[Group]:
+    known = ratings is not None and key in ratings.column_names
+    said = dict(by(ratings, key)) if known else {}
+    for name, sums in by(table, key):
+        of_it = said.get(name, NOBODY) if known else None
+        yield group(name, sums, ranks, whole_nano, price_nano, of_it)
 
 
 def counts(tasks: int) -> tuple[int, ...]:
@@ -76,6 +102,13 @@ def parts(sums: Any) -> tuple[Part, ...]:
     return tuple(Part(name, nano, share(nano, whole)) for name in PARTS for nano in (total(sums, name),))
 
 
+def categories(found: Sequence[Part]) -> tuple[Part, ...]:
+    whole = sum(part.nano for part in found)
+    nanos = {part.name: part.nano for part in found}
+    sums = {name: sum(nanos[one] for one in those) for name, those in CATEGORIES.items()}
+    return tuple(Part(name, nano, share(nano, whole)) for name, nano in sums.items())
+
+
 def work(sums: Any) -> tuple[Work, ...]:
     """By lane and model of the calls, the dearest first."""
     whole = total(sums, "cost")
@@ -89,9 +122,9 @@ def work(sums: Any) -> tuple[Work, ...]:
     return tuple(sorted(found, key=lambda one: (-one.cost_nano, one.lane, one.model)))
 
 
-def window(since: str, until: str, sums: Any) -> Window:
+def window(since: str, until: str, days: int, sums: Any) -> Window:
     cost, succeeded = total(sums, "cost"), total(sums, "succeeded")
-    return Window(since, until, total(sums, "tasks"), succeeded, cost, ratio(cost, succeeded))
+    return Window(since, until, days, total(sums, "tasks"), succeeded, cost, ratio(cost, succeeded))
 
 
 def goal(limit_nano: int | None, all_days: Group, each: Sequence[Group]) -> Goal | None:

@@ -24,6 +24,7 @@ RISEN = 1.5  # times the usual, at least
 FALLEN = 0.1  # of a share, at least
 NEW_SHARE = 0.05  # of a day's spend, for a workflow that nobody saw before
 RULE, RULE_TASKS, RULE_SILENT = "regex", 20, 0.1
+DECLARED = "declared"  # by its producer
 
 _RISING: Mapping[str, tuple[Callable[[Sums], float | None], str]] = {
     "calls": (lambda sums: sums["attempts"], "count"),
@@ -90,6 +91,19 @@ def _new_workflows(workflows: Any) -> Iterator[Odd]:
                 words = f"workflow {name or '(none)'} is new and takes {part:.0%} of the day's spend"
                 yield Odd(day, "new workflow", name, part, 0.0, "share", words)
         seen |= spent[day].keys()
+
+
+def unfired(kinds: Any, ruled: Sequence[str]) -> tuple[int, tuple[str, ...]]:
+    """How many tasks came without a type, and the types of which no pattern found any of them.
+
+    Told from ``RULE_TASKS`` on: of a few, a pattern may well find none.
+    """
+    found = {name: sums["tasks"] for name, sums in by(kinds, "classified_by")}
+    classified = sum(tasks for name, tasks in found.items() if name not in ("", DECLARED))
+    if classified < RULE_TASKS:
+        return classified, ()
+    fired = {task_type for task_type, _ in by(picked(kinds, classified_by=RULE), "task_type")}
+    return classified, tuple(name for name in ruled if name not in fired)
 
 
 def _silent_rules(kinds: Any) -> Iterator[Odd]:

@@ -40,10 +40,12 @@ Where = Mapping[str, frozenset[str]]
 @dataclass(frozen=True, slots=True)
 class Piece:
     """Some row groups of one file. ``source`` is the open file and ``meta`` its footer, so that whoever reads twice
-    reads the same rows, even where the day is published anew meanwhile. Without a source ``meta`` is a schema."""
+    reads the same rows, even where the day is published anew meanwhile. ``columns`` is the schema of the data set, of
+    which an older file has not all. Without a source there are no rows."""
 
     day: str
     path: str
+    columns: Any
     source: Any
     meta: Any
     groups: tuple[int, ...]
@@ -56,7 +58,7 @@ def days_between(store: Store, dataset: str, since: str, until: str) -> tuple[st
 def pieces(store: Store, dataset: str, days: Sequence[str], where: Where) -> tuple[Piece, ...]:
     """All that may hold wanted rows, at least one without any. Raises LedgerError for a file that cannot be read."""
     found = tuple(piece for day in days for piece in _of_day(store, dataset, day, where))
-    return found or (Piece("", "", None, _SCHEMAS[dataset], ()),)
+    return found or (Piece("", "", _SCHEMAS[dataset], None, None, ()),)
 
 
 def each(
@@ -126,7 +128,8 @@ def _of_day(store: Store, dataset: str, day: str, where: Where) -> Iterator[Piec
             if not where or _may_hold(meta.row_group(group), where)
         ]
         for start in range(0, len(groups), GROUPS_A_PIECE):
-            yield Piece(day, path, source, meta, tuple(groups[start : start + GROUPS_A_PIECE]))
+            chosen_ones = tuple(groups[start : start + GROUPS_A_PIECE])
+            yield Piece(day, path, _SCHEMAS[dataset], source, meta, chosen_ones)
 
 
 def _may_hold(group: Any, where: Where) -> bool:
@@ -142,15 +145,20 @@ def _may_hold(group: Any, where: Where) -> bool:
 
 
 def read(piece: Piece, columns: Sequence[str]) -> Any:
+    """These columns of the piece's rows; null where its file is older than the column."""
     if piece.source is None:
-        return piece.meta.empty_table().select(list(columns))
+        return piece.columns.empty_table().select(list(columns))
     known = piece.meta.schema.to_arrow_schema()
-    texts = [name for name in columns if known.field(name).type == schema.TEXT]
+    missing = [name for name in columns if name not in known.names and name in piece.columns.names]
+    there = [name for name in columns if name not in missing]
+    texts = [name for name in there if known.field(name).type == schema.TEXT]
     try:
         file = pq.ParquetFile(piece.source, metadata=piece.meta, read_dictionary=texts)
-        table = file.read_row_groups(list(piece.groups), columns=list(columns), use_threads=False)
+        table = file.read_row_groups(list(piece.groups), columns=there, use_threads=False)
     except (pa.ArrowInvalid, OSError) as error:
         raise damaged(piece.path, piece.day, error) from error
+    for name in missing:
+        table = table.append_column(name, pa.nulls(table.num_rows, piece.columns.field(name).type))
     return table.unify_dictionaries().combine_chunks()
 
 

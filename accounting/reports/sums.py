@@ -22,6 +22,9 @@ from broker.errors import LedgerError
 PENDING_ROWS = 200_000  # of sums that wait to be added up
 #: Columns that ``daily`` is keyed by in the sense in which a task has them: its lane and model are those of the calls.
 DAILY_KEYS = frozenset({"workspace", "pipeline", "task_type"})
+#: Columns of ``tasks`` that tell groups of tasks apart → those of ``daily`` that do so for what it counts of tasks.
+_OF_ENDS = {"workspace": "workspace", "pipeline": "pipeline", "task_type": "task_type", "final_lane": "lane"}
+RATINGS = ("rated", "satisfied")
 _LARGEST_RATE, _LARGEST_SUM = 2**43, 2**62
 PARTS = tuple(part.removesuffix("_usd") for part in schema.PARTS)
 
@@ -143,13 +146,30 @@ def from_daily(
 
     Exchanged, the sums of a day are rounded, and not each task of it.
     """
-    columns = dict.fromkeys((*keys, *where, *schema.DAILY.names[schema.DAILY.names.index("tasks") :]))
+    measures = schema.DAILY.names[schema.DAILY.names.index("tasks") : schema.DAILY.names.index(RATINGS[0])]
+    columns = dict.fromkeys((*keys, *where, *measures))
 
     def summed(day: str, rows: Any) -> Any:
         return dated(_grouped_by(rows, keys, _sums(rows, day, rates, _ends(rows))), day)
 
     found = pieces(store, ledger.DAILY, days, where)
     return _added(each(found, tuple(columns), where, summed), ("date", *keys))
+
+
+def ratings(store: Store, days: Sequence[str], where: Where, columns: Sequence[str]) -> Any:
+    """Of how many tasks whoever got the outcome spoke, and how many of these were good, by day and those of the
+    columns of ``tasks`` that ``daily`` knows. Nobody spoke on days that were rolled before it counted this."""
+    keys = [name for name in dict.fromkeys(columns) if name in _OF_ENDS]
+
+    def summed(day: str, rows: Any) -> Any:
+        made = {name: rows[_OF_ENDS[name]] for name in keys}
+        made |= {name: rows[name].fill_null(0) for name in RATINGS}
+        table = pa.table(made).filter(pc.greater(made[RATINGS[0]], 0))
+        return dated(_grouped_by(table, keys, {name: table[name] for name in RATINGS}), day)
+
+    wanted = dict.fromkeys((*(_OF_ENDS[name] for name in keys), *where, *RATINGS))
+    found = pieces(store, ledger.DAILY, days, where)
+    return _added(each(found, tuple(wanted), where, summed), ("date", *keys))
 
 
 def from_tasks(

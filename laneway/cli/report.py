@@ -122,6 +122,7 @@ def report(
         calls=calls,
         p95_nano=_p95(settings),
         monthly=settings.prices.monthly,
+        ruled=[name for name, one in settings.types.items() if one.patterns],
     )
     files = ledger.open_store(settings)
     first, last = _range(files, date, since, until)

@@ -54,7 +54,9 @@ _PART = _Places({purpose: Cost._fields.index(part) for purpose, part in PART_OF.
 _TASKS, _JUDGED, _SUCCESSES, _ATTEMPTS = range(4)
 _TOKENS = 4
 _COST = _TOKENS + len(Tokens._fields)
-_WIDTH = _COST + len(Cost._fields)
+_RATED = _COST + len(Cost._fields)
+_SATISFIED = _RATED + 1
+_WIDTH = _SATISFIED + 1
 
 
 @dataclass(slots=True)
@@ -291,8 +293,15 @@ def add_tokens(tokens: Iterable[Tokens]) -> Tokens:
     return total
 
 
-def add_to_day(day: dict[DailyKey, list[int]], folded: Folded) -> None:
-    """Adds the task to the day's sums, each in the order of the file: tasks, judged, successes, attempts, tokens, cost.
+def satisfied(events: Iterable[Event]) -> bool | None:
+    """What was last said of the outcome; None where nobody did."""
+    said = [event.fact.ok for event in _in_order(events) if isinstance(event.fact, Rated)]
+    return next((ok for ok in reversed(said) if ok is not None), None)
+
+
+def add_to_day(day: dict[DailyKey, list[int]], folded: Folded, happy: bool | None) -> None:
+    """Adds the task to the day's sums, each in the order of the file: tasks, judged, successes, attempts, tokens, cost,
+    rated, satisfied.
 
     Money and tokens go under the lane and model of each call; the task itself, and what the dispatcher and the gates
     cost, under the lane and model that ended it.
@@ -304,6 +313,8 @@ def add_to_day(day: dict[DailyKey, list[int]], folded: Folded) -> None:
     sums[_TASKS] += 1
     sums[_JUDGED] += task.succeeded is not None
     sums[_SUCCESSES] += task.succeeded is True
+    sums[_RATED] += happy is not None
+    sums[_SATISFIED] += happy is True
     for row in attempts:
         if row.is_call:
             sums = _sums(day, home._replace(lane=row.lane, model=row.model))

@@ -242,8 +242,8 @@ def by_reference(events: Sequence[Event]) -> tuple[list[Folded], list[tuple[obje
         tasks.setdefault((event.workspace, event.task_id, event.submitted_us), []).append(event)
     rows = [reference.fold(mine) for mine in tasks.values()]
     day: dict[DailyKey, list[int]] = {}
-    for one in rows:
-        reference.add_to_day(day, one)
+    for one, mine in zip(rows, tasks.values(), strict=True):
+        reference.add_to_day(day, one, reference.satisfied(mine))
     return rows, [(*key, *sums) for key, sums in sorted(day.items())]
 
 
@@ -282,7 +282,7 @@ def test_parts_attempts_and_the_day_sum_to_the_cost(number: int, seed: int) -> N
     assert sum(parts) == total
     assert sum(row.cost_nano or 0 for row in folded.attempts) == total
     columns = list(zip(*day, strict=True))[5:]
-    assert tuple(map(sum, columns[9:])) == folded.task.cost
+    assert tuple(map(sum, columns[9:20])) == folded.task.cost
     assert tuple(map(sum, columns[4:9])) == folded.task.tokens
     assert sum(columns[0]) == 1
     assert sum(columns[3]) == folded.task.attempts

@@ -9,6 +9,7 @@ from decimal import Decimal
 from typing import Any
 
 import duckdb
+import pyarrow.parquet as pq
 import pytest
 import redis
 from rich.console import Console
@@ -16,10 +17,12 @@ from rich.console import Console
 from accounting import ingest, present, report, rollup
 from accounting.ledger import LocalStore
 from accounting.report import Question
+from accounting.reports.groups import CATEGORIES
+from accounting.reports.sums import PARTS
 from accounting.reports.wording import Amounts
 from accounting.reports.wording import usd as usd_of
 from broker.errors import LedgerError
-from broker.events import Escalated, Event, Fact, Finished, Parked, Routed, Submitted
+from broker.events import Escalated, Event, Fact, Finished, Parked, Rated, Routed, Submitted
 from tests.accounting.stories import CHAIN, DAY, NOON_US, attempted, day_of_stories, entry, publish, story
 
 NEXT = "2026-01-02"
@@ -261,6 +264,105 @@ def test_the_page_says_what_the_figures_leave_open(small: LocalStore) -> None:
         "frontier",
     ):
         assert said in text
+
+
+def rated_days() -> list[list[Event]]:
+    """Of six tasks four were rated, one of them twice: two are good in the end, all are on two lanes and two types."""
+
+    def one(name: str, task_type: str, *said: bool | None) -> list[Event]:
+        lane = "local" if task_type == "intent" else "frontier"
+        return story(
+            name,
+            [
+                Submitted("sync", task_type=task_type, user=name),
+                Routed(task_type, "extractive", "declared", "", 1.0, CHAIN, lane, ""),
+                attempted(f"{name}-1", lane=lane, cost_nano=10**9, verdict="pass"),
+                Finished("succeeded", True, lane),
+                *(Rated(ok=ok, comment="so so") for ok in said),
+            ],
+        )
+
+    return [
+        one("a", "intent", True),
+        one("b", "intent", False),
+        one("c", "intent", False, True, None),
+        one("d", "intent", None),
+        one("e", "draft", False),
+        one("f", "draft"),
+    ]
+
+
+def test_satisfaction_stands_beside_cost_and_completion(
+    client: redis.Redis, store: LocalStore, quarantine: LocalStore
+) -> None:
+    rolled(client, store, quarantine, rated_days())
+    made = report.build(store, since=DAY, until=DAY, asked=Question(by=("type", "lane", "user")))
+    assert (made.totals.rated, made.totals.satisfied, made.totals.satisfaction) == (4, 2, 0.5)
+    of_types = {one.name: (one.rated, one.satisfied) for one in made.groups["type"]}
+    assert of_types == {"intent": (3, 2), "draft": (1, 0)}
+    assert {one.name: one.rated for one in made.groups["lane"]} == {"local": 3, "frontier": 1}
+    assert {one.rated for one in made.groups["user"]} == {None}  # the daily sums do not know users
+    text = page(made, 160)
+    assert "Satisfied, of those who rated the outcome" in text
+    assert "50.0% (2 of 4)" in text
+    only = report.build(store, since=DAY, until=DAY, asked=Question(where={"type": ["draft"]}))
+    assert (only.totals.rated, only.totals.satisfied) == (1, 0)
+    of_user = report.build(store, since=DAY, until=DAY, asked=Question(where={"user": ["a"]}))
+    assert (of_user.totals.rated, of_user.totals.satisfaction) == (None, None)
+
+
+def test_days_rolled_before_ratings_were_counted_are_read_and_have_none(
+    client: redis.Redis, store: LocalStore, quarantine: LocalStore
+) -> None:
+    rolled(client, store, quarantine, rated_days())
+    path = store.root / "daily" / f"date={DAY}" / "daily.parquet"
+    pq.write_table(pq.read_table(path, partitioning=None).drop_columns(["rated", "satisfied"]), path)
+    made = report.build(store, since=DAY, until=DAY)
+    assert (made.totals.tasks, made.totals.cost_nano) == (6, 6 * 10**9)
+    assert (made.totals.rated, made.totals.satisfaction) == (0, None)
+    assert "Satisfied" not in page(made)
+
+
+def test_four_categories_sum_to_the_spend(small: LocalStore) -> None:
+    made = report.build(small, since=DAY, until=DAY)
+    assert {one.name: one.nano for one in made.categories} == {
+        "inference": 2_600_000_000,
+        "orchestration": 500_000_000,
+        "data": 0,
+        "human": 0,
+    }
+    assert sorted(sum(CATEGORIES.values(), ())) == sorted(PARTS)
+
+
+def test_a_month_of_which_the_ledger_has_a_day_says_so(small: LocalStore) -> None:
+    made = report.build(small, since=DAY, until=DAY)
+    assert (made.window.since, made.window.days) == ("2025-12-03", 1)
+    assert "The same since 2025-12-03 (30 days, 1 of them in the ledger)" in page(made)
+
+
+def test_patterns_that_found_nothing_are_named(
+    client: redis.Redis, store: LocalStore, quarantine: LocalStore
+) -> None:
+    def found_by(number: int, by: str) -> list[Event]:
+        found = Routed("intent", "extractive", by, "", 1.0, CHAIN, "local", "")
+        return story(f"{by}-{number}", [Submitted("sync"), found, Finished("succeeded", True, "local")])
+
+    told = [found_by(number, "declared") for number in range(30)]
+    untold = [found_by(number, by) for by in ("regex", "embedding") for number in range(10)]
+    rolled(client, store, quarantine, [*told, *untold])
+    made = report.build(store, since=DAY, until=DAY, asked=Question(ruled=("intent", "draft", "research")))
+    assert (made.classified, made.unfired) == (20, ("draft", "research"))
+    text = " ".join(page(made).split())
+    assert "The patterns of draft, research found none of 20 tasks that came without a type" in text
+    some = report.build(
+        store, since=DAY, until=DAY, asked=Question(ruled=("draft",), where={"lane": ["local"]})
+    )
+    assert (some.classified, some.unfired) == (None, ())
+
+
+def test_of_few_tasks_no_pattern_is_called_useless(small: LocalStore) -> None:
+    made = report.build(small, since=DAY, until=DAY, asked=Question(ruled=("draft",)))
+    assert (made.classified, made.unfired) == (13, ())
 
 
 def test_days_that_were_never_rolled_are_told(small: LocalStore) -> None:

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from accounting import report, schema
-from accounting.reports import change, choices, odd, trends
+from accounting.reports import change, choices, further, odd, trends
 from accounting.reports.figures import Drift, Group, Odd
 from accounting.reports.tasks import ALL, DATE, GROUP, KIND, REASONS, WORKFLOW, Tallies
 
@@ -125,7 +125,7 @@ def test_bands_tell_whether_the_unit_cost_holds_on_busy_days() -> None:
     days = [
         Group(
             day(n), 100 * n, 0, 0, 100 * n * CENT * (2 if n > 4 else 1), None, None, None, n,
-            None, None, None, None, None,
+            None, None, None, None, None, None, None,
         )
         for n in range(1, 7)
     ]  # fmt: skip
@@ -152,6 +152,17 @@ def test_a_change_is_split_into_volume_mix_and_unit_cost_by_hand() -> None:
     assert made.volume_nano + made.mix_nano + made.unit_nano == made.difference_nano == 300 * CENT
     moved = {one.name: (one.volume_nano, one.unit_nano) for one in made.groups["type"]}
     assert moved == {"intent": (200 * CENT, 0), "research": (0, 100 * CENT)}
+
+
+def test_a_long_table_of_changes_says_what_it_leaves_out_and_adds_up() -> None:
+    before = [usual(0, task_type=f"type-{number:02}", cost=number * CENT) for number in range(25)]
+    now = [usual(1, task_type=f"type-{number:02}", cost=2 * number * CENT) for number in range(25)]
+    sides = change.side(day(0), day(0), kinds(before)), change.side(day(1), day(1), kinds(now))
+    made = change.change(tallies(before), tallies(now), sides, ["type"])
+    grid = further.moved("type", made.groups["type"], "USD")
+    assert len(grid.rows) == 21
+    assert grid.rows[-1] == ("5 more", "$0.100", "$0.200", "-", "+$0.100")
+    assert list(grid.below) == [("all together", "$3.00", "$6.00", "-", "+$3.00")]
 
 
 SIDES = st.lists(
