@@ -14,9 +14,13 @@ def flat_nano(rows: Iterable[FlatCost], day: str) -> dict[str, int]:
     """Nano-dollars by name of what holds on a UTC day: its part of the month, so that the days sum to it exactly."""
     costs: dict[str, int] = {}
     for row in rows:
-        if row.from_ <= day and (row.until is None or day < row.until):
+        if holds(row, day):
             costs[row.name] = costs.get(row.name, 0) + _part(nano(row.usd_per_month), date.fromisoformat(day))
     return costs
+
+
+def holds(row: FlatCost, day: str) -> bool:
+    return row.from_ <= day and (row.until is None or day < row.until)
 
 
 def _part(month_nano: int, day: date) -> int:

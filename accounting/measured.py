@@ -85,7 +85,8 @@ class Tries:
 @dataclass(frozen=True, slots=True)
 class Work:
     """Sums over tasks. ``redone_nano`` are retries, re-prompts and validation, ``around_nano`` routing, tools, data and
-    orchestration; ``p95_nano`` is the nearest-rank 95th percentile of what a task cost."""
+    orchestration, ``eval_nano`` evaluation runs; people were asked about ``reviewed`` of them. ``p95_nano`` is the
+    nearest-rank 95th percentile of what a task cost."""
 
     tasks: int
     judged: int
@@ -94,6 +95,8 @@ class Work:
     inference_nano: int
     redone_nano: int
     around_nano: int
+    eval_nano: int
+    reviewed: int
     human_nano: int
     p95_nano: int
 
@@ -217,6 +220,8 @@ def _weigh(tasks: Any) -> Any:
             "inference_nano": nano("inference_usd"),
             "redone_nano": nano("retry_usd", "reprompt_usd", "validation_usd"),
             "around_nano": nano("routing_usd", "tool_usd", "data_usd", "orchestration_usd"),
+            "eval_nano": nano("eval_usd"),
+            "reviewed": (nano("human_usd") != 0).astype(np.int64),
             "human_nano": nano("human_usd"),
         }
     )

@@ -28,9 +28,9 @@ class Saving:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """``retry_share`` and ``orchestration_share`` are parts of inference; ``compound`` lets the second work on the
-    first. ``review_share`` of the tasks are looked at by a person for ``review_usd`` each. ``growth`` multiplies the
-    number of tasks."""
+    """``retry_share``, ``orchestration_share`` and ``eval_share`` are parts of inference; ``compound`` lets the second
+    work on the first. ``review_share`` of the tasks are looked at by a person for ``review_usd`` each. ``growth``
+    multiplies the number of tasks."""
 
     pattern: Pattern
     rates: Rates
@@ -38,6 +38,7 @@ class Plan:
     days: Fraction
     retry_share: Fraction
     orchestration_share: Fraction
+    eval_share: Fraction
     compound: bool
     monitoring_usd: Fraction
     review_share: Fraction
@@ -67,7 +68,7 @@ class Plan:
 
     def month_usd(self, savings: Sequence[Saving] = (), growth: Fraction = Fraction(1)) -> Fraction:
         """All in all, with these optimisations and this many times the tasks."""
-        inference = self.inference_usd * (1 + self.retry_share + self.orchestration)
+        inference = self.inference_usd * (1 + self.retry_share + self.orchestration + self.eval_share)
         for saving in savings:
             inference *= saving.left
         return growth * (inference + self.reviews_usd) + self.monitoring_usd
@@ -97,6 +98,7 @@ def _steps(plan: Plan) -> Iterator[Step]:
     retries = "+ inference * (1 + retries) *" if plan.compound else "+ inference *"
     yield Step("4 retries", "+ inference * retries", per_month_usd=inference * plan.retry_share)
     yield Step("4 orchestration", f"{retries} orchestration", per_month_usd=inference * plan.orchestration)
+    yield Step("4 evaluation", "+ inference * evals", per_month_usd=inference * plan.eval_share)
     yield Step("4 monitoring", "+ a month", per_month_usd=plan.monitoring_usd)
     yield Step("4 people", "+ tasks * reviewed * price of a review", per_month_usd=plan.reviews_usd)
     yield _whole(plan, "4 multipliers", "the sum of all this", plan.month_usd())

@@ -38,6 +38,7 @@ PLAN = Plan(
     days=F("30"),
     retry_share=F("0.15"),
     orchestration_share=F("0.20"),
+    eval_share=F("0"),
     compound=False,
     monitoring_usd=F("200"),
     review_share=F("0"),

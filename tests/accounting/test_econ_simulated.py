@@ -234,7 +234,7 @@ def test_a_task_on_a_machine_by_the_hour(draws: Draws) -> None:
 
 PLAN = Plan(
     Pattern(*map(Fraction, (4, 2000, 500))), RATES, Fraction(500), Fraction(30), Fraction("0.15"), Fraction("0.20"),
-    False, Fraction(200), Fraction("0.05"), Fraction("2.50"),
+    Fraction("0.10"), False, Fraction(200), Fraction("0.05"), Fraction("2.50"),
     (Saving("caching", Fraction("0.4")), Saving("routing", Fraction("0.3"), Fraction("0.8"))), Fraction(2),
 )  # fmt: skip
 
@@ -247,8 +247,9 @@ def month(draws: Draws, *, tasks: int, compound: bool = False, saves: bool = Fal
         paid = paid * np.where(draws.random(calls) < 0.8, 0.7, 1.0) * 0.6
     repeated = paid * draws.poisson(0.15, calls)
     base = paid + repeated if compound else paid
+    evaluated = paid * (draws.random(calls) < 0.1)
     reviews = (draws.random(tasks) < 0.05).sum() * 2.5
-    return float((paid + repeated + 0.2 * base).sum() + reviews + 200)
+    return float((paid + repeated + 0.2 * base + evaluated).sum() + reviews + 200)
 
 
 @pytest.mark.parametrize("compound", [False, True])

@@ -99,6 +99,7 @@ def test_work_by_hand(small: LocalStore) -> None:
     assert work.success_share == Fraction(3, 4)
     assert work.cost_nano == 127 * CENT
     assert (work.inference_nano, work.redone_nano, work.human_nano) == (26 * CENT, CENT, 100 * CENT)
+    assert (work.reviewed, work.eval_nano) == (1, 0)
     assert work.p95_nano == 121 * CENT
     assert taken(small).work().tasks == 6
 

@@ -343,6 +343,9 @@ def test_calculators_take_from_the_ledger_what_is_not_given(fed: CommandLine) ->
     assert (given["given"]["success_share"], given["from"]["success_share"]) == (0.5, "given")
     plan = fed.json("econ", "pattern", "--from-ledger", "--type", "intent", "--price", "gpt-4o")
     assert (plan["given"]["tasks_per_day"], plan["given"]["calls"]) == (10, 1)
+    assert (plan["given"]["eval_share"], plan["given"]["review_share"]) == (0, 0)
+    assert plan["from"]["eval_share"].startswith("ledger, 20")
+    assert (plan["given"]["monitoring_usd"], plan["from"]["monitoring_usd"]) == ("200.0", "default")
     assert plan["given"]["input_tokens"] == rate["input_tokens"]
     first = fed.json(
         "econ", "lane-first", "--from-ledger", "--type", "intent", "--dear-usd", "1", "--dear", "local"
@@ -356,6 +359,19 @@ def test_calculators_take_from_the_ledger_what_is_not_given(fed: CommandLine) ->
         1000 * float(rate["per_success_usd"]), rel=1e-6
     )
     assert crossed["result"]["busy_share"] is not None
+
+
+def test_monitoring_is_what_the_settings_say_is_paid_by_the_month(fed: CommandLine) -> None:
+    fed.configure(
+        fed.config.read_text()
+        + '[[prices.monthly]]\nname = "watch"\nusd_per_month = "180"\n'
+        + '[[prices.monthly]]\nname = "seat"\nusd_per_month = "20.50"\n'
+        + '[[prices.monthly]]\nname = "gone"\nusd_per_month = "7"\nuntil = "2026-01-01"\n'
+    )
+    plan = fed.json("econ", "pattern", "--from-ledger", "--price", "gpt-4o")
+    assert (plan["given"]["monitoring_usd"], plan["from"]["monitoring_usd"]) == ("200.5", "prices.monthly")
+    told = fed.json("econ", "pattern", "--from-ledger", "--price", "gpt-4o", "--monitoring-usd", "1")
+    assert (told["given"]["monitoring_usd"], told["from"]["monitoring_usd"]) == ("1.0", "given")
 
 
 def test_the_ledger_s_day_costs_by_its_drivers_what_it_did_cost(fed: CommandLine) -> None:

@@ -12,6 +12,7 @@ from fractions import Fraction
 import click
 
 from accounting import ledger
+from accounting.flat import holds
 from accounting.ledger import Store
 from accounting.measured import Measured, Tries, measure
 from broker.errors import LedgerError
@@ -107,7 +108,7 @@ def source(found: Measured) -> str:
 
 
 def feed_plan(given: Given) -> None:
-    """Call pattern and volume, and what came on top of inference."""
+    """Call pattern and volume, and what came on top of inference; monitoring as the settings have it."""
     found = measured(given)
     task_type = given.text("task_type")
     work, calls = found.work(task_type), found.tries(task_type, first=True)
@@ -120,8 +121,15 @@ def feed_plan(given: Given) -> None:
             "output_tokens": part(calls.output_tokens, calls.tries),
             "retry_share": part(work.redone_nano, work.inference_nano),
             "orchestration_share": part(work.around_nano, work.inference_nano),
+            "eval_share": part(work.eval_nano, work.inference_nano),
+            "review_share": part(work.reviewed, work.tasks),
+            "review_usd": part(work.human_nano, work.reviewed * NANO_PER_USD),
         },
     )
+    monthly = [one for one in load().prices.monthly if holds(one, found.until)]
+    if monthly:
+        paid = sum((Fraction(one.usd_per_month) for one in monthly), Fraction(0))
+        given.feed("prices.monthly", {"monitoring_usd": paid})
 
 
 def feed_drivers(given: Given) -> None:

@@ -59,6 +59,7 @@ def told_pattern(given: Given) -> Pattern:
 @number("--days", "days", "Days of a month.", "30")
 @multiple("--retries", "retry_share", "What retries and checks add to inference.", "15%")
 @multiple("--orchestration", "orchestration_share", "What queues, tools and state add to inference.", "20%")
+@multiple("--evals", "eval_share", "What evaluation runs (suites, A/B, regression) add to inference.", "0%")
 @switch("--compound", "compound", "Orchestration comes on top of retries too, and not of inference alone.")
 @usd("--monitoring-usd", "monitoring_usd", "What watching it costs a month.", "200")
 @share("--reviewed", "review_share", "The part of the tasks that a person looks at.", "0%")
@@ -90,6 +91,7 @@ def pattern(given: Given) -> tuple[Step, ...]:
             days=given["days"],
             retry_share=given["retry_share"],
             orchestration_share=given["orchestration_share"],
+            eval_share=given["eval_share"],
             compound=given.on("compound"),
             monitoring_usd=given["monitoring_usd"],
             review_share=given["review_share"],
