@@ -39,12 +39,18 @@ def sums(facts: Facts, calls: Calls, routings: Routings, tasks: dict[str, Any], 
         return found
 
     made["tasks"] = np.bincount(of_task, minlength=len(group))
-    for known, good, said in (
-        ("judged", "successes", tasks["succeeded"]),
-        ("rated", "satisfied", _ratings(facts)),
-    ):
-        made[known] = total(of_task, said.is_valid().to_numpy(zero_copy_only=False).astype(np.int64))
-        made[good] = total(of_task, said.fill_null(False).to_numpy(zero_copy_only=False).astype(np.int64))
+    verdict, rating = tasks["succeeded"], _ratings(facts)
+    counted = {
+        "judged": verdict.is_valid(),
+        "successes": verdict.fill_null(False),
+        "rated": rating.is_valid(),
+        "satisfied": rating.fill_null(False),
+    }
+    flags = {name: those.to_numpy(zero_copy_only=False).astype(np.int64) for name, those in counted.items()}
+    is_part = tasks["root_task_id"].is_valid().to_numpy(zero_copy_only=False).astype(np.int64)
+    flags |= {"part_tasks": is_part}
+    flags |= {f"part_{name}": flags[name] * is_part for name in ("judged", "successes")}
+    made |= {name: total(of_task, those) for name, those in flags.items()}
     made["attempts"] = np.bincount(of_call[called], minlength=len(group))
     for name in schema.TOKENS:
         made[name] = total(of_call[called], calls.said.whole(name)[called])

@@ -22,7 +22,7 @@ GROUP_ROWS = 131_072
 _STATISTICS = frozenset(
     {
         "task_id", "submitted_at", "settled_at", "workspace", "pipeline", "task_type", "status", "lane", "model",
-        "purpose",
+        "purpose", "root_task_id",
     }
 )  # fmt: skip
 #: Hardly a value comes twice.

@@ -46,8 +46,9 @@ _SEPARATOR = ": "  # between a lane that was passed over and the reason
 #: Fields that stand in a column of another name. Several kinds share a column where it says the same of each.
 _COLUMNS: dict[type[Any], dict[str, str]] = {
     Submitted: {"user": "user_id", "parent": "parent_task_id", "value_nano": "value_usd"},
-    Routed: {"cost_nano": "cost_usd"},
+    Routed: {"cost_nano": "cost_usd", "root": "root_task_id"},
     Attempted: {
+        "avoided_nano": "avoided_usd",
         "started_us": "started_at",
         "ended_us": "ended_at",
         "cost_nano": "cost_usd",
@@ -63,7 +64,7 @@ _COLUMNS: dict[type[Any], dict[str, str]] = {
 _SILENT = frozenset(
     {
         "verdict", "failure", "price_ref", "model_revision", "parent_attempt_id", "gate", "complaint", "node", "why",
-        "rule", "reason", "comment",
+        "rule", "reason", "comment", "root_task_id",
     }
 )  # fmt: skip
 KIND_NAMES = tuple(kind.__name__.lower() for kind in KINDS)
@@ -332,12 +333,15 @@ class _Shape(NamedTuple):
         if self.kind is Attempted:
             gate = row["gate_usd"] or 0
             row = row | {"cost_usd": None if row["unpriced"] else row["cost_usd"] - gate}
-        return self.kind(*(_field(column, row[column]) for column in self.columns))  # type: ignore[no-any-return]
+        told = zip(self.columns, self.allowed, self.defaults, strict=True)
+        return self.kind(*(_field(column, row[column], known, default) for column, known, default in told))  # type: ignore[no-any-return]
 
 
-def _field(column: str, value: Any) -> Any:
+def _field(column: str, value: Any, allowed: frozenset[Any], default: Any) -> Any:
     if column in _SILENT:
         return value or ""
+    if value is None and pa.null() not in allowed:
+        return default  # the row is older than the column
     if column == "skipped":
         return tuple(tuple(one.split(_SEPARATOR, 1)) for one in value)
     return tuple(value) if column == "chain" else value

@@ -31,8 +31,10 @@ PART_OF = {
     "eval": "eval",
     "human": "human",
 }
-LLM_PURPOSES = frozenset({"task", "retry", "reprompt", "judge", "eval"})
-ANSWERS = frozenset({"task", "retry", "reprompt"})
+#: Purposes of a call that is the first on its lane: for the task itself, or what a task of another role is done for.
+FIRSTS = frozenset({"task", "judge", "eval"})
+ANSWERS = FIRSTS | {"retry", "reprompt"}
+LLM_PURPOSES = ANSWERS
 INFERENCE = "inference_usd"
 #: What no amount of a slice comes near to, so that no sum of integers can turn over.
 _LARGEST = 9e18
@@ -43,6 +45,7 @@ COLUMNS = (
     "value_usd", "category", "by", "confidence", "hop", "engine", "model_revision", "started_at", "ended_at",
     "queue_wait_ms", "latency_ms", "time_to_first_token_ms", *schema.TOKENS, "cache_write_1h_tokens", "unpriced",
     "gate_usd", "marginal_usd", "price_ref", "parent_attempt_id", "batch", "gate", "settled", "succeeded",
+    "root_task_id", "avoided_usd",
 )  # fmt: skip
 
 
@@ -88,7 +91,7 @@ def _tasks(facts: Facts, calls: Calls, costs: dict[str, Rows]) -> dict[str, Any]
         "task_id": facts.heads("task_id").cast(schema.TEXT),
         "workspace": facts.heads("workspace"),
         "submitted_at": facts.heads("submitted_at"),
-        "avoided_usd": pa.array(np.zeros(facts.count, dtype=np.int64)),
+        "avoided_usd": pa.array(sums(calls.said.whole("avoided_usd"), calls.bounds)),
         "value_usd": facts.values("value_usd", facts.last(_with_value(facts))),
         "succeeded": facts.values("succeeded", facts.last(_with_verdict(facts))),
         "hops": pa.array(np.bincount(facts.task[facts.of(Escalated)], minlength=facts.count)),
@@ -128,6 +131,7 @@ def _as_submitted_and_routed(facts: Facts) -> dict[str, Any]:
     names = ("mode", "workflow", "pipeline", "user_id")
     made = {name: facts.texts(name, submitted).filled().array for name in names}
     made["parent_task_id"] = facts.texts("parent_task_id", submitted).unless().array
+    made["root_task_id"] = facts.texts("root_task_id", routed).unless().array
     made["task_type"] = first_not("", *(facts.texts("task_type", one) for one in (routed, submitted))).array
     made["category"] = facts.texts("category", routed).filled().array
     made["classified_by"] = facts.texts("by", routed).unless().array

@@ -17,13 +17,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from accounting import ledger, schema
-from accounting.fold import ANSWERS
+from accounting.fold import ANSWERS, FIRSTS
 from accounting.ledger import Store
+from accounting.reports.families import PART, PARTS_NANO, families
 from accounting.reports.rows import read_days
 from broker.errors import CallCancelled
 from broker.money import NANO_PER_USD
 
-FIRST = "task"  # the purpose of a first call
 P95 = 95
 _TASK_COLUMNS = ("task_id", "task_type", "succeeded", "cost_usd", *schema.PARTS)
 _CALL_COLUMNS = (
@@ -155,12 +155,15 @@ def measure(store: Store, since: str, until: str) -> Measured | None:
     ledger.midnight_us(since), ledger.midnight_us(until)
     found = [day for day in ledger.days(store, ledger.TASKS) if since <= day <= until]
     tries, work, costs = [], [], []
+    parts = families(store, found, ("task_type", "succeeded"), _TASK_COLUMNS, None)
+    names = _TASK_COLUMNS if parts is None else parts.needed
     for day in found:
-        tasks = read_days(store, ledger.TASKS, schema.TASKS, day, day, _TASK_COLUMNS)
+        tasks = read_days(store, ledger.TASKS, schema.TASKS, day, day, names)
         calls = read_days(store, ledger.ATTEMPTS, schema.ATTEMPTS, day, day, _CALL_COLUMNS)
         tries.append(_sum(_judge(tasks, calls), _TRY_KEYS))
-        work.append(_sum(_weigh(tasks), ("task_type",)))
-        costs.append(pa.table({"task_type": tasks["task_type"], "nano": schema.nanos(tasks["cost_usd"])}))
+        whole = tasks if parts is None else parts.told(day, tasks)
+        work.append(_sum(_weigh(whole), ("task_type",)))
+        costs.append(_costs(whole))
     if not sum(table.num_rows for table in costs):
         return None
     days = (date.fromisoformat(until) - date.fromisoformat(found[0])).days + 1
@@ -171,7 +174,10 @@ def measure(store: Store, since: str, until: str) -> Measured | None:
 
 def _judge(tasks: Any, calls: Any) -> Any:
     """A row of figures a try. Task ids that two workspaces share on a day count as the type of the first."""
-    calls = calls.filter(pc.is_in(calls["purpose"], pa.array(sorted(ANSWERS))))
+    answers = pc.is_in(calls["purpose"], pa.array(sorted(ANSWERS)))
+    calls = calls.filter(
+        pc.and_(answers, pc.not_equal(calls["lane"], ""))
+    )  # what gates cost stands on no lane
     row = pc.index_in(calls["task_id"], value_set=tasks["task_id"].combine_chunks())
     verdict, failure = calls["verdict"], calls["failure"]
     passed = pc.fill_null(pc.equal(verdict, "pass"), False)
@@ -187,7 +193,7 @@ def _judge(tasks: Any, calls: Any) -> Any:
         {
             "task_type": pc.fill_null(tasks["task_type"].take(row), ""),
             "lane": calls["lane"],
-            "first": pc.equal(calls["purpose"], FIRST),
+            "first": pc.is_in(calls["purpose"], pa.array(sorted(FIRSTS))),
             "tries": np.ones(calls.num_rows, dtype=np.int64),
             "judged": judged.cast(pa.int64()),
             "passed": passed.cast(pa.int64()),
@@ -204,24 +210,36 @@ def _judge(tasks: Any, calls: Any) -> Any:
     )
 
 
+def _costs(tasks: Any) -> Any:
+    """What each task cost that is no part of another one, with its own parts."""
+    made = pa.table({"task_type": tasks["task_type"], "nano": schema.nanos(tasks["cost_usd"])})
+    if PART not in tasks.column_names:
+        return made
+    nanos = pc.add(made["nano"], tasks[PARTS_NANO])
+    return made.set_column(1, "nano", nanos).filter(pc.invert(tasks[PART]))
+
+
 def _weigh(tasks: Any) -> Any:
-    """A row of figures a task."""
+    """A row of figures a task. A part counts in no number of tasks; what it spent counts under the type of its root."""
 
     def nano(*parts: str) -> Any:
         return sum(schema.nanos(tasks[part]) for part in parts)
 
+    whole = np.ones(tasks.num_rows, dtype=np.int64)
+    if PART in tasks.column_names:
+        whole -= tasks[PART].cast(pa.int64()).to_numpy()
     return pa.table(
         {
             "task_type": tasks["task_type"],
-            "tasks": np.ones(tasks.num_rows, dtype=np.int64),
-            "judged": tasks["succeeded"].is_valid().cast(pa.int64()),
-            "succeeded": tasks["succeeded"].fill_null(False).cast(pa.int64()),
+            "tasks": whole,
+            "judged": tasks["succeeded"].is_valid().cast(pa.int64()).to_numpy() * whole,
+            "succeeded": tasks["succeeded"].fill_null(False).cast(pa.int64()).to_numpy() * whole,
             "cost_nano": nano("cost_usd"),
             "inference_nano": nano("inference_usd"),
             "redone_nano": nano("retry_usd", "reprompt_usd", "validation_usd"),
             "around_nano": nano("routing_usd", "tool_usd", "data_usd", "orchestration_usd"),
             "eval_nano": nano("eval_usd"),
-            "reviewed": (nano("human_usd") != 0).astype(np.int64),
+            "reviewed": (nano("human_usd") != 0) * whole,
             "human_nano": nano("human_usd"),
         }
     )

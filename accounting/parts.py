@@ -31,12 +31,14 @@ STRIPE_ROWS = 12_500
 _STRIPES = b"laneway.stripes"
 _FIRSTS = b"laneway.buckets"  # the first bucket of each row group
 _FIRST_NEW = "unpriced"  # a column that version 1 has not
+_NEW = ("root_task_id", "avoided_usd")  # that version 2 has not
 #: A larger part has larger ones: what each costs in a footer and to find is more than its rows.
 MOST_STRIPES = 8
 _STATISTICS = ("workspace", "task_id", "seq", "at", "submitted_at", "kind")
 #: Integers near to those above them, or mostly the same: such a page is so small that nothing is left to compress.
 _DELTA = (
-    "started_at", "ended_at", "seq", "cost_usd", "value_usd", "gate_usd", "marginal_usd", *schema.TOKENS,
+    "started_at", "ended_at", "seq", "cost_usd", "value_usd", "gate_usd", "marginal_usd", "avoided_usd",
+    *schema.TOKENS,
     "cache_write_1h_tokens", "hop", "starts",
 )  # fmt: skip
 #: Hardly a value comes twice.
@@ -190,6 +192,8 @@ def read(part: Part, span: Span, columns: Sequence[str]) -> Any:
         table = file.read_row_groups(part.groups(*span), columns=asked, use_threads=False)
         if old:
             table = facts.upgraded(table)
+        for field in (one for one in wanted if one.name in _NEW and one.name not in table.column_names):
+            table = table.append_column(field, pa.nulls(table.num_rows, field.type))
         table = table if table.schema.equals(wanted) else table.select(wanted.names).cast(wanted)
         if missing := [name for name in facts.IDENTITY if name in columns and table[name].null_count]:
             raise KeyError(f"facts without {missing[0]}")

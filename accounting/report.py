@@ -32,8 +32,8 @@ from accounting.reports.figures import (
     Window,
 )
 from accounting.reports.rows import Where, days_between
-from accounting.reports.sums import daily_answers, from_daily, from_tasks, ratings, too_large, total, totals
-from accounting.reports.tasks import BY, DATE, TOTAL, Range, Tallies, choose, rank, tally
+from accounting.reports.sums import daily_answers, from_daily, ratings, too_large, total, totals
+from accounting.reports.tasks import BY, DATE, TOTAL, Range, Tallies, choose, rank, summed, tally
 from broker.errors import LedgerError
 from broker.money import text
 from broker.settings import FlatCost
@@ -105,9 +105,9 @@ def build(
     paid, paid_in_window = (
         _flat(store, asked.monthly, first, until, rates) for first in (since, window.since)
     )
-    daily = from_daily(store, days, where, ("lane", "model"), rates) if daily_answers(where) else None
-    calls = Calls(store, days, where, rates, tell) if _reads_calls(asked, days) else None
-    parts = _parts(found, days, whole, daily)
+    daily = from_daily(store, days, where, ("lane", "model"), rates) if _daily_answers(found) else None
+    calls = Calls(store, days, where, rates, found.families, tell) if _reads_calls(asked, days) else None
+    parts = _parts(found, whole, daily)
     classified, unfired = (None, ()) if where else odd.unfired(kinds, asked.ruled)
     return Report(
         since=since,
@@ -126,6 +126,8 @@ def build(
         escalations=sums["hops"],
         attempts=sums["attempts"],
         avoided_nano=sums["avoided"],
+        parts_of_tasks=sums["parts"],
+        parts_of_tasks_nano=sums["parts_cost"],
         value_nano=everything.value_nano,
         price_nano=price,
         days=by_day,
@@ -177,8 +179,14 @@ def _window(store: Store, until: str, where: Where, rates: Rates | None) -> Wind
     """Over the last 30 days, whatever the range; of those that have a rate."""
     since = _with_rate(_days_before(until, WINDOW_DAYS - 1), rates)
     days = days_between(store, ledger.TASKS, since, until)
-    read = from_daily if daily_answers(where) else from_tasks
-    return groups.window(since, until, len(days), read(store, days, where, (), rates))
+    found = choose(store, days, where, (), rates)
+    sums = from_daily(store, days, where, (), rates) if _daily_answers(found) else summed(found)
+    return groups.window(since, until, len(days), sums)
+
+
+def _daily_answers(found: Range) -> bool:
+    """Whether ``daily`` has sums over the chosen tasks: there a part stands under its own type and pipeline."""
+    return daily_answers(found.where) and (found.families is None or not found.where.keys() - {"workspace"})
 
 
 def _flat(
@@ -189,11 +197,11 @@ def _flat(
     return loaded.flat(monthly, ledger.days_of(max(since, known[0]), until), rates) if known else ()
 
 
-def _parts(found: Range, days: Sequence[str], whole_nano: int, daily: Any) -> tuple[Part, ...]:
+def _parts(found: Range, whole_nano: int, daily: Any) -> tuple[Part, ...]:
     """From sums of ``daily`` where these can tell and come to the same, else from the tasks themselves."""
     if found.rates is None and daily is not None and total(daily, "cost") == whole_nano:
         return groups.parts(daily)
-    return groups.parts(from_tasks(found.store, days, found.where, (), found.rates))
+    return groups.parts(summed(found))
 
 
 def _odd(

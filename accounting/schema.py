@@ -42,7 +42,7 @@ _TOKENS = [(name, COUNT) for name in TOKENS]
 #: One row a fact, each field of it in a column of its own (accounting/facts.py has the map). ``cost_usd`` is all the
 #: money that the fact speaks of, of which ``gate_usd`` went into checking the answer; ``unpriced``: no price of the
 #: call is known. ``fact`` holds the bytes of the wire where they say more than the columns. In version 1 they stand
-#: in each row, and the columns after them are missing.
+#: in each row, and the columns after them are missing; version 2 ends with ``comment``.
 EVENTS = _schema(
     "events",
     [
@@ -101,8 +101,10 @@ EVENTS = _schema(
         ("reason", TEXT),
         ("starts", COUNT),
         ("comment", TEXT),
+        ("root_task_id", TEXT),
+        ("avoided_usd", MONEY),
     ],
-    version=2,
+    version=3,
 )
 
 #: The parts that sum to ``cost_usd``, in the order of the columns.
@@ -158,7 +160,10 @@ TASKS = _schema(
         ("unsettled_calls", COUNT),
         ("value_usd", MONEY),
         ("parent_task_id", TEXT),
+        # The task that it is a part of in the end, where its parent was one: it counts as a part of that one's.
+        ("root_task_id", TEXT),
     ],
+    version=2,
 )
 
 ATTEMPTS = _schema(
@@ -210,6 +215,10 @@ DAILY = _schema(
         *_COST,
         ("rated", COUNT),
         ("satisfied", COUNT),
+        # Of tasks, judged and successes those that are parts of another task.
+        ("part_tasks", COUNT),
+        ("part_judged", COUNT),
+        ("part_successes", COUNT),
     ],
     version=2,
 )

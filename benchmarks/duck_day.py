@@ -93,7 +93,7 @@ select {_TASK}, attempt_id, nullif(parent_attempt_id, '') as parent_attempt_id, 
     {_listed(_CALL_TOKENS)},
     case when not unpriced then cost_usd - gate_usd + coalesce(share_usd, 0) end::decimal(18, 9) as cost_usd,
     marginal_usd, nullif(price_ref, '') as price_ref, batch, nullif(gate, '') as gate, nullif(verdict, '') as verdict,
-    nullif(failure, '') as failure, settled, gate_usd,
+    nullif(failure, '') as failure, settled, gate_usd, avoided_usd,
     not (lane = '' and engine in ('dispatcher', 'gate')) as is_call,
     {_turn("hop", "started_at", "attempt_id")} as turn,
     case purpose {" ".join(f"when '{purpose}' then '{part}_usd'" for purpose, part in PART_OF.items())}
@@ -132,7 +132,8 @@ create temp table told as
 select {_TASK},
     arg_max({{'mode': mode, 'workflow': workflow, 'pipeline': pipeline, 'user_id': user_id, 'type': task_type,
         'parent': parent_task_id}}, turn) filter (kind = 'submitted') as submitted,
-    arg_max({{'type': task_type, 'category': category, 'by': "by", 'confidence': confidence}}, turn)
+    arg_max({{'type': task_type, 'category': category, 'by': "by", 'confidence': confidence,
+        'root': root_task_id}}, turn)
         filter (kind = 'routed') as routed,
     arg_max({{'finished_at': case when kind = 'finished' then told_at end}}, turn)
         filter (kind in ('resumed', 'finished')) as ended,
@@ -158,7 +159,8 @@ select {_TASK}, count(*) as attempts, min(started_at) as started_at,
     count(*) filter (purpose {_one_of(LLM_PURPOSES)}) as llm_calls, count(*) filter (purpose = 'tool') as tool_calls,
     {_listed(f"sum({name})::bigint as {name}" for name in schema.TOKENS)},
     {_listed(f"sum(cost_usd) filter (part = '{part}') as {part}" for part in schema.PARTS)},
-    sum(gate_usd) as of_gates_usd, bool_or(batch) as batch, sum(queue_wait_ms) as queue_wait_ms,
+    sum(avoided_usd) as avoided_usd, sum(gate_usd) as of_gates_usd, bool_or(batch) as batch,
+    sum(queue_wait_ms) as queue_wait_ms,
     count(*) - count(cost_usd) as unpriced_calls, count(*) filter (not settled) as unsettled_calls,
     arg_max_null(time_to_first_token_ms, turn) filter (purpose {_one_of(ANSWERS)}) as time_to_first_token_ms,
     arg_min(lane, turn, {_MOST}) filter (lane <> '') as all_lanes,
@@ -201,30 +203,36 @@ select {_TASK}, started_at, ended.finished_at as finished_at, coalesce(submitted
     {_listed(f"coalesce({name}, 0) as {name}" for name in _COUNTS)},
     cost_usd, {_listed(schema.PARTS)},
     case when cost_usd <> 0 then {_nanos("(cost_usd - inference_usd)")} / {_nanos("cost_usd")} end as overhead_share,
-    0::decimal(18, 9) as avoided_usd, coalesce(batch, false) as batch, coalesce(queue_wait_ms, 0) as queue_wait_ms,
+    coalesce(avoided_usd, 0)::decimal(18, 9) as avoided_usd, coalesce(batch, false) as batch,
+    coalesce(queue_wait_ms, 0) as queue_wait_ms,
     (epoch_us(ended.finished_at) - epoch_us(submitted_at)) / 1000 as latency_ms,
     time_to_first_token_ms,
-    valued.usd as value_usd, nullif(submitted.parent, '') as parent_task_id,
+    valued.usd as value_usd, nullif(submitted.parent, '') as parent_task_id, nullif(routed.root, '') as root_task_id,
     coalesce(last_models[list_position(last_lanes, final_lane)], '') as model,
     coalesce(of_gates_usd, 0) as of_gates_usd, coalesce(of_routings_usd, 0) as of_routings_usd, happy
 from summed
 """
 
 _KEYS = "workspace, pipeline, task_type, lane, model"
-_SUMS = ("tasks", "judged", "successes", "rated", "satisfied", "attempts", *schema.TOKENS)
+_SUMS = (
+    "tasks", "judged", "successes", "rated", "satisfied", "part_tasks", "part_judged", "part_successes", "attempts",
+    *schema.TOKENS,
+)  # fmt: skip
 _OF_TASK = {"validation_usd": "sum(of_gates_usd)", "routing_usd": "sum(of_routings_usd)"}
 
 _DAILY = f"""
 with of_tasks as (
     select workspace, pipeline, task_type, final_lane as lane, model, count(*) as tasks, count(succeeded) as judged,
         count(*) filter (succeeded) as successes, count(happy) as rated, count(*) filter (happy) as satisfied,
+        count(root_task_id) as part_tasks, count(succeeded) filter (root_task_id is not null) as part_judged,
+        count(*) filter (succeeded and root_task_id is not null) as part_successes,
         0 as attempts, {_listed(f"0 as {name}" for name in schema.TOKENS)},
         {_listed(f"{_OF_TASK.get(part, '0')} as {part}" for part in schema.PARTS)}
     from tasks group by all
 ), of_calls as (
     select workspace, pipeline, task_type, if(is_call, calls.lane, final_lane) as lane,
         if(is_call, calls.model, tasks.model) as model, 0 as tasks, 0 as judged, 0 as successes, 0 as rated,
-        0 as satisfied, count(*) filter (is_call) as attempts,
+        0 as satisfied, 0 as part_tasks, 0 as part_judged, 0 as part_successes, count(*) filter (is_call) as attempts,
         {_listed(f"sum(calls.{name}) filter (is_call) as {name}" for name in schema.TOKENS)},
         {_listed(f"sum(calls.cost_usd) filter (part = '{part}') as {part}" for part in schema.PARTS)}
     from calls join tasks using ({_TASK}) group by all

@@ -26,6 +26,7 @@ from accounting.fold import PART_OF
 from accounting.ledger import LocalStore
 
 TASKS, DAYS, DIFFERENT = 1_000_000, 30, 7
+NEVER = ("rated", "satisfied", "part_tasks", "part_judged", "part_successes")
 MADE = 4  # changes when other rows are made
 FIRST = date(2026, 1, 1)
 LANES = ("local", "midtier", "frontier")
@@ -138,6 +139,7 @@ def _tasks(chance: Any, count: int, midnight_us: int) -> dict[str, Any]:
         "unsettled_calls": zero,
         "value_usd": pa.nulls(count, pa.int64()),
         "parent_task_id": nothing,
+        "root_task_id": nothing,
     }
 
 
@@ -248,7 +250,7 @@ def _daily(told: dict[str, Any], calls: dict[str, Any]) -> dict[str, Any]:
         **{name: calls[name] for name in schema.TOKENS},
         "cost_usd": calls["cost_usd"],
         **{part: np.zeros(len(purpose), np.int64) for part in schema.PARTS},
-        **dict.fromkeys(("rated", "satisfied"), np.zeros(len(purpose), np.int64)),
+        **dict.fromkeys(NEVER, np.zeros(len(purpose), np.int64)),
     }
     for name in PURPOSES:
         sums[f"{PART_OF[name]}_usd"] = np.where(purpose == name, calls["cost_usd"], 0)

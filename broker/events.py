@@ -32,7 +32,10 @@ class Submitted:
 
 @dataclass(frozen=True, slots=True)
 class Routed:
-    """The dispatcher's decision: ``lane`` is where it goes, ``cost_nano`` what classifying cost (processor time)."""
+    """The dispatcher's decision: ``lane`` is where it goes, ``cost_nano`` what classifying cost (processor time).
+
+    ``root`` is the id of the task that it is a part of in the end, of its own workspace; "" for none.
+    """
 
     task_type: str
     category: str
@@ -44,6 +47,7 @@ class Routed:
     why: str
     skipped: tuple[tuple[str, str], ...] = ()
     cost_nano: int = 0
+    root: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +59,8 @@ class Attempted:
     ``fail`` or "" (no gate); ``failure`` the code of what went wrong, "" for nothing. ``settled`` False: the call was
     lost and stands at its reserved cost. ``gate_cost_nano`` is what checking the answer cost.
     ``overrun``: the provider used more than the worst case that was reserved. ``cache_write_1h_tokens`` are those of
-    ``cache_write_tokens`` that were written for an hour. ``node`` is the machine that made the call.
+    ``cache_write_tokens`` that were written for an hour. ``node`` is the machine that made the call. ``avoided_nano``
+    is what a cache saved, no part of the cost: below 0 where writing to it cost more than reading from it saved.
     """
 
     attempt_id: str
@@ -89,6 +94,7 @@ class Attempted:
     overrun: bool = False
     cache_write_1h_tokens: int = 0
     node: str = ""
+    avoided_nano: int = 0
 
 
 @dataclass(frozen=True, slots=True)

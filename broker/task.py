@@ -56,7 +56,8 @@ class Task:
     first within its queue. ``schema`` and ``gate`` add to what the type demands. ``value_nano`` is what a success is
     worth, in nano-dollars; None: unknown. ``budget`` are the task's own limits as decimal strings and counts.
     ``tools`` are the names of those of its type's tools that it may use, None: all of them; ``guards`` those of its
-    type's context guards (``history``, ``passages``) that hold for it.
+    type's context guards (``history``, ``passages``) that hold for it. ``role`` is "" for a task of its own,
+    ``critic`` for one that judges the answer of its parent, ``eval`` for one that tries something out.
     """
 
     task_id: str
@@ -77,6 +78,7 @@ class Task:
     user: str = ""
     budget: Mapping[str, Any] = field(default_factory=dict)
     guards: tuple[str, ...] | None = None
+    role: str = ""
 
     @property
     def ref(self) -> str:
@@ -198,6 +200,7 @@ def decode_task(data: bytes) -> Task:
         and all(isinstance(message, dict) for message in task.messages)
         and task.mode in MODES
         and (task.type is None or isinstance(task.type, str))
+        and isinstance(task.role, str)
         and isinstance(task.budget, dict)
         and all(
             names is None or (isinstance(names, tuple) and all(isinstance(name, str) for name in names))

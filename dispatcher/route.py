@@ -9,7 +9,7 @@ from broker.events import Escalated, Fact, Finished, Parked, Routed
 from broker.scopes import scopes_of
 from broker.settings import HUMAN, Settings, TaskType
 from broker.store import Move
-from broker.task import Claim, Outcome, Progress
+from broker.task import Claim, Outcome, Progress, reference
 from dispatcher.batching import Places
 from dispatcher.classify import Classified
 from dispatcher.context import Kept
@@ -108,6 +108,7 @@ def _place(claim: Claim, step: Run | Park | Fail, progress: Progress, cost_nano:
         progress.why,
         progress.skipped,
         cost_nano,
+        _root(claim, progress),
     )
     scopes = scopes_of(claim.task, "")
     move = Move(claim, "queued", progress, cost_nano=cost_nano, attempts=(routed,), scopes=scopes)
@@ -120,3 +121,8 @@ def _place(claim: Claim, step: Run | Park | Fail, progress: Progress, cost_nano:
         case Fail(why):
             ends = (Finished("failed", False, "", why),)
             return replace(move, status="failed", outcome=Outcome("failed", why), facts=ends)
+
+
+def _root(claim: Claim, progress: Progress) -> str:
+    """The id of the outermost task that it is a part of, which is one of its workspace; "" for none."""
+    return progress.family[-1][0].removeprefix(reference(claim.task.workspace, "")) if progress.family else ""

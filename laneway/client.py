@@ -29,7 +29,8 @@ SHOWN_IDS = 5
 class Result:
     """What became of a task. ``output`` is the accepted answer, or the last one where none was accepted.
 
-    ``cost_usd`` is all that was booked for the task so far. ``lanes`` are those tried, in order; ``attempts`` tells of
+    ``cost_usd`` is all that was booked for the task so far, ``parts_usd`` what its parts (critics, sub-tasks) spent and
+    have reserved, which is no part of it. ``lanes`` are those tried, in order; ``attempts`` tells of
     each call. ``reason`` says why it is not a plain success.
     """
 
@@ -42,6 +43,7 @@ class Result:
     lane: str
     lanes: tuple[str, ...]
     cost_usd: Decimal
+    parts_usd: Decimal
     attempts: tuple[Mapping[str, Any], ...] = field(repr=False)
 
     def as_dict(self) -> dict[str, Any]:
@@ -49,6 +51,7 @@ class Result:
         row = asdict(self)
         return row | {
             "cost_usd": text(nano(self.cost_usd)),
+            "parts_usd": text(nano(self.parts_usd)),
             "lanes": list(self.lanes),
             "attempts": list(self.attempts),
         }
@@ -118,8 +121,10 @@ class Client:
         user: str = "",
         budget: Budget | Mapping[str, Any] | None = None,
         task_id: str | None = None,
+        role: str = "",
     ) -> Handle:
-        """Queue one task and return at once. The same ``task_id`` with the same content is the same task.
+        """Queue one task and return at once. The same ``task_id`` with the same content is the same task. ``role`` is
+        ``eval`` for one that tries something out: its calls are booked as evaluation.
 
         Raises BadTask (nothing was stored), TaskConflict (the id has another content), RedisFull, RedisUnavailable.
         """
@@ -277,6 +282,7 @@ def result_of(record: Record) -> Result:
         lane=(outcome.lane if outcome and ended else "") or progress.lane,
         lanes=lanes,
         cost_usd=dollars(record.cost_nano),
+        parts_usd=dollars(record.family_nano),
         attempts=tuple(attempt_row(one) for one in progress.attempts),
     )
 
@@ -284,7 +290,7 @@ def result_of(record: Record) -> Result:
 def attempt_row(one: Any) -> dict[str, Any]:
     """An attempt for people and JSON: money as decimal strings, None where a price is not known."""
     row = asdict(one)
-    for name in ("cost", "marginal", "gate_cost"):
+    for name in ("cost", "marginal", "gate_cost", "avoided"):
         value = row.pop(f"{name}_nano")
         row[f"{name}_usd"] = None if value is None else text(value)
     return row

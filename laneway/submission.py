@@ -294,6 +294,12 @@ def _guards(where: str, value: object) -> tuple[str, ...]:
     return tuple(value)
 
 
+def _role(where: str, value: object) -> str:
+    if value in ("", "eval"):
+        return str(value)
+    raise _bad(where, value, "eval, or nothing")
+
+
 def _not_served(what: str) -> Check:
     def check(where: str, value: object) -> None:
         if value not in ("", [], ()):
@@ -324,5 +330,6 @@ _CHECKS: Mapping[str, Check] = {
     "user": _label,
     "budget": _budget,
     "task_id": _id,
+    "role": _role,
 }
 _STORED_AS = {"prompt": "messages", "value_usd": "value_nano"}

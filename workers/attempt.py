@@ -52,6 +52,21 @@ class Ended:
     batch: bool = False
 
 
+#: What the first call on a lane is booked as, by the role of its task.
+FIRST_OF = {"": "task", "critic": "judge", "eval": "eval"}
+
+
+def booked_as(claim: Claim) -> str:
+    """The purpose under which this call stands in the ledger."""
+    why = purpose(claim.progress)
+    return FIRST_OF.get(claim.task.role, why) if why == "task" else why
+
+
+def rated_as(booked: str) -> str:
+    """The purpose under which a call counts in its lane's rates: a first call is one, whatever it was made for."""
+    return "task" if booked in FIRST_OF.values() else booked
+
+
 def purpose(progress: Progress) -> str:
     """Why this call is made: the first on its lane is the task itself, the others are overhead of two kinds."""
     if progress.complaint or progress.reprompts:
@@ -76,7 +91,7 @@ def attempted(
         engine=engine,
         model=(result.model or model) if isinstance(result, Reply) else model,
         model_revision=result.model_revision if isinstance(result, Reply) else "",
-        purpose=purpose(claim.progress),
+        purpose=booked_as(claim),
         started_us=ended.started_us,
         ended_us=ended.ended_us,
         queue_wait_ms=max(0, claim.claimed_us - claim.enqueued_us) / 1000,
@@ -104,6 +119,7 @@ def attempted(
         overrun=ended.settlement.overrun,
         batch=ended.batch,
         node=node,
+        avoided_nano=ended.settlement.avoided_nano,
     )
 
 
@@ -118,7 +134,7 @@ def lost(
         lane=lane_name,
         engine=engine,
         model=model,
-        purpose=purpose(claim.progress),
+        purpose=booked_as(claim),
         started_us=started_us,
         ended_us=started_us,
         queue_wait_ms=max(0, claim.claimed_us - claim.enqueued_us) / 1000,
@@ -171,7 +187,7 @@ def move(
         cost_nano=(fact.cost_nano or 0) + fact.gate_cost_nano,
         attempts=(fact,),
         overrun=fact.overrun,
-        tally=(claim.progress.task_type, fact.lane, fact.purpose),
+        tally=(claim.progress.task_type, fact.lane, rated_as(fact.purpose)),
         scopes=scopes,
         soft_nano=soft_nano,
     )
@@ -216,7 +232,7 @@ def going_on(
         cost_nano=(fact.cost_nano or 0) + fact.gate_cost_nano,
         attempts=(fact,),
         overrun=fact.overrun,
-        tally=None if fact.purpose == TOOL else (claim.progress.task_type, fact.lane, fact.purpose),
+        tally=None if fact.purpose == TOOL else (claim.progress.task_type, fact.lane, rated_as(fact.purpose)),
         scopes=scopes,
         soft_nano=soft_nano,
     )

@@ -11,7 +11,7 @@ from broker.scopes import scopes_of
 from broker.store import Move, Record
 from broker.task import Claim, Outcome, lane_queue
 from dispatcher.schema import NotJson, parse_json
-from workers.attempt import overdue, put_back
+from workers.attempt import overdue, put_back, rated_as
 from workers.jobs import UNKNOWN_TYPE_DELAY_S, Jobs
 from workers.parts import LOOK_AGAIN_S, critic_of, ended, submitted, waiting
 
@@ -58,7 +58,7 @@ class Critics:
         told = replace(claim.progress, critic="")
         lane, last = self.jobs.name, told.attempts[-1]
         scopes = scopes_of(claim.task, lane)
-        tally = (told.task_type, lane, last.purpose)
+        tally = (told.task_type, lane, rated_as(last.purpose))
         if complaint:
             again = replace(told, complaint=complaint, reprompts=told.reprompts + 1)
             queue = lane_queue(lane, claim.task.mode)

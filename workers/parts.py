@@ -65,7 +65,7 @@ def critic_of(claim: Claim, task_type: str, now_us: int) -> Task:
     task, answer = (cut(text, MOST_CHARS) for text in (claim.task.prompt, progress.last_answer))
     asked = f"{CRITIC}\n\nTask:\n{task}\n\nAnswer:\n{answer}"
     part = _part(claim, progress.critic, asked, task_type, now_us)
-    return replace(part, schema=CRITIC_SCHEMA)
+    return replace(part, schema=CRITIC_SCHEMA, role="critic")
 
 
 def _part(claim: Claim, name: str, prompt: str, task_type: str | None, now_us: int) -> Task:

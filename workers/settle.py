@@ -36,7 +36,7 @@ class Settlement:
     """``cost_nano`` None: unpriced. ``settled`` False: what the provider used is unknown, booked at the worst case.
 
     ``price_ref`` names the row that holds for such a call, "" where no price is known. ``overrun``: the provider used
-    more than the worst case.
+    more than the worst case. ``avoided_nano`` is what the provider's cache saved, less what writing to it cost more.
     """
 
     cost_nano: int | None
@@ -45,6 +45,7 @@ class Settlement:
     usage: Usage
     price_ref: str = ""
     overrun: bool = False
+    avoided_nano: int = 0
 
 
 def settle(
@@ -66,7 +67,18 @@ def settle(
         return Settlement(worst_nano, worst_nano, False, Usage(), price.ref if price else "")
     row = row_of(price, usage, batch=batch, at_us=ended_us) if isinstance(price, TokenPrice) else None
     cost = cost_nano(row, usage, busy_ms=busy_ms)
-    return Settlement(cost, cost, True, usage, row.ref if row else "", _above(cost, worst_nano))
+    avoided = (cost_nano(row, _uncached(usage), busy_ms=busy_ms) or 0) - (cost or 0)
+    return Settlement(cost, cost, True, usage, row.ref if row else "", _above(cost, worst_nano), avoided)
+
+
+def _uncached(usage: Usage) -> Usage:
+    """The same had there been no cache: all that was read at the full price."""
+    cached = usage.cached_input_tokens + usage.cache_write_tokens + usage.cache_write_1h_tokens
+    return Usage(
+        usage.input_tokens + cached,
+        output_tokens=usage.output_tokens,
+        reasoning_tokens=usage.reasoning_tokens,
+    )
 
 
 def _above(cost: int | None, worst_nano: int | None) -> bool:

@@ -163,6 +163,7 @@ class ToolUses:
             complaint=used.text[:COMPLAINT_CHARS] if used.failure else "",
             settled=used.failure != "worker_lost",
             node=self.jobs.settings.fleet.node,
+            avoided_nano=used.avoided_nano,
         )
 
 

@@ -31,12 +31,14 @@ MOST_HANGING = 4
 
 @dataclass(frozen=True, slots=True)
 class Used:
-    """What a tool call came to. ``failure`` "" for nothing; ``kept``: an earlier result was given again."""
+    """What a tool call came to. ``failure`` "" for nothing; ``kept``: an earlier result was given again, and spared
+    ``avoided_nano``."""
 
     text: str
     cost_nano: int = 0
     failure: str = ""
     kept: bool = False
+    avoided_nano: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +118,7 @@ class Toolbox:
         kept = offer.row.ttl_s is not None and offer.function.reads_only
         key = _key(offer, arguments, workspace) if kept else ""
         if key and (found := self._store.tool_result(key)) is not None:
-            return Used(found, kept=True)
+            return Used(found, kept=True, avoided_nano=nano(offer.row.usd_per_call))
         assert offer.tool, "a sub-task is no tool's work"
         used = self._done(offer, offer.tool, arguments)
         if key and not used.failure:

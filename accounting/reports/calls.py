@@ -20,8 +20,9 @@ import pyarrow.compute as pc
 from accounting import ledger, schema
 from accounting.calls import DISPATCHER, GATE
 from accounting.currency import Rates
-from accounting.fold import ANSWERS
+from accounting.fold import ANSWERS, FIRSTS
 from accounting.ledger import Store
+from accounting.reports.families import Families
 from accounting.reports.figures import Lane, Speed, Within
 from accounting.reports.ranks import HELD_KEYS, HISTOGRAM_KEYS, Answers, Ranks, Seen, held, histograms, seen
 from accounting.reports.revisions import NEEDS, derived
@@ -29,7 +30,6 @@ from accounting.reports.rows import Piece, Where, at_once, chosen, pieces, read,
 from accounting.reports.sums import Sums, by, nanos
 
 CALL_DAYS = 7  # calls of more days are read when asked for
-FIRST = "task"  # the purpose of a lane's first call
 _READ = (
     "lane", "engine", "purpose", "hop", "verdict", "failure", "queue_wait_ms", "latency_ms",
     "time_to_first_token_ms", "output_tokens", "cost_usd", "marginal_usd",
@@ -40,8 +40,18 @@ _PERCENTS = {_LATENCY: (50, 95), _FIRST_TOKEN: (50,), _WAIT: (50, 95), _FIRST_TO
 _BY_LANE, _BY_TYPE = "by lane", "by type and lane"
 _KEY = "key"
 _BETWEEN = "\0"  # in a key, between the type and the lane
+_OWN = "own type"  # of a task, where a part is chosen by that of its root
 _UNKNOWN = -1  # in place of a type: the task is none of those that were chosen
 MOST_KEPT = 300_000_000  # bytes that stay in memory between the two looks: of ten million calls and more
+
+
+@dataclass(frozen=True, slots=True)
+class _Wanted:
+    """Whose calls are looked at."""
+
+    store: Store
+    where: Where
+    families: Families | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,8 +87,11 @@ class Calls:
         days: Sequence[str],
         where: Where,
         rates: Rates | None,
+        families: Families | None = None,
         tell: Callable[[str, int, int], None] = lambda *_: None,
     ) -> None:
+        """``families`` of the tasks: calls of a part are chosen where those of its root are."""
+        wanted = _Wanted(store, where, families)
         sums = {_BY_LANE: Sums([_KEY]), _BY_TYPE: Sums([_KEY])} | {
             name: Sums(HISTOGRAM_KEYS) for name in _PERCENTS
         }
@@ -86,7 +99,7 @@ class Calls:
         kept: list[Mapping[str, Seen]] = []
         again: list[str] = []
         left = MOST_KEPT
-        looks = at_once(partial(_first, store, where, rates), days)
+        looks = at_once(partial(_first, wanted, rates), days)
         for number, (day, look) in enumerate(zip(days, looks, strict=True), 1):
             for name, table in look.tables:
                 sums[name].add(table)
@@ -104,7 +117,7 @@ class Calls:
             if days
             else {}
         )
-        self._answers = _second(ranks, kept, at_once(partial(_seen_of, store, where), again))
+        self._answers = _second(ranks, kept, at_once(partial(_seen_of, wanted), again))
 
     def lanes(self) -> tuple[Lane, ...]:
         """The dearest first."""
@@ -147,15 +160,15 @@ class Calls:
         return None if value is None else value / 1000
 
 
-def _first(store: Store, where: Where, rates: Rates | None, day: str) -> _Look:
+def _first(wanted: _Wanted, rates: Rates | None, day: str) -> _Look:
     tables: list[tuple[str, Any]] = []
     within = np.zeros(3, dtype=object)  # sums of any size
     found = []
-    for some in _of_day(store, day, where):
+    for some in _of_day(wanted, day):
         rows = some.rows
         cost, marginal = nanos(rows, "cost_usd", day, rates), nanos(rows, "marginal_usd", day, rates)
         ours = _are_ours(rows)
-        climbed = _are(rows["purpose"], FIRST) & (rows["hop"].to_numpy() > 0)
+        climbed = _are(rows["purpose"], *FIRSTS) & (rows["hop"].to_numpy() > 0) & ~ours
         priced = rows["marginal_usd"].is_valid().to_numpy(zero_copy_only=False)
         within += [int(cost[those].sum()) for those in (ours, climbed)] + [
             int((cost - marginal)[priced].sum())
@@ -179,25 +192,25 @@ def _second(
     return {name: one.answers(sums[name].table()) for name, one in ranks.items()}
 
 
-def _seen_of(store: Store, where: Where, day: str) -> tuple[Mapping[str, Seen], ...]:
-    return tuple(map(_measures, _of_day(store, day, where)))
+def _seen_of(wanted: _Wanted, day: str) -> tuple[Mapping[str, Seen], ...]:
+    return tuple(map(_measures, _of_day(wanted, day)))
 
 
-def _of_day(store: Store, day: str, where: Where) -> Iterator[_Found]:
+def _of_day(wanted: _Wanted, day: str) -> Iterator[_Found]:
     """The day's calls and the rows beside them, those of the chosen tasks, a row group at a time."""
-    found = pieces(store, ledger.ATTEMPTS, (day,), {})
-    names, types = _types(store, day, where, found)
+    found = pieces(wanted.store, ledger.ATTEMPTS, (day,), {})
+    names, types = _types(wanted, day, found)
     for piece, mine in zip(found, types, strict=True):
         rows = read(piece, _READ)
-        if where:
+        if wanted.where:
             those = mine != _UNKNOWN
             rows, mine = rows.filter(pa.array(those)), mine[those]
         yield _Found(rows, np.where(mine == _UNKNOWN, len(names) - 1, mine), names)
 
 
-def _types(store: Store, day: str, where: Where, found: Sequence[Piece]) -> tuple[Any, list[Any]]:
+def _types(wanted: _Wanted, day: str, found: Sequence[Piece]) -> tuple[Any, list[Any]]:
     """The names of types, "" as the last one, and of each row of each piece the place of its task's type there."""
-    tasks = _tasks(store, day, where)
+    tasks = _tasks(wanted, day)
     names, codes = worded(tasks["task_type"])
     each = [worded(read(piece, ("task_id",))["task_id"]) for piece in found]
     ids = pa.concat_arrays([ids for ids, _ in each])
@@ -209,12 +222,17 @@ def _types(store: Store, day: str, where: Where, found: Sequence[Piece]) -> tupl
     ]
 
 
-def _tasks(store: Store, day: str, where: Where) -> Any:
+def _tasks(wanted: _Wanted, day: str) -> Any:
     """The id and the type of each task that is wanted."""
+    where, families = wanted.where, wanted.families if wanted.where else None
     needed = dict.fromkeys(column for name in where for column in NEEDS.get(name, (name,)))
-    names = tuple(dict.fromkeys(("task_id", "task_type", *needed)))
-    rows = read_days(store, ledger.TASKS, schema.TASKS, day, day, names)
-    return chosen(derived(store, tuple(name for name in where if name in NEEDS))(day, rows), where)
+    names = tuple(dict.fromkeys(("task_id", "task_type", *needed, *(families.needed if families else ()))))
+    rows = read_days(wanted.store, ledger.TASKS, schema.TASKS, day, day, names)
+    derive = derived(wanted.store, tuple(name for name in where if name in NEEDS))
+    told = derive(day, rows) if families is None else families.told(day, rows)
+    own = told.append_column(_OWN, rows["task_type"])
+    kept = chosen(own, where)
+    return pa.table({"task_id": kept["task_id"], "task_type": kept[_OWN]})
 
 
 def _sums(some: _Found, cost: Any, calls: Any) -> Iterator[tuple[str, Any]]:
@@ -285,7 +303,7 @@ def _answered(rows: Any) -> Any:
 
 def _answers(rows: Any) -> Any:
     """Calls that answered, of those that were to answer the task."""
-    return _answered(rows) & _are(rows["purpose"], *ANSWERS)
+    return _answered(rows) & _are(rows["purpose"], *ANSWERS) & ~_are_ours(rows)
 
 
 def _are(column: Any, *words: str) -> Any:

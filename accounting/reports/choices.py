@@ -22,7 +22,7 @@ ASK_PEOPLE_LESS = (
 READ_LESS = "its calls read far more than others do: cut retrieval and history down to what is used"
 CALL_LESS = "a task makes far more calls than others do: split it into a chain of cheaper steps"
 CLIMB_LESS = (
-    "it ends on dear lanes: route more of it to a cheaper one (laneway gate compare tells whether that holds)"
+    "it ends on dear lanes: route more of it to a cheaper one (laneway econ rates tells what passes there)"
 )
 AS_USUAL = "its tasks cost no more than others do: it is the volume"
 
@@ -33,6 +33,7 @@ def cells(kinds: Any) -> tuple[Cell, ...]:
         Cell(task_type, lane, sums["tasks"], round_half_even(sums["cost"] * 1000, sums["tasks"]))
         for task_type, _ in by(kinds, "task_type")
         for lane, sums in by(picked(kinds, task_type=task_type), "final_lane")
+        if sums["tasks"]
     )
 
 

@@ -356,7 +356,8 @@ class Open:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """The tasks submitted from ``since`` to ``until`` (UTC days, both in it), of those that ``where`` names all.
+    """The tasks submitted from ``since`` to ``until`` (UTC days, both in it), of those that ``where`` names all. What
+    is a part of another task is none of its own: there are ``parts_of_tasks``, and what they spent is in all figures.
 
     ``lanes``, ``speeds`` and ``within`` are there where calls were read, ``work`` where the daily sums can tell it,
     ``change`` where another range was asked for, ``goal`` where one is configured. ``price_nano`` is what a success is
@@ -382,6 +383,8 @@ class Report:
     escalations: int
     attempts: int
     avoided_nano: int
+    parts_of_tasks: int
+    parts_of_tasks_nano: int
     value_nano: int | None
     price_nano: int | None
     days: tuple[Group, ...]

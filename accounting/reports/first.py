@@ -79,6 +79,7 @@ def _totals(report: Report, money: Amounts) -> Grid:
         ("Calls", f"{report.attempts:,} ({report.attempts / total.tasks:.2f} a task)"),
         ("Escalated tasks", f"{report.escalated_tasks:,} ({report.escalations:,} moves to a further lane)"),
         *_worth(report, money),
+        *_parts_of_tasks(report, money, decimals),
         *_goal(report, money),
     ]
     return Grid("", ("", ""), rows)
@@ -99,6 +100,13 @@ def _satisfied(report: Report) -> list[tuple[str, str]]:
         return []
     said = f"{percent(total.satisfaction)} ({total.satisfied:,} of {total.rated:,})"
     return [("Satisfied, of those who rated the outcome", said)]
+
+
+def _parts_of_tasks(report: Report, money: Amounts, decimals: int) -> list[tuple[str, str]]:
+    if not report.parts_of_tasks:
+        return []
+    spent = money.one(report.parts_of_tasks_nano, decimals)
+    return [("Critics and sub-tasks, in the cost of their tasks", f"{report.parts_of_tasks:,}: {spent}")]
 
 
 def _worth(report: Report, money: Amounts) -> list[tuple[str, str]]:

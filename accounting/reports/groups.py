@@ -135,7 +135,7 @@ def goal(limit_nano: int | None, all_days: Group, each: Sequence[Group]) -> Goal
 
 
 def statuses(kinds: Any) -> dict[str, int]:
-    return {status: sums["tasks"] for status, sums in by(kinds, "status")}
+    return {status: sums["tasks"] for status, sums in by(kinds, "status") if sums["tasks"]}
 
 
 def open_(kinds: Any) -> Open:

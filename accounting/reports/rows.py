@@ -97,7 +97,7 @@ def read_days(store: Store, dataset: str, columns: Any, since: str, until: str, 
         folder = ledger.partition(dataset, day)
         for name in (one for one in store.list(folder) if one.endswith(".parquet")):
             try:
-                table = ledger.again(partial(_whole, store, f"{folder}/{name}", names))
+                table = ledger.again(partial(_whole, store, f"{folder}/{name}", names, columns))
             except (pa.ArrowInvalid, OSError) as error:
                 raise damaged(f"{folder}/{name}", day, error) from error
             dates = pa.repeat(pa.scalar(day, schema.TEXT), table.num_rows)
@@ -105,8 +105,22 @@ def read_days(store: Store, dataset: str, columns: Any, since: str, until: str, 
     return pa.concat_tables(tables).combine_chunks()
 
 
-def _whole(store: Store, path: str, names: Sequence[str]) -> Any:
-    return pq.ParquetFile(store.open(path)).read(columns=list(names))
+def _whole(store: Store, path: str, names: Sequence[str], columns: Any) -> Any:
+    file = pq.ParquetFile(store.open(path))
+    there, missing = _of_age(file.schema_arrow.names, names, columns)
+    return _with_nulls(file.read(columns=there), missing, columns)
+
+
+def _of_age(known: Sequence[str], names: Sequence[str], columns: Any) -> tuple[list[str], list[str]]:
+    """Those of the names that a file has, and those that it is older than."""
+    missing = [name for name in names if name not in known and name in columns.names]
+    return [name for name in names if name not in missing], missing
+
+
+def _with_nulls(table: Any, missing: Sequence[str], columns: Any) -> Any:
+    for name in missing:
+        table = table.append_column(name, pa.nulls(table.num_rows, columns.field(name).type))
+    return table
 
 
 def _threads() -> int:
@@ -149,17 +163,14 @@ def read(piece: Piece, columns: Sequence[str]) -> Any:
     if piece.source is None:
         return piece.columns.empty_table().select(list(columns))
     known = piece.meta.schema.to_arrow_schema()
-    missing = [name for name in columns if name not in known.names and name in piece.columns.names]
-    there = [name for name in columns if name not in missing]
+    there, missing = _of_age(known.names, columns, piece.columns)
     texts = [name for name in there if known.field(name).type == schema.TEXT]
     try:
         file = pq.ParquetFile(piece.source, metadata=piece.meta, read_dictionary=texts)
         table = file.read_row_groups(list(piece.groups), columns=there, use_threads=False)
     except (pa.ArrowInvalid, OSError) as error:
         raise damaged(piece.path, piece.day, error) from error
-    for name in missing:
-        table = table.append_column(name, pa.nulls(table.num_rows, piece.columns.field(name).type))
-    return table.unify_dictionaries().combine_chunks()
+    return _with_nulls(table, missing, piece.columns).unify_dictionaries().combine_chunks()
 
 
 def chosen(table: Any, where: Where) -> Any:

@@ -25,6 +25,7 @@ DAILY_KEYS = frozenset({"workspace", "pipeline", "task_type"})
 #: Columns of ``tasks`` that tell groups of tasks apart → those of ``daily`` that do so for what it counts of tasks.
 _OF_ENDS = {"workspace": "workspace", "pipeline": "pipeline", "task_type": "task_type", "final_lane": "lane"}
 RATINGS = ("rated", "satisfied")
+_OF_PARTS = {name: f"part_{name}" for name in ("tasks", "judged", "successes")}
 _LARGEST_RATE, _LARGEST_SUM = 2**43, 2**62
 PARTS = tuple(part.removesuffix("_usd") for part in schema.PARTS)
 
@@ -142,18 +143,19 @@ def daily_answers(where: Where) -> bool:
 def from_daily(
     store: Store, days: Sequence[str], where: Where, keys: Sequence[str], rates: Rates | None = None
 ) -> Any:
-    """Sums by day and keys (columns of ``daily``), of cost and its parts, tokens, attempts, tasks, judged, succeeded.
+    """Sums by day and keys (columns of ``daily``), of cost and its parts, tokens, attempts, tasks, judged, succeeded;
+    what is a part of another task counts in none of the last three.
 
     Exchanged, the sums of a day are rounded, and not each task of it.
     """
     measures = schema.DAILY.names[schema.DAILY.names.index("tasks") : schema.DAILY.names.index(RATINGS[0])]
-    columns = dict.fromkeys((*keys, *where, *measures))
+    columns = dict.fromkeys((*keys, *where, *measures, *_OF_PARTS.values()))
 
     def summed(day: str, rows: Any) -> Any:
-        return dated(_grouped_by(rows, keys, _sums(rows, day, rates, _ends(rows))), day)
+        return dated(_grouped_by(rows, keys, spending(rows, day, rates) | _ends(rows)), day)
 
     found = pieces(store, ledger.DAILY, days, where)
-    return _added(each(found, tuple(columns), where, summed), ("date", *keys))
+    return added(each(found, tuple(columns), where, summed), ("date", *keys))
 
 
 def ratings(store: Store, days: Sequence[str], where: Where, columns: Sequence[str]) -> Any:
@@ -169,27 +171,17 @@ def ratings(store: Store, days: Sequence[str], where: Where, columns: Sequence[s
 
     wanted = dict.fromkeys((*(_OF_ENDS[name] for name in keys), *where, *RATINGS))
     found = pieces(store, ledger.DAILY, days, where)
-    return _added(each(found, tuple(wanted), where, summed), ("date", *keys))
+    return added(each(found, tuple(wanted), where, summed), ("date", *keys))
 
 
-def from_tasks(
-    store: Store, days: Sequence[str], where: Where, keys: Sequence[str], rates: Rates | None = None
-) -> Any:
-    """The same from ``tasks``, with keys of its columns."""
-    columns = dict.fromkeys(
-        (*keys, *where, "succeeded", "attempts", *schema.TOKENS, "cost_usd", *schema.PARTS)
-    )
-
-    def summed(day: str, rows: Any) -> Any:
-        return dated(_grouped_by(rows, keys, _sums(rows, day, rates, verdicts(rows))), day)
-
-    found = pieces(store, ledger.TASKS, days, where)
-    return _added(each(found, tuple(columns), where, summed), ("date", *keys))
+def summed_up(rows: Any, day: str, rates: Rates | None, ends: Mapping[str, Any]) -> Any:
+    """One row: what the tasks of the rows spent, and the sums of ``ends``."""
+    return dated(_grouped_by(rows, (), spending(rows, day, rates) | dict(ends)), day)
 
 
-def _sums(rows: Any, day: str, rates: Rates | None, ends: Mapping[str, Any]) -> dict[str, Any]:
+def spending(rows: Any, day: str, rates: Rates | None) -> dict[str, Any]:
+    """Tokens, attempts, cost and its parts, of rows of ``daily`` or of ``tasks``."""
     return {
-        **ends,
         "attempts": rows["attempts"],
         **{name: rows[name] for name in schema.TOKENS},
         "cost": spent(rows, day, rates),
@@ -198,17 +190,8 @@ def _sums(rows: Any, day: str, rates: Rates | None, ends: Mapping[str, Any]) -> 
 
 
 def _ends(rows: Any) -> dict[str, Any]:
-    return {"tasks": rows["tasks"], "judged": rows["judged"], "succeeded": rows["successes"]}
-
-
-def verdicts(rows: Any) -> dict[str, Any]:
-    """The tasks of the rows as numbers: one each, whether it was judged, whether it succeeded."""
-    verdict = rows["succeeded"]
-    return {
-        "tasks": pa.repeat(pa.scalar(1, schema.COUNT), rows.num_rows),
-        "judged": verdict.is_valid().cast(schema.COUNT),
-        "succeeded": verdict.fill_null(False).cast(schema.COUNT),
-    }
+    whole = {name: pc.subtract(rows[name], rows[part].fill_null(0)) for name, part in _OF_PARTS.items()}
+    return {"tasks": whole["tasks"], "judged": whole["judged"], "succeeded": whole["successes"]}
 
 
 def _grouped_by(rows: Any, keys: Sequence[str], measures: Mapping[str, Any]) -> Any:
@@ -218,7 +201,7 @@ def _grouped_by(rows: Any, keys: Sequence[str], measures: Mapping[str, Any]) -> 
     return pa.table({name: pa.array([total(table, name)], schema.COUNT) for name in table.column_names})
 
 
-def _added(tables: Iterable[Any], keys: Sequence[str]) -> Any:
+def added(tables: Iterable[Any], keys: Sequence[str]) -> Any:
     sums = Sums(keys)
     for table in tables:
         sums.add(table)

@@ -5,7 +5,7 @@ What the second look needs stays in memory as far as ``MOST_KEPT`` goes; beyond 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
 from typing import Any, TypeVar
@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 from accounting import ledger, schema
 from accounting.currency import Rates
 from accounting.ledger import Store
+from accounting.reports.families import PART, PARTS_NANO, Families, families
 from accounting.reports.ranks import (
     HELD_KEYS,
     HISTOGRAM_KEYS,
@@ -29,7 +30,7 @@ from accounting.reports.ranks import (
 )
 from accounting.reports.revisions import MODEL, NEEDS, VERSION, derived
 from accounting.reports.rows import Piece, Where, at_once, each, pieces, worded
-from accounting.reports.sums import Sums, cost_columns, dated, nanos, spent, text
+from accounting.reports.sums import Sums, added, cost_columns, dated, nanos, spent, summed_up, text
 
 Made = TypeVar("Made")
 
@@ -60,22 +61,24 @@ REASONS = ("hops", "attempts", "input", "human")
 #: Those of a kind of tasks.
 ALL = (
     *GROUP, *REASONS, "judged_cost", "failed_cost", "avoided", "escalated", "output", "unpriced_calls",
-    "unsettled_calls", "cached_input_tokens",
+    "unsettled_calls", "cached_input_tokens", "parts", "parts_cost",
 )  # fmt: skip
 _FLAWS = ("unpriced_calls", "unsettled_calls")
 MOST_KEPT = 300_000_000  # bytes that stay in memory between the two looks: of 30 million tasks and more
-VERDICT, FAILED, SUCCEEDED, NONE = "verdict", 0, 1, 2
+VERDICT, FAILED, SUCCEEDED, NONE, OF_PARTS = "verdict", 0, 1, 2, 3  # the last one on top of another
 
 
 @dataclass(frozen=True, slots=True)
 class Range:
-    """Which tasks: those of the pieces that have the wanted values. ``by`` are the columns to break down by."""
+    """Which tasks: those of the pieces that have the wanted values. ``by`` are the columns to break down by.
+    ``families`` None: none of them has parts."""
 
     store: Store
     found: tuple[Piece, ...]
     where: Where
     by: tuple[str, ...] = ()
     rates: Rates | None = None
+    families: Families | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +97,18 @@ class Tallies:
 def choose(
     store: Store, days: Sequence[str], where: Where, by: Sequence[str] = (), rates: Rates | None = None
 ) -> Range:
-    return Range(store, pieces(store, ledger.TASKS, days, where), where, tuple(dict.fromkeys(by)), rates)
+    by = tuple(dict.fromkeys(by))
+    told = tuple(dict.fromkeys((*KIND, WORKFLOW, "succeeded", *by, *where)))
+    derive = derived(store, tuple(name for name in told if name in NEEDS))
+    parts = families(store, days, told, needs(told), rates, derive)
+    # A part has the values of its root, and not those of its row.
+    found = pieces(store, ledger.TASKS, days, where if parts is None else {})
+    return Range(store, found, where, by, rates, parts)
+
+
+def needs(names: Iterable[str]) -> tuple[str, ...]:
+    """The columns of ``tasks`` that these are made from."""
+    return tuple(dict.fromkeys(column for name in names for column in NEEDS.get(name, (name,))))
 
 
 def tally(chosen: Range, *, ranks: bool = True) -> Tallies:
@@ -131,7 +145,7 @@ def rank(chosen: Range, tallies: Tallies, greatest: Sequence[int]) -> Mapping[st
     again = tuple(piece for piece, some in zip(chosen.found, tallies.kept, strict=True) if some is None)
 
     def second(day: str, rows: Any) -> dict[str, Any]:
-        return held(_seen(chosen, day, rows, spent(rows, day, chosen.rates)), ranks)
+        return held(_seen(chosen, day, *_whole(rows, spent(rows, day, chosen.rates))), ranks)
 
     for made in chain(
         at_once(lambda some: held(some, ranks), [some for some in tallies.kept if some is not None]),
@@ -142,11 +156,29 @@ def rank(chosen: Range, tallies: Tallies, greatest: Sequence[int]) -> Mapping[st
     return {name: one.answers(sums[name].table()) for name, one in ranks.items()}
 
 
+def summed(chosen: Range) -> Any:
+    """By day what ``from_daily`` has, from the tasks themselves."""
+    columns = ("succeeded", "attempts", *schema.TOKENS, "cost_usd", *schema.PARTS)
+
+    def one(day: str, rows: Any) -> Any:
+        verdict = rows["succeeded"]
+        ends = {"tasks": pa.repeat(True, rows.num_rows), "judged": verdict.is_valid()}
+        ends |= {"succeeded": verdict.fill_null(False)}
+        if PART in rows.column_names:
+            ends = {name: pc.and_not(those, rows[PART]) for name, those in ends.items()}
+        counted = {name: those.cast(schema.COUNT) for name, those in ends.items()}
+        return summed_up(rows, day, chosen.rates, counted)
+
+    return added(_each(chosen, columns, one), ("date",))
+
+
 def _each(chosen: Range, columns: Sequence[str], work: Callable[[str, Any], Made]) -> Iterator[Made]:
     wanted = dict.fromkeys((*columns, *chosen.by, *chosen.where))
-    needed = dict.fromkeys(column for name in wanted for column in NEEDS.get(name, (name,)))
+    if chosen.families is not None:
+        needed = tuple(dict.fromkeys((*needs(wanted), *chosen.families.needed)))
+        return each(chosen.found, needed, chosen.where, work, chosen.families.told)
     more = derived(chosen.store, tuple(name for name in wanted if name in NEEDS))
-    return each(chosen.found, tuple(needed), chosen.where, work, more)
+    return each(chosen.found, needs(wanted), chosen.where, work, more)
 
 
 def _first(chosen: Range, day: str, table: Any, ranks: bool) -> tuple[dict[str, Any], Seen | None]:
@@ -154,6 +186,8 @@ def _first(chosen: Range, day: str, table: Any, ranks: bool) -> tuple[dict[str, 
     cost = spent(table, day, chosen.rates)
     keys = {key: table[key] for key in dict.fromkeys((*KIND, WORKFLOW, *chosen.by))}
     verdict = table["succeeded"].cast(pa.int8()).fill_null(NONE)
+    if PART in table.column_names:
+        verdict = pc.add(verdict, pc.multiply(table[PART].cast(pa.int8()), pa.scalar(OF_PARTS, pa.int8())))
     rows = pa.table(keys | {VERDICT: verdict} | _measures(chosen, day, table, cost))
     made = {
         "kinds": dated(_summed(rows, KIND, ALL), day),
@@ -162,8 +196,16 @@ def _first(chosen: Range, day: str, table: Any, ranks: bool) -> tuple[dict[str, 
     made |= {f"by {column}": _summed(rows, (column,), GROUP) for column in chosen.by if column not in KIND}
     if not ranks:
         return made, None
-    some = _seen(chosen, day, rows, cost)
+    some = _seen(chosen, day, *_whole(table, cost))
     return made | histograms(some), some
+
+
+def _whole(table: Any, cost: Any) -> tuple[Any, Any]:
+    """The tasks that are no parts, and what each cost with its own parts."""
+    if PART not in table.column_names:
+        return table, cost
+    whole = pc.invert(table[PART])
+    return table.filter(whole), (cost + table[PARTS_NANO].to_numpy())[whole.to_numpy()]
 
 
 def _measures(chosen: Range, day: str, table: Any, cost: Any) -> dict[str, Any]:
@@ -195,15 +237,20 @@ def _summed(rows: Any, keys: Sequence[str], measures: Sequence[str]) -> Any:
     summed = rows.group_by([*keys, VERDICT], use_threads=False).aggregate(
         [([], "count_all"), *((name, "sum") for name in there)]
     )
-    tasks, verdict = (summed[name].to_numpy() for name in ("count_all", VERDICT))
+    count, code = (summed[name].to_numpy() for name in ("count_all", VERDICT))
+    verdict, is_part = code % OF_PARTS, code >= OF_PARTS
     judged, succeeded = verdict != NONE, verdict == SUCCEEDED
     found = {name: summed[f"{name}_sum"].to_numpy() for name in there}
-    nothing = np.zeros(len(tasks), dtype=np.int64)
+    nothing = np.zeros(len(count), dtype=np.int64)
+    tasks = np.where(is_part, 0, count)
     found |= {"tasks": tasks, "judged": tasks * judged, "succeeded": tasks * succeeded}
+    found |= {name: np.where(is_part, 0, found[name]) for name in ("escalated", "valued") if name in found}
     found |= {
         "judged_cost": found["cost"] * judged,
         "failed_cost": found["cost"] * (verdict == FAILED),
-        "value": found.get("value", nothing) * succeeded,
+        "value": np.where(is_part, 0, found.get("value", nothing)) * succeeded,
+        "parts": count - tasks,
+        "parts_cost": np.where(is_part, found["cost"], 0),
     }
     return pa.table(
         {key: text(summed[key]) for key in keys} | {name: found.get(name, nothing) for name in measures}

@@ -53,12 +53,12 @@ def compare(
 ) -> None:
     """The same cases with and without tools and context guards.
 
-    Each case is really run in each variant: plain (neither), tools, history and passages (one guard each), all (as the
-    type is configured). Success is what the type's gate says; unused tokens are those of which the answer shows no
-    trace.
+    Each case is really run in each variant, and booked as an evaluation run: plain (neither), tools, history and
+    passages (one guard each), all (as the type is configured). Success is what the type's gate says; unused tokens are
+    those of which the answer shows no trace.
     """
     with opened(path) as file:
-        defaults = {"workspace": workspace} | ({"type": task_type} if task_type else {})
+        defaults = {"workspace": workspace, "role": "eval"} | ({"type": task_type} if task_type else {})
         cases = file.check(defaults)
         rows = list(file.rows(defaults))
     if any("task_id" in row for row in rows):

@@ -119,6 +119,7 @@ def _arguments(command: Command) -> Command:
         ),
         click.option("--wall-s", type=float, help="How long it may run, from its first call on."),
         click.option("--callback-url", metavar="URL", help="Told when the task ends."),
+        click.option("--role", type=click.Choice(("eval",)), help="Booked as an evaluation run."),
         click.option("--parent", metavar="TASK_ID", help="The task that this one is part of."),
     ]
     for option in reversed(options):

@@ -40,7 +40,7 @@ PART_OF = {
     "human": "human",
 }
 LLM_PURPOSES = frozenset({"task", "retry", "reprompt", "judge", "eval"})
-ANSWERS = frozenset({"task", "retry", "reprompt"})
+ANSWERS = LLM_PURPOSES
 
 
 class _Places(dict[str, int]):
@@ -55,8 +55,8 @@ _TASKS, _JUDGED, _SUCCESSES, _ATTEMPTS = range(4)
 _TOKENS = 4
 _COST = _TOKENS + len(Tokens._fields)
 _RATED = _COST + len(Cost._fields)
-_SATISFIED = _RATED + 1
-_WIDTH = _SATISFIED + 1
+_SATISFIED, _PART_TASKS, _PART_JUDGED, _PART_SUCCESSES = range(_RATED + 1, _RATED + 5)
+_WIDTH = _PART_SUCCESSES + 1
 
 
 @dataclass(slots=True)
@@ -189,7 +189,7 @@ def _task_row(
         tokens=add_tokens(call.tokens for call in calls),
         cost=cost,
         overhead_share=cost.overhead_share,
-        avoided_nano=0,
+        avoided_nano=sum(call.avoided_nano for _, call in state.calls.values()),
         batch=any(call.batch for call in calls),
         queue_wait_ms=float(sum(call.queue_wait_ms for call in calls)),
         latency_ms=None if ended is None else (ended - first.submitted_us) / 1000,
@@ -198,6 +198,7 @@ def _task_row(
         unsettled_calls=sum(not call.settled for call in calls),
         value_nano=state.value_nano,
         parent_task_id=submitted.parent or None,
+        root_task_id=(routed.root or None) if routed else None,
     )
 
 
@@ -301,7 +302,7 @@ def satisfied(events: Iterable[Event]) -> bool | None:
 
 def add_to_day(day: dict[DailyKey, list[int]], folded: Folded, happy: bool | None) -> None:
     """Adds the task to the day's sums, each in the order of the file: tasks, judged, successes, attempts, tokens, cost,
-    rated, satisfied.
+    rated, satisfied, and of tasks, judged, successes those that are parts of another task.
 
     Money and tokens go under the lane and model of each call; the task itself, and what the dispatcher and the gates
     cost, under the lane and model that ended it.
@@ -315,6 +316,10 @@ def add_to_day(day: dict[DailyKey, list[int]], folded: Folded, happy: bool | Non
     sums[_SUCCESSES] += task.succeeded is True
     sums[_RATED] += happy is not None
     sums[_SATISFIED] += happy is True
+    if task.root_task_id is not None:
+        sums[_PART_TASKS] += 1
+        sums[_PART_JUDGED] += task.succeeded is not None
+        sums[_PART_SUCCESSES] += task.succeeded is True
     for row in attempts:
         if row.is_call:
             sums = _sums(day, home._replace(lane=row.lane, model=row.model))

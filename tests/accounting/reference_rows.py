@@ -80,6 +80,7 @@ class TaskRow(NamedTuple):
     unsettled_calls: int
     value_nano: int | None
     parent_task_id: str | None
+    root_task_id: str | None
 
     @property
     def columns(self) -> tuple[Any, ...]:

@@ -103,7 +103,7 @@ def test_a_task_that_says_each_thing_twice_has_the_same_rows(tmp_path: Path) -> 
         Parked("human", "spent"),
         Resumed("ann", ""),
         Allotted("nobody's", 8),
-        Routed("email", "generative", "embedding", "", 0.5, CHAIN, "midtier", "cheapest", (), 5),
+        Routed("email", "generative", "embedding", "", 0.5, CHAIN, "midtier", "cheapest", (), 5, "whole"),
         attempted("a", cost_nano=11, hop=1, lane="midtier", model="gpt-4o-mini", time_to_first_token_ms=3.0),
         attempted(
             "b", cost_nano=None, hop=1, lane="midtier", model="gpt-4o-mini", purpose="tool", batch=True

@@ -204,7 +204,9 @@ def _any_fact(task_id: str, chance: random.Random) -> Fact:
             return Submitted("sync", "w", chance.choice(("", "p")), "u", chance.choice(("", "t")), "p", value)
         case 1:
             kinds = (chance.choice(("", "intent")), "extractive", chance.choice(("", "regex")), "")
-            return Routed(*kinds, chance.random(), (), lane, "", cost_nano=chance.choice((0, 3)))
+            return Routed(
+                *kinds, chance.random(), (), lane, "", (), chance.choice((0, 3)), chance.choice(("", "r"))
+            )
         case 2:
             return Escalated("local", lane, "")
         case 3:
@@ -230,7 +232,7 @@ def _any_call(task_id: str, lane: str, chance: random.Random) -> Attempted:
         cost_nano=chance.choice((None, 0, 900)), gate_cost_nano=chance.choice((0, 4)),
         marginal_nano=chance.choice((None, 1)), time_to_first_token_ms=chance.choice((None, 2.5)),
         input_tokens=chance.randrange(9), cache_write_1h_tokens=chance.randrange(2),
-        batch=chance.random() < 0.2, settled=chance.random() < 0.8,
+        avoided_nano=chance.choice((0, -2, 50)), batch=chance.random() < 0.2, settled=chance.random() < 0.8,
         verdict=chance.choice(("", "pass")), failure=chance.choice(("", "timeout")), gate=chance.choice(("", "choice")),
         price_ref=chance.choice(("", "book")), parent_attempt_id=chance.choice(("", "x")),
     )  # fmt: skip
@@ -283,6 +285,7 @@ def test_parts_attempts_and_the_day_sum_to_the_cost(number: int, seed: int) -> N
     assert sum(row.cost_nano or 0 for row in folded.attempts) == total
     columns = list(zip(*day, strict=True))[5:]
     assert tuple(map(sum, columns[9:20])) == folded.task.cost
+    assert list(map(sum, columns[22:])) == [0, 0, 0]
     assert tuple(map(sum, columns[4:9])) == folded.task.tokens
     assert sum(columns[0]) == 1
     assert sum(columns[3]) == folded.task.attempts

@@ -68,6 +68,10 @@ def test_each_case_is_run_in_each_variant_and_what_it_came_to_stands_side_by_sid
     assert variants["passages"]["unused_tokens"] < variants["plain"]["unused_tokens"]
     first = [words[0] for line in shown.splitlines() if (words := line.split())]
     assert [word for word in first if word in variants] == ["plain", "all"]
+    laneway.run("rollup")
+    spent = {part["name"] for part in laneway.json("report")["parts"] if float(part["usd"])}
+    assert "eval" in spent
+    assert "inference" not in spent
 
 
 def test_a_case_with_an_id_of_its_own_is_refused(laneway: Any) -> None:

@@ -14,7 +14,7 @@ import redis
 
 from broker import keys
 from broker.errors import ConfigError
-from broker.events import Attempted
+from broker.events import Attempted, Routed
 from broker.settings import parse
 from broker.store import Intent, Record
 from broker.task import DISPATCH, Claim, Task
@@ -227,7 +227,31 @@ def test_an_answer_goes_to_its_critic_and_is_asked_for_again_until_that_is_conte
     first, _, second, _ = node.asked()
     assert "name the year" in second["messages"][-1]["content"]
     assert first["messages"] == second["messages"][: len(first["messages"])]
-    assert record.family_nano == sum(one.cost_nano for one in node.store.records(critics))
+    parts = node.store.records(critics)
+    assert record.family_nano == sum(one.cost_nano for one in parts)
+    assert [one.purpose for part in parts for one in part.progress.attempts] == ["judge", "judge"]
+    assert {key: rate.tries for key, rate in node.store.rates().items()} == {
+        ("essay", "rented", "task"): 1,
+        ("essay", "rented", "reprompt"): 1,
+        ("judge", "rented", "task"): 2,
+    }
+    roots = {event.task_id: event.fact.root for event in node.events() if isinstance(event.fact, Routed)}
+    assert roots == {"t": "", "t-critic1": "t", "t-critic2": "t"}
+
+
+def test_the_root_of_a_part_of_a_part_is_the_outermost_task(node: Node) -> None:
+    for name, parent in (("a", None), ("b", "a"), ("c", "b"), ("d", "nobody")):
+        node.store.submit(
+            [Task(name, "acme", ({"role": "user", "content": "x"},), type="part", parent=parent)]
+        )
+        dispatch(node)
+    roots = {event.task_id: event.fact.root for event in node.events() if isinstance(event.fact, Routed)}
+    assert roots == {"a": "", "b": "a", "c": "a", "d": ""}
+
+
+def test_what_is_done_to_try_something_out_is_booked_as_evaluation(node: Node) -> None:
+    record = until_done(node, says("fine"), type="part", role="eval")
+    assert [one.purpose for one in record.progress.attempts] == ["eval"]
 
 
 @pytest.mark.parametrize("said", ["no JSON at all", '{"ok": true, "comment": "fine"}', '["ok"]'])
