@@ -175,6 +175,7 @@ class AttemptRows:
             made[name] = self._numbers(said[name], 0, 0)
         for name, else_said in (("time_to_first_token_ms", None), ("batch", False), ("settled", True)):
             made[name] = self._numbers(said[name], else_said, else_said)
+        made["workspace"] = self.facts.heads("workspace").take(pa.array(self.task))
         for name in ("model_revision", "price_ref", "gate", "verdict", "failure"):
             made[name] = self._texts(said.texts(name), None, None)
         return pa.table({name: made[name] for name in schema.ATTEMPTS.names})

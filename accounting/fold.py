@@ -172,7 +172,7 @@ def _as_called(facts: Facts, calls: Calls) -> dict[str, Any]:
 
 def _lanes(facts: Facts, calls: Calls) -> dict[str, Any]:
     """Lanes and models in the order of their first use; where the task began and where it stands."""
-    used, models = (_each_once(facts, calls, texts) for texts in (calls.lane, calls.model))
+    used, models = (_each_once(facts, calls, texts) for texts in (calls.lane, _models(calls)))
     routed = facts.of(Routed)
     first = facts.first(routed[~facts.texts("lane", routed).are("")])
     moved = facts.of(Routed, Escalated, Resumed, Finished)
@@ -189,6 +189,13 @@ def _lanes(facts: Facts, calls: Calls) -> dict[str, Any]:
         "first_lane": first_not("", facts.texts("lane", first), began).array,
         "final_lane": first_not("", facts.texts("lane", final), ended).array,
     }
+
+
+def _models(calls: Calls) -> Texts:
+    """Of each call its model, "" where it asked none: a tool and a person have a name there too."""
+    named = calls.model.having("")
+    asked = calls.purpose.are(*LLM_PURPOSES)
+    return Texts(np.where(asked, named.codes, named.code("")).astype(np.int32), named.words)
 
 
 def _each_once(facts: Facts, calls: Calls, texts: Texts) -> Any:

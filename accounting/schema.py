@@ -195,7 +195,10 @@ ATTEMPTS = _schema(
         ("settled", FLAG),
         # Of cache_write_tokens, those for an hour, which have their own price.
         ("cache_write_1h_tokens", COUNT),
+        # A task's id is its own within it.
+        ("workspace", TEXT),
     ],
+    version=2,
 )
 
 #: Costs and tokens stand under the lane and model that caused them, a task under the lane and model that ended it.

@@ -116,13 +116,14 @@ _BESIDE = f"""
 _ATTEMPTS = f"""
 select {_listed(schema.ATTEMPTS.names)} from calls
 union all by name
-select attempt_id || '-gate' as attempt_id, attempt_id as parent_attempt_id, task_id, hop, 'gate' as engine,
+select workspace, attempt_id || '-gate' as attempt_id, attempt_id as parent_attempt_id, task_id, hop, 'gate' as engine,
     'judge' as purpose, ended_at as started_at, ended_at, settled_at, gate_usd as cost_usd, gate_usd as marginal_usd,
     {_BESIDE}
 from calls where gate_usd <> 0
 union all by name
-select task_id || '-routing-' || seq as attempt_id, task_id, 0 as hop, 'dispatcher' as engine, 'embed' as purpose,
-    told_at as started_at, told_at as ended_at, told_at as settled_at, cost_usd, cost_usd as marginal_usd, {_BESIDE}
+select workspace, task_id || '-routing-' || seq as attempt_id, task_id, 0 as hop, 'dispatcher' as engine,
+    'embed' as purpose, told_at as started_at, told_at as ended_at, told_at as settled_at, cost_usd,
+    cost_usd as marginal_usd, {_BESIDE}
 from routings
 """
 
@@ -164,7 +165,7 @@ select {_TASK}, count(*) as attempts, min(started_at) as started_at,
     count(*) - count(cost_usd) as unpriced_calls, count(*) filter (not settled) as unsettled_calls,
     arg_max_null(time_to_first_token_ms, turn) filter (purpose {_one_of(ANSWERS)}) as time_to_first_token_ms,
     arg_min(lane, turn, {_MOST}) filter (lane <> '') as all_lanes,
-    arg_min(model, turn, {_MOST}) filter (model <> '') as all_models,
+    arg_min(model, turn, {_MOST}) filter (model <> '' and purpose {_one_of(LLM_PURPOSES)}) as all_models,
     arg_max(lane, turn, {_MOST}) filter (is_call) as last_lanes,
     arg_max(model, turn, {_MOST}) filter (is_call) as last_models
 from calls group by {_TASK}

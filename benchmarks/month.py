@@ -27,7 +27,7 @@ from accounting.ledger import LocalStore
 
 TASKS, DAYS, DIFFERENT = 1_000_000, 30, 7
 NEVER = ("rated", "satisfied", "part_tasks", "part_judged", "part_successes")
-MADE = 4  # changes when other rows are made
+MADE = 5  # changes when other rows are made
 FIRST = date(2026, 1, 1)
 LANES = ("local", "midtier", "frontier")
 MODELS = ("smollm2", "gpt-4o-mini", "gpt-4o")
@@ -171,6 +171,7 @@ def _calls(chance: Any, told: dict[str, Any]) -> dict[str, Any]:
         "attempt_id": pc.binary_join_element_wise(told["task_id"].take(pa.array(task)), numbers, "-"),
         "parent_attempt_id": nothing,
         "task_id": told["task_id"].take(pa.array(task)),
+        "workspace": told["workspace"].take(pa.array(task)),
         "task": task,
         "starts": starts,
         "hop": hop,

@@ -92,6 +92,9 @@ def fold(events: Iterable[Event]) -> Folded:
     ]
     calls.sort(key=lambda row: (row.hop, row.started_us, row.attempt_id))
     overhead = [*_routing_rows(first.task_id, state), *_gate_rows(first.task_id, state)]
+    calls, overhead = (
+        [row._replace(workspace=first.workspace) for row in rows] for rows in (calls, overhead)
+    )
     return Folded(_task_row(first, state, calls, overhead), (*calls, *overhead))
 
 
@@ -181,7 +184,9 @@ def _task_row(
         first_lane=state.first_lane or (lanes[0] if lanes else ""),
         final_lane=state.lane or (lanes[-1] if lanes else ""),
         lanes=lanes,
-        models=tuple(dict.fromkeys(call.model for call in calls if call.model)),
+        models=tuple(
+            dict.fromkeys(call.model for call in calls if call.model and call.purpose in LLM_PURPOSES)
+        ),
         hops=state.hops,
         attempts=len(calls),
         llm_calls=sum(call.purpose in LLM_PURPOSES for call in calls),

@@ -120,6 +120,7 @@ class AttemptRow(NamedTuple):
     failure: str | None
     settled: bool
     cache_write_1h_tokens: int = 0
+    workspace: str = ""
 
     @property
     def is_call(self) -> bool:
