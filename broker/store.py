@@ -278,7 +278,7 @@ class Store:
             encode_outcome(_CANCELLED),
             encode_outcome(_DEAD),
         ]
-        self._commit_rules = [*self._rules[1:4], self.lease_us]
+        self._commit_rules = [*self._rules, self.lease_us]
 
     def now_us(self) -> int:
         """Redis's clock as last seen by a fetch, carried on by this machine's monotonic one. Microseconds."""

@@ -1,14 +1,16 @@
 -- ARGV[1] = [[ref, epoch, cost, status, queue, delay_us, progress, outcome, attempt facts, move facts, cause,
 -- scopes, overrun, soft limit, tally, family, awaits], …]. A cause makes the task a dead letter too; an overrun closes the limited scopes; who
 -- watches budgets is told once of a task that passes its soft limit (below 0: it has none).
--- ARGV[2] = time to live of an ended record in seconds, ARGV[3] = fact and ARGV[4] = outcome of a cancelled task.
+-- ARGV[2..6] = rules of give_up, ARGV[7] = lease in microseconds, ARGV[8] = the facts where they are packed together
+-- (prelude.lua).
 -- Settles the call, writes the facts and takes the task to its next place, all or nothing for each task.
 -- A status of running is a step within the task: it stays in the same hands, under the next epoch and a new lease.
--- One word a task: moved, goes on (a step), done before (a repeated commit), late (another holds it: only its cost is
--- booked), cancelled. ARGV[5] = lease in microseconds, ARGV[6] = the facts where they are packed together (prelude.lua).
-group = ARGV[6]
+-- One word a task: moved, goes on (a step), done before (a repeated commit), late (another holds it, or Redis has lost
+-- the claim: only its cost is booked), cancelled.
+group = ARGV[8]
 local now = clock()
 local at = text(now)
+local rules = { tonumber(ARGV[2]), tonumber(ARGV[3]), ARGV[4], ARGV[5], ARGV[6] }
 
 -- Until the sub-task has ended, or the time is over in which nobody told that it has. False: it has ended already.
 local function wait_for(ref, awaited, queue, latest)
@@ -24,6 +26,11 @@ local function wait_for(ref, awaited, queue, latest)
   return true
 end
 
+local function read(key, lost)
+  return redis.call('HMGET', key, 'epoch', 'done', 'cancel', 'submitted', 'workspace', 'priority', lost, 'queue', 'seq',
+    'cost', 'call', 'watched', 'reserved', 'held', 'soft', 'human', 'stepped', 'scopes')
+end
+
 local day = day_of(now)
 local words = {}
 for i, item in ipairs(cmsgpack.unpack(ARGV[1])) do
@@ -31,8 +38,17 @@ for i, item in ipairs(cmsgpack.unpack(ARGV[1])) do
     family, awaits = unpack(item)
   local key = task_key(ref)
   local lost = 'lost:' .. epoch
-  local h = redis.call('HMGET', key, 'epoch', 'done', 'cancel', 'submitted', 'workspace', 'priority', lost, 'queue',
-    'seq', 'cost', 'call', 'watched', 'reserved', 'held', 'soft', 'human', 'stepped', 'scopes')
+  local h = read(key, lost)
+  local recorded = tonumber(h[1] or '')
+  if recorded and recorded < tonumber(epoch) then
+    -- Redis lost what it wrote since the claim (a failover, a power loss). The call was paid all the same and counts as
+    -- one that was lost and booked at nothing. Who has the task by this record is given up, as no epoch may come twice.
+    if redis.call('ZSCORE', P .. 'leases', ref) or redis.call('HEXISTS', key, 'batch') == 1 then
+      give_up(ref, now, '', rules)
+    end
+    redis.call('HSET', key, 'epoch', epoch, 'done', epoch, lost, '0 ' .. day)
+    h = read(key, lost)
+  end
   local submitted, seq, spent = tonumber(h[4] or '0'), tonumber(h[9] or '0'), tonumber(h[10] or '0')
   if h[7] then
     seq = book(ref, submitted, seq, attempts)
@@ -51,7 +67,7 @@ for i, item in ipairs(cmsgpack.unpack(ARGV[1])) do
     words[i] = 'done before'
   else
     if h[3] then
-      status, queue, outcome, moves, cause = 'cancelled', '', ARGV[4], { ARGV[3] }, ''
+      status, queue, outcome, moves, cause = 'cancelled', '', rules[4], { rules[3] }, ''
     end
     seq = book(ref, submitted, book(ref, submitted, seq, attempts), moves)
     local fields = { 'done', epoch, 'status', status, 'starts', '0', 'enqueued', at, 'seq', text(seq),
@@ -101,7 +117,7 @@ for i, item in ipairs(cmsgpack.unpack(ARGV[1])) do
     end
     remove(P .. 'leases', ref)
     if ENDS[status] then
-      finish(ref, now, tonumber(ARGV[2]), h[12], cause ~= '')
+      finish(ref, now, rules[2], h[12], cause ~= '')
       if cause ~= '' then
         dead_letter(ref, now, cause, h[8], 0, '')
       end
@@ -112,7 +128,7 @@ for i, item in ipairs(cmsgpack.unpack(ARGV[1])) do
         tell_watchers(ref)
       end
     elseif status == 'running' then
-      add(P .. 'leases', text(now + tonumber(ARGV[5])), ref)
+      add(P .. 'leases', text(now + tonumber(ARGV[7])), ref)
     elseif awaits ~= '' and wait_for(ref, awaits, queue, now + delay) then
       words[i] = 'moved'
     elseif delay > 0 and awaits == '' then

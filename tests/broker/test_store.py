@@ -126,6 +126,59 @@ def test_a_stale_holder_s_result_is_dropped_and_its_cost_corrects_what_was_booke
     ]
 
 
+def going_back(client: Any) -> Callable[[], None]:
+    """Has Redis lose what it wrote since, as a failover or a power loss may."""
+    stood = {name: client.dump(name) for name in client.scan_iter()}
+
+    def back() -> None:
+        client.flushall()
+        for name, data in stood.items():
+            client.restore(name, 0, data)
+
+    return back
+
+
+def test_a_call_whose_claim_redis_has_lost_is_booked_once_and_its_id_does_not_come_again(
+    store: Store, client: redis.Redis
+) -> None:
+    store.submit([task("a")])
+    go_back = going_back(client)
+    (claim,) = take(store)
+    store.begin([Intent(claim, 500, call(claim, 500, settled=False), ("fleet",))])
+    go_back()
+    paid = replace(done(claim, 200), scopes=("fleet",))
+    assert store.commit([paid]) == ["late"]
+    assert store.commit([paid]) == ["done before"]
+    assert (store.record("acme/a").status, store.record("acme/a").cost_nano) == ("queued", 200)
+    assert client.hget(keys.used_key("total"), "fleet") == b"200"
+    (again,) = take(store)
+    assert store.commit([done(again, 100)]) == ["moved"]
+    assert store.record("acme/a").cost_nano == 300
+    booked = [fact.attempt_id for _, _, fact in facts(client) if isinstance(fact, Attempted)]
+    assert booked == [claim.attempt_id, again.attempt_id]
+    assert len(set(booked)) == 2
+
+
+def test_a_step_that_redis_has_lost_is_booked_and_the_one_before_it_counts_as_lost(
+    store: Store, client: redis.Redis
+) -> None:
+    store.submit([task("a")])
+    (first,) = take(store)
+    store.begin([Intent(first, 500, call(first, 500, settled=False), ("fleet",))])
+    go_back = going_back(client)
+    step = Move(first, "running", Progress(), cost_nano=300, attempts=(call(first, 300),), scopes=("fleet",))
+    (second,) = store.step([step])
+    store.begin([Intent(second, 500, call(second, 500, settled=False), ("fleet",))])
+    go_back()
+    assert store.commit([replace(done(second, 200), scopes=("fleet",))]) == ["late"]
+    assert (store.record("acme/a").status, store.record("acme/a").cost_nano) == ("queued", 700)
+    assert store.commit([step]) == ["late"], "it comes again"
+    assert store.record("acme/a").cost_nano == 500
+    assert client.hget(keys.used_key("total"), "fleet") == b"500"
+    assert client.hget(keys.held_key("total"), "fleet") == b"0"
+    assert [claim.epoch for claim in take(store)] == [second.epoch + 1]
+
+
 def test_what_was_taken_but_never_begun_comes_back_without_counting_a_start(store: Store) -> None:
     store.submit([task("a")])
     for _ in range(5):

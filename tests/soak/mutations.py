@@ -81,7 +81,7 @@ MUTATIONS = (
     Mutation(
         "commit: a cancelled task's call is not booked",
         _lua("commit"),
-        (("'cancelled', '', ARGV[4], { ARGV[3] }", "'cancelled', '', ARGV[4], { ARGV[3] }\n      attempts = {}"),),
+        (("'cancelled', '', rules[4], { rules[3] }", "'cancelled', '', rules[4], { rules[3] }\n      attempts = {}"),),
         ("I4", "I10"),
         ("lose replies",),
     ),
