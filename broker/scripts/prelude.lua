@@ -322,12 +322,13 @@ local function alerts(now, day, scopes)
   end
 end
 
--- What the provider used is above what was reserved: booked as it was, and nothing more leaves under these limits.
+-- What the provider used is above what was reserved: booked as it was, and nothing more leaves under these limits. Where a
+-- later window is closed a call of an earlier one changes nothing: it would open that again.
 local function close_scopes(now, day, scopes)
   for _, scope in ipairs(each(scopes)) do
     under_limits(scope, function(period, limit, id)
       local span = window(day, period)
-      if rule('closed|' .. id) ~= span then
+      if (rule('closed|' .. id) or '') < span then
         rules['closed|' .. id] = span
         redis.call('HSET', P .. 'rules', 'closed|' .. id, span)
         redis.call('RPUSH', P .. 'alerts',

@@ -139,6 +139,16 @@ def test_an_overrun_that_is_settled_late_closes_its_scope_too(store: Store) -> N
     assert store.budgets()[0].spent_nano == 30
 
 
+def test_an_overrun_of_yesterday_that_is_settled_today_leaves_closed_what_today_closed(store: Store) -> None:
+    old, _ = begin(store, 10)
+    store.client.hset(keys.task_key(old.ref), "held", "2020-02-02")
+    today, _ = begin(store, 10)
+    end(store, today, 20, overrun=True)
+    end(store, old, 20, overrun=True)
+    assert begin(store, 1)[1] == f"closed|{SCOPE}|day"
+    assert told(store) == [(SCOPE, "closed", 100, 30)]
+
+
 def test_a_replayed_dead_letter_has_its_deadline_left_as_it_died(store: Store) -> None:
     task = Task("late", "acme", ({"role": "user", "content": "hi"},), deadline_s=0.5)
     store.submit([task])
