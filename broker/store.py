@@ -537,7 +537,7 @@ class Store:
 
     def cancel(self, ref: str) -> str:
         """The status now: ``cancelled``, ``cancelling`` (a call is under way) or the end it had reached. Its sub-tasks
-        are cancelled with it.
+        are cancelled with it, also those that are submitted later.
 
         Raises UnknownTask.
         """
@@ -551,8 +551,8 @@ class Store:
             part = parts.pop()
             if part not in asked:
                 asked.add(part)
-                parts += self.parts(part)
                 self._call("cancel", part, ttl, fact, outcome)
+                parts += self.parts(part)  # what comes after its cancel ends of itself
         return word.decode()
 
     def parts(self, ref: str) -> list[str]:

@@ -22,6 +22,10 @@ for i, item in ipairs(cmsgpack.unpack(ARGV[1])) do
     if parent ~= '' then
       redis.call('SADD', P .. 'parts:' .. parent, ref)
       redis.call('EXPIRE', P .. 'parts:' .. parent, KEPT_S)
+      local whole = redis.call('HMGET', task_key(parent), 'status', 'cancel')
+      if whole[1] == 'cancelled' or whole[2] then -- nobody would come to cancel this part of it
+        redis.call('HSET', key, 'cancel', '1')
+      end
     end
     add(P .. 'open', at, ref)
     enqueue(queue, ref, workspace, priority)

@@ -269,6 +269,29 @@ def test_what_waits_is_cancelled_at_once_and_what_runs_when_it_settles(store: St
         store.cancel("acme/nobody")
 
 
+def test_a_part_that_is_submitted_after_its_parents_cancel_ends_with_it(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also one of a part, that comes while the cancel goes down from part to part."""
+    store.submit([task("whole"), replace(task("part"), parent="whole"), task("other")])
+    claims = take(store)
+    store.begin([Intent(claim, 0, call(claim, 0)) for claim in claims])
+    listed = store.parts
+
+    def parts(ref: str) -> list[str]:
+        found = listed(ref)
+        store.submit([replace(task(f"late-{ref[5:]}"), parent=ref[5:])])
+        return found
+
+    monkeypatch.setattr(store, "parts", parts)
+    assert store.cancel("acme/whole") == "cancelling"
+    assert store.commit([done(claim) for claim in claims]) == ["cancelled", "cancelled", "moved"]
+    store.submit([replace(task("latest"), parent="whole"), replace(task("others"), parent="other")])
+    words = {claim.task.task_id: store.commit([done(claim)])[0] for claim in take(store)}
+    late = dict.fromkeys(("late-whole", "late-part", "latest"), "cancelled")
+    assert words == {**late, "others": "moved"}
+
+
 def test_a_timed_task_is_not_handed_out_before_its_time(store: Store) -> None:
     store.submit([task("a")])
     (claim,) = take(store)
