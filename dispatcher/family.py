@@ -64,4 +64,13 @@ def part_id(parent_id: str, name: str) -> str:
     whole = f"{parent_id}-{name}"
     if len(whole) <= LONGEST_ID:
         return whole
-    return f"{hashlib.blake2b(parent_id.encode(), digest_size=16).hexdigest()}-{name}"
+    return f"{_hashed(parent_id)}-{name}"
+
+
+def other_id(taken: str) -> str:
+    """The id of a part whose own one is a stranger's task already: the same each time."""
+    return f"part-{_hashed(taken)}"
+
+
+def _hashed(task_id: str) -> str:
+    return hashlib.blake2b(task_id.encode(), digest_size=16).hexdigest()

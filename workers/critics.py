@@ -47,11 +47,11 @@ class Critics:
         if part.deadline_s is not None and part.deadline_s <= 0:
             return overdue(claim)
         try:
-            record = submitted(self.store, [part])
+            ref, record = submitted(self.store, [part])
         except RedisFull:
             return put_back(claim, LOOK_AGAIN_S)
         if not ended(record):
-            return waiting(claim, part, self.jobs.name)
+            return waiting(claim, ref, self.jobs.name)
         return self._judged(claim, complaint_of(record))
 
     def _judged(self, claim: Claim, complaint: str) -> Move:

@@ -16,9 +16,9 @@ from broker.errors import ResultGone, UnknownTask
 from broker.scopes import scopes_of
 from broker.settings import SubtaskTool
 from broker.store import Move, Record, Store
-from broker.task import TERMINAL, Claim, Task
+from broker.task import TERMINAL, Claim, Task, reference
 from dispatcher.batching import left_s
-from dispatcher.family import part_id
+from dispatcher.family import other_id, part_id
 from dispatcher.text import cut
 from workers.attempt import put_back
 from workers.tools import Function
@@ -85,19 +85,25 @@ def _part(claim: Claim, name: str, prompt: str, task_type: str | None, now_us: i
     )
 
 
-def submitted(store: Store, parts: Sequence[Task]) -> Record | None:
-    """The first one's record, with all of them on their way; None where it has ended and its result is not kept."""
-    store.submit(parts)  # those that are there already stay as they are
+def submitted(store: Store, parts: Sequence[Task]) -> tuple[str, Record | None]:
+    """The first one's ref and record, with all of them on their way; None where it has ended and its result is not
+    kept. One whose id some other task has goes under another one when it is the first.
+    """
+    word, *_ = store.submit(parts)  # those that are there already stay as they are
+    first = parts[0]
+    if word == "conflict" and first.ref not in store.parts(reference(first.workspace, first.parent or "")):
+        first = replace(first, task_id=other_id(first.task_id))
+        store.submit([first])
     try:
-        return store.record(parts[0].ref)
+        return first.ref, store.record(first.ref)
     except (UnknownTask, ResultGone):
-        return None
+        return first.ref, None
 
 
 def ended(part: Record | None) -> bool:
     return part is None or part.status in TERMINAL
 
 
-def waiting(claim: Claim, part: Task, lane: str) -> Move:
-    """The parent's move until its part has ended."""
-    return replace(put_back(claim, LOOK_AGAIN_S), awaits=part.ref, scopes=scopes_of(claim.task, lane))
+def waiting(claim: Claim, part: str, lane: str) -> Move:
+    """The parent's move until its part of that ref has ended."""
+    return replace(put_back(claim, LOOK_AGAIN_S), awaits=part, scopes=scopes_of(claim.task, lane))

@@ -122,7 +122,7 @@ class ToolUses:
                 break
             parts.append(handed_on(use.claim, call, offer.row, arguments, self.store.now_us()))
         try:
-            record = submitted(self.store, parts)
+            ref, record = submitted(self.store, parts)
         except TaskTooLarge as error:
             return Used(f"Error: {error.message}", failure="bad_arguments")
         except RedisFull:
@@ -132,7 +132,7 @@ class ToolUses:
         if record is None:
             return Used("Error: what came of it is no longer kept", failure="subtask_gone")
         if not ended(record):
-            return waiting(use.claim, parts[0], self.jobs.name)
+            return waiting(use.claim, ref, self.jobs.name)
         outcome = record.outcome
         if record.status == "succeeded" and outcome:
             return Used(cut(outcome.output or "", row.result_chars))

@@ -16,8 +16,8 @@ from broker import keys
 from broker.errors import ConfigError
 from broker.events import Attempted, Routed
 from broker.settings import parse
-from broker.store import Intent, Record
-from broker.task import DISPATCH, Claim, Task
+from broker.store import Intent, Move, Record
+from broker.task import DISPATCH, Claim, Outcome, Task
 from dispatcher.actor import Dispatcher
 from dispatcher.classify import Classifier
 from dispatcher.embedding import HashEmbedder
@@ -62,6 +62,10 @@ chain = ["rented", "human"]
 
 def hands_on(*prompts: str) -> dict[str, Any]:
     return calls(*(("hand-on", {"prompt": prompt}) for prompt in prompts))
+
+
+def verdict(*, ok: bool) -> str:
+    return json.dumps({"ok": ok, "comment": "more"})
 
 
 @pytest.fixture(scope="module")
@@ -252,6 +256,31 @@ def test_the_root_of_a_part_of_a_part_is_the_outermost_task(node: Node) -> None:
 def test_what_is_done_to_try_something_out_is_booked_as_evaluation(node: Node) -> None:
     record = until_done(node, says("fine"), type="part", role="eval")
     assert [one.purpose for one in record.progress.attempts] == ["eval"]
+
+
+@pytest.mark.parametrize(
+    ("taken", "task_type", "scripted"),
+    [
+        (
+            "t-critic1",
+            "essay",
+            [says("draft"), says(verdict(ok=False)), says("all"), says(verdict(ok=True))],
+        ),
+        ("t-t00002000", "general", [hands_on("Left."), says("left"), says("all")]),
+    ],
+)
+def test_a_task_that_happens_to_have_the_id_of_a_part_does_not_pass_for_it(
+    node: Node, taken: str, task_type: str, scripted: list[dict[str, Any]]
+) -> None:
+    node.store.submit([Task(taken, "acme", ({"role": "user", "content": "x"},))])
+    (claim,) = node.store.fetch(DISPATCH, 9, idle=True).claims
+    node.store.commit(
+        [Move(claim, "succeeded", claim.progress, outcome=Outcome("succeeded", "", "a stranger's"))]
+    )
+    record = until_done(node, *scripted, type=task_type)
+    assert (record.status, record.outcome and record.outcome.output) == ("succeeded", "all")
+    assert "a stranger's" not in str(node.asked())
+    assert f"acme/{taken}" not in node.store.parts("acme/t")
 
 
 @pytest.mark.parametrize("said", ["no JSON at all", '{"ok": true, "comment": "fine"}', '["ok"]'])
