@@ -24,11 +24,13 @@ from broker import keys
 from broker.errors import BadTask, RedisFull, RedisUnavailable, ResultGone, TaskTooLarge, UnknownTask
 from broker.events import (
     Allotted,
+    Attempted,
     DeadLettered,
     Fact,
     Finished,
     Resumed,
     Submitted,
+    decode_fact,
     encode_fact,
     encode_group,
 )
@@ -343,14 +345,15 @@ class Store:
         return [row and self._claim(row, queue, int(row[5])) for row in rows]
 
     def _claim(self, row: list[bytes], queue: str, now_us: int) -> Claim | None:
-        ref, epoch, body, progress, submitted, enqueued, cost, waited, raised = row
+        ref, epoch, body, progress, submitted, enqueued, cost, waited, raised, losses = row
         try:
             task = decode_task(body)
             if task.ref.encode() != ref:
                 raise BadTask(f"it says that it is {task.ref!r}")
+            told = decode_progress(progress) if progress else Progress()
             return Claim(
                 task,
-                decode_progress(progress) if progress else Progress(),
+                replace(told, attempts=(*told.attempts, *_lost_calls(losses))) if losses else told,
                 int(epoch),
                 queue,
                 int(submitted),
@@ -876,6 +879,11 @@ def _submitted(task: Task) -> Submitted:
     return Submitted(
         task.mode, task.workflow, task.pipeline, task.user, task.type or "", task.parent, task.value_nano
     )
+
+
+def _lost_calls(packed: bytes) -> list[Attempted]:
+    facts = map(decode_fact, msgpack.unpackb(packed, raw=True))
+    return [fact for fact in facts if isinstance(fact, Attempted)]
 
 
 def _record(ref: str, row: dict[bytes, bytes]) -> Record:

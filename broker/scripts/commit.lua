@@ -28,7 +28,7 @@ end
 
 local function read(key, lost)
   return redis.call('HMGET', key, 'epoch', 'done', 'cancel', 'submitted', 'workspace', 'priority', lost, 'queue', 'seq',
-    'cost', 'call', 'watched', 'reserved', 'held', 'soft', 'human', 'stepped', 'scopes')
+    'cost', 'call', 'watched', 'reserved', 'held', 'soft', 'human', 'stepped', 'scopes', 'losses')
 end
 
 local day = day_of(now)
@@ -85,6 +85,9 @@ for i, item in ipairs(cmsgpack.unpack(ARGV[1])) do
       fields[#fields + 1] = at
     end
     redis.call('HSET', key, unpack(fields))
+    if h[19] then -- the claim knew of them, and its progress does
+      redis.call('HDEL', key, 'losses')
+    end
     if status == 'running' then
       redis.call('HSET', key, 'stepped', epoch, 'epoch', text(tonumber(epoch) + 1))
     end

@@ -15,6 +15,7 @@
 --   watched   1 when somebody waits for its end
 --   part:<attempt>  what it has of its machine's day beside its own cost
 --   lost:<epoch>  what was booked for a claim that never came back, and in which day
+--   losses    facts of calls that were lost since the progress was written, packed
 --   submitted, enqueued, started, finished      microseconds of Redis's clock
 --   waited    microseconds that it waited for a person
 --   human     nano-dollars of people's work: a part of cost, and none of the task's own limits
@@ -497,7 +498,7 @@ local FINISHED, DEAD_LETTERED = 6, 7
 local function give_up(ref, now, cause, rules)
   local key = task_key(ref)
   local h = redis.pcall('HMGET', key, 'status', 'epoch', 'done', 'starts', 'call', 'reserved', 'cancel',
-    'queue', 'submitted', 'workspace', 'priority', 'seq', 'cost', 'watched', 'held', 'scopes')
+    'queue', 'submitted', 'workspace', 'priority', 'seq', 'cost', 'watched', 'held', 'scopes', 'losses')
   local status, epoch, starts, queue = h[1], h[2], tonumber(h[4] or '0'), h[8]
   remove(P .. 'leases', ref)
   if not status or ENDS[status] or h[3] == epoch then
@@ -540,7 +541,9 @@ local function give_up(ref, now, cause, rules)
   redis.call('HSET', key, 'done', epoch, 'status', status, 'enqueued', at, 'seq', text(seq), 'cost', text(cost),
     'starts', text(starts))
   if h[5] then
-    redis.call('HSET', key, 'lost:' .. epoch, reserved .. ' ' .. h[15])
+    local losses = h[17] and cmsgpack.unpack(h[17]) or {}
+    losses[#losses + 1] = h[5]
+    redis.call('HSET', key, 'lost:' .. epoch, reserved .. ' ' .. h[15], 'losses', cmsgpack.pack(losses))
   end
   if outcome then
     redis.call('HSET', key, 'outcome', outcome, 'finished', at)

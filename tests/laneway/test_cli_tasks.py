@@ -1,13 +1,17 @@
 """Submit, wait, show, explain, over a real Redis."""
 
 import json
+from dataclasses import replace
 from decimal import Decimal
 from typing import Any
 
 import pytest
 
-from broker.events import Submitted
-from broker.store import Intent
+from broker.events import Attempted, Submitted
+from broker.store import Intent, Move
+from dispatcher.actor import Dispatcher
+from dispatcher.classify import Classifier
+from dispatcher.embedding import HashEmbedder
 
 
 def test_a_task_from_its_submission_to_its_feedback(laneway: Any) -> None:
@@ -213,6 +217,30 @@ def test_show_tells_where_a_task_waits_and_is_held(laneway: Any) -> None:
     now = laneway.json("show", "t")["now"]
     assert (now["where"], now["reserved_usd"]) == ("in hand, taken from queue dispatch", "0.005")
     assert "reserved    $0.005" in laneway.run("show", "t").stdout
+
+
+def test_show_counts_a_call_that_was_lost_and_what_became_known_of_its_cost(laneway: Any) -> None:
+    laneway.client.submit("a", task_id="t")
+    Dispatcher(laneway.settings, laneway.store, Classifier.build(laneway.settings, HashEmbedder())).work(
+        laneway.claim()
+    )
+    [claim] = laneway.claim("lane-local-sync")
+    lost = Attempted(
+        claim.attempt_id, 0, "local", "echo", "small", "task", 1, 2, 0, 0, 5_000_000, settled=False
+    )
+    lost = replace(lost, failure="worker_lost")
+    laneway.store.begin([Intent(claim, 5_000_000, lost)])
+    laneway.store.release([claim], "its worker was lost")
+    laneway.work()
+    late = replace(lost, cost_nano=1_000_000, settled=True)
+    move = Move(claim, "failed", claim.progress, cost_nano=1_000_000, attempts=(late,))
+    assert laneway.store.commit([move]) == ["late"]
+    told = laneway.json("show", "t")
+    assert [one["failure"] for one in told["attempts"]] == ["worker_lost", ""]
+    assert told["cost"]["unsettled_calls"] == 1
+    parts = {name: Decimal(amount) for name, amount in told["cost"]["parts"].items()}
+    assert sum(parts.values()) == Decimal(told["cost"]["total_usd"])
+    assert Decimal("0.001") <= parts["routing_and_lost_usd"] < Decimal("0.002")
 
 
 def test_control_characters_of_strangers_are_shown_and_not_obeyed(laneway: Any) -> None:

@@ -395,7 +395,7 @@ def test_whichever_step_a_node_dies_at_no_paid_step_is_paid_again_and_nothing_wi
         assert sum(isinstance(event.fact, Finished) for event in node.events()) == 1
         assert record.cost_nano == sum(one.cost_nano or 0 for one in booked.values())
         assert record.reserved_nano == 0
-        models = [one.settled for one in booked.values() if one.purpose == "task"]
+        models = [one.settled for one in booked.values() if one.purpose != "tool"]
         lost = [one.purpose for one in booked.values() if not one.settled]
         assert len(lost) <= 1, "only what was under way at that moment is booked beside"
         asked = len(node.asked())
