@@ -62,19 +62,21 @@ def limits_of(
 class Refusal:
     """Why a call must not leave. ``kind`` is over, killed, closed or unpriced; ``scope`` may be ``task``.
 
-    ``left_nano`` is what the scope has left, None where that is not the point.
+    ``left_nano`` is what the scope has left and ``limit_nano`` its whole limit, None where that is not the point.
     """
 
     kind: str
     scope: str
     period: str = ""
     left_nano: int | None = None
+    limit_nano: int | None = None
 
 
 def parse_refusal(word: str) -> Refusal:
-    """Of a script's word: ``over|workspace:acme|day|1200``."""
-    kind, scope, period, left = [*word.split("|"), "", "", ""][:4]
-    return Refusal(kind, scope, period, int(left) if left else None)
+    """Of a script's word: ``over|workspace:acme|day|1200|5000``."""
+    kind, scope, period, *amounts = [*word.split("|"), "", "", "", ""][:5]
+    left, limit = (int(one) if one else None for one in amounts)
+    return Refusal(kind, scope, period, left, limit)
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +122,8 @@ def refused(
     if refusal.kind == "unpriced":
         return Unusable(why)
     opens_s = KILLED_WAIT_S if refusal.kind == "killed" else window_s
+    if refusal.limit_nano is not None and worst_nano is not None and worst_nano > refusal.limit_nano:
+        opens_s = None  # it would fit in no window
     if mode == "async" and opens_s is not None and (left_s is None or opens_s < left_s):
         return Wait(opens_s)
     return ParkForBudget(why) if spent else Exceeded(why)

@@ -99,7 +99,7 @@ def carry_out(
     store: Store, record: Record, word: Word, *, hard_nano: int | None = None, over: bool = False
 ) -> str:
     """What came of it: ``done``, ``gone on`` (the task had, and nothing was done), or why the work must not be booked
-    (``over|lane:human|day|1200``, see ``scripts/begin.lua``), but with ``over``."""
+    (``over|lane:human|day|1200|5000``, see ``scripts/begin.lua``), but with ``over``."""
     before = store.resume(
         record.task.ref,
         word.status,

@@ -1,10 +1,10 @@
 -- ARGV[1] = [[ref, epoch, worst case, fact, scopes, hard limit, endpoint, tokens, rpm, tpm,
 -- batch, line, family], …]: the worst case is reserved in every scope or in none,
 -- and the intent recorded, before the call leaves. A worst case below 0 is an unknown price, a hard limit below 0 is none.
--- One word a task: go, lost (another holds it now), cancel, or why it must not leave: over|scope|period|left,
--- killed|scope, closed|scope|period, unpriced|scope|period, busy|microseconds|1 for its failures (its endpoint takes no call
--- before that; an endpoint of '' takes all). A call of a batch is from now on that batch's, under its line, and no lease
--- holds it: it is in place as long as the batch is there.
+-- One word a task: go, lost (another holds it now), cancel, or why it must not leave: over|scope|period|left|limit,
+-- killed|scope, closed|scope|period, unpriced|scope|period, busy|microseconds|1 for its failures (its endpoint takes no
+-- call before that; an endpoint of '' takes all). A call of a batch is from now on that batch's, under its line, and no
+-- lease holds it: it is in place as long as the batch is there.
 local now = clock()
 local day = day_of(now)
 local words = {}

@@ -274,7 +274,7 @@ local function refusal(now, day, scopes, worst, spent, hard)
       local left = limit - used(day, period, scope)
       if worst > left then
         alert(now, day, scope, period, limit, true)
-        return 'over|' .. id .. '|' .. text(left)
+        return 'over|' .. id .. '|' .. text(left) .. '|' .. text(limit)
       end
     end)
     if why then

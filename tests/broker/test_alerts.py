@@ -71,7 +71,7 @@ def test_each_level_is_told_once_a_window(store: Store) -> None:
 
 def test_what_is_only_reserved_is_no_alert(store: Store) -> None:
     claims = [begin(store, 100)[0] for _ in range(10)]
-    assert begin(store, 1)[1] == f"over|{SCOPE}|day|0"
+    assert begin(store, 1)[1] == f"over|{SCOPE}|day|0|1000"
     for claim in claims:
         end(store, claim, 1)
     assert told(store) == []
@@ -86,7 +86,7 @@ def test_what_was_reserved_before_midnight_is_only_reserved_after_it(store: Stor
     store.client.hset(keys.task_key(claim.ref), "held", "2020-02-02")
     (total,) = (one for one in store.budgets() if one.period == "total")
     assert (total.spent_nano, total.reserved_nano) == (0, 900)
-    assert begin(store, 200)[1] == f"over|{SCOPE}|total|100"
+    assert begin(store, 200)[1] == f"over|{SCOPE}|total|100|1000"
     assert told(store) == []
     end(store, claim, 10)
     (total,) = (one for one in store.budgets() if one.period == "total")

@@ -6,7 +6,19 @@ import pytest
 
 from broker.events import Attempted
 from broker.settings import TaskBudget
-from dispatcher.budget import Limits, limits_of, over_soft, own_nano, spare, stopped
+from dispatcher.budget import (
+    Exceeded,
+    Limits,
+    ParkForBudget,
+    Wait,
+    limits_of,
+    over_soft,
+    own_nano,
+    parse_refusal,
+    refused,
+    spare,
+    stopped,
+)
 from dispatcher.policy import Complete, Park, Reprompt, Retry, Run, Step
 
 CHAIN = ("local", "rented", "midtier", "human")
@@ -54,6 +66,23 @@ def test_peoples_work_is_no_part_of_a_tasks_own_limits() -> None:
     earlier = (call("local", 3), call("human", 10**9, "human"))
     assert own_nano(10**9 + 3, earlier) == 3
     assert not over_soft(Limits(soft_nano=10), 10**9 + 3, earlier, call("local", 5))
+
+
+@pytest.mark.parametrize(
+    ("worst", "spent", "then"),
+    [
+        (100, False, Wait(3600)),
+        (101, False, Exceeded("the call may cost $0.000000101, workspace:acme per day has $0.00000002 left")),
+        (
+            101,
+            True,
+            ParkForBudget("the call may cost $0.000000101, workspace:acme per day has $0.00000002 left"),
+        ),
+    ],
+)
+def test_what_no_window_has_room_for_waits_for_none(worst: int, spent: bool, then: object) -> None:
+    refusal = parse_refusal("over|workspace:acme|day|20|100")
+    assert refused(refusal, mode="async", spent=spent, worst_nano=worst, window_s=3600, left_s=None) == then
 
 
 SPENT = Attempted(
