@@ -10,11 +10,12 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from datetime import UTC, datetime, timedelta
 from importlib.resources import files
 from itertools import islice
 from math import inf
+from operator import attrgetter
 from typing import Any
 
 import msgpack
@@ -61,6 +62,9 @@ SYNC_FIRST = 2 * PRIORITY_LIMIT + 1
 GROUP_FACTS = 32
 PERIODS = ("day", "month", "total")
 LEVELS = (50, 80, 100)
+#: Fields of a task that each digest has: those up to guards. What later versions add counts where it is said.
+DIGESTED = [one.name for one in fields(Task)].index("guards") + 1
+_digested = attrgetter(*(one.name for one in fields(Task)[:DIGESTED]))
 _CANCELLED = Outcome("cancelled", "cancelled by its producer")
 _DEAD = Outcome("failed", "dead letter: it took its worker along again and again")
 
@@ -248,8 +252,16 @@ class QueueState:
 
 
 def digest(task: Task) -> str:
-    """What makes two submissions of one id the same task: everything that the producer said."""
-    return hashlib.blake2b(encode_task(task), digest_size=16).hexdigest()
+    """What makes two submissions of one id the same task: everything that the producer said.
+
+    A task that says nothing of what a later version added has the digest that earlier versions gave it.
+    """
+    said = [1, *_digested(task)]
+    for one in fields(task)[DIGESTED:]:
+        value = getattr(task, one.name)
+        if value != one.default:
+            said.append((one.name, value))
+    return hashlib.blake2b(msgpack.packb(said), digest_size=16).hexdigest()
 
 
 class Store:

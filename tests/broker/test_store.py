@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from decimal import Decimal
 from typing import Any
 
@@ -15,7 +15,7 @@ from broker.errors import RedisFull, RedisUnavailable, ResultGone, TaskTooLarge,
 from broker.events import Attempted, Fact, Finished, decode_entry
 from broker.hands import Hands
 from broker.settings import BudgetRow, Fleet
-from broker.store import Intent, Move, Store
+from broker.store import Intent, Move, Store, digest
 from broker.task import DISPATCH, Claim, Outcome, Progress, Task
 
 LEASE_S = 0.3
@@ -73,6 +73,26 @@ def test_a_task_id_submitted_twice_is_one_task_and_with_another_content_a_confli
     assert store.submit([task("a", "another-workspace", "other")]) == ["new"]
     assert [claim.ref for claim in take(store)] == ["acme/a", "another-workspace/a"]
     assert store.find("a") == ["acme/a", "another-workspace/a"]
+
+
+@dataclass(frozen=True, slots=True)
+class LaterTask(Task):
+    tone: str = ""
+    colour: str = ""
+
+
+def test_a_task_has_the_same_digest_in_each_version_that_knows_all_that_it_says() -> None:
+    plain = ("t", "acme", ({"role": "user", "content": "hi"},))
+    said: dict[str, Any] = {
+        "type": "intent", "mode": "async", "deadline_s": 9.5, "priority": 3, "schema": {"type": "string"},
+        "gate": {"kind": "none"}, "tools": ("a",), "parent": "p", "value_nano": 5, "workflow": "w", "pipeline": "x",
+        "user": "u", "budget": {"hard_usd": "0.5"}, "guards": ("history",),
+    }  # fmt: skip
+    for kind in (Task, LaterTask):
+        assert digest(kind(*plain)) == "2648fd0d163379027f7e73a623333a5d"
+        assert digest(kind(*plain, **said)) == "b4cead3ebe7e388bc325b02146243495"
+    later = [LaterTask(*plain), LaterTask(*plain, tone="calm"), LaterTask(*plain, colour="calm")]
+    assert len(set(map(digest, later))) == 3
 
 
 def test_a_long_backlog_of_one_workspace_does_not_hold_up_another(store: Store) -> None:
