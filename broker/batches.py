@@ -57,13 +57,19 @@ class BatchBook:
         """An empty batch that nobody knows of yet."""
         return Batch(new_task_id(), lane, endpoint, "open", self.store.now_us())
 
-    def write(self, batch: Batch) -> None:
-        """Its record as it is now."""
+    def write(self, batch: Batch, *, over: State | None) -> bool:
+        """Its record as it is now. ``over`` is the state that it was known in, None for a new one.
+
+        False, and nothing is written: another process has taken it to another state meanwhile, or to its end.
+        """
         said = [word for pair in _fields(batch).items() for word in pair]
         write = self.client.register_script(_WRITE)
-        ask(
-            lambda: write(
-                keys=[keys.batch_key(batch.id), keys.BATCHES], args=[batch.id, batch.since_us, *said]
+        return bool(
+            ask(
+                lambda: write(
+                    keys=[keys.batch_key(batch.id), keys.BATCHES],
+                    args=[batch.id, batch.since_us, over or "", batch.state, *said],
+                )
             )
         )
 
@@ -176,9 +182,13 @@ class Lock:
         return bool(ask(lambda: self._script(keys=[self._key], args=[self._token, ms])))
 
 
+# The state that is written counts as well: the same may be asked twice after a lost reply.
 _WRITE = """#!lua flags=allow-oom
-redis.call('HSET', KEYS[1], unpack(ARGV, 3))
+local state = redis.call('HGET', KEYS[1], 'state') or ''
+if state ~= ARGV[3] and state ~= ARGV[4] then return 0 end
+redis.call('HSET', KEYS[1], unpack(ARGV, 5))
 redis.call('ZADD', KEYS[2], ARGV[2], ARGV[1])
+return 1
 """
 _TAKE = """#!lua flags=allow-oom
 return redis.call('SET', KEYS[1], ARGV[1], 'NX', 'PX', ARGV[2]) and 1 or 0

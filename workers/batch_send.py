@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import IO
 
-from broker.batches import Batch, Lock
+from broker.batches import Batch, Lock, State
 from broker.errors import CallRejected, EngineError, PermanentEngineError
 from broker.store import MICRO, Move
 from broker.task import Claim, lane_queue
@@ -65,7 +65,7 @@ class BatchSender:
         batch = self.book.new(self.lane, self.jobs.endpoints.first.id)
         with self.book.lock(batch.id) as lock:
             assert lock is not None, "nobody else knows it"
-            self.book.write(batch)
+            self.book.write(batch, over=None)
             self.folder.mkdir(parents=True, exist_ok=True)
             path = self.folder / f"{batch.id}.jsonl"
             try:
@@ -123,7 +123,9 @@ class BatchSender:
 
     def _send(self, batch: Batch, path: Path) -> None:
         batch = replace(batch, state="sending", since_us=self.store.now_us())
-        self.book.write(batch)
+        if not self.book.write(batch, over="open"):
+            log.error("a batch of %d lines was taken apart while this process stood still", batch.lines)
+            return
         try:
             provider_id = self.door.send(batch.id, path, batch.lines)
         except EngineError as error:
@@ -133,10 +135,9 @@ class BatchSender:
                 self.batches.take_apart(batch, singly=isinstance(error, PermanentEngineError))
             return
         now = self.book.get(batch.id)
-        if now is not None and now.state == "sending":
-            self.book.write(replace(batch, state="sent", provider_id=provider_id))
-        elif now is not None:  # we were thought dead
-            self.book.write(replace(now, provider_id=provider_id))
+        if now is not None:  # in another state where we were thought dead
+            state: State = "sent" if now.state == "sending" else now.state
+            self.book.write(replace(now, state=state, provider_id=provider_id), over=now.state)
         log.info("batch %s: %d lines are with the provider as %s", batch.id, batch.lines, provider_id)
 
 

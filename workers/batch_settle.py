@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any, TypeVar
 
-from broker.batches import Batch, Lock
+from broker.batches import Batch, Lock, State
 from broker.call import Usage
 from broker.errors import CallCancelled, EngineError
 from broker.scopes import utc_day
@@ -72,8 +72,8 @@ class BatchKeeper:
         found = self.door.find(batch.id, batch.lines, batch.since_us / MICRO, known)
         age_s = (self.store.now_us() - batch.since_us) / MICRO
         if found is not None:
-            state = "sent" if batch.state == "sending" else batch.state
-            self.book.write(replace(batch, state=state, provider_id=found))
+            state: State = "sent" if batch.state == "sending" else batch.state
+            self.book.write(replace(batch, state=state, provider_id=found), over=batch.state)
         elif batch.state == "sending" and age_s > LOST_S:
             self._lose(batch)
         elif age_s > GIVEN_UP_S:
@@ -82,7 +82,8 @@ class BatchKeeper:
     def _lose(self, batch: Batch) -> None:
         """Nobody knows whether it is paid for: so it counts as that, and its tasks go on."""
         log.error("batch %s of %d lines is not to be found at the provider", batch.id, batch.lines)
-        self.book.write(replace(batch, state="lost"))
+        if not self.book.write(replace(batch, state="lost"), over=batch.state):
+            return
         for handful in self.book.pages(batch):
             claims = self.store.claims([holder for _, holder in handful], self.pool)
             self.store.release([claim for claim in claims if claim is not None], "its batch was lost")
@@ -91,8 +92,9 @@ class BatchKeeper:
         if batch.cancelled:
             return batch
         self.door.cancel(batch.provider_id)
-        self.book.write(batch := replace(batch, cancelled=True))
-        return batch
+        stopped = replace(batch, cancelled=True)
+        self.book.write(stopped, over=batch.state)
+        return stopped
 
     def _hurry(self, batch: Batch) -> None:
         """Near the first deadline in it the provider is asked to stop: what is answered is kept, the rest goes on."""

@@ -12,6 +12,7 @@ import pytest
 import redis
 
 from broker import keys
+from broker.batches import Batch, State
 from broker.events import decode_entry
 from broker.hands import Hands
 from broker.settings import Settings, parse
@@ -362,7 +363,7 @@ def test_near_a_deadline_the_batch_is_stopped_and_the_rest_is_called_for_singly(
     node.tick()
     (batch,) = node.book.all()
     assert "POST /v1/batches/batch_1/cancel" not in " ".join(node.provider.asked).replace("/messages", "")
-    node.book.write(replace(batch, due_us=node.store.now_us() + 60_000_000))
+    node.book.write(replace(batch, due_us=node.store.now_us() + 60_000_000), over=batch.state)
     node.keeper.look()
     assert node.provider.batches["batch_1"].cancelled
     node.keeper.look()
@@ -424,6 +425,28 @@ def test_a_batch_whose_reply_was_lost_is_found_and_paid_once(node: Node) -> None
     node.tick()
     node.tick()
     assert len(node.provider.batches) == 1
+    assert set(node.statuses().values()) == {"succeeded"}
+    assert sum(one.task.cost.total for one in node.ledger()) == 2 * LINE_NANO
+    node.at_rest()
+
+
+def test_what_was_taken_apart_while_its_sender_stood_still_is_not_sent(
+    node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    node.submit("a", "b")
+    write = node.book.write
+
+    def late(batch: Batch, *, over: State | None) -> bool:
+        if batch.state == "sending":
+            node.anew().keeper.look()
+        return write(batch, over=over)
+
+    monkeypatch.setattr(node.book, "write", late)
+    node.sender.send()
+    assert node.provider.batches == {}
+    assert (node.book.all(), node.depth("batch")) == ([], 2)
+    monkeypatch.undo()
+    node.tick()
     assert set(node.statuses().values()) == {"succeeded"}
     assert sum(one.task.cost.total for one in node.ledger()) == 2 * LINE_NANO
     node.at_rest()
