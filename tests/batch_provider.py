@@ -35,8 +35,8 @@ class Held:
 class BatchProvider:
     """``ended``: batches end at once. Lines whose prompt matches ``expire`` are never worked on, those that match
     ``fail`` come to an error, those that match ``twice`` are answered two times; answers for ``strangers`` come
-    besides. ``hidden``: no list shows a batch. ``lose`` names requests whose reply is lost after the work was done, as
-    many times as they stand in it.
+    besides. ``hidden``: no list shows a batch. What matches ``gone``, a method and a path, is not there. ``lose`` names
+    requests whose reply is lost after the work was done, as many times as they stand in it.
     """
 
     url: str = ""
@@ -47,6 +47,7 @@ class BatchProvider:
     refuse: str = ""
     strangers: int = 0
     hidden: bool = False
+    gone: str = ""
     status: int = 200
     lose: list[str] = field(default_factory=list)
     files: dict[str, bytes] = field(default_factory=dict)
@@ -122,6 +123,12 @@ class _Handler(BaseHTTPRequestHandler):
         self.told.asked.append(f"{method} {path}")
         if self.told.status != 200:
             self._send({"error": {"message": "scripted", "type": "scripted"}}, self.told.status)
+            return
+        if self.told.gone and re.fullmatch(self.told.gone, f"{method} {path}"):
+            self._send({"error": {"message": "no such thing", "type": "scripted"}}, 404)
+            return
+        if path.endswith("/cancel") and self.told.is_ended(self.told.batches[path.split("/")[-2]]):
+            self._send({"error": {"message": "it has ended", "type": "scripted"}}, 409)
             return
         for pattern, name in ROUTES:
             if match := re.fullmatch(pattern, f"{method} {path}"):

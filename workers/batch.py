@@ -4,8 +4,9 @@ Each step is in Redis before the next one is taken, so that a process may die an
 
     open     being filled. Tasks that joined are the batch's; nothing has left. Found alone, it is taken apart again.
     sending  it may have reached the provider or not. Found alone, the provider is asked for it.
-    lost     the provider did not know it. Its tasks went on, their calls booked as unsettled; should it turn up within
-             a day all the same, it is stopped, and what its lines cost is put right.
+    lost     the provider did not know it, or has its answers no more. Its tasks went on, their calls booked as
+             unsettled; should it turn up within a day all the same, it is stopped, and what its lines cost is put
+             right.
     sent     the provider has it. It is asked now and then; when it has ended each line is settled, once, by the same
              commit as any other call. Lines that were never worked on go back to where they wait.
 """

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 from broker.batches import Batch, Lock, State
 from broker.call import Usage
-from broker.errors import CallCancelled, EngineError
+from broker.errors import CallCancelled, EngineError, ModelNotFound
 from broker.scopes import utc_day
 from broker.store import MICRO, Move
 from workers.batch import HANDFUL, Batches
@@ -52,19 +52,28 @@ class BatchKeeper:
                 self._search(batch)
             case "sent":
                 self._ask_after(batch, lock)
-            case "lost" if batch.provider_id:
-                self._ask_after(self._stopped(batch), lock)
             case "lost":
-                self._search(batch)
+                self._let_go(batch)  # again: whoever wrote that it is lost may have died over this
+                if batch.provider_id:
+                    self._ask_after(batch, lock)
+                else:
+                    self._search(batch)
 
     def _ask_after(self, batch: Batch, lock: Lock) -> None:
-        standing = self.door.standing(batch.provider_id)
+        try:
+            standing = self.door.standing(batch.provider_id)
+        except ModelNotFound:  # what knows no batch at all, like a wrong address, fails the search too
+            self._search(batch)
+            return
         if not standing.ended:
             self._hurry(batch)
             return
         if standing.refused:
             log.error("the provider took nothing of batch %s: %s", batch.id, standing.refused)
-        self._settle(batch, lock, singly=bool(standing.refused))
+        try:
+            self._settle(batch, lock, singly=bool(standing.refused))
+        except ModelNotFound as error:
+            self._give_up(batch, f"its answers are gone: {error.message}")
 
     def _search(self, batch: Batch) -> None:
         """Whether the provider knows it after all."""
@@ -74,33 +83,30 @@ class BatchKeeper:
         if found is not None:
             state: State = "sent" if batch.state == "sending" else batch.state
             self.book.write(replace(batch, state=state, provider_id=found), over=batch.state)
-        elif batch.state == "sending" and age_s > LOST_S:
-            self._lose(batch)
-        elif age_s > GIVEN_UP_S:
-            self.book.close(batch)
+        elif age_s > (GIVEN_UP_S if batch.state == "lost" else LOST_S):
+            self._give_up(batch, "it is not to be found at the provider")
 
-    def _lose(self, batch: Batch) -> None:
-        """Nobody knows whether it is paid for: so it counts as that, and its tasks go on."""
-        log.error("batch %s of %d lines is not to be found at the provider", batch.id, batch.lines)
-        if not self.book.write(replace(batch, state="lost"), over=batch.state):
-            return
+    def _give_up(self, batch: Batch, why: str) -> None:
+        """Nobody knows whether it is paid for: so it counts as that, and its tasks go on. A lost one is closed so."""
+        log.error("batch %s of %d lines is given up: %s", batch.id, batch.lines, why)
+        if batch.state == "lost":
+            self.book.close(batch)
+        elif self.book.write(replace(batch, state="lost"), over=batch.state):
+            self._let_go(batch)
+
+    def _let_go(self, batch: Batch) -> None:
         for handful in self.book.pages(batch):
             claims = self.store.claims([holder for _, holder in handful], self.pool)
             self.store.release([claim for claim in claims if claim is not None], "its batch was lost")
 
-    def _stopped(self, batch: Batch) -> Batch:
-        if batch.cancelled:
-            return batch
-        self.door.cancel(batch.provider_id)
-        stopped = replace(batch, cancelled=True)
-        self.book.write(stopped, over=batch.state)
-        return stopped
-
     def _hurry(self, batch: Batch) -> None:
-        """Near the first deadline in it the provider is asked to stop: what is answered is kept, the rest goes on."""
+        """Near the first deadline in it, and where its tasks have gone on, the provider is asked to stop: what is
+        answered is kept, the rest goes on."""
         overflow_us = round(self.row.batch_overflow_s * MICRO)
-        if batch.due_us is not None and self.store.now_us() > batch.due_us - overflow_us:
-            self._stopped(batch)
+        due = batch.due_us is not None and self.store.now_us() > batch.due_us - overflow_us
+        if (due or batch.state == "lost") and not batch.cancelled:
+            self.door.cancel(batch.provider_id)
+            self.book.write(replace(batch, cancelled=True), over=batch.state)
 
     def _settle(self, batch: Batch, lock: Lock, *, singly: bool) -> None:
         settled = kept = 0

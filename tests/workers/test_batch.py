@@ -469,10 +469,67 @@ def test_a_batch_that_is_not_to_be_found_stands_unsettled_and_is_put_right_when_
     for _ in range(3):
         node.keeper.look()
     assert node.book.all() == []
-    assert node.provider.batches["batch_1"].cancelled
     costs = {prompt: record.cost_nano for prompt, record in node.records().items()}
     assert costs == {"a": LINE_NANO, "late": 0}
     assert sum(one.task.unsettled_calls for one in node.ledger()) == 0
+    node.at_rest()
+
+
+def test_a_lost_batch_that_turns_up_unfinished_is_stopped(
+    node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    node.provider.lose, node.provider.hidden, node.provider.ended = ["create"], True, False
+    node.submit("a")
+    node.tick()
+    monkeypatch.setattr(batch_settle, "LOST_S", 0)
+    node.keeper.look()
+    node.provider.hidden = False
+    for _ in range(3):
+        node.keeper.look()
+    assert node.provider.batches["batch_1"].cancelled
+    assert (node.book.all(), node.records()["a"].cost_nano) == ([], 0)
+    node.at_rest()
+
+
+def test_what_the_provider_has_no_more_of_a_batch_is_given_up_and_its_tasks_go_on(
+    node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(batch_settle, "LOST_S", 0)
+    monkeypatch.setattr(batch_settle, "GIVEN_UP_S", 0)
+    for gone in ("GET .*/batches/batch_1", "GET .*/(content|results)"):
+        node.provider.gone = gone
+        node.submit(gone)
+        node.tick()
+        assert node.statuses()[gone] == "queued"
+        node.keeper.look()
+        assert node.book.all() == []
+        node.at_rest()
+        node.provider.gone = ""
+        node.tick()
+        assert node.statuses()[gone] == "succeeded"
+        node.at_rest()
+
+
+def test_a_wrong_address_loses_no_batch(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(batch_settle, "LOST_S", 0)
+    node.submit("a")
+    node.sender.send()
+    node.provider.gone = ".*"
+    node.keeper.look()
+    assert node.statuses() == {"a": "running"}
+    node.provider.gone = ""
+    node.keeper.look()
+    assert node.records()["a"].cost_nano == LINE_NANO
+
+
+def test_tasks_of_a_lost_batch_go_on_though_its_keeper_died_over_it(node: Node) -> None:
+    node.provider.lose, node.provider.hidden = ["create"], True
+    node.submit("a")
+    node.tick()
+    (batch,) = node.book.all()
+    node.book.write(replace(batch, state="lost"), over="sending")
+    node.anew().keeper.look()
+    assert node.statuses() == {"a": "queued"}
     node.at_rest()
 
 

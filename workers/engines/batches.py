@@ -46,7 +46,7 @@ class BatchDoor(Protocol):
     def find(self, name: str, lines: int, since_s: float, known: frozenset[str]) -> str | None:
         """The provider's id of a batch that was sent without its answer having come; None where it has none.
 
-        ``since_s``: seconds since the epoch; nothing older is meant. ``known`` are ids of other batches.
+        ``since_s``: seconds since the epoch; nothing older is meant. ``known`` are ids that are not meant.
         """
 
     def standing(self, provider_id: str) -> Standing: ...

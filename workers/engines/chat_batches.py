@@ -60,7 +60,7 @@ class ChatBatches:
     def find(self, name: str, lines: int, since_s: float, known: frozenset[str]) -> str | None:
         with self._asking():
             for batch in self._client.batches.list(limit=100):
-                if (batch.metadata or {}).get(NAME) == name:
+                if (batch.metadata or {}).get(NAME) == name and batch.id not in known:
                     return batch.id
                 if batch.created_at < since_s - 3600:
                     return None
