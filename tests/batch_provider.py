@@ -35,8 +35,9 @@ class Held:
 class BatchProvider:
     """``ended``: batches end at once. Lines whose prompt matches ``expire`` are never worked on, those that match
     ``fail`` come to an error, those that match ``twice`` are answered two times; answers for ``strangers`` come
-    besides. ``hidden``: no list shows a batch. What matches ``gone``, a method and a path, is not there. ``lose`` names
-    requests whose reply is lost after the work was done, as many times as they stand in it.
+    besides. Those that match ``torn`` are answered with a line that is ``odd``, the others with what it ``says``.
+    ``hidden``: no list shows a batch. What matches ``gone``, a method and a path, is not there. ``lose`` names requests
+    whose reply is lost after the work was done, as many times as they stand in it.
     """
 
     url: str = ""
@@ -46,6 +47,9 @@ class BatchProvider:
     twice: str = ""
     refuse: str = ""
     strangers: int = 0
+    torn: str = ""
+    odd: bytes = b""
+    says: str = "fine"
     hidden: bool = False
     gone: str = ""
     status: int = 200
@@ -74,6 +78,9 @@ class BatchProvider:
                 continue
             if self.expire and re.search(self.expire, prompt):
                 continue
+            if self.torn and re.search(self.torn, prompt):
+                rows.append((line, "torn"))
+                continue
             word = "error" if self.fail and re.search(self.fail, prompt) else "ok"
             rows += [(line, word)] * (2 if self.twice and re.search(self.twice, prompt) else 1)
         return rows + [(f"stranger-{n}", "ok") for n in range(self.strangers)]
@@ -89,7 +96,7 @@ class BatchProvider:
                 {
                     line
                     for line, word in self.worked_on(held)
-                    if word == "ok" and not line.startswith("stranger")
+                    if word in ("ok", "torn") and not line.startswith("stranger")
                 }
             )
             for held in self.batches.values()
@@ -202,7 +209,7 @@ class _Handler(BaseHTTPRequestHandler):
         held = self.told.batches[batch_id]
         worked = self.told.worked_on(held)
         if kind == "out":
-            rows = [self._answered(line) for line, word in worked if word == "ok"]
+            rows = [self._answered(line, word) for line, word in worked if word != "error"]
         else:
             touched = {line for line, _ in worked}
             rows = [self._failed(line) for line, word in worked if word == "error"]
@@ -212,12 +219,15 @@ class _Handler(BaseHTTPRequestHandler):
                 for line, _ in held.lines
                 if line not in touched
             ]
-        return b"".join(json.dumps(row).encode() + b"\n" for row in rows)
+        return lines(rows)
 
-    def _answered(self, line: str) -> Any:
+    def _answered(self, line: str, word: str) -> Any:
+        if word == "torn":
+            return self.told.odd
+        said = {"role": "assistant", "content": self.told.says}
         body = {
             "id": "c", "object": "chat.completion", "created": 1, "model": "the-model", "usage": USAGE,
-            "choices": [{"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": "fine"}}],
+            "choices": [{"index": 0, "finish_reason": "stop", "message": said}],
         }  # fmt: skip
         return {
             "id": "x",
@@ -253,7 +263,7 @@ class _Handler(BaseHTTPRequestHandler):
         if ended:
             worked = dict(self.told.worked_on(held))
             counts["errored"] = sum(word == "error" for word in worked.values())
-            counts["succeeded"] = sum(worked.get(line) == "ok" for line, _ in held.lines)
+            counts["succeeded"] = sum(worked.get(line) in ("ok", "torn") for line, _ in held.lines)
             counts["expired"] = len(held.lines) - counts["errored"] - counts["succeeded"]
         else:
             counts["processing"] = len(held.lines)
@@ -279,29 +289,37 @@ class _Handler(BaseHTTPRequestHandler):
     def results(self, _: bytes, batch_id: str) -> bytes:
         held = self.told.batches[batch_id]
         worked = self.told.worked_on(held)
-        rows = [{"custom_id": line, "result": self._result(word)} for line, word in worked]
+        rows: list[Any] = [
+            self.told.odd if word == "torn" else {"custom_id": line, "result": self._result(word)}
+            for line, word in worked
+        ]
         touched = {line for line, _ in worked}
         rows += [
             {"custom_id": line, "result": {"type": "canceled" if held.cancelled else "expired"}}
             for line, _ in held.lines
             if line not in touched
         ]
-        return b"".join(json.dumps(row).encode() + b"\n" for row in rows)
+        return lines(rows)
 
-    @staticmethod
-    def _result(word: str) -> Any:
+    def _result(self, word: str) -> Any:
         if word == "error":
             inner = {"type": "invalid_request_error", "message": "prompt is too long: 9 tokens"}
             return {"type": "errored", "error": {"type": "error", "error": inner}}
         message = {
             "id": "m", "type": "message", "role": "assistant", "model": "the-model", "stop_reason": "end_turn",
-            "content": [{"type": "text", "text": "fine"}], "usage": {"input_tokens": 10, "output_tokens": 100},
+            "content": [{"type": "text", "text": self.told.says}], "usage": {"input_tokens": 10, "output_tokens": 100},
         }  # fmt: skip
         return {"type": "succeeded", "message": message}
 
     def drop_claude(self, _: bytes, batch_id: str) -> Any:
         self.told.forgotten.append(batch_id)
         return {"id": batch_id, "type": "message_batch_deleted"}
+
+
+def lines(rows: list[Any]) -> bytes:
+    """Those that are bytes as they are."""
+    whole = (row if isinstance(row, bytes) else json.dumps(row, ensure_ascii=False).encode() for row in rows)
+    return b"".join(row + b"\n" for row in whole)
 
 
 ROUTES = (

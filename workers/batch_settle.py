@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any, TypeVar
 
-from broker.batches import Batch, Lock, State
+from broker.batches import Batch, Holder, Lock, State
 from broker.call import Usage
 from broker.errors import CallCancelled, EngineError, ModelNotFound
 from broker.scopes import utc_day
@@ -33,7 +33,11 @@ class BatchKeeper:
         self.row, self.lane, self.pool = batches.row, batches.lane, batches.pool
 
     def look(self) -> None:
-        """See to each of the lane's batches that nobody else is at work on."""
+        """See to each of the lane's batches that nobody else is at work on.
+
+        Raises an ExceptionGroup, when all were seen to, of what went wrong with some by no fault of the provider's.
+        """
+        failed = []
         for known in self.book.all(self.lane):
             with self.book.lock(known.id) as lock:
                 batch = self.book.get(known.id) if lock is not None else None
@@ -43,6 +47,10 @@ class BatchKeeper:
                     self._see_to(batch, lock)
                 except EngineError as error:
                     log.error("batch %s is looked after again in a while: %s", batch.id, error)
+                except Exception as error:  # noqa: BLE001 - raised below: no other batch waits for it
+                    failed.append(error)
+        if failed:
+            raise ExceptionGroup(f"batches of lane {self.lane!r} that were not seen to", failed)
 
     def _see_to(self, batch: Batch, lock: Lock) -> None:
         match batch.state:
@@ -109,7 +117,7 @@ class BatchKeeper:
             self.book.write(replace(batch, cancelled=True), over=batch.state)
 
     def _settle(self, batch: Batch, lock: Lock, *, singly: bool) -> None:
-        settled = kept = 0
+        settled = kept = untouched = torn = 0
         with _Behind(self._book) as behind:
             for handful in _handfuls(self.door.results(batch.provider_id)):
                 if not lock.held():
@@ -117,14 +125,18 @@ class BatchKeeper:
                 judged = self._judged(batch, dict(handful))
                 behind(batch, judged)
                 settled, kept = settled + len(judged.moves), kept + judged.unread
+                untouched += len(judged.untouched)
+                torn += sum(not line for line, _ in handful)
         if kept:
             self._wait_for_types(batch, kept)
             return
         left = self.book.count_left(batch)
+        if left and torn:
+            self._give_up(batch, f"{torn} lines of its answers cannot be read, and {left} have none")
+            return
         for rest in self.book.left(batch):
             if batch.state == "lost":
-                never = CallCancelled("the provider did not work on it", usage=Usage())
-                judged = self._judged(batch, {line: never for line, _ in rest})
+                judged = self._judged(batch, dict.fromkeys(line for line, _ in rest))
                 self._book(batch, judged)
                 kept += judged.unread
             else:
@@ -134,43 +146,51 @@ class BatchKeeper:
                 return
         self.door.forget(batch.provider_id)
         self.book.close(batch)
-        log.info("batch %s: %d lines settled, %d were not worked on", batch.id, settled, left)
+        log.info("batch %s: %d lines settled, %d were not worked on", batch.id, settled, untouched + left)
 
     def _wait_for_types(self, batch: Batch, lines: int) -> None:
         log.error("batch %s: %d lines are of types that this node does not know; they wait", batch.id, lines)
 
-    def _judged(self, batch: Batch, results: dict[str, Any]) -> _Judged:
+    def _judged(self, batch: Batch, results: Mapping[str, Any]) -> _Judged:
         """A handful's moves. A line that was settled before, or is of no task of ours, is passed over; one whose type
-        is not known here stays."""
+        is not known here stays. One that was not worked on cost nothing: its task goes back, if it has not gone on."""
         names = list(results)
         holders = self.book.holders(batch, names)
-        mine = [(name, holder) for name, holder in zip(names, holders, strict=True) if holder is not None]
+        held = [(name, holder) for name, holder in zip(names, holders, strict=True) if holder is not None]
+        gone_on = batch.state == "lost"
+        mine = [one for one in held if gone_on or results[one[0]] is not None]
+        untouched = [one for one in held if not gone_on and results[one[0]] is None]
         refs = [holder for _, holder in mine]
-        claims = self.store.claims(refs, self.pool, stale=batch.state == "lost")
+        claims = self.store.claims(refs, self.pool, stale=gone_on)
         now_us, day = self.store.now_us(), utc_day(batch.since_us)
+        never = CallCancelled("the provider did not work on it", usage=Usage())
         moves, done = [], []
         for (name, _), claim in zip(mine, claims, strict=True):
             job = None if claim is None else self.jobs.again(claim, day)
             if job is not None:
                 said = results[name]
-                result = said if isinstance(said, EngineError) else self.door.read(said, job.call)
+                result = never if said is None else self.door.read(said, job.call)
                 moves.append(self.jobs.settled(job, result, batch.since_us, now_us))
             if job is not None or claim is None:
                 done.append(name)
-        return _Judged(moves, done, len(mine) - len(done))
+        return _Judged(moves, done, len(mine) - len(done), untouched)
 
     def _book(self, batch: Batch, judged: _Judged) -> None:
         self.store.commit(judged.moves)
         self.book.settled(batch, judged.done)
+        if judged.untouched:
+            self.batches.put_back(batch, judged.untouched, singly=False)
 
 
 @dataclass(frozen=True, slots=True)
 class _Judged:
-    """What becomes of a handful of lines: their tasks' moves, which lines are then done with, how many stay."""
+    """What becomes of a handful of lines: their tasks' moves, which lines are then done with, how many stay, and which
+    go back."""
 
     moves: list[Move]
     done: list[str]
     unread: int
+    untouched: list[Holder]
 
 
 class _Behind:

@@ -53,8 +53,10 @@ def sent(door: BatchDoor, folder: Path, *prompts: str, name: str = "ours") -> st
     return door.send(name, path, len(prompts))
 
 
-def results(door: BatchDoor, provider_id: str) -> dict[str, Reply | EngineError]:
-    return {line: door.read(row, asked("x")) for line, row in door.results(provider_id)}
+def results(door: BatchDoor, provider_id: str) -> dict[str, Reply | EngineError | None]:
+    return {
+        line: None if row is None else door.read(row, asked("x")) for line, row in door.results(provider_id)
+    }
 
 
 def test_each_line_comes_back_under_its_own_name(door: BatchDoor, tmp_path: Path) -> None:
@@ -85,15 +87,13 @@ def test_a_batch_that_goes_on_is_not_ended(door: BatchDoor, provider: BatchProvi
     assert not door.standing(batch).ended
     door.cancel(batch)
     assert door.standing(batch).ended
-    assert results(door, batch) == {}
+    assert results(door, batch) == {"line-0": None}
 
 
-def test_lines_that_expired_are_not_among_the_results(
-    door: BatchDoor, provider: BatchProvider, tmp_path: Path
-) -> None:
+def test_lines_that_expired_have_no_result(door: BatchDoor, provider: BatchProvider, tmp_path: Path) -> None:
     provider.expire = "late"
     batch = sent(door, tmp_path, "a", "late", "b")
-    assert set(results(door, batch)) == {"line-0", "line-2"}
+    assert [line for line, reply in results(door, batch).items() if reply is None] == ["line-1"]
 
 
 def test_a_line_that_failed_is_the_error_that_it_would_be_singly_and_costs_nothing(
@@ -104,6 +104,23 @@ def test_a_line_that_failed_is_the_error_that_it_would_be_singly_and_costs_nothi
     assert isinstance(found["line-0"], Reply)
     assert isinstance(found["line-1"], ContextOverflow)
     assert found["line-1"].usage == Usage()
+
+
+def test_an_answer_may_hold_whatever_ends_a_line_elsewhere(
+    door: BatchDoor, provider: BatchProvider, tmp_path: Path
+) -> None:
+    provider.says = "one\u2028two\x85three"
+    (reply,) = results(door, sent(door, tmp_path, "a")).values()
+    assert isinstance(reply, Reply)
+    assert reply.text == provider.says
+
+
+@pytest.mark.parametrize("odd", [b'{"custom_id": "li', b"[1]", b'{"id": "x"}', b'{"custom_id": "\xff\xfe"}'])
+def test_a_line_that_is_none_comes_without_a_name_and_stops_no_other(
+    door: BatchDoor, provider: BatchProvider, tmp_path: Path, odd: bytes
+) -> None:
+    provider.torn, provider.odd = "b", odd
+    assert set(results(door, sent(door, tmp_path, "a", "b", "c"))) == {"line-0", "", "line-2"}
 
 
 def test_a_batch_whose_reply_was_lost_is_found_again(

@@ -533,6 +533,49 @@ def test_tasks_of_a_lost_batch_go_on_though_its_keeper_died_over_it(node: Node) 
     node.at_rest()
 
 
+def test_an_answer_that_cannot_be_read_costs_its_worst_case_and_no_other_line_waits_for_it(
+    node: Node,
+) -> None:
+    node.provider.torn, node.provider.odd, node.provider.expire = "torn", b'{"custom_id": "t', "late"
+    node.submit("a", "torn", "late", "b")
+    node.tick()
+    assert node.statuses() == {"a": "succeeded", "b": "succeeded", "torn": "queued", "late": "queued"}
+    assert (node.records()["a"].cost_nano, node.records()["late"].cost_nano) == (LINE_NANO, 0)
+    assert node.records()["torn"].cost_nano > LINE_NANO
+    assert sum(one.task.unsettled_calls for one in node.ledger()) == 1
+    node.at_rest()
+    node.keeper.look()
+    assert node.book.all() == []
+
+
+def test_what_is_wrong_with_one_batch_is_told_and_holds_up_no_other(
+    node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    node.provider.ended = False
+    for prompt in ("first", "second"):
+        node.submit(prompt)
+        node.sender.send()
+    node.provider.ended = True
+    monkeypatch.setattr(node.door, "read", failing_once(node.door.read))
+    with pytest.raises(ExceptionGroup):
+        node.keeper.look()
+    assert node.statuses() == {"first": "running", "second": "succeeded"}
+    node.keeper.look()
+    assert node.statuses()["first"] == "succeeded"
+    node.at_rest()
+
+
+def failing_once(deed: Callable[..., Any]) -> Callable[..., Any]:
+    errors = iter([RuntimeError("a defect of ours")])
+
+    def failing(*args: Any) -> Any:
+        for error in errors:
+            raise error
+        return deed(*args)
+
+    return failing
+
+
 def test_answers_wait_for_a_type_that_the_configuration_has_lost(node: Node) -> None:
     node.provider.ended = False
     node.submit("a")

@@ -6,7 +6,8 @@ of the tasks is ``workers/batch.py``'s.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import json
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -52,8 +53,8 @@ class BatchDoor(Protocol):
     def standing(self, provider_id: str) -> Standing: ...
 
     def results(self, provider_id: str) -> Iterator[tuple[str, Any]]:
-        """Of each line that was worked on, in any order, its id and the provider's words. A line that expired or was
-        cancelled before its turn is not among them."""
+        """Of each line, in any order, its id and the provider's words; None for one that expired or was cancelled
+        before its turn, which may also be missing. What cannot be read comes under the id ""."""
 
     def read(self, result: Any, call: Call) -> Reply | EngineError:
         """The provider's words about one line, as the answer to the call or the error that it came to."""
@@ -63,3 +64,25 @@ class BatchDoor(Protocol):
 
     def forget(self, provider_id: str) -> None:
         """All is read: the provider may delete its files."""
+
+
+def rows_of(chunks: Iterable[bytes]) -> Iterator[tuple[str, Any]]:
+    """Of each line of a file that comes in pieces its ``custom_id`` and what it holds, "" and the text where it names
+    no line of a batch. Only a line feed ends a line: an answer may hold all else that ends one elsewhere."""
+    for line in filter(bytes.strip, _lines(chunks)):
+        text = line.decode(errors="replace")
+        try:
+            row = json.loads(text)
+        except (ValueError, RecursionError):
+            row = None
+        name = row.get("custom_id") if isinstance(row, dict) else None
+        yield (name, row) if isinstance(name, str) and name.isascii() else ("", text)
+
+
+def _lines(chunks: Iterable[bytes]) -> Iterator[bytes]:
+    """One at a time: a file of answers may be hundreds of megabytes."""
+    rest = b""
+    for chunk in chunks:
+        *whole, rest = (rest + chunk).split(b"\n")
+        yield from whole
+    yield rest

@@ -17,7 +17,7 @@ import openai
 
 from broker.call import Call, Reply
 from broker.errors import CallRejected, EngineError
-from workers.engines.batches import ASK_S, Standing
+from workers.engines.batches import ASK_S, Standing, rows_of
 from workers.engines.chat import FINISHES, RAISED, request, take_whole
 from workers.engines.chat_errors import translate
 from workers.engines.dialects import Dialect
@@ -82,19 +82,15 @@ class ChatBatches:
         with self._asking():
             batch = self._client.batches.retrieve(provider_id)
         for file_id in filter(None, (batch.output_file_id, batch.error_file_id)):
-            for row in self._rows(file_id):
-                if (row.get("error") or {}).get("code") not in UNTOUCHED:
-                    yield str(row["custom_id"]), row
+            for line_id, row in self._rows(file_id):
+                yield line_id, None if _is_untouched(row) else row
 
-    def _rows(self, file_id: str) -> Iterator[dict[str, Any]]:
-        """One line at a time: a file of answers may be hundreds of megabytes."""
+    def _rows(self, file_id: str) -> Iterator[tuple[str, Any]]:
         with (
             self._asking(),
             self._client.files.with_streaming_response.content(file_id, timeout=ASK_S) as file,
         ):
-            for line in file.iter_lines():
-                if line.strip():
-                    yield json.loads(line)
+            yield from rows_of(file.iter_bytes())
 
     def read(self, result: Any, call: Call) -> Reply | EngineError:
         constraint = self._dialect.constrain(call)
@@ -138,3 +134,10 @@ class ChatBatches:
         return reading(
             self._lane_name, NOBODY, lambda: False, Answer(time.perf_counter()), RAISED, translated
         )
+
+
+def _is_untouched(row: Any) -> bool:
+    match row:
+        case {"error": {"code": str(code)}}:
+            return code in UNTOUCHED
+    return False

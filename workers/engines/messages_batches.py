@@ -18,7 +18,7 @@ import anthropic
 
 from broker.call import Call, Reply
 from broker.errors import EngineError, EngineFault
-from workers.engines.batches import ASK_S, Standing
+from workers.engines.batches import ASK_S, Standing, rows_of
 from workers.engines.messages import FINISHES, RAISED, normalised, unpack
 from workers.engines.messages_errors import translate
 from workers.engines.messages_request import FORCED_ANSWER, Cache, request
@@ -80,17 +80,15 @@ class MessagesBatches:
             return self._client.get(f"{URL}/{provider_id}", cast_to=object)
 
     def results(self, provider_id: str) -> Iterator[tuple[str, Any]]:
-        """One line at a time."""
         with self._asking():
             batches = self._client.messages.batches.with_streaming_response
             with batches.results(provider_id, timeout=ASK_S) as response:
-                for line in filter(str.strip, response.iter_lines()):
-                    row = json.loads(line)
-                    if row["result"]["type"] in ("succeeded", "errored"):
-                        yield text_of(row, "custom_id"), row["result"]
+                for line_id, row in rows_of(response.iter_bytes()):
+                    yield line_id, None if _is_untouched(row) else row
 
     def read(self, result: Any, call: Call) -> Reply | EngineError:
         try:
+            result = result["result"]
             if result["type"] == "errored":
                 return self._refused(result["error"], call)
             body, read = request(self._model, call, cache=self._cache, shots=self._shots)
@@ -124,6 +122,13 @@ class MessagesBatches:
         return reading(
             self._lane_name, NOBODY, lambda: False, Answer(time.perf_counter()), RAISED, translated
         )
+
+
+def _is_untouched(row: Any) -> bool:
+    match row:
+        case {"result": {"type": "canceled" | "expired"}}:
+            return True
+    return False
 
 
 def _whole(message: Any) -> Answer:
