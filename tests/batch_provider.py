@@ -36,8 +36,9 @@ class BatchProvider:
     """``ended``: batches end at once. Lines whose prompt matches ``expire`` are never worked on, those that match
     ``fail`` come to an error, those that match ``twice`` are answered two times; answers for ``strangers`` come
     besides. Those that match ``torn`` are answered with a line that is ``odd``, the others with what it ``says``.
-    ``hidden``: no list shows a batch. What matches ``gone``, a method and a path, is not there. ``lose`` names requests
-    whose reply is lost after the work was done, as many times as they stand in it.
+    ``cut``: a download ends in its middle, as if it were whole. ``hidden``: no list shows a batch. What matches
+    ``gone``, a method and a path, is not there. ``lose`` names requests whose reply is lost after the work was done, as
+    many times as they stand in it.
     """
 
     url: str = ""
@@ -50,6 +51,7 @@ class BatchProvider:
     torn: str = ""
     odd: bytes = b""
     says: str = "fine"
+    cut: bool = False
     hidden: bool = False
     gone: str = ""
     status: int = 200
@@ -91,17 +93,13 @@ class BatchProvider:
 
     def answered(self) -> int:
         """Lines that it charges for."""
-        return sum(
-            len(
-                {
-                    line
-                    for line, word in self.worked_on(held)
-                    if word in ("ok", "torn") and not line.startswith("stranger")
-                }
-            )
-            for held in self.batches.values()
-            if self.is_ended(held)
-        )
+        return sum(map(self.charged, self.batches.values()))
+
+    def charged(self, held: Held) -> int:
+        if self.refuse or not self.is_ended(held):
+            return 0
+        charged = {line for line, word in self.worked_on(held) if word in ("ok", "torn")}
+        return len(charged & {line for line, _ in held.lines})
 
     def is_ended(self, held: Held) -> bool:
         return self.ended or held.cancelled
@@ -153,7 +151,12 @@ class _Handler(BaseHTTPRequestHandler):
         data = answer if isinstance(answer, bytes) else json.dumps(answer).encode()
         self.send_response(status)
         self.send_header("content-type", "application/json")
-        self.send_header("content-length", str(len(data)))
+        if self.told.cut and isinstance(answer, bytes):
+            rows = data.splitlines(keepends=True)
+            data = b"".join(rows[: len(rows) // 2])
+            self.send_header("connection", "close")  # and no length
+        else:
+            self.send_header("content-length", str(len(data)))
         self.end_headers()
         self.wfile.write(data)
 
@@ -186,7 +189,7 @@ class _Handler(BaseHTTPRequestHandler):
             "id": held.id, "object": "batch", "endpoint": "/v1/chat/completions", "input_file_id": "file-1",
             "completion_window": "24h", "status": status, "created_at": int(held.made_s),
             "metadata": held.metadata,
-            "request_counts": {"total": len(held.lines), "completed": 0, "failed": 0},
+            "request_counts": {"total": len(held.lines), "completed": self.told.charged(held), "failed": 0},
         }  # fmt: skip
         if self.told.refuse:
             row["errors"] = {"object": "list", "data": [{"code": self.told.refuse, "message": "refused"}]}

@@ -15,6 +15,7 @@ from broker.errors import CallCancelled, EngineError, ModelNotFound
 from broker.scopes import utc_day
 from broker.store import MICRO, Move
 from workers.batch import HANDFUL, Batches
+from workers.engines.batches import Standing
 
 log = logging.getLogger(__name__)
 #: A batch whose sending brought no answer is looked for, and given up when the provider does not know it after that.
@@ -79,7 +80,7 @@ class BatchKeeper:
         if standing.refused:
             log.error("the provider took nothing of batch %s: %s", batch.id, standing.refused)
         try:
-            self._settle(batch, lock, singly=bool(standing.refused))
+            self._settle(batch, lock, standing)
         except ModelNotFound as error:
             self._give_up(batch, f"its answers are gone: {error.message}")
 
@@ -116,10 +117,10 @@ class BatchKeeper:
             self.door.cancel(batch.provider_id)
             self.book.write(replace(batch, cancelled=True), over=batch.state)
 
-    def _settle(self, batch: Batch, lock: Lock, *, singly: bool) -> None:
+    def _settle(self, batch: Batch, lock: Lock, standing: Standing) -> None:
         settled = kept = untouched = torn = 0
         with _Behind(self._book) as behind:
-            for handful in _handfuls(self.door.results(batch.provider_id)):
+            for handful in _handfuls(self.door.results(batch.provider_id, standing.answered)):
                 if not lock.held():
                     return
                 judged = self._judged(batch, dict(handful))
@@ -140,7 +141,7 @@ class BatchKeeper:
                 self._book(batch, judged)
                 kept += judged.unread
             else:
-                self.batches.put_back(batch, rest, singly=singly)
+                self.batches.put_back(batch, rest, singly=bool(standing.refused))
             if kept:  # they would be found again and again
                 self._wait_for_types(batch, kept)
                 return

@@ -54,9 +54,8 @@ def sent(door: BatchDoor, folder: Path, *prompts: str, name: str = "ours") -> st
 
 
 def results(door: BatchDoor, provider_id: str) -> dict[str, Reply | EngineError | None]:
-    return {
-        line: None if row is None else door.read(row, asked("x")) for line, row in door.results(provider_id)
-    }
+    rows = door.results(provider_id, door.standing(provider_id).answered)
+    return {line: None if row is None else door.read(row, asked("x")) for line, row in rows}
 
 
 def test_each_line_comes_back_under_its_own_name(door: BatchDoor, tmp_path: Path) -> None:
@@ -121,6 +120,14 @@ def test_a_line_that_is_none_comes_without_a_name_and_stops_no_other(
 ) -> None:
     provider.torn, provider.odd = "b", odd
     assert set(results(door, sent(door, tmp_path, "a", "b", "c"))) == {"line-0", "", "line-2"}
+
+
+def test_a_download_that_ends_early_is_told(door: BatchDoor, provider: BatchProvider, tmp_path: Path) -> None:
+    batch = sent(door, tmp_path, "a", "b", "c", "d")
+    assert door.standing(batch).answered == 4
+    provider.cut = True
+    with pytest.raises(EngineConnectionLost):
+        results(door, batch)
 
 
 def test_a_batch_whose_reply_was_lost_is_found_again(

@@ -548,6 +548,19 @@ def test_an_answer_that_cannot_be_read_costs_its_worst_case_and_no_other_line_wa
     assert node.book.all() == []
 
 
+def test_a_download_that_ends_early_loses_no_answer(node: Node) -> None:
+    node.provider.cut, node.provider.fail = True, "long"
+    node.submit("a", "b", "long", "c")
+    node.tick()
+    assert set(node.statuses().values()) <= {"succeeded", "parked", "running"}
+    assert node.provider.forgotten == []
+    node.provider.cut = False
+    node.keeper.look()
+    assert Counter(node.statuses().values()) == {"succeeded": 3, "parked": 1}
+    assert sum(one.task.cost.total for one in node.ledger()) == 3 * LINE_NANO
+    node.at_rest()
+
+
 def test_what_is_wrong_with_one_batch_is_told_and_holds_up_no_other(
     node: Node, monkeypatch: pytest.MonkeyPatch
 ) -> None:

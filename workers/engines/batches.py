@@ -21,8 +21,8 @@ ASK_S = 600.0
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """How a batch stands with its provider. ``ended``: no line of it will be answered any more. ``refused`` is why the
-    provider took none of it, "" where it did."""
+    """How a batch stands with its provider. ``ended``: no line of it will be answered any more. ``answered``: so many
+    answers are there at least, once it has ended. ``refused`` is why the provider took none of it, "" where it did."""
 
     ended: bool
     answered: int
@@ -52,9 +52,12 @@ class BatchDoor(Protocol):
 
     def standing(self, provider_id: str) -> Standing: ...
 
-    def results(self, provider_id: str) -> Iterator[tuple[str, Any]]:
+    def results(self, provider_id: str, answered: int) -> Iterator[tuple[str, Any]]:
         """Of each line, in any order, its id and the provider's words; None for one that expired or was cancelled
-        before its turn, which may also be missing. What cannot be read comes under the id ""."""
+        before its turn, which may also be missing. What cannot be read comes under the id "".
+
+        Raises EngineConnectionLost in the end where fewer than ``answered`` came, which is what its standing says.
+        """
 
     def read(self, result: Any, call: Call) -> Reply | EngineError:
         """The provider's words about one line, as the answer to the call or the error that it came to."""

@@ -22,7 +22,7 @@ from workers.engines.chat import FINISHES, RAISED, request, take_whole
 from workers.engines.chat_errors import translate
 from workers.engines.dialects import Dialect
 from workers.engines.refusal import NOTHING_USED, Refusal, engine_error, leaf_of
-from workers.engines.streamed import Answer, malformed, reading, text_of
+from workers.engines.streamed import Answer, ended_early, malformed, reading, text_of
 
 URL: Literal["/v1/chat/completions"] = "/v1/chat/completions"
 NAME = "laneway_batch"
@@ -74,16 +74,19 @@ class ChatBatches:
         refused = "; ".join(f"{one.code}: {one.message}" for one in said[:3]) or "no reason given"
         return Standing(
             batch.status in ENDED,
-            counts.completed + counts.failed if counts else 0,
+            counts.completed if counts else 0,
             refused if batch.status == "failed" else "",
         )
 
-    def results(self, provider_id: str) -> Iterator[tuple[str, Any]]:
+    def results(self, provider_id: str, answered: int) -> Iterator[tuple[str, Any]]:
         with self._asking():
             batch = self._client.batches.retrieve(provider_id)
         for file_id in filter(None, (batch.output_file_id, batch.error_file_id)):
             for line_id, row in self._rows(file_id):
+                answered -= file_id == batch.output_file_id
                 yield line_id, None if _is_untouched(row) else row
+        if answered > 0:
+            raise ended_early(self._lane_name)
 
     def _rows(self, file_id: str) -> Iterator[tuple[str, Any]]:
         with (

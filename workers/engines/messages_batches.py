@@ -23,7 +23,7 @@ from workers.engines.messages import FINISHES, RAISED, normalised, unpack
 from workers.engines.messages_errors import translate
 from workers.engines.messages_request import FORCED_ANSWER, Cache, request
 from workers.engines.refusal import Refusal, engine_error, leaf_of
-from workers.engines.streamed import Answer, Calling, malformed, reading, text_of
+from workers.engines.streamed import Answer, Calling, ended_early, malformed, reading, text_of
 
 URL = "/v1/messages/batches"
 CLOCKS_APART_S = 300.0
@@ -79,12 +79,16 @@ class MessagesBatches:
         with self._asking():
             return self._client.get(f"{URL}/{provider_id}", cast_to=object)
 
-    def results(self, provider_id: str) -> Iterator[tuple[str, Any]]:
+    def results(self, provider_id: str, answered: int) -> Iterator[tuple[str, Any]]:
         with self._asking():
             batches = self._client.messages.batches.with_streaming_response
             with batches.results(provider_id, timeout=ASK_S) as response:
                 for line_id, row in rows_of(response.iter_bytes()):
-                    yield line_id, None if _is_untouched(row) else row
+                    words = None if _is_untouched(row) else row
+                    answered -= words is not None
+                    yield line_id, words
+        if answered > 0:
+            raise ended_early(self._lane_name)
 
     def read(self, result: Any, call: Call) -> Reply | EngineError:
         try:
