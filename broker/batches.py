@@ -32,7 +32,8 @@ Holder = tuple[str, tuple[str, int]]
 class Batch:
     """``endpoint`` is the provider's door (``Endpoint.id``), ``provider_id`` its own name for the batch, "" before it
     has one. Times in microseconds of Redis's clock; ``due_us`` is the earliest deadline in it, None where no line has
-    one. ``cancelled``: the provider was asked to stop it.
+    one. ``cancelled``: the provider was asked to stop it. ``others`` are the provider's ids that were taken for its
+    own and were another's.
     """
 
     id: str
@@ -44,6 +45,7 @@ class Batch:
     lines: int = 0
     due_us: int | None = None
     cancelled: bool = False
+    others: tuple[str, ...] = ()
 
 
 class BatchBook:
@@ -210,6 +212,7 @@ def _fields(batch: Batch) -> Mapping[Any, Any]:
         "lines": batch.lines,
         "due": "" if batch.due_us is None else batch.due_us,
         "cancelled": int(batch.cancelled),
+        "others": " ".join(batch.others),
     }
 
 
@@ -225,6 +228,7 @@ def _batch(batch_id: str, row: dict[bytes, bytes]) -> Batch:
         int(said["lines"]),
         int(said["due"]) if said["due"] else None,
         said["cancelled"] == "1",
+        tuple(said.get("others", "").split()),  # older versions write none
     )
 
 

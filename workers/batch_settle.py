@@ -86,8 +86,8 @@ class BatchKeeper:
 
     def _search(self, batch: Batch) -> None:
         """Whether the provider knows it after all."""
-        known = frozenset(one.provider_id for one in self.book.all() if one.provider_id)
-        found = self.door.find(batch.id, batch.lines, batch.since_us / MICRO, known)
+        known = {one.provider_id for one in self.book.all() if one.provider_id}
+        found = self.door.find(batch.id, batch.lines, batch.since_us / MICRO, known.union(batch.others))
         age_s = (self.store.now_us() - batch.since_us) / MICRO
         if found is not None:
             state: State = "sent" if batch.state == "sending" else batch.state
@@ -118,7 +118,7 @@ class BatchKeeper:
             self.book.write(replace(batch, cancelled=True), over=batch.state)
 
     def _settle(self, batch: Batch, lock: Lock, standing: Standing) -> None:
-        settled = kept = untouched = torn = 0
+        settled = kept = untouched = torn = named = mine = 0
         with _Behind(self._book) as behind:
             for handful in _handfuls(self.door.results(batch.provider_id, standing.answered)):
                 if not lock.held():
@@ -128,10 +128,14 @@ class BatchKeeper:
                 settled, kept = settled + len(judged.moves), kept + judged.unread
                 untouched += len(judged.untouched)
                 torn += sum(not line for line, _ in handful)
+                named, mine = named + sum(bool(line) for line, _ in handful), mine + judged.mine
         if kept:
             self._wait_for_types(batch, kept)
             return
         left = self.book.count_left(batch)
+        if named and not mine and left == batch.lines:
+            self._disown(batch)
+            return
         if left and torn:
             self._give_up(batch, f"{torn} lines of its answers cannot be read, and {left} have none")
             return
@@ -148,6 +152,14 @@ class BatchKeeper:
         self.door.forget(batch.provider_id)
         self.book.close(batch)
         log.info("batch %s: %d lines settled, %d were not worked on", batch.id, settled, untouched + left)
+
+    def _disown(self, batch: Batch) -> None:
+        """What was found for it is another's: that is left alone, and it is looked for again."""
+        log.error("batch %s is not what the provider has as %s", batch.id, batch.provider_id)
+        state: State = "lost" if batch.state == "lost" else "sending"
+        others = (*batch.others, batch.provider_id)
+        again = replace(batch, state=state, provider_id="", cancelled=False, others=others)
+        self.book.write(again, over=batch.state)
 
     def _wait_for_types(self, batch: Batch, lines: int) -> None:
         log.error("batch %s: %d lines are of types that this node does not know; they wait", batch.id, lines)
@@ -174,7 +186,7 @@ class BatchKeeper:
                 moves.append(self.jobs.settled(job, result, batch.since_us, now_us))
             if job is not None or claim is None:
                 done.append(name)
-        return _Judged(moves, done, len(mine) - len(done), untouched)
+        return _Judged(moves, done, len(mine) - len(done), untouched, len(held))
 
     def _book(self, batch: Batch, judged: _Judged) -> None:
         self.store.commit(judged.moves)
@@ -185,13 +197,14 @@ class BatchKeeper:
 
 @dataclass(frozen=True, slots=True)
 class _Judged:
-    """What becomes of a handful of lines: their tasks' moves, which lines are then done with, how many stay, and which
-    go back."""
+    """What becomes of a handful of lines: their tasks' moves, which lines are then done with, how many stay, which go
+    back, and how many there are that were not settled before."""
 
     moves: list[Move]
     done: list[str]
     unread: int
     untouched: list[Holder]
+    mine: int
 
 
 class _Behind:

@@ -475,6 +475,25 @@ def test_a_batch_that_is_not_to_be_found_stands_unsettled_and_is_put_right_when_
     node.at_rest()
 
 
+def test_another_programs_batch_of_as_many_lines_is_left_alone(
+    client: redis.Redis, tmp_path: Path, provider: BatchProvider
+) -> None:
+    node = Node(CLAUDE, client, tmp_path, provider)
+    provider.lose = ["create"]
+    node.submit("a", "b")
+    node.sender.send()
+    (ours,) = provider.batches.values()
+    provider.make([(f"theirs-{line}", body) for line, body in ours.lines], {})
+    node.keeper.look()
+    assert node.book.all()[0].provider_id == "batch_2"
+    for _ in range(3):
+        node.keeper.look()
+    assert provider.forgotten == ["batch_1"]
+    assert set(node.statuses().values()) == {"succeeded"}
+    assert sum(one.task.cost.total for one in node.ledger()) == 2 * LINE_NANO
+    node.at_rest()
+
+
 def test_a_lost_batch_that_turns_up_unfinished_is_stopped(
     node: Node, monkeypatch: pytest.MonkeyPatch
 ) -> None:

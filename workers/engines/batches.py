@@ -7,7 +7,7 @@ of the tasks is ``workers/batch.py``'s.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -44,10 +44,11 @@ class BatchDoor(Protocol):
     def send(self, name: str, path: Path, lines: int) -> str:
         """Hand in the file; gives the provider's id. ``name`` is ours, by which ``find`` knows it again."""
 
-    def find(self, name: str, lines: int, since_s: float, known: frozenset[str]) -> str | None:
+    def find(self, name: str, lines: int, since_s: float, known: Set[str]) -> str | None:
         """The provider's id of a batch that was sent without its answer having come; None where it has none.
 
-        ``since_s``: seconds since the epoch; nothing older is meant. ``known`` are ids that are not meant.
+        ``since_s``: when it was sent, in seconds since the epoch. ``known`` are ids that are not meant. It may be
+        another's where the provider takes no name; its results tell.
         """
 
     def standing(self, provider_id: str) -> Standing: ...

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Set
 from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from typing import Any, Literal
@@ -57,7 +57,7 @@ class ChatBatches:
             )
             return sent.id
 
-    def find(self, name: str, lines: int, since_s: float, known: frozenset[str]) -> str | None:
+    def find(self, name: str, lines: int, since_s: float, known: Set[str]) -> str | None:
         with self._asking():
             for batch in self._client.batches.list(limit=100):
                 if (batch.metadata or {}).get(NAME) == name and batch.id not in known:

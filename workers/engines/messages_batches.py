@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from contextlib import AbstractContextManager, suppress
 from datetime import datetime
 from pathlib import Path
@@ -56,8 +56,8 @@ class MessagesBatches:
             )
             return text_of(sent, "id")
 
-    def find(self, name: str, lines: int, since_s: float, known: frozenset[str]) -> str | None:
-        """It takes no name of ours: one of as many lines, made since then, that is none of the others."""
+    def find(self, name: str, lines: int, since_s: float, known: Set[str]) -> str | None:
+        """It takes no name of ours: one of as many lines, made while it was sent, that is none of the others."""
         with self._asking():
             page: Any = self._client.get(f"{URL}?limit=100", cast_to=object)
             return next(
@@ -65,10 +65,11 @@ class MessagesBatches:
             )
 
     @staticmethod
-    def _fits(batch: Any, lines: int, since_s: float, known: frozenset[str]) -> bool:
+    def _fits(batch: Any, lines: int, since_s: float, known: Set[str]) -> bool:
         made_s = datetime.fromisoformat(batch["created_at"]).timestamp()
         counted = sum(batch["request_counts"].values())
-        return made_s >= since_s - CLOCKS_APART_S and batch["id"] not in known and counted == lines
+        in_time = since_s - CLOCKS_APART_S <= made_s <= since_s + ASK_S + CLOCKS_APART_S
+        return in_time and batch["id"] not in known and counted == lines
 
     def standing(self, provider_id: str) -> Standing:
         batch = self._retrieved(provider_id)
