@@ -15,7 +15,7 @@ from typing import Any
 
 from broker.errors import BadTask, TaskConflict, TaskTooLarge
 from broker.events import Rated
-from broker.money import dollars, nano
+from broker.money import dollars, nano, text
 from broker.settings import COUNT_LIMIT, NAME, TaskBudget, complaint, parse_gate
 from broker.store import PAYLOAD_LIMIT_BYTES, digest
 from broker.task import GUARDS, LABEL, MODES, TASK_ID, Task, encode_task, new_task_id
@@ -158,8 +158,9 @@ def _whole(low: int, limit: int) -> Check:
 
 
 def _seconds(where: str, value: object) -> float:
+    """30 and 30.0 are stored alike, as one id has one content."""
     if isinstance(value, int | float) and not isinstance(value, bool) and 0 < value <= LONGEST_S:
-        return value
+        return float(value)
     raise _bad(where, value, f"seconds, above 0 and at most {LONGEST_S}")
 
 
@@ -224,7 +225,7 @@ def _gate(where: str, value: object) -> Any:
 
 
 def _budget(where: str, value: object) -> dict[str, Any]:
-    """Money as text, so that it is stored as exactly as it was said."""
+    """Money as exact text. Limits that are equal are stored alike however they were said, as one id has one content."""
     if isinstance(value, Budget):
         value = {one.name: getattr(value, one.name) for one in fields(value)}
     if not isinstance(value, Mapping):
@@ -236,10 +237,10 @@ def _budget(where: str, value: object) -> dict[str, Any]:
             mend=f"use {', '.join(TaskBudget.model_fields)}",
         )
     row = {}
-    for name, limit in value.items():
-        if limit is not None:
-            _limit_check(name)(f"{where}.{name}", limit)
-            row[name] = str(limit) if name.endswith("_usd") else limit
+    for name in TaskBudget.model_fields:
+        if (limit := value.get(name)) is not None:
+            checked = _limit_check(name)(f"{where}.{name}", limit)
+            row[name] = text(checked) if name.endswith("_usd") else checked
     return row
 
 

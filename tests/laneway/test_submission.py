@@ -137,10 +137,21 @@ def test_good_arguments_are_stored_as_they_were_said() -> None:
         }
     )
     assert task.gate == {"kind": "number", "equals": "1.50", "tolerance": 0.1}
-    assert task.budget == {"hard_usd": "0.50", "llm_calls": 0}
+    assert task.budget == {"hard_usd": "0.5", "llm_calls": 0}
     assert task.value_nano == 2**53 - 1
     assert (task.tools, task.callback_url) == ((), None)
     assert decode_task(encode_task(task)) == task
+
+
+def test_equal_content_is_the_same_task_however_it_was_said(laneway: Any) -> None:
+    laneway.run(
+        "submit", "a", "--task-id", "t", "--deadline-s", "30", "--hard-usd", "0.50", "--llm-calls", "2"
+    )
+    laneway.client.submit(
+        "a", task_id="t", deadline_s=30, budget={"llm_calls": 2, "hard_usd": Decimal("0.5")}
+    )
+    laneway.client.submit("a", task_id="t", deadline_s=30.0, budget=Budget(hard_usd="5e-1", llm_calls=2))
+    assert laneway.store.queues(["dispatch"])[0].depth == 1
 
 
 def test_a_task_is_no_part_of_itself() -> None:
