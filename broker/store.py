@@ -363,9 +363,12 @@ class Store:
             if task.ref.encode() != ref:
                 raise BadTask(f"it says that it is {task.ref!r}")
             told = decode_progress(progress) if progress else Progress()
+            if losses or told.waits_for:
+                attempts = (*told.attempts, *(_lost_calls(losses) if losses else ()))
+                told = replace(told, attempts=attempts, waits_for="")
             return Claim(
                 task,
-                replace(told, attempts=(*told.attempts, *_lost_calls(losses))) if losses else told,
+                told,
                 int(epoch),
                 queue,
                 int(submitted),

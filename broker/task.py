@@ -116,7 +116,7 @@ class Progress:
     that judges the last answer, "" for none; ``rounds`` how many have. ``kept`` are the passages that are told of long
     messages: (place of the message, places of its passages). Of the last call: ``history_tokens`` and
     ``passages_tokens`` is about how much it was not told, ``unused_tokens`` how much of what it was told its answer
-    shows no trace of.
+    shows no trace of. ``waits_for`` is why its call was put off, "" once it is in hand again.
     """
 
     task_type: str = ""
@@ -144,6 +144,7 @@ class Progress:
     history_tokens: int = 0
     passages_tokens: int = 0
     unused_tokens: int = 0
+    waits_for: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,9 @@ from broker.money import nano, text
 from broker.settings import TaskBudget
 from dispatcher.policy import Reprompt, Retry, Run, Step
 
+#: Limits are raised and switches turned at any time, and a task that waits for one is told of neither: it asks again.
 KILLED_WAIT_S = 30.0
+LIMIT_WAIT_S = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,9 +83,10 @@ def parse_refusal(word: str) -> Refusal:
 
 @dataclass(frozen=True, slots=True)
 class Wait:
-    """Try again after ``delay_s``: the window opens then, or the switch may be back."""
+    """Try again after ``delay_s``; ``why`` is what the task waits for."""
 
     delay_s: float
+    why: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,12 +124,18 @@ def refused(
     why = explain(refusal, worst_nano)
     if refusal.kind == "unpriced":
         return Unusable(why)
-    opens_s = KILLED_WAIT_S if refusal.kind == "killed" else window_s
+    killed = refusal.kind == "killed"
+    opens_s = KILLED_WAIT_S if killed else window_s
     if refusal.limit_nano is not None and worst_nano is not None and worst_nano > refusal.limit_nano:
         opens_s = None  # it would fit in no window
     if mode == "async" and opens_s is not None and (left_s is None or opens_s < left_s):
-        return Wait(opens_s)
+        return Wait(min(opens_s, LIMIT_WAIT_S), f"{why}; waits until {_opened_by(refusal)}")
     return ParkForBudget(why) if spent else Exceeded(why)
+
+
+def _opened_by(refusal: Refusal) -> str:
+    operator = "its limit is raised" if refusal.kind == "over" else "it is switched on"
+    return operator if refusal.kind == "killed" else f"{operator} or the next {refusal.period} in UTC begins"
 
 
 def explain(refusal: Refusal, worst_nano: int | None, what: str = "the call may cost") -> str:

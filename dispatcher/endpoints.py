@@ -53,10 +53,11 @@ def choose(choices: Sequence[Choice], pick: float) -> int | None:
 def crowded(wait_s: float, *, mode: str, left_s: float | None) -> Wait | Unusable:
     """All endpoints of the lane are at their limits for so long: the task waits for its turn, or goes on along its
     chain where somebody waits for it or its deadline comes first. ``left_s`` None: it has no deadline."""
+    why = f"its endpoints take no calls for {wait_s:.0f} s"
     patience_s = PATIENCE_S if mode == "sync" else float("inf")
     if wait_s <= patience_s and (left_s is None or wait_s < left_s):
-        return Wait(wait_s)
-    return Unusable(f"its endpoints take no calls for {wait_s:.0f} s")
+        return Wait(wait_s, why)
+    return Unusable(why)
 
 
 def _cheapness(cost: int | None, cheapest: int, dearest: int) -> float:

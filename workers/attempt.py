@@ -266,8 +266,8 @@ def without_call(
     """Where a task goes whose call its limits did not let leave."""
     progress = claim.progress
     match decision:
-        case Wait(delay_s):
-            return put_back(claim, delay_s)
+        case Wait(delay_s, why):
+            return put_back(replace(claim, progress=replace(progress, waits_for=why)), delay_s)
         case Exceeded(why):
             outcome = Outcome("budget_exceeded", why, progress.last_answer or None, progress.lane)
             facts: tuple[Fact, ...] = (Finished("budget_exceeded", False, progress.lane, why),)

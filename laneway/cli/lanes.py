@@ -190,8 +190,8 @@ def _waiting(state: Mapping[str, Any]) -> str:
 def queues(as_json: bool) -> None:
     """Each queue and batch: what waits, what is in hand, and for how long.
 
-    `later` waits for a retry's time; `suspects` took their worker along before and are handed out alone. A queue that
-    ends in `batch` is a pool: what waits for a provider's next batch.
+    `later` waits for a time: a retry's, or when its limits are asked again. `suspects` took their worker along before
+    and are handed out alone. A queue that ends in `batch` is a pool: what waits for a provider's next batch.
     """
     settings = load()
     store = connect(settings)

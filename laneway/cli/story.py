@@ -160,6 +160,7 @@ def _now(record: Record) -> dict[str, Any]:
         places["running"] = f"in batch {record.batch} of lane {record.progress.lane}"
     return {
         "where": places.get(record.status, "ended"),
+        "waits_for": record.progress.waits_for or None if record.status == "queued" else None,
         "queue": record.queue if record.status in ("queued", "running") else None,
         "batch": record.batch or None,
         "claims": record.epoch,
@@ -216,6 +217,8 @@ def tell(told: Mapping[str, Any]) -> None:
     """The same for the eye."""
     asked, found, chosen = told["submission"], told["classification"], told["decision"]
     say(f"{told['workspace']}/{told['task_id']}  {told['status']}  {told['now']['where']}")
+    if told["now"]["waits_for"]:
+        say(f"  put off     {told['now']['waits_for']}")
     labels = [f"{name} {asked[name]}" for name in ("workflow", "pipeline", "user", "parent") if asked[name]]
     say(f"  submitted   {asked['submitted_at']}  {asked['mode']}  {'  '.join(labels)}".rstrip())
     say(f"  prompt      {asked['prompt']}")

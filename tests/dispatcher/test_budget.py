@@ -122,6 +122,31 @@ def test_no_call_begins_once_a_limit_is_reached(
     assert found is None if why is None else why in (found or "")
 
 
+@pytest.mark.parametrize(
+    ("word", "window_s", "left_s", "delay_s", "until"),
+    [
+        ("over|fleet|month|0", 2e6, None, 60, "until its limit is raised or the next month in UTC begins"),
+        ("over|fleet|day|0", 7.5, 8.0, 7.5, "until its limit is raised or the next day in UTC begins"),
+        ("closed|fleet|day", 9e4, None, 60, "until it is switched on or the next day in UTC begins"),
+        ("killed|fleet", None, None, 30, "until it is switched on"),
+        ("over|fleet|month|0", 2e6, 1e6, None, ""),
+        ("over|fleet|total|0", None, None, None, ""),
+    ],
+)
+def test_what_waits_for_a_window_asks_again_before_it_opens_as_limits_are_raised_meanwhile(
+    word: str, window_s: float | None, left_s: float | None, delay_s: float | None, until: str
+) -> None:
+    found = refused(
+        parse_refusal(word), mode="async", spent=False, worst_nano=5, window_s=window_s, left_s=left_s
+    )
+    if delay_s is None:
+        assert isinstance(found, Exceeded)
+    else:
+        assert isinstance(found, Wait)
+        assert found.delay_s == delay_s
+        assert found.why.endswith(until)
+
+
 def test_an_operators_limit_goes_over_the_producers_and_that_over_the_types() -> None:
     of_type = TaskBudget(hard_usd=Decimal("0.5"), llm_calls=30, tokens=1000, wall_s=9.0)
     found = limits_of(of_type, {"llm_calls": 5, "hard_usd": "0.25"}, {"llm_calls": 8})

@@ -67,4 +67,5 @@ def test_a_task_waits_for_its_turn_unless_somebody_waits_for_it(
     wait_s: float, mode: str, left_s: float | None, waits: bool
 ) -> None:
     step = crowded(wait_s, mode=mode, left_s=left_s)
-    assert step == Wait(wait_s) if waits else isinstance(step, Unusable)
+    why = f"its endpoints take no calls for {wait_s} s"
+    assert step == (Wait(wait_s, why) if waits else Unusable(why))

@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from broker.keys import later_key
 from broker.money import nano
 from broker.settings import parse
 
@@ -49,6 +50,25 @@ def test_the_list_shows_what_is_spent_and_left_and_who_said_so(laneway: Any) -> 
     assert nano(row["left_usd"]) <= 0  # what classifying cost is booked, not asked for
     assert row["alerts"] == [50, 80, 100]
     assert "the file says $1.0" in laneway.run("budget", "list").stdout
+
+
+def test_a_task_that_waits_for_a_limit_says_so_and_asks_again_within_a_minute(laneway: Any) -> None:
+    laneway.run("budget", "set", "user:mm", "--period", "month", "--usd", "0.0001")
+    laneway.client.submit("hello there", user="mm", mode="async", task_id="t")
+    laneway.work()
+    now = laneway.json("show", "t")["now"]
+    assert now["where"] == "waits in queue lane-local-async"
+    assert "user:mm per month has $0.00009" in now["waits_for"]
+    assert "until its limit is raised or the next month in UTC begins" in now["waits_for"]
+    assert "put off     the call may cost" in laneway.run("show", "t").stdout
+    wait_s = laneway.store.fetch("lane-local-async", 1, idle=True).wait_s
+    assert 0 < wait_s <= 60
+    laneway.run("budget", "set", "user:mm", "--period", "month", "--usd", "5")
+    laneway.store.client.zadd(later_key("lane-local-async"), {"default/t": 0})  # the minute is over
+    laneway.work()
+    told = laneway.json("show", "t")
+    assert (told["status"], told["now"]["waits_for"]) == ("succeeded", None)
+    assert laneway.store.record("default/t").progress.waits_for == ""
 
 
 def test_an_operators_limit_goes_over_the_files_and_back(laneway: Any) -> None:
