@@ -90,6 +90,12 @@ def check(gates: Sequence[GateSettings], *, where: str = "gate") -> None:
             raise ConfigError(f"{where}: {error.message}", mend=error.mend) from error
 
 
+def check_types(types: Mapping[str, TaskType]) -> None:
+    """Raises ConfigError that names the type whose gate can never work on this node."""
+    for name, row in types.items():
+        check([row.gate], where=f"types.{name}.gate")
+
+
 def normalise_choice(answer: str, choices: Sequence[str]) -> str | None:
     """The choice that the whole answer is, whatever its case, spaces and punctuation; None where it is none or two."""
     if len(answer) > MAX_CHARS:

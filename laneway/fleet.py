@@ -24,6 +24,7 @@ from broker.connect import connect
 from broker.errors import ConfigError, LanewayError, RedisUnavailable
 from broker.settings import Lane, Settings, load
 from broker.store import Store
+from dispatcher.gates import check_types
 from laneway.cli.output import plain
 from laneway.procfile import parse
 from laneway.supervisor import OURS, Claim, Say, Supervisor, log_files, on_signals
@@ -343,6 +344,8 @@ def up(only: str, procfile: Path | None, to_files: bool) -> int:
     settings = load()
     names = [name.strip() for name in only.split(",") if name.strip()]
     running = plan(settings, read_procfile(procfile), missing_here(settings.fleet.var), names)
+    if running.lanes:
+        check_types(settings.types)  # no lane starts without, again and again
     terminal = on_terminal(list(running.commands))
     say = log_files(settings.fleet.var / "log") if to_files else terminal
     fleet = Fleet(settings, running, say=say)

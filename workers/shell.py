@@ -28,7 +28,7 @@ from broker.store import MICRO, Heard, Move, Store
 from broker.task import Claim, lane_queue
 from dispatcher import turns
 from dispatcher.budget import parse_refusal
-from dispatcher.gates import check
+from dispatcher.gates import check_types
 from workers.attempt import to_others
 from workers.batch import Batches
 from workers.batch_send import BatchSender
@@ -52,8 +52,7 @@ def serve(lane_name: str) -> LaneBroker:
     try:
         settings = load()
         lane = _lane(settings, lane_name)
-        for name, row in settings.types.items():
-            check([row.gate], where=f"types.{name}.gate")
+        check_types(settings.types)
         endpoints = Endpoints.build(lane_name, lane, settings.fleet.var)
         endpoints.check()
         store = connect(settings)

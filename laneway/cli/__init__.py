@@ -90,7 +90,8 @@ def laneway() -> None:
 
 
 def main() -> None:
-    """The console script."""
+    """The console script. It finds modules of this folder, as workers do: gates may be there."""
+    sys.path.append("")
     sys.exit(run(sys.argv[1:]))
 
 

@@ -38,7 +38,7 @@ from broker.tariff import price_of
 from dispatcher.availability import needs_key
 from dispatcher.classify import Classifier
 from dispatcher.embedding import embedder, installed
-from dispatcher.gates import check as check_gates
+from dispatcher.gates import check_types
 from laneway.cli.output import emit, json_option, say
 from workers.endpoints import Endpoints
 from workers.engines import resolve
@@ -187,7 +187,7 @@ def _routing(settings: Settings) -> Checks:
         )
     checks: dict[str, Callable[[], object]] = {
         "types": lambda: Classifier.build(settings, embedder()),
-        "gates": lambda: _check_gates(settings),
+        "gates": lambda: check_types(settings.types),
     }
     for name, deed in checks.items():
         try:
@@ -196,11 +196,6 @@ def _routing(settings: Settings) -> Checks:
             yield Check(name, "fail", error.message, error.mend)
         else:
             yield Check(name, "ok", "all can be used")
-
-
-def _check_gates(settings: Settings) -> None:
-    for name, row in settings.types.items():
-        check_gates([row.gate], where=f"types.{name}.gate")
 
 
 def _tools(settings: Settings) -> Checks:

@@ -1,6 +1,7 @@
 """What an operator asks: lanes, queues, dead letters, files, figures, the doctor."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -260,6 +261,30 @@ def test_the_doctor_fails_for_a_redis_that_does_not_answer_and_a_gate_that_canno
     assert (status["redis"], status["gates"], status["lane local"]) == ("fail", "fail", "ok")
     words = laneway.run("doctor", code=1, LANEWAY_REDIS_URL="redis://127.0.0.1:1/0").stdout
     assert any(line.startswith("fail  gates") and "mend: " in line for line in words.splitlines())
+
+
+def test_a_gate_that_cannot_be_used_stops_the_start_and_one_of_this_folder_can(laneway: Any) -> None:
+    config = laneway.config.read_text() + '[types.odd]\nchain = ["local"]\ngate = "python:GATE"\n'
+    laneway.config.write_text(config.replace("GATE", "os:nothere"))
+    said = laneway.run("up", code=1).stderr
+    assert "types.odd.gate: python:os:nothere: 'os' has no function 'nothere'" in said
+    (laneway.folder / "our_gates.py").write_text("def short(answer, task):\n    return True\n")
+    laneway.config.write_text(config.replace("GATE", "our_gates:short"))
+    told = subprocess.run(
+        [
+            sys.executable,
+            "-P",
+            "-m",
+            "laneway",
+            "doctor",
+            "--json",
+        ],  # as the console script, without this folder
+        cwd=laneway.folder,
+        env=os.environ | laneway.own(PYTHONPATH=os.getcwd()),
+        capture_output=True,
+        check=False,
+    )
+    assert {row["name"]: row["status"] for row in json.loads(told.stdout)["checks"]}["gates"] == "ok"
 
 
 def test_the_doctor_tries_each_tool_and_says_why_one_is_off(laneway: Any) -> None:
