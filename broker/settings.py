@@ -11,6 +11,7 @@ import os
 import platform
 import re
 import tomllib
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from datetime import date
 from decimal import Decimal
@@ -915,6 +916,11 @@ def _cross_check(settings: Settings) -> list[str]:
         if tool.ttl_s is not None and not tool.reads_only
     ]
     limited = [(row.scope, row.period) for row in settings.budgets]
+    problems += [
+        f"budgets: {scope} per {period} stands there twice; take one out"
+        for (scope, period), times in Counter(limited).items()
+        if times > 1
+    ]
     if settings.fleet.small_scale and ("fleet", "month") in limited:
         problems.append("fleet.small_scale: budgets has a limit of the fleet per month too; take one out")
     if any(scope == f"lane:{HUMAN}" for scope, _ in limited) and settings.human == Human():

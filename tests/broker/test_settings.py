@@ -27,6 +27,8 @@ usd = "50"
 """
 
 
+LIMIT = '[[budgets]]\nscope = "fleet"\nperiod = "day"\nusd = "1"\n'
+
 CACHED = """
 [lanes.local]
 engine = "anthropic"
@@ -66,6 +68,7 @@ def test_the_contract_s_tables_are_read() -> None:
             "lanes.a.price.0.input_mtok",
         ),
         ('[[budgets]]\nscope = "team:x"\nperiod = "day"\nusd = "1"', "unknown scope 'team:x'"),
+        (LIMIT + LIMIT.replace("1", "7"), "budgets: fleet per day stands there twice"),
         ('[[budgets]]\nscope = "lane:x"\nperiod = "day"\nusd = "1"', "names no lane"),
         ('[[budgets]]\nscope = "lane:human"\nperiod = "day"\nusd = "1"', "limits what has no price"),
         (
