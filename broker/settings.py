@@ -89,16 +89,32 @@ BookKey = Annotated[str, Field(pattern=r"^book:[^/*]+/[^*]+$")]
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 
-def _web_address(value: str | None, token: str) -> str | None:
-    """The same where secrets may be sent there. ``token`` is the key for such a secret."""
+def _address(value: str | None, instead: str) -> str | None:
+    """The same where it is a web address without a secret. ``instead`` is what to do with that."""
     url = urlsplit(value or "")
     if value and (not url.hostname or url.port == 0 or url.scheme not in ("http", "https")):
         raise ValueError("is no web address; write it as https://host/path")
     if url.username or url.password:
-        raise ValueError(f"holds a password; name its environment variable in {token}")
+        raise ValueError(f"holds a password; {instead}")
+    return value
+
+
+def _web_address(value: str | None, token: str) -> str | None:
+    """The same where secrets may be sent there. ``token`` is the key for such a secret."""
+    _address(value, f"name its environment variable in {token}")
+    url = urlsplit(value or "")
     if url.scheme == "http" and url.hostname not in _LOOPBACK:
         raise ValueError("is not encrypted; use https, or an address on this machine")
     return value
+
+
+def _base_url(value: str) -> str:
+    """Encrypted or not, as endpoints are within a private network too."""
+    _address(value, "name its environment variable in api_key_env")
+    return value
+
+
+BaseUrl = Annotated[str, AfterValidator(_base_url)]
 
 
 class _Table(BaseModel):
@@ -282,7 +298,7 @@ class Endpoint(_Table):
     ``weight`` is its share of the calls beside others of the same price and health.
     """
 
-    base_url: str | None = None
+    base_url: BaseUrl | None = None
     dialect: Dialect | None = None
     model: str = ""
     api_key_env: str | None = None
@@ -330,7 +346,7 @@ class Lane(_Table):
     engine: Literal["anthropic", "auto", "echo", "llamacpp", "mlx", "openai", "vllm"]
     model: str = ""
     model_path: Path | None = None
-    base_url: str | None = None
+    base_url: BaseUrl | None = None
     dialect: Dialect | None = None
     cache: Literal["off", "5m", "1h"] = "off"
     api_key_env: str | None = None
@@ -789,12 +805,7 @@ class S3(_Table):
     @field_validator("endpoint_url")
     @classmethod
     def _address(cls, value: str | None) -> str | None:
-        url = urlsplit(value or "")
-        if value and (not url.hostname or url.scheme not in ("http", "https")):
-            raise ValueError("is no web address; write it as https://host")
-        if url.username or url.password:
-            raise ValueError("holds a password; give credentials to this node as for the AWS command line")
-        return value
+        return _address(value, "give credentials to this node as for the AWS command line")
 
     @model_validator(mode="after")
     def _key_fits(self) -> S3:

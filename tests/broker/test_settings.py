@@ -27,6 +27,7 @@ usd = "50"
 """
 
 
+RENTED = '[lanes.rented]\nengine = "openai"\n'
 LIMIT = '[[budgets]]\nscope = "fleet"\nperiod = "day"\nusd = "1"\n'
 
 CACHED = """
@@ -68,6 +69,12 @@ def test_the_contract_s_tables_are_read() -> None:
             "lanes.a.price.0.input_mtok",
         ),
         ('[[budgets]]\nscope = "team:x"\nperiod = "day"\nusd = "1"', "unknown scope 'team:x'"),
+        (RENTED + 'base_url = "https://u:sk-1@example.org/v1"', "lanes.rented.base_url: holds a password"),
+        (
+            RENTED + 'endpoints = [{ base_url = "https://u:sk-1@example.org/v1" }]',
+            "lanes.rented.endpoints.0.base_url: holds a password; name its environment variable in api_key_env",
+        ),
+        (RENTED + 'base_url = "example.org"', "lanes.rented.base_url: is no web address"),
         (LIMIT + LIMIT.replace("1", "7"), "budgets: fleet per day stands there twice"),
         ('[[budgets]]\nscope = "lane:x"\nperiod = "day"\nusd = "1"', "names no lane"),
         ('[[budgets]]\nscope = "lane:human"\nperiod = "day"\nusd = "1"', "limits what has no price"),
@@ -100,6 +107,7 @@ def test_a_wrong_key_is_named_with_its_path(text: str, told: str) -> None:
     with pytest.raises(ConfigError, match=r"laneway\.toml") as caught:
         parse(text)
     assert told in str(caught.value)
+    assert "sk-1" not in str(caught.value)
     assert caught.value.mend
 
 
