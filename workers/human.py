@@ -131,9 +131,13 @@ def _told(record: Record, fact: Attempted) -> Progress:
 
 
 def _attempted(record: Record, work: Work, gate: str, verdict: str, complaint: str) -> Attempted:
-    """A task is parked once a claim at most, so its id and its claim name this piece of work and no other."""
+    """A task is parked once a claim at most, so its id and its claim name this piece of work and no other.
+
+    It began when the task was parked at the earliest, however long somebody says that it took.
+    """
     attempts = record.progress.attempts
-    began_us = work.at_us - round((work.minutes or 0) * US_PER_MINUTE)
+    took_us = round((work.minutes or 0) * US_PER_MINUTE)
+    began_us = min(work.at_us, max(work.at_us - took_us, record.since_us))
     return Attempted(
         attempt_id=f"{record.task.task_id}-{record.epoch}-{HUMAN}",
         parent_attempt_id=attempts[-1].attempt_id if attempts else "",
@@ -145,7 +149,7 @@ def _attempted(record: Record, work: Work, gate: str, verdict: str, complaint: s
         started_us=began_us,
         ended_us=work.at_us,
         queue_wait_ms=max(0, began_us - record.since_us) / 1000,
-        latency_ms=(work.at_us - began_us) / 1000,
+        latency_ms=took_us / 1000,
         cost_nano=work.cost_nano,
         marginal_nano=work.cost_nano,
         price_ref=work.price_ref,

@@ -73,6 +73,8 @@ def test_a_persons_answer_is_judged_and_becomes_the_output_and_its_price_a_part_
         "human:minute",
     )
     assert human.latency_ms == 90_000
+    record = laneway.client.record("t")
+    assert record.submitted_us < record.progress.attempts[-1].started_us < record.finished_us
     assert task.llm_calls == 1
 
 
