@@ -199,19 +199,28 @@ class TaskConsumer(Consumer):
         """The actor is done. Where it failed, its claims go back with the cause, which counts as a start."""
         claims: Sequence[Claim] = message.args[0]
         error = message._exception
-        try:
-            if error is not None:
-                self.store.release(claims, f"{type(error).__name__}: {_first_line(error)}")
-        except (RedisUnavailable, RedisFull) as lost:
-            raise _closed(lost) from None
-        self.hands.drop(claims, self.queue.name)
+        if error is None:
+            self.hands.drop(claims, self.queue.name)
+        else:
+            self._give_back(claims, f"{type(error).__name__}: {_first_line(error)}")
 
     nack = ack
 
     def requeue(self, messages: Iterable[MessageProxy]) -> None:
         for message in messages:
-            self.store.release(message.args[0])
-            self.hands.drop(message.args[0], self.queue.name)
+            self._give_back(message.args[0])
+
+    def _give_back(self, claims: Sequence[Claim], cause: str = "") -> None:
+        """Where Redis is away dramatiq comes again with them. After any other failure it does not: then they are out of
+        hand all the same, and their leases run out."""
+        try:
+            self.store.release(claims, cause)
+        except (RedisUnavailable, RedisFull) as lost:
+            raise _closed(lost) from None
+        except Exception:
+            self.hands.drop(claims, self.queue.name)
+            raise
+        self.hands.drop(claims, self.queue.name)
 
     def close(self) -> None:
         while self.ready:

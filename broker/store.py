@@ -928,19 +928,29 @@ def _record(ref: str, row: dict[bytes, bytes]) -> Record:
     )
 
 
+#: A server that was the master until a moment ago, has lost its master or its replicas, cannot write to its disk or is
+#: at a long script says so, and does the same work later. Its library has classes for some of that.
+_NOT_NOW = (redis.exceptions.ReadOnlyError, redis.exceptions.MasterDownError)
+_NOT_NOW_CODES = ("NOREPLICAS ", "MISCONF ", "BUSY ", "UNBLOCKED ")
+
+
 def ask(question: Callable[[], Any]) -> Any:
     """The answer of Redis, its library's failures told as ours. Raises RedisFull or RedisUnavailable."""
     try:
         return question()
     except redis.exceptions.OutOfMemoryError as error:
         raise full() from error
-    except (redis.ConnectionError, redis.TimeoutError, redis.exceptions.ReadOnlyError) as error:
-        raise RedisUnavailable(  # one that was the master until a moment ago takes no writes
+    except (redis.ConnectionError, redis.TimeoutError, *_NOT_NOW) as error:
+        raise RedisUnavailable(
             f"Redis does not answer: {error}", mend="see that it runs and is reachable"
         ) from error
     except redis.ResponseError as error:
         if "OOM" in str(error):
             raise full() from error
+        if str(error).startswith(_NOT_NOW_CODES):
+            raise RedisUnavailable(
+                f"Redis does not do its work at present: {error}", mend="see what its log says"
+            ) from error
         raise
 
 

@@ -2,8 +2,12 @@
 
 import time
 
+import pytest
 import redis
+from dramatiq.broker import Consumer, MessageProxy
+from dramatiq.errors import ConnectionClosed
 
+from broker import keys
 from broker.queue import BOOT_S, LaneBroker, TaskQueue
 from broker.settings import Fleet
 from broker.store import Store
@@ -23,3 +27,40 @@ def test_a_worker_takes_nothing_while_it_still_starts(client: redis.Redis) -> No
     assert time.monotonic() - began >= BOOT_S
     assert [claim.ref for claim in message.args[0]] == ["acme/early"]
     consumer.close()
+
+
+def failed_message(broker: LaneBroker) -> tuple[Consumer, MessageProxy]:
+    """A message whose actor failed on it, before its claims were given back."""
+    broker.task_queue(TaskQueue(DISPATCH, messages=1, batch=1, hold_s=60), lambda claims: None)
+    broker.store.submit([Task("a", "acme", ({"role": "user", "content": "hello"},))])
+    consumer = broker.consume(DISPATCH, timeout=1000)
+    message = next(consumer)
+    assert message is not None
+    message.stuff_exception(ValueError("no"))
+    return consumer, message
+
+
+def test_claims_stay_in_hand_while_redis_takes_no_writes_and_go_back_when_it_does(
+    client: redis.Redis,
+) -> None:
+    broker = LaneBroker(Store(client, Fleet()))
+    consumer, message = failed_message(broker)
+    client.config_set("min-replicas-to-write", 1)
+    try:
+        with pytest.raises(ConnectionClosed):  # for which dramatiq comes again
+            consumer.nack(message)
+    finally:
+        client.config_set("min-replicas-to-write", 0)
+    assert broker.hands.messages() == 1
+    consumer.nack(message)
+    assert broker.hands.messages() == 0
+    assert next(consumer) is not None
+
+
+def test_claims_that_cannot_be_given_back_take_no_room(client: redis.Redis) -> None:
+    broker = LaneBroker(Store(client, Fleet()))
+    consumer, message = failed_message(broker)
+    client.set(keys.task_key("acme/a"), "no record")
+    with pytest.raises(redis.ResponseError):  # for which dramatiq does not come again
+        consumer.nack(message)
+    assert broker.hands.messages() == 0

@@ -4,13 +4,14 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 
 import msgpack
 import pytest
 import redis
 
-from broker import keys
+from broker import embedded, keys
 from broker.errors import RedisFull, RedisUnavailable, ResultGone, TaskTooLarge, UnknownTask
 from broker.events import Attempted, Fact, Finished, decode_entry
 from broker.hands import Hands
@@ -443,6 +444,25 @@ def test_too_large_a_payload_is_refused_before_anything_is_stored(store: Store) 
 def test_a_redis_that_is_not_there_is_told_as_such() -> None:
     with pytest.raises(RedisUnavailable, match="does not answer"):
         Store(redis.Redis(port=1, socket_connect_timeout=0.2), Fleet()).submit([task("a")])
+
+
+def test_a_redis_that_does_not_do_its_work_at_present_is_told_as_not_there(
+    tmp_path: Path,
+) -> None:
+    server = embedded.start(tmp_path / "var")
+    own = redis.Redis.from_url(server.url)
+    store = Store(own, Fleet())
+    try:
+        own.config_set("min-replicas-to-write", 1)
+        with pytest.raises(RedisUnavailable, match="NOREPLICAS"):
+            store.submit([task("a")])
+        own.config_set("replica-serve-stale-data", "no")
+        own.replicaof("127.0.0.1", 1)
+        with pytest.raises(RedisUnavailable, match="Link with MASTER is down"):
+            store.record_status("acme/a")
+    finally:
+        own.close()
+        embedded.stop(server)
 
 
 def test_what_fails_before_its_call_counts_as_a_start_and_ends_as_a_dead_letter(store: Store) -> None:
