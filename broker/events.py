@@ -197,8 +197,9 @@ def kind_name(fact: Fact) -> str:
 
 
 def encode_fact(fact: Fact) -> bytes:
+    """Letters that UTF-8 cannot hold are replaced: a provider's odd text must not keep its call from being booked."""
     kind = type(fact)
-    return msgpack.packb([VERSION, _CODES[kind], *_VALUES[kind](fact)])  # type: ignore[no-any-return]
+    return msgpack.packb([VERSION, _CODES[kind], *_VALUES[kind](fact)], unicode_errors="replace")  # type: ignore[no-any-return]
 
 
 def encode_group(facts: Sequence[Fact]) -> bytes:
@@ -214,7 +215,7 @@ def encode_group(facts: Sequence[Fact]) -> bytes:
     for kind, chosen in numbers.items():
         columns = zip(*[_VALUES[kind](facts[number]) for number in chosen], strict=True)
         kinds.append([_CODES[kind], chosen, [_once(values) for values in columns]])
-    return msgpack.packb([VERSION, kinds])  # type: ignore[no-any-return]
+    return msgpack.packb([VERSION, kinds], unicode_errors="replace")  # type: ignore[no-any-return]
 
 
 def _once(values: tuple[Any, ...]) -> tuple[Any, ...]:

@@ -214,9 +214,10 @@ def decode_task(data: bytes) -> Task:
 
 
 def encode_progress(progress: Progress) -> bytes:
+    """Letters that UTF-8 cannot hold are replaced, as in a fact."""
     row = {name: getattr(progress, name) for name in _PROGRESS_FIELDS}
     row["attempts"] = [[getattr(one, name) for name in _ATTEMPT_FIELDS] for one in progress.attempts]
-    return msgpack.packb([VERSION, *row.values()])  # type: ignore[no-any-return]
+    return msgpack.packb([VERSION, *row.values()], unicode_errors="replace")  # type: ignore[no-any-return]
 
 
 def decode_progress(data: bytes) -> Progress:
@@ -237,7 +238,9 @@ def decode_progress(data: bytes) -> Progress:
 
 
 def encode_outcome(outcome: Outcome) -> bytes:
-    return msgpack.packb([VERSION, outcome.status, outcome.reason, outcome.output, outcome.lane])  # type: ignore[no-any-return]
+    """Letters that UTF-8 cannot hold are replaced, as in a fact."""
+    row = [VERSION, outcome.status, outcome.reason, outcome.output, outcome.lane]
+    return msgpack.packb(row, unicode_errors="replace")  # type: ignore[no-any-return]
 
 
 def decode_outcome(data: bytes) -> Outcome:

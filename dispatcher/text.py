@@ -9,8 +9,9 @@ def window(text: str, head: int, tail: int) -> str:
 
 
 def encodable(text: str) -> str:
-    """The text with lone surrogates replaced, which Python's strings may hold and UTF-8 cannot."""
-    return text if text.isascii() else text.encode("utf-8", "replace").decode("utf-8")
+    """The text as UTF-8 can hold it: surrogates that came apart, as in JSON that is cut between two escapes, are one
+    character again, and lone ones are replaced."""
+    return text if text.isascii() else text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 def shortened(text: str, length: int) -> str:

@@ -19,7 +19,7 @@ from broker.store import Move, Record, Store
 from broker.task import TERMINAL, Claim, Task, reference
 from dispatcher.batching import left_s
 from dispatcher.family import other_id, part_id
-from dispatcher.text import cut
+from dispatcher.text import cut, encodable
 from workers.attempt import put_back
 from workers.tools import Function
 
@@ -56,7 +56,7 @@ def handed_on(
 ) -> Task:
     """The part that a model's call asks for."""
     task_type = arguments.get("type") or (row.types[0] if row.types else None)
-    return _part(claim, call.id, arguments["prompt"], task_type, now_us)
+    return _part(claim, call.id, encodable(arguments["prompt"]), task_type, now_us)
 
 
 def critic_of(claim: Claim, task_type: str, now_us: int) -> Task:

@@ -21,7 +21,7 @@ from broker.settings import Settings, SubtaskTool, ToolSettings
 from broker.store import Store
 from broker.tariff import cpu_price
 from dispatcher.schema import NotJson, compiled, parse_json
-from dispatcher.text import cut
+from dispatcher.text import cut, encodable
 from workers.parts import function_of
 from workers.tools import Function, Tool, build
 
@@ -160,7 +160,7 @@ class Toolbox:
             busy_ms = offer.row.timeout_s * 1000
             offer.hanging.append(thread)
         spent = nano(offer.row.usd_per_call) + (cost_nano(self._cpu, None, busy_ms=busy_ms) or 0)
-        return Used(cut(text, offer.row.result_chars), spent, failure)
+        return Used(cut(encodable(text), offer.row.result_chars), spent, failure)
 
 
 def _of_row(name: str, row: ToolSettings) -> tuple[Tool | None, Sequence[Function]]:

@@ -1,5 +1,6 @@
 import random
 import uuid
+from dataclasses import replace
 
 import msgpack
 import pytest
@@ -7,12 +8,23 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from broker.errors import BadTask
-from broker.events import KINDS, Attempted, Submitted, decode_fact, encode_fact
+from broker.events import (
+    KINDS,
+    Attempted,
+    Submitted,
+    decode_fact,
+    decode_group,
+    encode_fact,
+    encode_group,
+)
 from broker.task import (
+    Outcome,
     Progress,
     Task,
+    decode_outcome,
     decode_progress,
     decode_task,
+    encode_outcome,
     encode_progress,
     encode_task,
     new_task_id,
@@ -36,6 +48,14 @@ def test_a_task_and_its_progress_come_back_as_they_were() -> None:
     assert decode_task(encode_task(task)) == task
     assert decode_progress(encode_progress(progress)) == progress
     assert decode_fact(encode_fact(A_CALL)) == A_CALL
+
+
+def test_half_a_letter_keeps_nothing_of_a_call_from_being_written() -> None:
+    half, call = "a\ud83d", replace(A_CALL, complaint="a\ud83d")
+    assert decode_fact(encode_fact(call)) == replace(call, complaint="a?")
+    assert decode_fact(decode_group(encode_group([call]))[0]) == replace(call, complaint="a?")
+    assert decode_progress(encode_progress(Progress(why=half))).why == "a?"
+    assert decode_outcome(encode_outcome(Outcome("failed", half))).reason == "a?"
 
 
 def test_a_newer_writer_s_extra_fields_are_passed_over_and_an_older_one_s_are_filled_in() -> None:

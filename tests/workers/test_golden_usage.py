@@ -111,3 +111,20 @@ def test_usage_that_does_not_add_up_is_refused(
 ) -> None:
     with pytest.raises(ValueError, match="add up"):
         read(reported)
+
+
+@pytest.mark.parametrize("count", [float("nan"), float("inf"), 2.5, 10**30, 5 * 10**13, True, "9", [1]])
+def test_what_is_no_count_of_tokens_is_refused(count: Any) -> None:
+    for reported in (
+        {"prompt_tokens": 10, "completion_tokens": count},
+        {"prompt_tokens": 10, "completion_tokens": 5, "total_tokens": count},
+        {"prompt_tokens": 10, "completion_tokens": 5, "prompt_tokens_details": {"cached_tokens": count}},
+    ):
+        with pytest.raises(ValueError, match="no count of tokens"):
+            chat.normalised(reported)
+    for reported in (
+        {"input_tokens": 10, "output_tokens": count},
+        {"input_tokens": 10, "output_tokens": 5, "cache_read_input_tokens": count},
+    ):
+        with pytest.raises(ValueError, match="no count of tokens"):
+            messages.normalised(reported)

@@ -171,6 +171,22 @@ def test_a_whole_answer(answered: Callable[..., Reply]) -> None:
     assert reply.usage == Usage(input_tokens=9, output_tokens=3)
 
 
+def said(text: str) -> dict[str, Any]:
+    return {**CHUNK, "choices": [{"index": 0, "delta": {"content": text}, "finish_reason": None}]}
+
+
+def test_a_letter_that_came_in_two_halves_is_one_and_half_a_letter_is_replaced(
+    answered: Callable[..., Reply],
+) -> None:
+    assert answered(events(said("a \ud83d"), said("\ude00"), STOP, USAGE)).text == "a 😀"
+    assert answered(events(said("a \ud83d"), said(" b"), STOP, USAGE)).text == "a \ufffd b"
+    tool = {"index": 0, "id": "\ud83d", "function": {"name": "f", "arguments": '{"a": "\ud83d'}}
+    rest = {"index": 0, "function": {"arguments": '\ude00"}'}}
+    asks = [{**CHUNK, "choices": [{"index": 0, "delta": {"tool_calls": [one]}}]} for one in (tool, rest)]
+    (called,) = answered(events(*asks, STOP, USAGE)).tool_calls
+    assert (called.id, called.arguments) == ("\ufffd", '{"a": "😀"}')
+
+
 def test_an_answer_without_usage_says_so(answered: Callable[..., Reply]) -> None:
     reply = answered(events(HELLO, STOP))
     assert (reply.text, reply.usage, reply.usage_known) == ("hello", Usage(), False)

@@ -20,7 +20,16 @@ from workers.engines.chat_errors import LEAVES, translate
 from workers.engines.constrain import Constraint, with_told
 from workers.engines.dialects import COMPATIBLE, DIALECTS, Dialect
 from workers.engines.quota import quota
-from workers.engines.streamed import CONNECT_S, Answer, Calling, ended_early, malformed, reading, text_of
+from workers.engines.streamed import (
+    CONNECT_S,
+    Answer,
+    Calling,
+    counted,
+    ended_early,
+    malformed,
+    reading,
+    text_of,
+)
 from workers.engines.watch import watched
 
 if TYPE_CHECKING:
@@ -219,15 +228,18 @@ def normalised(reported: Mapping[str, Any]) -> Usage:
 
     OpenAI's prompt tokens contain the cached reads and writes, its completion tokens the reasoning. DeepSeek says
     cached reads at the top level. Where the total is more than prompt and completion (Gemini, xAI), the rest is
-    reasoning. Raises KeyError, TypeError or ValueError for counts that are none.
+    reasoning. Raises AttributeError, KeyError, TypeError or ValueError for counts that are none.
     """
-    prompt_tokens, completion_tokens = int(reported["prompt_tokens"]), int(reported["completion_tokens"])
+    prompt_tokens, completion_tokens = (
+        counted(reported["prompt_tokens"]),
+        counted(reported["completion_tokens"]),
+    )
     prompt = reported.get("prompt_tokens_details") or {}
     completion = reported.get("completion_tokens_details") or {}
-    cached = prompt.get("cached_tokens") or reported.get("prompt_cache_hit_tokens") or 0
-    written = prompt.get("cache_write_tokens") or 0
-    beside = (reported.get("total_tokens") or 0) - prompt_tokens - completion_tokens
-    within = 0 if beside > 0 else completion.get("reasoning_tokens") or 0
+    cached = counted(prompt.get("cached_tokens") or reported.get("prompt_cache_hit_tokens") or 0)
+    written = counted(prompt.get("cache_write_tokens") or 0)
+    beside = counted(reported.get("total_tokens") or 0) - prompt_tokens - completion_tokens
+    within = 0 if beside > 0 else counted(completion.get("reasoning_tokens") or 0)
     usage = Usage(
         input_tokens=prompt_tokens - cached - written,
         cached_input_tokens=cached,

@@ -20,7 +20,16 @@ from broker.errors import EngineError
 from workers.engines.messages_errors import LEAVES, in_stream, translate
 from workers.engines.messages_request import FORCED_ANSWER, Cache, request
 from workers.engines.quota import quota
-from workers.engines.streamed import CONNECT_S, Answer, Calling, ended_early, malformed, reading, text_of
+from workers.engines.streamed import (
+    CONNECT_S,
+    Answer,
+    Calling,
+    counted,
+    ended_early,
+    malformed,
+    reading,
+    text_of,
+)
 from workers.engines.watch import watched
 
 if TYPE_CHECKING:
@@ -189,18 +198,19 @@ def normalised(reported: Mapping[str, Any]) -> Usage:
     """Anthropic's usage in disjoint classes. Its input tokens leave cached ones out; writes are told by how long they
     are kept, and as a sum, which servers that keep only for five minutes may tell alone.
 
-    Raises KeyError, TypeError or ValueError for counts that are none.
+    Raises AttributeError, KeyError, TypeError or ValueError for counts that are none.
     """
-    written = reported.get("cache_creation_input_tokens") or 0
+    written = counted(reported.get("cache_creation_input_tokens") or 0)
     by_time = reported.get("cache_creation") or {}
-    for_an_hour = by_time.get("ephemeral_1h_input_tokens") or 0
-    thinking = (reported.get("output_tokens_details") or {}).get("thinking_tokens") or 0
+    for_an_hour = counted(by_time.get("ephemeral_1h_input_tokens") or 0)
+    for_minutes = counted(by_time.get("ephemeral_5m_input_tokens") or 0)
+    thinking = counted((reported.get("output_tokens_details") or {}).get("thinking_tokens") or 0)
     usage = Usage(
-        input_tokens=int(reported["input_tokens"]),
-        cached_input_tokens=reported.get("cache_read_input_tokens") or 0,
-        cache_write_tokens=max(written - for_an_hour, by_time.get("ephemeral_5m_input_tokens") or 0),
+        input_tokens=counted(reported["input_tokens"]),
+        cached_input_tokens=counted(reported.get("cache_read_input_tokens") or 0),
+        cache_write_tokens=max(written - for_an_hour, for_minutes),
         cache_write_1h_tokens=for_an_hour,
-        output_tokens=int(reported["output_tokens"]) - thinking,
+        output_tokens=counted(reported["output_tokens"]) - thinking,
         reasoning_tokens=thinking,
     )
     counts = (

@@ -10,11 +10,14 @@ from typing import Any
 
 from broker.call import Call, Quota, Reply, ToolCall, Usage
 from broker.errors import CallCancelled, EngineConnectionLost, EngineError, MalformedReply
+from dispatcher.text import encodable
 from workers.engines.constrain import Read, called
 from workers.engines.watch import CURRENT, Watch
 
 CONNECT_S = 10.0
 SAID_LIMIT = 100
+#: No model takes or makes as many in one call; what a count above it would cost is no amount of money any more.
+MOST_TOKENS = 100_000_000
 Raised = tuple[type[Exception], ...]
 
 
@@ -27,8 +30,8 @@ class Calling:
     arguments: list[str] = field(default_factory=list)
 
     def whole(self) -> ToolCall:
-        arguments = "".join(self.arguments)
-        return ToolCall(self.id, self.name, arguments) if self.id else called(self.name, arguments)
+        name, arguments = encodable(self.name), encodable("".join(self.arguments))
+        return ToolCall(encodable(self.id), name, arguments) if self.id else called(name, arguments)
 
 
 @dataclass(slots=True)
@@ -60,7 +63,7 @@ class Answer:
 
     def reply(self, read: Read, model: str, revision: str = "") -> Reply:
         """``model`` is for a provider that names none. Raises ValueError where it ends in tool calls and has none."""
-        text, told = read("".join(self.parts))
+        text, told = read(encodable("".join(self.parts)))
         calls = (*(one.whole() for one in self.calling), *told)
         if self.finish == "tool_calls" and not calls:
             raise ValueError("it ends in tool calls and has none")
@@ -133,3 +136,12 @@ def text_of(part: Any, name: str) -> str:
     if value is not None and not isinstance(value, str):
         raise TypeError(f"{name} is no text")
     return value or ""
+
+
+def counted(value: Any) -> int:
+    """A count of tokens in the provider's JSON. Raises ValueError where it is none."""
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    if not isinstance(value, int) or isinstance(value, bool) or abs(value) > MOST_TOKENS:
+        raise ValueError(f"{str(value)[:SAID_LIMIT]} is no count of tokens")
+    return value
