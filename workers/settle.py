@@ -5,30 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from broker.call import Reply, Usage
-from broker.errors import (
-    AuthenticationFailed,
-    CallRejected,
-    ContextOverflow,
-    EngineError,
-    EngineOverloaded,
-    EngineUnavailable,
-    ModelNotFound,
-    OutOfCredit,
-    RateLimited,
-)
+from broker.errors import CallRejected, EngineError, EngineUnavailable
 from broker.prices import HardwarePrice, Price, TokenPrice, cost_nano, marginal_nano, row_of
 
-#: The provider turned the call away before a token was made, and bills nothing.
-TURNED_AWAY = (
-    RateLimited,
-    EngineOverloaded,
-    EngineUnavailable,
-    CallRejected,
-    ContextOverflow,
-    AuthenticationFailed,
-    OutOfCredit,
-    ModelNotFound,
-)
+#: The call never left this node. What a provider turned away is known by its usage, which is none; an error of the same
+#: kind in the middle of an answer says nothing of what was used until then.
+NOT_MADE = (CallRejected, EngineUnavailable)
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,4 +73,4 @@ def _usage(ended: Reply | EngineError) -> Usage | None:
         return ended.usage if ended.usage_known else None
     if isinstance(ended.usage, Usage):
         return ended.usage
-    return Usage() if isinstance(ended, TURNED_AWAY) else None
+    return Usage() if isinstance(ended, NOT_MADE) else None

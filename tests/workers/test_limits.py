@@ -140,6 +140,26 @@ def test_a_provider_that_wants_quiet_is_asked_nothing_more_by_anybody(made: Made
     assert len(other.later_s()) == 5
 
 
+@pytest.mark.parametrize(
+    "end",
+    [
+        b'{"error":{"message":"busy","code":"rate_limit_exceeded"}}',
+        b'{"choices":[{"delta":{},"finish_reason":"insufficient_system_resource"}]}',
+    ],
+)
+def test_an_answer_that_was_broken_off_is_booked_at_its_worst_whatever_broke_it(
+    made: Made, provider: Provider, end: bytes
+) -> None:
+    node = made()
+    answer(provider)
+    provider.body = b'data: {"choices":[{"delta":{"content":"a word"}}]}\n\ndata: ' + end + b"\n\n"
+    node.submit()
+    node.work()
+    (broken,) = node.store.record("acme/t0").progress.attempts
+    assert not broken.settled
+    assert (broken.cost_nano or 0) > 1_000_000
+
+
 def test_a_sync_task_that_would_wait_too_long_goes_on_along_its_chain_and_an_async_one_waits(
     made: Made, provider: Provider
 ) -> None:

@@ -97,6 +97,7 @@ REFUSALS: list[tuple[str, int, object, type[EngineError]]] = [
         [{"error": {"message": "The input token count (1200000) exceeds the maximum number of tokens"}}],
         ContextOverflow,
     ),
+    ("openai", 500, {"error": {"message": "busy", "code": "rate_limit_exceeded"}}, RateLimited),
     ("gemini", 429, [{"error": {"code": 429, "status": "RESOURCE_EXHAUSTED"}}], RateLimited),
     (
         "together",
@@ -121,6 +122,7 @@ def test_a_providers_refusal_has_its_leaf(
         endpoint.call(CALL, lambda: False)
     assert type(failed.value) is expected
     assert f"HTTP {status}" in failed.value.message
+    assert failed.value.usage == Usage(), "no token was made"
     assert len(provider.asked) == 1
     endpoint.close()
 

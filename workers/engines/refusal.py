@@ -90,6 +90,15 @@ MENDS: Mapping[Leaf, str] = {
     EngineConnectionLost: "check that lanes.{lane}.base_url is reachable from this node",
 }
 
+#: Answers in whose place no token was made, whatever status they came with.
+TURNED_AWAY = (
+    RateLimited,
+    EngineOverloaded,
+    ContextOverflow,
+    AuthenticationFailed,
+    OutOfCredit,
+    ModelNotFound,
+)
 NOTHING_USED = Usage()
 MESSAGE_LIMIT = 300
 
@@ -133,7 +142,8 @@ def engine_error(refusal: Refusal, leaf: Leaf, lane_name: str, timeout_s: float,
 
     ``key`` never comes into the message, whatever the provider repeats.
     """
-    usage = NOTHING_USED if refusal.before_work else None
+    turned_away = refusal.status is not None and leaf in TURNED_AWAY
+    usage = NOTHING_USED if refusal.before_work or turned_away else None
     mend = MENDS.get(leaf, "").format(lane=lane_name)
     said = _message(refusal, leaf, timeout_s)
     message = f"lane {lane_name!r}: {said if key == NO_KEY else said.replace(key, '(key)')}"
