@@ -10,7 +10,7 @@ import pytest
 
 from broker import settings
 from broker.call import Call, Reply, ToolCall, Usage
-from broker.errors import EngineError, EngineFault, EngineOverloaded, MalformedReply
+from broker.errors import CallRejected, EngineError, EngineFault, EngineOverloaded, MalformedReply
 from broker.settings import Lane
 from tests.workers.conftest import Provider
 from workers.engines.chat import ChatEndpoint, request
@@ -181,6 +181,12 @@ def test_deepseek_does_not_think_beside_tools() -> None:
         assert asked("deepseek", tools=(TOOL,), tool_choice=choice)["thinking"] == {"type": "disabled"}
     assert asked("deepseek", messages=PAST)["thinking"] == {"type": "disabled"}
     assert "thinking" not in asked("deepseek")
+
+
+@pytest.mark.parametrize("used", [["x"], "x", 7])
+def test_past_tool_calls_that_are_none_are_refused_before_the_call_leaves(used: Any) -> None:
+    with pytest.raises(CallRejected, match="not in OpenAI's form"):
+        asked("gemini", messages=(*MESSAGES, {"role": "assistant", "tool_calls": used}))
 
 
 def test_gemini_finds_a_signature_at_each_past_call() -> None:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import openai
 
 from broker.call import Call, Reply, Usage
-from broker.errors import EngineError, EngineFault, EngineOverloaded
+from broker.errors import CallRejected, EngineError, EngineFault, EngineOverloaded
 from workers.engines.chat_errors import LEAVES, translate
 from workers.engines.constrain import Constraint, with_told
 from workers.engines.dialects import COMPATIBLE, DIALECTS, Dialect
@@ -139,7 +139,7 @@ class ChatEndpoint:
 
 
 def request(model: str, call: Call, dialect: Dialect, constraint: Constraint) -> dict[str, Any]:
-    """The body of a call, in the endpoint's dialect."""
+    """The body of a call, in the endpoint's dialect. Raises CallRejected for tool calls that are not in its form."""
     body: dict[str, Any] = {
         "model": model,
         "messages": with_told(_carried(call.messages, dialect), constraint.told),
@@ -166,12 +166,15 @@ def _carried(messages: Sequence[Mapping[str, Any]], dialect: Dialect) -> Sequenc
     """The messages with what the endpoint wants beside the tool calls that lie in the past."""
     if not dialect.past_call:
         return messages
-    return [
-        {**message, "tool_calls": [{**dialect.past_call, **used} for used in message["tool_calls"]]}
-        if message.get("tool_calls")
-        else message
-        for message in messages
-    ]
+    try:
+        return [
+            {**message, "tool_calls": [{**dialect.past_call, **used} for used in message["tool_calls"]]}
+            if message.get("tool_calls")
+            else message
+            for message in messages
+        ]
+    except TypeError as error:
+        raise CallRejected(f"tool calls that are not in OpenAI's form: {error}") from error
 
 
 def take(answer: Answer, chunk: Any) -> bool:
