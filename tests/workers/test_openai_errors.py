@@ -194,6 +194,15 @@ def test_an_answer_without_usage_says_so(answered: Callable[..., Reply]) -> None
     assert (reply.text, reply.usage, reply.usage_known) == ("hello", Usage(), False)
 
 
+def test_no_tokens_at_all_are_no_usage_of_an_answer(answered: Callable[..., Reply]) -> None:
+    nothing = {**USAGE, "usage": {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0}}
+    assert not answered(events(HELLO, STOP, nothing)).usage_known
+    assert answered(events(STOP, nothing)).usage_known, "nothing was said"
+    with pytest.raises(EngineConnectionLost) as failed:
+        answered(events(HELLO, nothing))
+    assert failed.value.usage is None
+
+
 @pytest.mark.parametrize(
     ("body", "content_type", "expected"),
     [

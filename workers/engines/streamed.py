@@ -55,6 +55,12 @@ class Answer:
         if self.first_token_ms is None:
             self.first_token_ms = (time.perf_counter() - self.started) * 1000
 
+    @property
+    def known_usage(self) -> Usage | None:
+        """None: not known. Nothing at all beside an answer is no count of it."""
+        came = self.first_token_ms is not None or any(self.parts) or self.calling
+        return None if came and self.usage == Usage() else self.usage
+
     def call_tool(self, calling: Calling, index: int | None) -> Calling:
         self.calling.append(calling)
         if index is not None:
@@ -67,10 +73,11 @@ class Answer:
         calls = (*(one.whole() for one in self.calling), *told)
         if self.finish == "tool_calls" and not calls:
             raise ValueError("it ends in tool calls and has none")
+        usage = self.known_usage
         return Reply(
             text=text,
-            usage=self.usage or Usage(),
-            usage_known=self.usage is not None,
+            usage=usage or Usage(),
+            usage_known=usage is not None,
             model=self.model or model,
             model_revision=revision,
             finish_reason="tool_calls" if calls and self.finish == "stop" else self.finish,
@@ -114,7 +121,7 @@ def reading(
 
 
 def _known(error: EngineError, answer: Answer) -> EngineError:
-    error.usage = answer.usage or error.usage
+    error.usage = answer.known_usage or error.usage
     error.quota = error.quota or answer.quota
     return error
 
