@@ -38,6 +38,7 @@ log = logging.getLogger(__name__)
 NO_FAULT = (CallRejected, ContextOverflow, CallCancelled, RateLimited, EngineOverloaded)
 CROWDED_S = 5.0  # for an endpoint that is overloaded and does not say for how long
 LEAST_WAIT_S = 0.01
+ASK_AGAIN_S = 3600.0  # Redis may know better by then, or have forgotten
 BYTES_A_TOKEN = 4
 
 
@@ -136,7 +137,9 @@ class Endpoints:
         """It takes no calls for so long, for its failures or for a limit: so Redis says."""
         with self._lock:
             one.broken = broken
-            one.shut_until = max(one.shut_until, time.monotonic() + max(LEAST_WAIT_S, wait_s))
+            one.shut_until = max(
+                one.shut_until, time.monotonic() + max(LEAST_WAIT_S, min(wait_s, ASK_AGAIN_S))
+            )
 
     def heard(self, one: Endpoint, failures: int, shut_s: float, blocked_s: float) -> None:
         """How it stands after a call."""

@@ -39,7 +39,7 @@ from dispatcher.budget import (
     stopped,
 )
 from dispatcher.context import Cut, applied, guarded, unused_tokens
-from dispatcher.endpoints import crowded
+from dispatcher.endpoints import PATIENCE_S, crowded
 from dispatcher.gates import Verdict, gates_of, judge
 from dispatcher.policy import Bounds, Complete, above
 from dispatcher.recovery import again_is_cheapest
@@ -190,13 +190,16 @@ class Jobs:
 
     def _crowded(self, claim: Claim, left: float | None) -> Move:
         """No endpoint here takes a call just now. Limits are waited for in the queue, and this node takes no more for
-        as long; what has failed is left to other nodes of the lane, or to the next lane where there are none."""
+        as long, unless it is so long that what comes may go on along its chain; what has failed is left to other nodes
+        of the lane, or to the next lane where there are none."""
         away, wait_s = self.away(), self.endpoints.opens_s()
-        self.hands.rest(wait_s)
         if self.name in away:
             return without_call(claim, Unusable(f"{self.name}: {away[self.name]}"), away, self.places())
         if self.endpoints.dead():
+            self.hands.rest(wait_s)
             return put_back(claim, 0.0)
+        if wait_s <= PATIENCE_S:
+            self.hands.rest(wait_s)
         decision = crowded(wait_s, mode=claim.task.mode, left_s=left)
         return without_call(claim, decision, away, self.places())
 

@@ -96,6 +96,15 @@ def test_a_provider_s_wish_for_quiet_holds_for_all(store: Store) -> None:
     assert waits(begin(store)) == [0]
 
 
+def test_no_word_of_a_provider_holds_its_calls_up_for_more_than_an_hour(store: Store) -> None:
+    assert store.heard([Heard(DOOR, None, blocked_s=999_999_999)]) == [(0, 0.0, 3600.0)]
+    age(store, 3600)
+    assert waits(begin(store, 1, tpm=6000, tokens=900)) == [0]
+    store.heard([Heard(DOOR, True, tokens=100_000_000)])
+    (wait,) = waits(begin(store, 1, tpm=6000, tokens=900))
+    assert 3600 < wait < 3610
+
+
 def test_failures_in_a_row_shut_an_endpoint_and_one_call_at_a_time_tries_it(store: Store) -> None:
     for failures in range(1, 5):
         assert store.heard([Heard(DOOR, False)]) == [(failures, 0.0, 0.0)]

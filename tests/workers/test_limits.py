@@ -178,6 +178,23 @@ def test_a_sync_task_that_would_wait_too_long_goes_on_along_its_chain_and_an_asy
     assert [290 < wait_s <= 300 for wait_s in node.later_s("async")] == [True]
 
 
+def test_a_node_takes_sync_tasks_also_while_its_endpoint_wants_quiet_for_long(
+    made: Made, provider: Provider
+) -> None:
+    """They go on along their chain, and the node asks Redis again within the hour."""
+    node = made()
+    refuse(provider, 429, retry_after="999999999")
+    node.submit()
+    node.work()
+    node.submit()
+    node.work()
+    assert node.store.record("acme/t1").progress.lane == "frontier"
+    assert not node.hands.resting
+    assert node.endpoints.first.shut_s <= 3600
+    node.endpoints.shut(node.endpoints.first, 1e9, broken=False)
+    assert node.endpoints.first.shut_s <= 3600
+
+
 def test_configured_limits_hold_for_all_nodes_together(made: Made, provider: Provider) -> None:
     nodes = [made("requests_per_minute = 24"), made("requests_per_minute = 24")]
     nodes[0].submit(10)
