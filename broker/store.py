@@ -8,6 +8,7 @@ twice; ``replay`` and ``drop_dead`` say False the second time.
 from __future__ import annotations
 
 import hashlib
+import logging
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
@@ -16,7 +17,7 @@ from importlib.resources import files
 from itertools import islice
 from math import inf
 from operator import attrgetter
-from typing import Any
+from typing import Any, TypeVar
 
 import msgpack
 import redis
@@ -53,7 +54,10 @@ from broker.task import (
     reference,
 )
 
+log = logging.getLogger(__name__)
+Answer = TypeVar("Answer")
 MICRO = 1_000_000
+ASK_AGAIN_S = 0.2
 PAYLOAD_LIMIT_BYTES = 256 * 1024
 PRIORITY_LIMIT = 1000
 #: Above all priorities: on a queue that both modes share, no async task goes before a sync one.
@@ -926,6 +930,22 @@ def _record(ref: str, row: dict[bytes, bytes]) -> Record:
         row.get(b"batch", b"").decode(),
         int(row.get(b"family", 0)),
     )
+
+
+def patiently(question: Callable[[], Answer]) -> Answer:
+    """The answer of a Redis that is waited for however long it is away.
+
+    For what must not be lost with it: what a call cost, and its answer. ``question`` may be asked more than once.
+    """
+    told = False
+    while True:
+        try:
+            return question()
+        except RedisUnavailable as error:
+            if not told:
+                log.warning("what is in hand waits for Redis: %s", error.message)
+            told = True
+            time.sleep(ASK_AGAIN_S)
 
 
 #: A server that was the master until a moment ago, has lost its master or its replicas, cannot write to its disk or is

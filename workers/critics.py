@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from broker.errors import RedisFull
+from broker.errors import RedisFull, RedisUnavailable
 from broker.events import Finished
 from broker.scopes import scopes_of
 from broker.store import Move, Record
@@ -48,7 +48,7 @@ class Critics:
             return overdue(claim)
         try:
             ref, record = submitted(self.store, [part])
-        except RedisFull:
+        except (RedisFull, RedisUnavailable):
             return put_back(claim, LOOK_AGAIN_S)
         if not ended(record):
             return waiting(claim, ref, self.jobs.name)

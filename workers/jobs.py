@@ -20,7 +20,7 @@ from broker.prices import Price, cost_nano, worst_nano
 from broker.scopes import next_window_s, scopes_of, utc_day
 from broker.settings import GateSettings, Settings, TaskType
 from broker.sights import Sights
-from broker.store import Intent, Move, Store
+from broker.store import Intent, Move, Store, patiently
 from broker.tariff import cpu_price
 from broker.task import Claim
 from dispatcher import turns
@@ -287,13 +287,13 @@ class Jobs:
             self.name,
             "reprompt" if fact.verdict == "fail" else "retry",
             [lane for lane in above(self.name, progress.chain) if lane not in away],
-            self.sights.rates(),
+            patiently(self.sights.rates),
             human_nano=None if human is None else nano(human),
         )
         return bounds_of(progress, self.row, job.task_type, again=again)
 
     def away(self) -> dict[str, str]:
-        return unavailable(self.settings, self.sights.lanes(), self.sights.watched_s())
+        return unavailable(self.settings, patiently(self.sights.lanes), self.sights.watched_s())
 
     def places(self) -> Places:
         now_us = self.store.now_us()

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Sequence
+from functools import partial
 
 from broker.call import Reply
 from broker.connect import connect
@@ -24,7 +25,7 @@ from broker.errors import (
 from broker.queue import LaneBroker, TaskQueue
 from broker.settings import HUMAN, Settings, load
 from broker.settings import Lane as LaneSettings
-from broker.store import MICRO, Heard, Move, Store
+from broker.store import MICRO, Heard, Move, Store, patiently
 from broker.task import Claim, lane_queue
 from dispatcher import turns
 from dispatcher.budget import parse_refusal
@@ -135,17 +136,20 @@ class Lane:
     def _step(
         self, claims: Sequence[Claim], heard: list[tuple[Endpoint, Heard]], *, fresh: bool
     ) -> list[Claim]:
-        """Record the intents, make the calls, settle and move on. What goes on is still in hand."""
+        """Record the intents, make the calls, settle and move on. What goes on is still in hand.
+
+        From the first call on nothing gives up for a Redis that is away: what was paid for would be lost with it.
+        """
         uses: list[Claim] = []
         judged: list[Claim] = []
         asks: list[Claim] = []
         for claim in claims:
             waits = uses if turns.pending(claim.progress.turns) else judged if claim.progress.critic else asks
             waits.append(claim)
-        moves = [*self._use(uses, fresh=fresh), *self.critics.moves(judged), *self._call(asks, heard)]
+        moves = [*self.critics.moves(judged), *self._use(uses, fresh=fresh), *self._call(asks, heard)]
         if self.hands.stopping.is_set():
             moves = [to_others(move) for move in moves]
-        going_on = self.store.step(moves)
+        going_on = patiently(lambda: self.store.step(moves))
         self.hands.step(going_on)
         return going_on
 
@@ -153,7 +157,7 @@ class Lane:
         jobs, moves = self.jobs.prepare(claims)
         while jobs:
             elsewhere = []
-            words = self.store.begin([self.jobs.intent(job) for job in jobs])
+            words = patiently(partial(self.store.begin, [self.jobs.intent(job) for job in jobs]))
             for job, word in zip(jobs, words, strict=True):
                 match word.split("|"):
                     case ["go"]:
@@ -171,7 +175,7 @@ class Lane:
 
     def _use(self, claims: Sequence[Claim], *, fresh: bool) -> list[Move]:
         uses, moves = self.uses.prepare(claims, fresh=fresh)
-        words = self.store.begin([self.uses.intent(use) for use in uses]) if uses else []
+        words = patiently(lambda: self.store.begin([self.uses.intent(use) for use in uses])) if uses else []
         for use, word in zip(uses, words, strict=True):
             match word.split("|"):
                 case ["go"]:

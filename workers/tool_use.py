@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from broker.call import ToolCall
-from broker.errors import RedisFull, TaskTooLarge, ToolError
+from broker.errors import RedisFull, RedisUnavailable, TaskTooLarge, ToolError
 from broker.events import Attempted
 from broker.scopes import scopes_of
 from broker.settings import SubtaskTool, TaskType
@@ -125,7 +125,7 @@ class ToolUses:
             ref, record = submitted(self.store, parts)
         except TaskTooLarge as error:
             return Used(f"Error: {error.message}", failure="bad_arguments")
-        except RedisFull:
+        except (RedisFull, RedisUnavailable):
             return replace(
                 put_back(use.claim, LOOK_AGAIN_S), scopes=scopes_of(use.claim.task, self.jobs.name)
             )

@@ -14,11 +14,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from broker.call import ToolCall
-from broker.errors import ConfigError, RedisFull, ToolError, ToolUnavailable
+from broker.errors import ConfigError, RedisFull, RedisUnavailable, ToolError, ToolUnavailable
 from broker.money import nano
 from broker.prices import Price, cost_nano
 from broker.settings import Settings, SubtaskTool, ToolSettings
-from broker.store import Store
+from broker.store import Store, patiently
 from broker.tariff import cpu_price
 from dispatcher.schema import NotJson, compiled, parse_json
 from dispatcher.text import cut, encodable
@@ -117,12 +117,12 @@ class Toolbox:
             return Used(f"Error: {error}", failure=error.failure)
         kept = offer.row.ttl_s is not None and offer.function.reads_only
         key = _key(offer, arguments, workspace) if kept else ""
-        if key and (found := self._store.tool_result(key)) is not None:
+        if key and (found := patiently(lambda: self._store.tool_result(key))) is not None:
             return Used(found, kept=True, avoided_nano=nano(offer.row.usd_per_call))
         assert offer.tool, "a sub-task is no tool's work"
         used = self._done(offer, offer.tool, arguments)
         if key and not used.failure:
-            with suppress(RedisFull):  # it only saves a use
+            with suppress(RedisFull, RedisUnavailable):  # it only saves a use
                 self._store.keep_tool_result(key, used.text, offer.row.ttl_s or 0)
         return used
 

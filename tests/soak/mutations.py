@@ -146,7 +146,7 @@ MUTATIONS = (
         "workers/shell.py",
         (
             (
-                "words = self.store.begin([self.jobs.intent(job) for job in jobs])",
+                "words = patiently(partial(self.store.begin, [self.jobs.intent(job) for job in jobs]))",
                 "try:\n                words = self.store.begin([self.jobs.intent(job) for job in jobs])\n"
                 "            except LanewayError:\n                words = ['go' for _ in jobs]",
             ),

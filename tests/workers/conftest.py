@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -14,6 +14,8 @@ import pytest
 
 @dataclass
 class Provider:
+    """``meanwhile`` is done between a request and its answer."""
+
     url: str = ""
     body: bytes = b""
     content_type: str = "text/event-stream"
@@ -21,6 +23,7 @@ class Provider:
     headers: Mapping[str, str] = field(default_factory=dict)
     asked: list[dict[str, Any]] = field(default_factory=list)
     asked_headers: list[Mapping[str, str]] = field(default_factory=list)
+    meanwhile: Callable[[], None] = lambda: None
 
 
 @pytest.fixture
@@ -31,6 +34,7 @@ def provider() -> Iterator[Provider]:
         def do_POST(self) -> None:
             told.asked.append(json.loads(self.rfile.read(int(self.headers["content-length"]))))
             told.asked_headers.append({name.lower(): value for name, value in self.headers.items()})
+            told.meanwhile()
             self.send_response(told.status)
             sent = {"content-type": told.content_type, "content-length": str(len(told.body)), **told.headers}
             for name, value in sent.items():
