@@ -9,9 +9,10 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 
-from broker.call import Reply
+from broker.call import Reply, Usage
 from broker.connect import connect
 from broker.errors import (
     CallCancelled,
@@ -28,6 +29,7 @@ from broker.settings import Lane as LaneSettings
 from broker.store import MICRO, Heard, Move, Store, patiently
 from broker.task import Claim, lane_queue
 from dispatcher import turns
+from dispatcher.batching import left_s
 from dispatcher.budget import parse_refusal
 from dispatcher.gates import check_types
 from workers.attempt import to_others
@@ -195,9 +197,18 @@ class Lane:
         return self.jobs.settled(job, result, started_us, ended_us)
 
     def _called(self, job: Job) -> Reply | EngineError:
-        endpoint = job.endpoint
+        """The call comes after others of its handful, which may have taken long."""
+        endpoint, left = job.endpoint, left_s(job.claim, self.store.now_us())
+
+        def unwanted() -> bool:
+            return endpoint.broken_off or self.hands.broken(job.claim)
+
         try:
-            return endpoint.engine.call(job.call, lambda: endpoint.broken_off or self.hands.broken(job.claim))
+            if unwanted() or (left is not None and left <= 0):
+                why = f"lane {self.name!r}: the call was not made, for nobody waits for it any more"
+                raise CallCancelled(why, usage=Usage())
+            call = job.call if left is None else replace(job.call, timeout_s=min(job.call.timeout_s, left))
+            return endpoint.engine.call(call, unwanted)
         except CallCancelled as error:
             if not endpoint.broken_off:
                 return error

@@ -19,6 +19,7 @@ from broker.task import DISPATCH, Task
 from dispatcher.actor import Dispatcher
 from dispatcher.classify import Classifier
 from dispatcher.embedding import HashEmbedder
+from tests.mock_provider import eventually
 from tests.workers.conftest import Provider
 from workers.endpoints import Endpoints
 from workers.jobs import Jobs
@@ -69,13 +70,10 @@ class Node:
         self.dispatcher = Dispatcher(self.settings, self.store, classifier)
         self.count = 0
 
-    def submit(self, count: int = 1, mode: str = "sync") -> None:
-        self.store.submit(
-            [
-                Task(f"t{self.count + n}", "acme", ({"role": "user", "content": "hi"},), mode=mode)
-                for n in range(count)
-            ]
-        )
+    def submit(self, count: int = 1, mode: str = "sync", deadline_s: float | None = None) -> None:
+        said = ({"role": "user", "content": "hi"},)
+        ids = [f"t{self.count + n}" for n in range(count)]
+        self.store.submit([Task(one, "acme", said, mode=mode, deadline_s=deadline_s) for one in ids])
         self.count += count
         self.dispatcher.work(self.store.fetch(DISPATCH, 100, idle=True).claims)
 
@@ -138,6 +136,29 @@ def test_a_provider_that_wants_quiet_is_asked_nothing_more_by_anybody(made: Made
     assert other.hands.resting
     assert all(5 < wait_s <= 7 for wait_s in other.later_s())
     assert len(other.later_s()) == 5
+
+
+def test_no_call_of_a_handful_leaves_after_its_task_s_deadline_or_cancel(
+    made: Made, provider: Provider
+) -> None:
+    node = made()
+    node.submit(2)
+    node.submit(deadline_s=0.5)
+
+    def a_long_call() -> None:
+        node.store.cancel("acme/t1")
+        node.hands.break_off(node.store.keep(node.hands.to_renew(), []).broken)
+        due_us = node.store.record("acme/t2").submitted_us + 500_000
+        eventually(lambda: node.store.now_us() > due_us, 5)
+
+    provider.meanwhile = a_long_call
+    node.work()
+    assert len(provider.asked) == 1
+    assert node.statuses() == ["succeeded", "cancelled", "queued"]
+    node.work()
+    assert node.statuses()[2] == "failed"
+    attempts = [node.store.record(f"acme/t{n}").progress.attempts for n in (1, 2)]
+    assert [(one.failure, one.settled, one.cost_nano) for (one,) in attempts] == [("cancelled", True, 0)] * 2
 
 
 @pytest.mark.parametrize(

@@ -52,8 +52,11 @@ def on_frontier(store: Store) -> None:
 
 def work(store: Store, settings: Settings, name: str) -> None:
     endpoints = Endpoints.build(name, settings.lanes[name], settings.fleet.var)
-    lane = Lane(Jobs(name, settings, store, endpoints, Hands(), Toolbox.open(settings, name, store)))
-    lane.work(store.fetch(lane_queue(name, "sync"), 1, idle=True).claims)
+    hands, queue = Hands(), lane_queue(name, "sync")
+    lane = Lane(Jobs(name, settings, store, endpoints, hands, Toolbox.open(settings, name, store)))
+    claims = store.fetch(queue, 1, idle=True).claims
+    hands.take(claims, queue, messages=1, hold_s=60)
+    lane.work(claims)
 
 
 def test_the_next_attempt_is_on_the_cheaper_lane_and_who_watches_hears_of_it_once(
