@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -91,7 +92,7 @@ class ToolUses:
 
     def made(self, use: Use) -> Move:
         """Use the tool, and the step that says what came of it."""
-        started_us = self.store.now_us()
+        started_us, began_ns = self.store.now_us(), time.monotonic_ns()
         if use.offer and isinstance(use.offer.row, SubtaskTool):
             found = self._handed_on(use, use.offer.row)
             if isinstance(found, Move):
@@ -103,7 +104,8 @@ class ToolUses:
             used = Used(f"Error: there is no tool {use.call.name!r} here", failure="unknown_tool")
         else:
             used = self.toolbox.use(use.offer, use.call, use.claim.task.workspace)
-        fact = self._fact(use, started_us, max(started_us, self.store.now_us()), used)
+        ended_us = started_us + (time.monotonic_ns() - began_ns) // 1000  # Redis's clock may be set meanwhile
+        fact = self._fact(use, started_us, ended_us, used)
         return self.jobs.going_on(use.claim, fact, turns.told(use.call, used.text), use.task_type, use.limits)
 
     def _handed_on(self, use: Use, row: SubtaskTool) -> Used | Move:

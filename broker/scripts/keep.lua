@@ -25,10 +25,10 @@ for _, item in ipairs(cmsgpack.unpack(ARGV[3])) do
   end
 end
 
--- For how long each machine was on, a day. A gap longer than a lease is one in which it was off.
+-- For how long each machine was on, a day. A gap longer than a lease is one in which it was off; the clock may be set back.
 if ARGV[10] ~= '' then
   local last = redis.call('HGET', P .. 'machines', ARGV[10])
-  local on = last and math.min(now - tonumber(last), lease) or 0
+  local on = last and math.max(0, math.min(now - tonumber(last), lease)) or 0
   redis.call('HSET', P .. 'machines', ARGV[10], text(now))
   local key = P .. 'uptime:' .. day_of(now)
   redis.call('HINCRBY', key, ARGV[10], text(on))

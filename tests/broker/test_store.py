@@ -275,6 +275,15 @@ def test_a_lease_that_is_renewed_is_not_lost(store: Store) -> None:
     assert store.commit([done(claim)]) == ["moved"]
 
 
+def test_a_clock_that_is_set_back_takes_nothing_from_the_time_that_a_machine_was_on(
+    client: redis.Redis,
+) -> None:
+    store = Store(client, Fleet(lease_s=LEASE_S, node="n"))
+    client.hset("laneway:machines", "n", str(store.now_us() + 600_000_000))
+    store.keep([], ["x"], node="n")
+    assert store.uptimes_s(store.windows()["day"]) == {"n": 0.0}
+
+
 def test_what_waits_is_cancelled_at_once_and_what_runs_when_it_settles(store: Store) -> None:
     store.submit([task("waits"), task("runs")])
     running = next(claim for claim in take(store) if claim.task.task_id == "runs")

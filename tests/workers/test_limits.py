@@ -161,6 +161,19 @@ def test_no_call_of_a_handful_leaves_after_its_task_s_deadline_or_cancel(
     assert [(one.failure, one.settled, one.cost_nano) for (one,) in attempts] == [("cancelled", True, 0)] * 2
 
 
+@pytest.mark.parametrize("step_s", [3600, -3600])
+def test_a_clock_that_is_set_during_a_call_makes_it_no_longer(
+    made: Made, provider: Provider, step_s: int
+) -> None:
+    node = made()
+    node.submit()
+    provider.meanwhile = lambda: node.store._set_clock(node.store.now_us() + step_s * 1_000_000)
+    node.work()
+    (call,) = node.store.record("acme/t0").progress.attempts
+    assert 0 < call.latency_ms < 60_000
+    assert call.latency_ms == (call.ended_us - call.started_us) / 1000
+
+
 @pytest.mark.parametrize(
     "end",
     [
