@@ -1,10 +1,13 @@
 import json
 from dataclasses import replace
+from typing import Any
+
+import pytest
 
 from broker.call import Call
 from broker.settings import ChoiceGate, Lane, TaskType
 from broker.task import Claim, Progress, Task
-from workers.compose import FORM_TOKENS, compose, input_bound
+from workers.compose import FORM_TOKENS, PART_TOKENS, compose, input_bound
 
 LANE = Lane(engine="echo", max_tokens=200, system="Be brief.", shots=(("2+2", "4"),), timeout_s=30)
 TYPE = TaskType.model_validate({"chain": ["local"], "instruction": "Add.", "max_tokens": 8})
@@ -70,6 +73,22 @@ def test_the_bound_of_the_input_covers_tools_forms_and_earlier_tool_calls() -> N
     assert input_bound(replace(plain, schema={"type": "object"})) > bound + FORM_TOKENS
     assert input_bound(replace(plain, choices=("a", "b"))) > bound + FORM_TOKENS
     assert input_bound(replace(plain, messages=(*plain.messages, used))) > bound + 500
+
+
+@pytest.mark.parametrize(
+    "beside", [{"name": "A" * 9000}, {"function_call": {"name": "f", "arguments": "B" * 9000}}]
+)
+def test_the_bound_of_the_input_covers_all_that_is_sent_of_a_message(beside: dict[str, Any]) -> None:
+    message = {"role": "user", "content": "hi", **beside}
+    assert input_bound(Call((message,))) > len(json.dumps(message))
+
+
+def test_an_image_is_bounded_by_the_largest_that_a_provider_counts_and_not_by_its_address() -> None:
+    text = {"type": "text", "text": "What is it?"}
+    image = {"type": "image_url", "image_url": {"url": "https://x.example/a.png"}}
+    plain, shown = (Call(({"role": "user", "content": parts},)) for parts in ((text,), (text, image, image)))
+    assert input_bound(plain) < 200
+    assert 2 * PART_TOKENS < input_bound(shown) < 2 * PART_TOKENS + 400
 
 
 def test_a_type_that_begins_with_tools_requires_one_until_one_was_used() -> None:
