@@ -16,8 +16,9 @@ from broker.settings import TaskBudget
 from dispatcher.policy import Reprompt, Retry, Run, Step
 
 #: Limits are raised and switches turned at any time, and a task that waits for one is told of neither: it asks again.
+#: For a limit not sooner: a hundred thousand that wait for tomorrow ask three hundred times a second.
 KILLED_WAIT_S = 30.0
-LIMIT_WAIT_S = 60.0
+LIMIT_WAIT_S = 300.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,8 +125,7 @@ def refused(
     why = explain(refusal, worst_nano)
     if refusal.kind == "unpriced":
         return Unusable(why)
-    killed = refusal.kind == "killed"
-    opens_s = KILLED_WAIT_S if killed else window_s
+    opens_s = KILLED_WAIT_S if refusal.kind == "killed" else window_s
     if refusal.limit_nano is not None and worst_nano is not None and worst_nano > refusal.limit_nano:
         opens_s = None  # it would fit in no window
     if mode == "async" and opens_s is not None and (left_s is None or opens_s < left_s):

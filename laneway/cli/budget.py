@@ -146,7 +146,7 @@ def _tell_of_the_file(settings: Settings, states: list[BudgetState]) -> None:
 )
 @json_option
 def set_budget(scope: str, period: str, limit_nano: int | None, as_json: bool) -> None:
-    """An operator's limit, over the file's, at once and fleet-wide. What waits for it asks again within a minute."""
+    """An operator's limit, over the file's, at once and fleet-wide. What waits for it asks again within 5 minutes."""
     settings = load()
     _known_lane(scope, settings)
     store = connect(settings)
@@ -232,7 +232,7 @@ def kill(scope: str, as_json: bool) -> None:
 @budget.command("unkill")
 @_switching
 def unkill(scope: str, as_json: bool) -> None:
-    """The switch is back, and what an overrun closed is open again. What waits for it asks again within a minute."""
+    """The switch is back, and what an overrun closed is open again. What waits for it asks again in 5 minutes."""
     _switch(scope, as_json, off=False)
 
 

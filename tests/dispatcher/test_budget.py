@@ -7,6 +7,7 @@ import pytest
 from broker.events import Attempted
 from broker.settings import TaskBudget
 from dispatcher.budget import (
+    LIMIT_WAIT_S,
     Exceeded,
     Limits,
     ParkForBudget,
@@ -71,7 +72,15 @@ def test_peoples_work_is_no_part_of_a_tasks_own_limits() -> None:
 @pytest.mark.parametrize(
     ("worst", "spent", "then"),
     [
-        (100, False, Wait(3600)),
+        (
+            100,
+            False,
+            Wait(
+                LIMIT_WAIT_S,
+                "the call may cost $0.0000001, workspace:acme per day has $0.00000002 left;"
+                " waits until its limit is raised or the next day in UTC begins",
+            ),
+        ),
         (101, False, Exceeded("the call may cost $0.000000101, workspace:acme per day has $0.00000002 left")),
         (
             101,
@@ -125,9 +134,21 @@ def test_no_call_begins_once_a_limit_is_reached(
 @pytest.mark.parametrize(
     ("word", "window_s", "left_s", "delay_s", "until"),
     [
-        ("over|fleet|month|0", 2e6, None, 60, "until its limit is raised or the next month in UTC begins"),
+        (
+            "over|fleet|month|0",
+            2e6,
+            None,
+            LIMIT_WAIT_S,
+            "until its limit is raised or the next month in UTC begins",
+        ),
         ("over|fleet|day|0", 7.5, 8.0, 7.5, "until its limit is raised or the next day in UTC begins"),
-        ("closed|fleet|day", 9e4, None, 60, "until it is switched on or the next day in UTC begins"),
+        (
+            "closed|fleet|day",
+            9e4,
+            None,
+            LIMIT_WAIT_S,
+            "until it is switched on or the next day in UTC begins",
+        ),
         ("killed|fleet", None, None, 30, "until it is switched on"),
         ("over|fleet|month|0", 2e6, 1e6, None, ""),
         ("over|fleet|total|0", None, None, None, ""),

@@ -4,9 +4,12 @@ from typing import Any
 
 import pytest
 
+from broker.events import Attempted
 from broker.keys import later_key
 from broker.money import nano
 from broker.settings import parse
+from broker.store import Intent
+from dispatcher.budget import LIMIT_WAIT_S
 
 SECOND = """
 [lanes.second]
@@ -52,19 +55,23 @@ def test_the_list_shows_what_is_spent_and_left_and_who_said_so(laneway: Any) -> 
     assert "the file says $1.0" in laneway.run("budget", "list").stdout
 
 
-def test_a_task_that_waits_for_a_limit_says_so_and_asks_again_within_a_minute(laneway: Any) -> None:
-    laneway.run("budget", "set", "user:mm", "--period", "month", "--usd", "0.0001")
+def test_a_task_that_waits_for_a_limit_says_so_and_asks_again_within_minutes(laneway: Any) -> None:
+    laneway.run("budget", "set", "user:mm", "--period", "month", "--usd", "0.25")
+    laneway.client.submit("hello there", user="mm", task_id="other")
+    (other,) = laneway.claim()
+    lost = Attempted("a", 0, "local", "echo", "m", "task", 0, 0, 0.0, 0.0, nano("0.2"), settled=False)
+    assert laneway.store.begin([Intent(other, nano("0.2"), lost, ("user:mm",))]) == ["go"]
     laneway.client.submit("hello there", user="mm", mode="async", task_id="t")
     laneway.work()
     now = laneway.json("show", "t")["now"]
     assert now["where"] == "waits in queue lane-local-async"
-    assert "user:mm per month has $0.00009" in now["waits_for"]
+    assert "user:mm per month has $0.04999" in now["waits_for"]
     assert "until its limit is raised or the next month in UTC begins" in now["waits_for"]
     assert "put off     the call may cost" in laneway.run("show", "t").stdout
     wait_s = laneway.store.fetch("lane-local-async", 1, idle=True).wait_s
-    assert 0 < wait_s <= 60
+    assert 0 < wait_s <= LIMIT_WAIT_S
     laneway.run("budget", "set", "user:mm", "--period", "month", "--usd", "5")
-    laneway.store.client.zadd(later_key("lane-local-async"), {"default/t": 0})  # the minute is over
+    laneway.store.client.zadd(later_key("lane-local-async"), {"default/t": 0})  # they are over
     laneway.work()
     told = laneway.json("show", "t")
     assert (told["status"], told["now"]["waits_for"]) == ("succeeded", None)
