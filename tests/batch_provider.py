@@ -320,9 +320,12 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 def lines(rows: list[Any]) -> bytes:
-    """Those that are bytes as they are."""
-    whole = (row if isinstance(row, bytes) else json.dumps(row, ensure_ascii=False).encode() for row in rows)
-    return b"".join(row + b"\n" for row in whole)
+    """Those that are bytes as they are; half of a surrogate pair as its escape."""
+    return b"".join((row if isinstance(row, bytes) else _line(row)) + b"\n" for row in rows)
+
+
+def _line(row: Any) -> bytes:
+    return json.dumps(row, ensure_ascii=False).encode(errors="backslashreplace")
 
 
 ROUTES = (

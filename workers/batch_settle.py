@@ -21,6 +21,7 @@ log = logging.getLogger(__name__)
 #: A batch whose sending brought no answer is looked for, and given up when the provider does not know it after that.
 LOST_S = 120.0
 GIVEN_UP_S = 25 * 3600.0
+KEPT_S = 30 * 86_400.0  # no provider keeps answers for longer
 
 Row = TypeVar("Row")
 
@@ -48,6 +49,8 @@ class BatchKeeper:
                     self._see_to(batch, lock)
                 except EngineError as error:
                     log.error("batch %s is looked after again in a while: %s", batch.id, error)
+                    if self._age_s(batch) > KEPT_S:
+                        self._give_up(batch, "nothing was to be learnt of it for a month")
                 except Exception as error:  # noqa: BLE001 - raised below: no other batch waits for it
                     failed.append(error)
         if failed:
@@ -88,12 +91,14 @@ class BatchKeeper:
         """Whether the provider knows it after all."""
         known = {one.provider_id for one in self.book.all() if one.provider_id}
         found = self.door.find(batch.id, batch.lines, batch.since_us / MICRO, known.union(batch.others))
-        age_s = (self.store.now_us() - batch.since_us) / MICRO
         if found is not None:
             state: State = "sent" if batch.state == "sending" else batch.state
             self.book.write(replace(batch, state=state, provider_id=found), over=batch.state)
-        elif age_s > (GIVEN_UP_S if batch.state == "lost" else LOST_S):
+        elif self._age_s(batch) > (GIVEN_UP_S if batch.state == "lost" else LOST_S):
             self._give_up(batch, "it is not to be found at the provider")
+
+    def _age_s(self, batch: Batch) -> float:
+        return (self.store.now_us() - batch.since_us) / MICRO
 
     def _give_up(self, batch: Batch, why: str) -> None:
         """Nobody knows whether it is paid for: so it counts as that, and its tasks go on. A lost one is closed so."""

@@ -529,6 +529,27 @@ def test_what_the_provider_has_no_more_of_a_batch_is_given_up_and_its_tasks_go_o
         node.at_rest()
 
 
+def test_a_batch_of_which_nothing_is_heard_for_a_month_is_given_up(
+    node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for lost_replies in ([], ["create"]):
+        node.provider.lose = lost_replies
+        node.submit("a")
+        node.sender.send()
+        node.provider.status = 500
+        node.keeper.look()
+        assert set(node.statuses().values()) == {"running"}
+        monkeypatch.setattr(batch_settle, "KEPT_S", 0)
+        node.keeper.look()
+        assert set(node.statuses().values()) == {"queued"}
+        node.keeper.look()
+        assert node.book.all() == []
+        node.at_rest()
+        node.provider.status = 200
+        monkeypatch.undo()
+        node.client.flushall()
+
+
 def test_a_wrong_address_loses_no_batch(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(batch_settle, "LOST_S", 0)
     node.submit("a")
