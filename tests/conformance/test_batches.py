@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,7 +10,13 @@ from pathlib import Path
 import pytest
 
 from broker.call import Call, Reply, Usage
-from broker.errors import AuthenticationFailed, ContextOverflow, EngineConnectionLost, EngineError
+from broker.errors import (
+    AuthenticationFailed,
+    ContextOverflow,
+    EngineConnectionLost,
+    EngineError,
+    MalformedReply,
+)
 from broker.settings import Lane
 from tests.batch_provider import BatchProvider, batch_provider
 from workers.engines import Engine, build
@@ -173,6 +180,16 @@ def test_an_answer_that_is_none_is_a_malformed_reply(door: BatchDoor) -> None:
     ):
         error = door.read(nonsense, asked("x"))
         assert isinstance(error, EngineError)
+
+
+def test_a_line_far_longer_than_was_asked_for_is_malformed_and_its_usage_known(
+    door: BatchDoor, tmp_path: Path
+) -> None:
+    ((_, row),) = door.results(sent(door, tmp_path, "a"))
+    long = json.loads(json.dumps(row).replace('"fine"', json.dumps("x" * 100_000)))
+    error = door.read(long, asked("x"))
+    assert isinstance(error, MalformedReply)
+    assert error.usage == Usage(input_tokens=10, output_tokens=100)
 
 
 def test_openai_says_why_it_took_nothing(tmp_path: Path, provider: BatchProvider) -> None:

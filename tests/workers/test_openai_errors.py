@@ -189,6 +189,19 @@ def test_a_letter_that_came_in_two_halves_is_one_and_half_a_letter_is_replaced(
     assert (called.id, called.arguments) == ("\ufffd", '{"a": "😀"}')
 
 
+def test_an_answer_far_longer_than_was_asked_for_is_malformed_and_its_usage_known(
+    answered: Callable[..., Reply],
+) -> None:
+    long = said("x" * 100_000)
+    assert len(answered(events(long, STOP, USAGE)).text) == 100_000
+    tool = {"index": 0, "id": "1", "function": {"name": "f", "arguments": "x" * 200_000}}
+    asks = {**CHUNK, "choices": [{"index": 0, "delta": {"tool_calls": [tool]}}]}
+    for sent in ((long, long), (asks,)):
+        with pytest.raises(MalformedReply, match="characters for 512 tokens") as failed:
+            answered(events(*sent, STOP, USAGE))
+        assert failed.value.usage == Usage(input_tokens=9, output_tokens=3)
+
+
 def test_an_answer_without_usage_says_so(answered: Callable[..., Reply]) -> None:
     reply = answered(events(HELLO, STOP))
     assert (reply.text, reply.usage, reply.usage_known) == ("hello", Usage(), False)

@@ -95,7 +95,7 @@ class ChatEndpoint:
 
     def call(self, call: Call, cancelled: Callable[[], bool]) -> Reply:
         constraint = self._dialect.constrain(call)
-        answer = Answer(time.perf_counter())
+        answer = Answer(time.perf_counter(), call.max_tokens)
 
         def translated(error: Exception) -> EngineError:
             return translate(error, self._lane_name, call.timeout_s, self._key, self._dialect.statuses)
@@ -192,10 +192,9 @@ def take(answer: Answer, chunk: Any) -> bool:
 
 def take_whole(answer: Answer, body: Any) -> None:
     """An answer that came in one piece. Raises as ``take`` does, and IndexError where it has no choice."""
-    answer.model = text_of(body, "model")
+    answer.model, answer.usage = text_of(body, "model"), normalised(body["usage"])
     choice = body["choices"][0]
     _take_delta(answer, choice["message"])
-    answer.usage = normalised(body["usage"])
     answer.finish = text_of(choice, "finish_reason")
 
 
@@ -204,7 +203,7 @@ def _take_delta(answer: Answer, delta: Any) -> None:
     tools = delta.get("tool_calls") or ()
     if text or tools or delta.get("reasoning_content") or delta.get("reasoning"):
         answer.began()
-    answer.parts.append(text)
+    answer.take(text, answer.parts)
     for tool in tools:
         _take_tool(answer, tool)
 
@@ -223,7 +222,7 @@ def _take_tool(answer: Answer, delta: Any) -> None:
         if not name:
             raise ValueError("a tool call without a name")
         calling = answer.call_tool(Calling(identity, name), index)
-    calling.arguments.append(text_of(function, "arguments"))
+    answer.take(text_of(function, "arguments"), calling.arguments)
 
 
 def normalised(reported: Mapping[str, Any]) -> Usage:

@@ -97,16 +97,18 @@ class ChatBatches:
 
     def read(self, result: Any, call: Call) -> Reply | EngineError:
         constraint = self._dialect.constrain(call)
+        answer = Answer(time.perf_counter(), call.max_tokens)
         try:
             response = result.get("response") or {}
             if response.get("status_code") != 200:
                 return self._refused(result, response, call)
-            answer = Answer(time.perf_counter())
             take_whole(answer, response["body"])
             answer.finish = FINISHES.get(answer.finish, "stop")
             return answer.reply(constraint.read, self._model)
         except (AttributeError, KeyError, TypeError, ValueError, IndexError) as error:
-            return malformed(self._lane_name, f"a batch's line that cannot be read: {type(error).__name__}")
+            failed = malformed(self._lane_name, f"a batch's line that cannot be read: {type(error).__name__}")
+            failed.usage = answer.known_usage
+            return failed
 
     def _refused(self, result: Mapping[str, Any], response: Mapping[str, Any], call: Call) -> EngineError:
         body = response.get("body") or {"error": result.get("error")}

@@ -83,7 +83,7 @@ class MessagesEndpoint:
 
     def call(self, call: Call, cancelled: Callable[[], bool]) -> Reply:
         body, read = request(self._model, call, cache=self._cache, shots=self._shots)
-        answer = Answer(time.perf_counter())
+        answer = Answer(time.perf_counter(), call.max_tokens)
 
         def translated(error: Exception) -> EngineError:
             return translate(error, self._lane_name, call.timeout_s, self._key)
@@ -166,9 +166,9 @@ class _Events:
                 raise ValueError("a tool call without a name")
             self._answer.began()
             calling = self._answer.call_tool(Calling(identity, name), index)
-            calling.arguments.append(json.dumps(block["input"]) if block.get("input") else "")
+            self._answer.take(json.dumps(block["input"]) if block.get("input") else "", calling.arguments)
         elif block["type"] == "text":
-            self._answer.parts.append(text_of(block, "text"))
+            self._answer.take(text_of(block, "text"), self._answer.parts)
 
     def _delta(self, index: int, delta: Any) -> None:
         if index not in self.open:
@@ -176,9 +176,10 @@ class _Events:
         match delta["type"]:
             case "text_delta":
                 self._answer.began()
-                self._answer.parts.append(text_of(delta, "text"))
+                self._answer.take(text_of(delta, "text"), self._answer.parts)
             case "input_json_delta":
-                self._answer.at_index[index].arguments.append(text_of(delta, "partial_json"))
+                calling = self._answer.at_index[index]
+                self._answer.take(text_of(delta, "partial_json"), calling.arguments)
             case "thinking_delta":
                 self._answer.began()
 

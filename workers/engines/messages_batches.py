@@ -92,19 +92,22 @@ class MessagesBatches:
             raise ended_early(self._lane_name)
 
     def read(self, result: Any, call: Call) -> Reply | EngineError:
+        answer = Answer(time.perf_counter(), call.max_tokens)
         try:
             result = result["result"]
             if result["type"] == "errored":
                 return self._refused(result["error"], call)
             body, read = request(self._model, call, cache=self._cache, shots=self._shots)
-            answer = _whole(result["message"])
+            _take_whole(answer, result["message"])
             if body.get("tool_choice") == FORCED_ANSWER:
                 unpack(answer)
             return answer.reply(read, self._model)
         except EngineError as error:
             return error
         except (AttributeError, KeyError, TypeError, ValueError) as error:
-            return malformed(self._lane_name, f"a batch's line that cannot be read: {type(error).__name__}")
+            failed = malformed(self._lane_name, f"a batch's line that cannot be read: {type(error).__name__}")
+            failed.usage = answer.known_usage
+            return failed
 
     def _refused(self, body: Any, call: Call) -> EngineError:
         """Lines that came to an error are not charged, whatever the error was."""
@@ -136,14 +139,12 @@ def _is_untouched(row: Any) -> bool:
     return False
 
 
-def _whole(message: Any) -> Answer:
-    answer = Answer(time.perf_counter(), model=text_of(message, "model"))
+def _take_whole(answer: Answer, message: Any) -> None:
+    answer.model, answer.usage = text_of(message, "model"), normalised(message["usage"])
     for block in message["content"]:
         if block["type"] == "text":
-            answer.parts.append(text_of(block, "text"))
+            answer.take(text_of(block, "text"), answer.parts)
         elif block["type"] == "tool_use":
             calling = answer.call_tool(Calling(text_of(block, "id"), text_of(block, "name")), None)
-            calling.arguments.append(json.dumps(block["input"]))
-    answer.usage = normalised(message["usage"])
+            answer.take(json.dumps(block["input"]), calling.arguments)
     answer.finish = FINISHES.get(text_of(message, "stop_reason"), "stop")
-    return answer

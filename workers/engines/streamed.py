@@ -18,6 +18,8 @@ CONNECT_S = 10.0
 SAID_LIMIT = 100
 #: No model takes or makes as many in one call; what a count above it would cost is no amount of money any more.
 MOST_TOKENS = 100_000_000
+#: No token of today's models has more characters; what a server says beside what it counts is room for as well.
+CHARS_A_TOKEN, CHARS_BESIDE = 128, 65_536
 Raised = tuple[type[Exception], ...]
 
 
@@ -37,10 +39,13 @@ class Calling:
 @dataclass(slots=True)
 class Answer:
     """What has come so far. ``started`` is on ``time.perf_counter``; ``finish`` is a ``Reply.finish_reason``, "" until
-    its end came; ``usage`` None until the provider has told all of it.
+    its end came; ``usage`` None until the provider has told all of it. ``max_tokens`` were asked for: what is far more
+    than that is read to its end, so that its usage is known, but not kept.
     """
 
     started: float
+    max_tokens: int = 0
+    chars: int = 0
     parts: list[str] = field(default_factory=list)
     usage: Usage | None = None
     model: str = ""
@@ -58,17 +63,33 @@ class Answer:
     @property
     def known_usage(self) -> Usage | None:
         """None: not known. Nothing at all beside an answer is no count of it."""
-        came = self.first_token_ms is not None or any(self.parts) or self.calling
+        came = self.first_token_ms is not None or self.chars > 0
         return None if came and self.usage == Usage() else self.usage
 
+    def take(self, text: str, into: list[str]) -> None:
+        """Keep ``text`` in ``into``, or only count it where the answer is too long."""
+        self.chars += len(text)
+        if not self.too_long:
+            into.append(text)
+
+    @property
+    def too_long(self) -> bool:
+        return self.chars + len(self.model) > CHARS_BESIDE + CHARS_A_TOKEN * self.max_tokens
+
     def call_tool(self, calling: Calling, index: int | None) -> Calling:
+        self.chars += len(calling.id) + len(calling.name)
         self.calling.append(calling)
         if index is not None:
             self.at_index[index] = calling
         return calling
 
     def reply(self, read: Read, model: str, revision: str = "") -> Reply:
-        """``model`` is for a provider that names none. Raises ValueError where it ends in tool calls and has none."""
+        """``model`` is for a provider that names none.
+
+        Raises ValueError where it ends in tool calls and has none, or is far longer than was asked for.
+        """
+        if self.too_long:
+            raise ValueError(f"{self.chars:,} characters for {self.max_tokens:,} tokens")
         text, told = read(encodable("".join(self.parts)))
         calls = (*(one.whole() for one in self.calling), *told)
         if self.finish == "tool_calls" and not calls:
