@@ -1,7 +1,8 @@
 """The fleet's configuration: ``laneway.toml`` under the environment, checked as a whole before anything starts.
 
-Order, strongest first: environment ``LANEWAY_SECTION__KEY`` (``-`` in a name is written ``_``), the file named by
-``LANEWAY_CONFIG`` or ``./laneway.toml``, the defaults below. This is the one module that reads the environment.
+Order, strongest first: environment ``LANEWAY_SECTION__KEY`` (``-`` in a name is written ``_``, a row of a list is named
+by its place from 0 on), the file named by ``LANEWAY_CONFIG`` or ``./laneway.toml``, the defaults below. This is the one
+module that reads the environment.
 """
 
 from __future__ import annotations
@@ -957,7 +958,7 @@ class _EnvironmentOverFile(PydanticBaseSettingsSource):
         return self.file.get(field_name), field_name, False
 
     def __call__(self) -> dict[str, Any]:
-        environment = EnvSettingsSource(self.settings_cls)()
+        environment = {**_strange_sections(), **EnvSettingsSource(self.settings_cls)()}
         base = dict(self.file)
         if "lanes" in environment:
             base.setdefault("lanes", _DEFAULT_LANES)
@@ -966,16 +967,30 @@ class _EnvironmentOverFile(PydanticBaseSettingsSource):
         return _overlay(base, environment)
 
 
+def _strange_sections() -> dict[str, Any]:
+    """Sections that the environment names and nobody knows, so that they are refused as those of the file are."""
+    names = (
+        name.lower().removeprefix("laneway_") for name in os.environ if name.lower().startswith("laneway_")
+    )
+    sections = {name.partition("__")[0] for name in names if "__" in name}
+    return {section: {} for section in sections - Settings.model_fields.keys()}
+
+
 def _overlay(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     names = {name.replace("-", "_").lower(): name for name in base}
     merged = dict(base)
     for key, value in over.items():
         name = names.get(key.replace("-", "_").lower(), key)
-        below = merged.get(name)
-        merged[name] = (
-            _overlay(below, value) if isinstance(below, Mapping) and isinstance(value, Mapping) else value
-        )
+        merged[name] = _over(merged.get(name), value)
     return merged
+
+
+def _over(below: object, value: object) -> object:
+    if isinstance(below, Mapping) and isinstance(value, Mapping):
+        return _overlay(below, value)
+    if isinstance(below, list) and isinstance(value, Mapping):
+        return list(_overlay({str(at): row for at, row in enumerate(below)}, value).values())
+    return value
 
 
 def parse(text: str, *, source: str = "laneway.toml", folder: Path | None = None) -> Settings:

@@ -125,6 +125,24 @@ def test_the_environment_overrides_a_scalar_and_a_dash_is_written_as_underscore(
     assert settings.fleet.lease_s == 2.5
 
 
+def test_the_environment_overrides_a_scalar_of_a_row_by_the_row_s_place(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("LANEWAY_BUDGETS__0__USD", "3")
+    monkeypatch.setenv("LANEWAY_TYPES__GENERAL__CHAIN__1", "rented")
+    monkeypatch.setenv("LANEWAY_LANES__RENTED__ENDPOINTS__1__WEIGHT", "2.5")
+    settings = parse(GOOD + RENTED + "endpoints = [{ weight = 9 }, { weight = 1 }]\n")
+    assert [(row.scope, row.usd) for row in settings.budgets] == [("workspace:acme", Decimal(3))]
+    assert settings.types["general"].chain == ("local", "rented", "human")
+    assert [one.weight for one in settings.lanes["rented"].endpoints] == [9, 2.5]
+
+
+def test_a_section_of_the_environment_that_is_none_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LANEWAY_FLET__LEDGER", "x")
+    with pytest.raises(ConfigError, match="flet: unknown key; did you mean 'fleet'"):
+        parse(GOOD)
+
+
 def test_relative_paths_are_taken_from_the_file_s_folder(tmp_path: Path) -> None:
     assert parse(GOOD, folder=tmp_path).fleet.ledger == str(tmp_path / "var/ledger")
     lane = '[lanes.local]\nengine = "openai"\napi_key_file = "key"\nmodel_path = "/m/a.gguf"\n'
