@@ -185,7 +185,7 @@ def test_an_answer_that_is_none_is_a_malformed_reply(door: BatchDoor) -> None:
 def test_a_line_far_longer_than_was_asked_for_is_malformed_and_its_usage_known(
     door: BatchDoor, tmp_path: Path
 ) -> None:
-    ((_, row),) = door.results(sent(door, tmp_path, "a"))
+    ((_, row),) = door.results(sent(door, tmp_path, "a"), 1)
     long = json.loads(json.dumps(row).replace('"fine"', json.dumps("x" * 100_000)))
     error = door.read(long, asked("x"))
     assert isinstance(error, MalformedReply)
