@@ -463,15 +463,17 @@ end
 -- until somebody drops it. The caller has written its status and outcome.
 -- The record ends with its time, and so does its id, unless another workspace's task of that id lives on.
 local function expire(ref, ttl)
-  local known = redis.call('EXPIRE', task_key(ref), ttl)
+  if redis.call('EXPIRE', task_key(ref), ttl) == 0 then -- a stray's, which has no record
+    return 0
+  end
   local id = string.match(ref, '/(.*)$')
   for _, workspace in ipairs(redis.call('SMEMBERS', P .. 'ids:' .. id)) do
     if redis.call('TTL', task_key(workspace .. '/' .. id)) == -1 then
-      return known
+      return 1
     end
   end
   redis.call('EXPIRE', P .. 'ids:' .. id, ttl)
-  return known
+  return 1
 end
 
 local function finish(ref, now, ttl, watched, dead)

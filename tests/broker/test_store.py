@@ -555,6 +555,16 @@ def test_a_spoilt_record_is_a_dead_letter_and_its_neighbours_are_handed_out(
     assert [claim.ref for claim in take(store)] == ["acme/good"]
 
 
+def test_a_message_that_is_no_task_is_dropped_as_any_dead_letter(store: Store, client: redis.Redis) -> None:
+    client.rpush(f"dramatiq:{DISPATCH}", "stray")
+    client.zadd(keys.queue_key(DISPATCH), {"no-slash": -1})
+    take(store)
+    letters = [letter.id for letter in store.dead_letters()]
+    assert len(letters) == 2
+    assert [store.drop_dead(letter) for letter in letters] == [True, True]
+    assert store.dead_letters() == []
+
+
 def test_dropping_what_is_no_dead_letter_leaves_a_task_alone(store: Store, client: redis.Redis) -> None:
     store.submit([task("a")])
     assert not store.drop_dead("acme/a")
