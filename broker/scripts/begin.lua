@@ -35,8 +35,14 @@ for i, item in ipairs(cmsgpack.unpack(ARGV[1])) do
       worst = math.max(0, worst)
       use(day, scopes, worst)
       hold(day, scopes, worst)
-      for _, one in ipairs(family) do
-        use_of_family(one[1], worst)
+      if #family > 0 then
+        local refs = {}
+        for at, one in ipairs(family) do
+          refs[at] = one[1]
+        end
+        local above = table.concat(refs, '\n')
+        use_of_family(above, worst)
+        redis.call('HSET', key, 'above', above)
       end
       redis.call('HSET', key, 'status', 'running', 'reserved', text(worst), 'held', day, 'scopes', scopes, 'call', fact,
         'starts', text(tonumber(h[5] or '0') + 1), 'started', h[6] or text(now))

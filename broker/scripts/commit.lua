@@ -93,7 +93,7 @@ for i, item in ipairs(cmsgpack.unpack(ARGV[1])) do
     end
     local reserved = h[14] and tonumber(h[13]) or 0
     if h[14] and scopes == '' then -- of a record that nobody could read
-      scopes = h[18]
+      scopes, family = h[18], redis.call('HGET', key, 'above') or ''
     end
     use(h[14] or day, scopes, cost - reserved)
     use_of_family(family, cost - reserved)

@@ -19,6 +19,7 @@
 --   submitted, enqueued, started, finished      microseconds of Redis's clock
 --   waited    microseconds that it waited for a person
 --   human     nano-dollars of people's work: a part of cost, and none of the task's own limits
+--   above     refs of the tasks that it is a part of, one a line
 --   family    nano-dollars that its sub-tasks have spent and reserved: no part of cost, but of its own limit
 --   due       when its deadline is            batch     the provider batch that holds it
 --   workspace, priority

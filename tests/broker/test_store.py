@@ -409,6 +409,19 @@ def test_a_record_that_nobody_can_read_gives_back_what_it_had_reserved(
         assert {int(client.hget(key(window), "fleet") or 0) for key in (keys.used_key, keys.held_key)} == {0}
 
 
+def test_a_part_that_nobody_can_read_gives_back_what_it_had_reserved_of_its_family(
+    store: Store, client: redis.Redis
+) -> None:
+    store.submit([task("whole"), replace(task("part"), parent="whole")])
+    (claim,) = (claim for claim in take(store) if claim.task.parent)
+    claim = replace(claim, progress=Progress(family=(("acme/whole", 1000), ("acme/gone", -1))))
+    store.begin([Intent(claim, 500, call(claim, 500), batch="b", line="l")])
+    assert store.record("acme/whole").family_nano == 500
+    client.hset(keys.task_key("acme/part"), "progress", b"\xff\x00garbage")
+    assert store.claims([(claim.ref, claim.epoch)], DISPATCH) == [None]
+    assert store.record("acme/whole").family_nano == 0
+
+
 def test_an_id_is_known_as_long_as_a_task_of_it(store: Store, client: redis.Redis) -> None:
     def left_s() -> Any:
         return client.ttl(keys.ids_key("a"))
