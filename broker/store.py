@@ -709,8 +709,9 @@ class Store:
         """A parked task goes on (``queued``, on its queue or another) or gets its end.
 
         ``epoch`` is the record's, as the caller saw it: where the task has gone on and is parked anew, the word is
-        ``changed``. Else it is the status before; one that was not parked is left where it is. A cost that fits no
-        limit does nothing and the word is why (see ``scripts/begin.lua``), but with ``over``. Raises UnknownTask.
+        ``changed``. Else it is the status before; one that was not parked is left where it is. ``raised`` are limits by
+        their names, put over those of the same name. A cost that fits no limit does nothing and the word is why (see
+        ``scripts/begin.lua``), but with ``over``. Raises UnknownTask.
         """
         row = [
             ref,
@@ -742,8 +743,7 @@ class Store:
             waits = record.status == "parked" and record.progress.lane == HUMAN
             facts = [Resumed("budget", record.progress.lane)]
             seen = -1 if waits else record.epoch
-            raised = {**record.raised, **(others or {})}
-            word = self.resume(ref, "queued", facts, hard_nano=hard_nano, raised=raised, epoch=seen)
+            word = self.resume(ref, "queued", facts, hard_nano=hard_nano, raised=others, epoch=seen)
             if word != "changed":
                 for part in self.parts(ref):
                     if self.record_status(part) == "parked":

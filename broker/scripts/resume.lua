@@ -1,15 +1,16 @@
 -- ARGV[1] = [ref, status, queue, progress, outcome, cost, facts, scopes, hard limit, epoch, other limits, over],
 -- ARGV[2] = time to live of an end. A parked task goes on (status queued, on a queue) or gets its end from a person. A
--- queue, progress, outcome or other limits of '' and a hard limit below 0 leave what there is. Gives its status before,
--- '' for an unknown task; only parked ones are moved, and none that was claimed since the given epoch ('': any): changed.
--- How long it waited is kept with it. The cost is that of a person's work: where it fits no limit the word is why, as in
--- begin.lua, and nothing is done; over = 1 books it all the same.
+-- queue, progress, outcome or other limits of '' and a hard limit below 0 leave what there is; other limits are put over
+-- those of the same name alone. Gives its status before, '' for an unknown task; only parked ones are moved, and none
+-- that was claimed since the given epoch ('': any): changed. How long it waited is kept with it. The cost is that of a
+-- person's work: where it fits no limit the word is why, as in begin.lua, and nothing is done; over = 1 books it all the
+-- same.
 local now = clock()
 local ref, status, queue, progress, outcome, cost, blobs, scopes, hard, epoch, raised, over =
   unpack(cmsgpack.unpack(ARGV[1]))
 local key = task_key(ref)
 local h = redis.call('HMGET', key, 'status', 'queue', 'workspace', 'priority', 'submitted', 'seq', 'cost', 'watched',
-  'epoch', 'enqueued')
+  'epoch', 'enqueued', 'raised')
 if not h[1] then
   return ''
 end
@@ -17,7 +18,11 @@ if hard >= 0 then
   redis.call('HSET', key, 'hard', text(hard))
 end
 if raised ~= '' then
-  redis.call('HSET', key, 'raised', raised)
+  local limits = h[11] and cmsgpack.unpack(h[11]) or {}
+  for name, limit in pairs(cmsgpack.unpack(raised)) do
+    limits[name] = limit
+  end
+  redis.call('HSET', key, 'raised', cmsgpack.pack(limits))
 end
 if h[1] ~= 'parked' then
   return h[1]

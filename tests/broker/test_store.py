@@ -16,7 +16,7 @@ from broker.errors import RedisFull, RedisUnavailable, ResultGone, TaskTooLarge,
 from broker.events import Attempted, Fact, Finished, decode_entry
 from broker.hands import Hands
 from broker.settings import BudgetRow, Fleet
-from broker.store import Intent, Move, Store, digest
+from broker.store import Intent, Move, Record, Store, digest
 from broker.task import DISPATCH, Claim, Outcome, Progress, Task
 
 LEASE_S = 0.3
@@ -420,6 +420,23 @@ def test_a_part_that_nobody_can_read_gives_back_what_it_had_reserved_of_its_fami
     client.hset(keys.task_key("acme/part"), "progress", b"\xff\x00garbage")
     assert store.claims([(claim.ref, claim.epoch)], DISPATCH) == [None]
     assert store.record("acme/whole").family_nano == 0
+
+
+def test_two_who_raise_limits_of_a_task_at_the_same_time_both_have_their_way(
+    store: Store, client: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store.submit([task("a")])
+    other, read = Store(client, store.fleet), store.records
+
+    def records(refs: list[str]) -> list[Record]:
+        found = read(refs)
+        other.raise_limits("acme/a", None, {"tokens": 5, "wall_s": 2.5, "retry_usd": "0.5"})
+        return found
+
+    monkeypatch.setattr(store, "records", records)
+    store.raise_limits("acme/a", 7, {"llm_calls": 9, "tokens": 6})
+    (claim,) = take(store)
+    assert claim.raised == {"tokens": 6, "wall_s": 2.5, "retry_usd": "0.5", "llm_calls": 9}
 
 
 def test_an_id_is_known_as_long_as_a_task_of_it(store: Store, client: redis.Redis) -> None:
