@@ -48,8 +48,8 @@ tools = ["it"]
     assert len(book.read_text().splitlines()) == done
     record = fleet.client.record(handle.task_id)
     attempts = record.progress.attempts
-    assert [one.purpose for one in attempts] == ["task", "tool", "task"]
-    assert attempts[1].failure == came_to
+    assert [one.purpose for one in attempts] == ["task", "tool", "tool", "task"]
+    assert [one.failure for one in attempts[1:3]] == ["worker_lost", came_to]
     lost = 10_000_000  # what the dead node's use may have cost is booked
     used = 0 if came_to else 10_000_000
     models = sum(one.cost_nano or 0 for one in attempts if one.purpose == "task")
