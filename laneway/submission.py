@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, fields
 from decimal import Decimal, InvalidOperation
 from typing import Any
@@ -167,14 +168,13 @@ def _seconds(where: str, value: object) -> float:
 def _money(where: str, value: object) -> int:
     """Nano-dollars."""
     limit = dollars(MONEY_LIMIT_NANO)
-    try:
-        if isinstance(value, str | int | Decimal) and not isinstance(value, bool):
+    if isinstance(value, str | int | Decimal) and not isinstance(value, bool):
+        with suppress(InvalidOperation):
             amount = Decimal(value)
             if amount.is_finite() and 0 <= amount < limit and (found := nano(amount)) < MONEY_LIMIT_NANO:
                 return found
-    except InvalidOperation:
-        pass
-    raise _bad(where, value, f'dollars as text or Decimal, as "1.50", from 0 to below {limit:,.0f}')
+        raise BadTask(f"{where}: {shown(value)} is no amount of dollars from 0 to below {limit:,.0f}")
+    raise _bad(where, value, 'dollars as text or Decimal, as "1.50"')
 
 
 def _plain(where: str, value: object, depth: int = 0) -> Any:

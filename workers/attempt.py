@@ -298,7 +298,8 @@ def to_others(move: Move) -> Move:
 
 def overdue(claim: Claim) -> Move:
     """Its deadline passed before a call could be made: no money is spent on an answer that nobody waits for."""
-    why = f"its deadline of {claim.task.deadline_s:g} s passed in the queue"
+    when = "before it was done" if claim.progress.attempts else "in the queue"
+    why = f"its deadline of {claim.task.deadline_s:g} s passed {when}"
     outcome = Outcome("failed", why, claim.progress.last_answer or None, claim.progress.lane)
     facts = (Finished("failed", False, claim.progress.lane, why),)
     return Move(claim, "failed", claim.progress, outcome=outcome, facts=facts)

@@ -118,7 +118,7 @@ def _arguments(command: Command) -> Command:
             "--tokens", type=click.IntRange(min=0), help="No model call begins once it has used so many."
         ),
         click.option("--wall-s", type=float, help="How long it may run, from its first call on."),
-        click.option("--callback-url", metavar="URL", help="Told when the task ends."),
+        click.option("--callback-url", metavar="URL", help="Not in this version: ask for the result."),
         click.option("--role", type=click.Choice(("eval",)), help="Booked as an evaluation run."),
         click.option("--parent", metavar="TASK_ID", help="The task that this one is part of."),
     ]

@@ -63,6 +63,7 @@ def test_all_options_reach_the_task(laneway: Any) -> None:
 def test_what_this_version_does_not_do_is_refused(laneway: Any) -> None:
     said = laneway.run("submit", "a", "--callback-url", "https://example.org/done", code=1).stderr
     assert said.startswith("error: callback_url: ")
+    assert "Not in this version" in laneway.run("submit", "--help").stdout
     assert laneway.store.queues(["dispatch"])[0].depth == 0
 
 
@@ -207,6 +208,16 @@ def test_show_tells_of_a_parked_task_what_a_person_needs(laneway: Any) -> None:
     assert (waiting["task_id"], waiting["last_answer"]) == ("t", "go away")
     assert "default/t" in laneway.run("review", "list").stdout
     assert laneway.json("review", "show", "t")["person"] == told["person"]
+
+
+def test_a_deadline_that_passes_during_a_call_has_not_passed_in_the_queue(laneway: Any) -> None:
+    slow = laneway.config.read_text().replace("echo = {", "retry_delay_s = 0\necho = { latency_ms = 9000,", 1)
+    laneway.configure(slow)
+    laneway.client.submit("a", task_id="t", deadline_s=1)
+    laneway.work()
+    result = laneway.client.result("t")
+    assert (result.status, result.reason) == ("failed", "its deadline of 1 s passed before it was done")
+    assert [one["failure"] for one in result.attempts] == ["timeout"]
 
 
 def test_show_tells_where_a_task_waits_and_is_held(laneway: Any) -> None:

@@ -108,6 +108,12 @@ def test_what_is_no_set_of_arguments_is_refused(row: Any) -> None:
         task_of(row)
 
 
+@pytest.mark.parametrize("value", ["-1", "1e30", "NaN", "one", -1, Decimal("-0.5"), 10**8])
+def test_what_is_wrong_with_an_amount_is_the_amount_and_not_its_kind(value: object) -> None:
+    with pytest.raises(BadTask, match=r"^value_usd: .* is no amount of dollars from 0 to below 9,007,199$"):
+        task_of({"prompt": "a", "value_usd": value})
+
+
 def test_a_task_above_the_limit_is_too_large() -> None:
     with pytest.raises(TaskTooLarge, match="the limit is 262,144"):
         task_of({"prompt": "a" * 300_000})
