@@ -119,7 +119,7 @@ BaseUrl = Annotated[str, AfterValidator(_base_url)]
 
 
 class _Table(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True, allow_inf_nan=False)
 
 
 _Row = TypeVar("_Row", bound=_Table)

@@ -74,6 +74,8 @@ def test_the_contract_s_tables_are_read() -> None:
             RENTED + 'endpoints = [{ base_url = "https://u:sk-1@example.org/v1" }]',
             "lanes.rented.endpoints.0.base_url: holds a password; name its environment variable in api_key_env",
         ),
+        (RENTED + "timeout_s = inf", "lanes.rented.timeout_s: Input should be a finite number"),
+        ("[fleet]\ningest_flush_s = nan", "fleet.ingest_flush_s: Input should be a finite number"),
         (RENTED + 'base_url = "example.org"', "lanes.rented.base_url: is no web address"),
         (LIMIT + LIMIT.replace("1", "7"), "budgets: fleet per day stands there twice"),
         ('[[budgets]]\nscope = "lane:x"\nperiod = "day"\nusd = "1"', "names no lane"),
