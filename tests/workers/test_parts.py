@@ -364,5 +364,6 @@ def test_a_critic_is_told_the_beginning_of_what_is_too_long_for_a_task(node: Nod
 
 
 def test_a_critic_of_critics_does_not_start(tmp_path: Path) -> None:
+    judged = TOML.replace("[types.judge]", '[types.judge]\ncritic = "essay"')
     with pytest.raises(ConfigError, match="has a critic itself"):
-        parse(TOML.replace("[types.judge]", '[types.judge]\ncritic = "essay"'), folder=tmp_path)
+        parse(judged.replace("URL", "http://127.0.0.1"), folder=tmp_path)
