@@ -69,6 +69,16 @@ def gates_of(task_type: TaskType, task: Task) -> tuple[GateSettings, ...]:
     return tuple(gate for gate in found if not isinstance(gate, NoGate))
 
 
+def failed(task_type: TaskType | None, task: Task) -> bool | None:
+    """What an end without an accepted answer says of the outcome: False where a gate or a critic would have judged one,
+    None where nobody would, as where it ends with an answer."""
+    try:
+        judged = task_type is None or task_type.critic is not None or gates_of(task_type, task)
+    except BadTask:  # the settings have changed since it was let in
+        judged = True
+    return False if judged else None
+
+
 def judge(gates: Sequence[GateSettings], answer: str, task: Task) -> Verdict:
     """The answer passes where every gate lets it. Never raises, whatever the answer."""
     judging = [gate for gate in gates if not isinstance(gate, NoGate)]

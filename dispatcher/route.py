@@ -13,6 +13,7 @@ from broker.task import Claim, Outcome, Progress, reference
 from dispatcher.batching import Places
 from dispatcher.classify import Classified
 from dispatcher.context import Kept
+from dispatcher.gates import failed
 from dispatcher.policy import Fail, Park, Run, start
 
 
@@ -73,7 +74,10 @@ def climbing(claim: Claim, step: Run | Park | Fail, told: Progress, places: Plac
         case Fail(why, skipped):
             outcome = Outcome("failed", why, told.last_answer or None, lane)
             told = replace(told, why=why, skipped=(*told.skipped, *skipped))
-            return Move(claim, "failed", told, outcome=outcome, facts=(Finished("failed", False, lane, why),))
+            verdict = failed(places.types.get(told.task_type), claim.task)
+            return Move(
+                claim, "failed", told, outcome=outcome, facts=(Finished("failed", verdict, lane, why),)
+            )
 
 
 def climbed(progress: Progress, to: str, why: str, skipped: tuple[tuple[str, str], ...]) -> Progress:
@@ -91,8 +95,8 @@ def climbed(progress: Progress, to: str, why: str, skipped: tuple[tuple[str, str
 
 
 def refuse(claim: Claim, reason: str) -> Move:
-    """A task that no configuration fits ends as failed, with what to change in its reason."""
-    facts = (Finished("failed", False, "", reason),)
+    """A task that no configuration fits ends as failed, with what to change in its reason; nobody judged it."""
+    facts = (Finished("failed", None, "", reason),)
     return Move(claim, "failed", claim.progress, outcome=Outcome("failed", reason), facts=facts)
 
 
@@ -119,7 +123,7 @@ def _place(claim: Claim, step: Run | Park | Fail, progress: Progress, cost_nano:
             outcome = Outcome("parked", f"waits for a person: {why}", None, HUMAN)
             return replace(move, status="parked", outcome=outcome, facts=(Parked(HUMAN, why),))
         case Fail(why):
-            ends = (Finished("failed", False, "", why),)
+            ends = (Finished("failed", failed(places.types.get(progress.task_type), claim.task), "", why),)
             return replace(move, status="failed", outcome=Outcome("failed", why), facts=ends)
 
 

@@ -14,7 +14,7 @@ from broker.store import Move
 from broker.task import Claim, Outcome, Progress, lane_queue
 from dispatcher.batching import Places
 from dispatcher.budget import Exceeded, ParkForBudget, Unusable, Wait
-from dispatcher.gates import Verdict
+from dispatcher.gates import Verdict, failed
 from dispatcher.policy import (
     Answered,
     Bounds,
@@ -270,7 +270,8 @@ def without_call(
             return put_back(replace(claim, progress=replace(progress, waits_for=why)), delay_s)
         case Exceeded(why):
             outcome = Outcome("budget_exceeded", why, progress.last_answer or None, progress.lane)
-            facts: tuple[Fact, ...] = (Finished("budget_exceeded", False, progress.lane, why),)
+            verdict = failed(places.types.get(progress.task_type), claim.task)
+            facts: tuple[Fact, ...] = (Finished("budget_exceeded", verdict, progress.lane, why),)
             return Move(claim, "budget_exceeded", replace(progress, why=why), outcome=outcome, facts=facts)
         case ParkForBudget(why):
             outcome = Outcome("parked", f"budget: {why}", progress.last_answer or None, progress.lane)
@@ -296,12 +297,12 @@ def to_others(move: Move) -> Move:
     return replace(move, status="queued", queue=move.claim.queue, progress=told)
 
 
-def overdue(claim: Claim) -> Move:
+def overdue(claim: Claim, task_type: TaskType) -> Move:
     """Its deadline passed before a call could be made: no money is spent on an answer that nobody waits for."""
     when = "before it was done" if claim.progress.attempts else "in the queue"
     why = f"its deadline of {claim.task.deadline_s:g} s passed {when}"
     outcome = Outcome("failed", why, claim.progress.last_answer or None, claim.progress.lane)
-    facts = (Finished("failed", False, claim.progress.lane, why),)
+    facts = (Finished("failed", failed(task_type, claim.task), claim.progress.lane, why),)
     return Move(claim, "failed", claim.progress, outcome=outcome, facts=facts)
 
 

@@ -16,17 +16,17 @@ from workers.jobs import UNKNOWN_TYPE_DELAY_S, Jobs
 from workers.parts import LOOK_AGAIN_S, critic_of, ended, submitted, waiting
 
 
-def complaint_of(part: Record | None) -> str:
-    """What a critic wants better; "" where it is content, and where it came to nothing: the gate was passed."""
+def complaint_of(part: Record | None) -> str | None:
+    """What a critic wants better, "" where it is content; None where it came to nothing: the gate was passed."""
     if part is None or part.status != "succeeded" or part.outcome is None:
-        return ""
+        return None
     try:
         said = parse_json(part.outcome.output or "")
     except NotJson:
-        return ""
-    if not isinstance(said, dict) or said.get("ok") is not False:
-        return ""
-    return str(said.get("comment") or "a critic was not content with it")
+        return None
+    if not isinstance(said, dict) or not isinstance(said.get("ok"), bool):
+        return None
+    return "" if said["ok"] else str(said.get("comment") or "a critic was not content with it")
 
 
 class Critics:
@@ -45,7 +45,7 @@ class Critics:
             return put_back(claim, UNKNOWN_TYPE_DELAY_S)
         part = critic_of(claim, task_type.critic, self.store.now_us())
         if part.deadline_s is not None and part.deadline_s <= 0:
-            return overdue(claim)
+            return overdue(claim, task_type)
         try:
             ref, record = submitted(self.store, [part])
         except (RedisFull, RedisUnavailable):
@@ -54,7 +54,7 @@ class Critics:
             return waiting(claim, ref, self.jobs.name)
         return self._judged(claim, complaint_of(record))
 
-    def _judged(self, claim: Claim, complaint: str) -> Move:
+    def _judged(self, claim: Claim, complaint: str | None) -> Move:
         told = replace(claim.progress, critic="")
         lane, last = self.jobs.name, told.attempts[-1]
         scopes = scopes_of(claim.task, lane)
@@ -64,5 +64,6 @@ class Critics:
             queue = lane_queue(lane, claim.task.mode)
             return Move(claim, "queued", again, queue, scopes=scopes, tally=tally)
         outcome = Outcome("succeeded", "", told.last_answer, lane)
-        facts = (Finished("succeeded", True if last.verdict == "pass" else None, lane),)
+        judged = complaint == "" or last.verdict == "pass"
+        facts = (Finished("succeeded", True if judged else None, lane),)
         return Move(claim, "succeeded", told, outcome=outcome, facts=facts, scopes=scopes, tally=tally)

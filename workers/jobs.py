@@ -141,7 +141,7 @@ class Jobs:
             limits = limits_for(task_type, claim)
             endpoint = self.endpoints.first if batch else self.endpoints.choose(utc_day(now_us))
             if left is not None and left <= 0:
-                moves.append(overdue(claim))
+                moves.append(overdue(claim, task_type))
             elif why := stopped(limits, claim.progress.attempts, ran_s):
                 moves.append(without_call(claim, ParkForBudget(why), {}, self.places()))
             elif endpoint is None:

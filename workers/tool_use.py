@@ -67,7 +67,7 @@ class ToolUses:
             limits = limits_for(task_type, claim)
             before, same = turns.used(claim.progress.turns, call), turns.same(claim.progress.turns, call)
             if left is not None and left <= 0:
-                moves.append(overdue(claim))
+                moves.append(overdue(claim, task_type))
             elif why := tool_stopped(limits, before, ran_s):
                 moves.append(self._without(claim, ParkForBudget(why)))
             elif limits.same_tool_calls is not None and same >= limits.same_tool_calls:

@@ -14,7 +14,7 @@ import redis
 
 from broker import keys
 from broker.errors import ConfigError
-from broker.events import Attempted, Routed
+from broker.events import Attempted, Finished, Routed
 from broker.settings import parse
 from broker.store import Intent, Move, Record
 from broker.task import DISPATCH, Claim, Outcome, Task
@@ -241,6 +241,7 @@ def test_an_answer_goes_to_its_critic_and_is_asked_for_again_until_that_is_conte
     }
     roots = {event.task_id: event.fact.root for event in node.events() if isinstance(event.fact, Routed)}
     assert roots == {"t": "", "t-critic1": "t", "t-critic2": "t"}
+    assert verdicts(node)["t"] is True  # no gate, but a critic that was content
 
 
 def test_the_root_of_a_part_of_a_part_is_the_outermost_task(node: Node) -> None:
@@ -293,6 +294,27 @@ def test_a_critic_that_says_nothing_against_it_lets_the_answer_through(node: Nod
         node.work()
         record = node.record()
     assert (record.status, record.outcome and record.outcome.output) == ("succeeded", "draft")
+    assert verdicts(node)["t"] is (True if said.startswith("{") else None)
+
+
+def verdicts(node: Node) -> dict[str, bool | None]:
+    """What the end of each task says of its outcome."""
+    return {
+        event.task_id: event.fact.succeeded for event in node.events() if isinstance(event.fact, Finished)
+    }
+
+
+def test_a_failure_that_no_gate_would_have_judged_is_in_no_success_rate(node: Node) -> None:
+    for name, more in (
+        ("free", {}),
+        ("asked", {"schema": {"type": "object"}}),
+        ("critic", {"type": "essay"}),
+    ):
+        given: dict[str, Any] = {"type": "part", **more, "deadline_s": 1e-6}
+        node.store.submit([Task(name, "acme", ({"role": "user", "content": "x"},), **given)])
+        dispatch(node)
+        node.work()
+    assert verdicts(node) == {"free": None, "asked": False, "critic": False}
 
 
 def record_of(node: Node, task_id: str, **more: Any) -> Record:
