@@ -98,6 +98,7 @@ ANSWERS: list[tuple[str, Callable[[Any], Any], dict[str, Any]]] = [
         {"prefix_multiple": 2.2 / 3, "pays_from_uses": 3},
     ),
     ("cache --uses 2 --price 3/15", whole, {"prefix_multiple": 0.675}),
+    ("cache --uses 2 --price 3/15 --write 125% --read 10%", whole, {"prefix_multiple": 0.675}),
     ("cache --uses 2 --price gpt-4-turbo", whole, {"pays_from_uses": None, "saved_share": 0}),
     ("self-host --month-usd 2200 --price gpt-4o", row("gpt-4o"), {"blended_mtok_usd": "4.0"}),
     (

@@ -10,7 +10,7 @@ from accounting.econ import caching, context
 from accounting.econ.caching import Cached, Prefix
 from accounting.econ.context import Arrangement, Loop, Looped, Team
 from laneway.cli.econ.answer import calculator
-from laneway.cli.econ.given import Given, Number, Share, count, option, tokens
+from laneway.cli.econ.given import MULTIPLE, Given, Share, count, option, tokens
 from laneway.cli.econ.prices import FIGURES, in_book, priced, rates
 
 INPUT = "Tokens that the first call reads."
@@ -96,9 +96,9 @@ def coordination(given: Given) -> tuple[Arrangement, ...]:
     "5m",
 )
 @option(
-    "--write", "write_multiple", Number(0), "w: a write, times plain input; else the book's price, or 1.25."
+    "--write", "write_multiple", MULTIPLE, "w: a write, times plain input; else the book's price, or 1.25."
 )
-@option("--read", "read_multiple", Number(0), "r: a read, times plain input; else the book's price, or 0.1.")
+@option("--read", "read_multiple", MULTIPLE, "r: a read, times plain input; else the book's price, or 0.1.")
 @priced
 def cache(given: Given) -> Cached:
     """What a prompt cache saves, and from how many uses on.
