@@ -52,6 +52,7 @@ def sums(facts: Facts, calls: Calls, routings: Routings, tasks: dict[str, Any], 
     flags |= {f"part_{name}": flags[name] * is_part for name in ("judged", "successes")}
     made |= {name: total(of_task, those) for name, those in flags.items()}
     made["attempts"] = np.bincount(of_call[called], minlength=len(group))
+    made["visits"] = np.bincount(of_call[_arrivals(calls)], minlength=len(group))
     for name in schema.TOKENS:
         made[name] = total(of_call[called], calls.said.whole(name)[called])
     costs = np.zeros((len(schema.PARTS), len(group)), dtype=np.int64)
@@ -60,6 +61,12 @@ def sums(facts: Facts, calls: Calls, routings: Routings, tasks: dict[str, Any], 
     costs[schema.PARTS.index("validation_usd")] += total(of_task[calls.task], calls.gate_nano)
     made |= dict(zip(schema.PARTS, costs, strict=True)) | {"cost_usd": costs.sum(axis=0)}
     return pa.table({name: made[name] for name in schema.DAILY.names})
+
+
+def _arrivals(calls: Calls) -> Rows:
+    """The first call of each task on each of its lanes."""
+    first = distinct(calls.task * len(calls.lane.words) + calls.lane.codes)[0]
+    return first[calls.is_call[first]]
 
 
 def _ratings(facts: Facts) -> Any:

@@ -105,7 +105,8 @@ def build(
     paid, paid_in_window = (
         _flat(store, asked.monthly, first, until, rates) for first in (since, window.since)
     )
-    daily = from_daily(store, days, where, ("lane", "model"), rates) if _daily_answers(found) else None
+    keys = ("task_type", "lane", "model")
+    daily = from_daily(store, days, where, keys, rates) if _daily_answers(found) else None
     calls = Calls(store, days, where, rates, found.families, tell) if _reads_calls(asked, days) else None
     parts = _parts(found, whole, daily)
     classified, unfired = (None, ()) if where else odd.unfired(kinds, asked.ruled)
@@ -142,6 +143,7 @@ def build(
         dearest=groups.dearest(sums["tasks"], ranks[TOTAL], whole),
         costly=choices.costly(tallies.workflows),
         cells=choices.cells(kinds),
+        visits=() if daily is None else choices.visits(daily),
         choices=choices.choices(kinds),
         drivers=trends.drivers(kinds),
         speeds=calls.speeds() if calls else (),

@@ -222,6 +222,8 @@ DAILY = _schema(
         ("part_tasks", COUNT),
         ("part_judged", COUNT),
         ("part_successes", COUNT),
+        # Tasks that were on the lane, under the model of their first call there.
+        ("visits", COUNT),
     ],
     version=2,
 )

@@ -215,11 +215,7 @@ from summed
 """
 
 _KEYS = "workspace, pipeline, task_type, lane, model"
-_SUMS = (
-    "tasks", "judged", "successes", "rated", "satisfied", "part_tasks", "part_judged", "part_successes", "attempts",
-    *schema.TOKENS,
-)  # fmt: skip
-_OF_TASK = {"validation_usd": "sum(of_gates_usd)", "routing_usd": "sum(of_routings_usd)"}
+_COUNTED = tuple(name for name in schema.DAILY.names if schema.DAILY.field(name).type == schema.COUNT)
 
 _DAILY = f"""
 with of_tasks as (
@@ -227,23 +223,26 @@ with of_tasks as (
         count(*) filter (succeeded) as successes, count(happy) as rated, count(*) filter (happy) as satisfied,
         count(root_task_id) as part_tasks, count(succeeded) filter (root_task_id is not null) as part_judged,
         count(*) filter (succeeded and root_task_id is not null) as part_successes,
-        0 as attempts, {_listed(f"0 as {name}" for name in schema.TOKENS)},
-        {_listed(f"{_OF_TASK.get(part, '0')} as {part}" for part in schema.PARTS)}
+        sum(of_gates_usd) as validation_usd, sum(of_routings_usd) as routing_usd
     from tasks group by all
 ), of_calls as (
     select workspace, pipeline, task_type, if(is_call, calls.lane, final_lane) as lane,
-        if(is_call, calls.model, tasks.model) as model, 0 as tasks, 0 as judged, 0 as successes, 0 as rated,
-        0 as satisfied, 0 as part_tasks, 0 as part_judged, 0 as part_successes, count(*) filter (is_call) as attempts,
+        if(is_call, calls.model, tasks.model) as model, count(*) filter (is_call) as attempts,
         {_listed(f"sum(calls.{name}) filter (is_call) as {name}" for name in schema.TOKENS)},
         {_listed(f"sum(calls.cost_usd) filter (part = '{part}') as {part}" for part in schema.PARTS)}
     from calls join tasks using ({_TASK}) group by all
-), both_of_them as (
+), arrivals as (
+    select {_TASK}, lane, arg_min(model, turn) as model from calls where is_call group by {_TASK}, lane
+), of_arrivals as (
+    select workspace, pipeline, task_type, arrivals.lane as lane, arrivals.model as model, count(*) as visits
+    from arrivals join tasks using ({_TASK}) group by all
+), all_of_them as (
     select {_KEYS},
-        {_listed(f"coalesce(sum({name}), 0)::bigint as {name}" for name in _SUMS)},
+        {_listed(f"coalesce(sum({name}), 0)::bigint as {name}" for name in _COUNTED)},
         {_listed(f"coalesce(sum({part}), 0)::decimal(18, 9) as {part}" for part in schema.PARTS)}
-    from (from of_tasks union all from of_calls) group by {_KEYS}
+    from (from of_tasks union all by name from of_calls union all by name from of_arrivals) group by {_KEYS}
 )
-select *, ({" + ".join(schema.PARTS)})::decimal(18, 9) as cost_usd from both_of_them
+select *, ({" + ".join(schema.PARTS)})::decimal(18, 9) as cost_usd from all_of_them
 """
 
 

@@ -27,7 +27,7 @@ from accounting.ledger import LocalStore
 
 TASKS, DAYS, DIFFERENT = 1_000_000, 30, 7
 NEVER = ("rated", "satisfied", "part_tasks", "part_judged", "part_successes")
-MADE = 5  # changes when other rows are made
+MADE = 6  # changes when other rows are made
 FIRST = date(2026, 1, 1)
 LANES = ("local", "midtier", "frontier")
 MODELS = ("smollm2", "gpt-4o-mini", "gpt-4o")
@@ -248,6 +248,7 @@ def _daily(told: dict[str, Any], calls: dict[str, Any]) -> dict[str, Any]:
         "judged": ends & verdict.is_valid().to_numpy(zero_copy_only=False),
         "successes": ends & verdict.fill_null(False).to_numpy(zero_copy_only=False),
         "attempts": ~machine.to_numpy(zero_copy_only=False),
+        "visits": ~machine.to_numpy(zero_copy_only=False) & (purpose == "task"),
         **{name: calls[name] for name in schema.TOKENS},
         "cost_usd": calls["cost_usd"],
         **{part: np.zeros(len(purpose), np.int64) for part in schema.PARTS},

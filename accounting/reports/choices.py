@@ -37,6 +37,16 @@ def cells(kinds: Any) -> tuple[Cell, ...]:
     )
 
 
+def visits(daily: Any) -> tuple[Cell, ...]:
+    """What a thousand tasks of each type cost on each lane that they were on, whatever they cost elsewhere."""
+    return tuple(
+        Cell(task_type, lane, sums["visits"], round_half_even(sums["visits_cost"] * 1000, sums["visits"]))
+        for task_type, _ in by(daily, "task_type")
+        for lane, sums in by(picked(daily, task_type=task_type), "lane")
+        if sums["visits"]
+    )
+
+
 def choices(kinds: Any) -> tuple[Choice, ...]:
     """Of each type the lanes with a verdict, the cheapest success first."""
     return tuple(one for task_type, _ in by(kinds, "task_type") for one in _of_type(kinds, task_type))

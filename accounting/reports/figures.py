@@ -151,7 +151,8 @@ class Costly:
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """Tasks of a type that ended on a lane, and what a thousand of them cost."""
+    """Tasks of a type that ended on a lane, and what a thousand of them cost in all; or tasks that were on the lane,
+    and what a thousand of them cost there."""
 
     task_type: str
     lane: str
@@ -359,7 +360,9 @@ class Report:
     """The tasks submitted from ``since`` to ``until`` (UTC days, both in it), of those that ``where`` names all. What
     is a part of another task is none of its own: there are ``parts_of_tasks``, and what they spent is in all figures.
 
-    ``lanes``, ``speeds`` and ``within`` are there where calls were read, ``work`` where the daily sums can tell it,
+    ``lanes``, ``speeds`` and ``within`` are there where calls were read, ``work`` and ``visits`` where the daily sums
+    can tell them. ``cells`` are of tasks that ended on a lane, with all that they cost, ``visits`` of those that were
+    on it, with what they cost there.
     ``change`` where another range was asked for, ``goal`` where one is configured. ``price_nano`` is what a success is
     sold for. ``loaded`` is there where a monthly price held, and the report is of all tasks. ``unrolled`` are days that
     have events and lack nightly files, so that they are in no figure or not in all. ``unfired`` are types that have
@@ -396,6 +399,7 @@ class Report:
     dearest: tuple[Dearest, ...]
     costly: tuple[Costly, ...]
     cells: tuple[Cell, ...]
+    visits: tuple[Cell, ...]
     choices: tuple[Choice, ...]
     drivers: tuple[Driver, ...]
     speeds: tuple[Speed, ...]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from accounting.reports.figures import WINDOW_DAYS, Group, Lane, Report, Speed, Window, Work, share
+from accounting.reports.figures import WINDOW_DAYS, Cell, Group, Lane, Report, Speed, Window, Work, share
 from accounting.reports.wording import NOTHING, Amounts, Grid, named, percent, precision, real
 from broker.money import round_half_even
 
@@ -50,7 +50,14 @@ def grids(report: Report) -> tuple[Grid, ...]:
         made += [_lanes(report, money), _speeds(report.speeds)]
     elif report.work:
         made.append(_work(report, money))
-    return (*made, _cells(report, money), _dearest(report, money))
+    if report.visits:
+        made.append(
+            _cells(
+                f"Cost of 1,000 tasks on each lane that they were on, {report.currency}", report.visits, money
+            )
+        )
+    ended = f"Cost of 1,000 tasks in all, by the lane that ended them, {report.currency}"
+    return (*made, _cells(ended, report.cells, money), _dearest(report, money))
 
 
 def _totals(report: Report, money: Amounts) -> Grid:
@@ -380,15 +387,16 @@ def _work_row(lane: str, model: str, some: Sequence[Work], amount: str, spent: i
     )
 
 
-def _cells(report: Report, money: Amounts) -> Grid:
-    lanes = sorted({cell.lane for cell in report.cells})
-    found = {(cell.task_type, cell.lane): money.one(cell.cost_per_1k_nano) for cell in report.cells}
+def _cells(title: str, cells: Sequence[Cell], money: Amounts) -> Grid:
+    """Types down, lanes across."""
+    lanes = sorted({cell.lane for cell in cells})
+    found = {(cell.task_type, cell.lane): money.one(cell.cost_per_1k_nano) for cell in cells}
     return Grid(
-        title=f"Cost of 1,000 tasks, by type and the lane that ended them, {report.currency}",
+        title=title,
         heads=("type", *map(named, lanes)),
         rows=[
             (named(task_type), *(found.get((task_type, lane), NOTHING) for lane in lanes))
-            for task_type in sorted({cell.task_type for cell in report.cells})
+            for task_type in sorted({cell.task_type for cell in cells})
         ],
     )
 

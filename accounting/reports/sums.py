@@ -144,15 +144,17 @@ def from_daily(
     store: Store, days: Sequence[str], where: Where, keys: Sequence[str], rates: Rates | None = None
 ) -> Any:
     """Sums by day and keys (columns of ``daily``), of cost and its parts, tokens, attempts, tasks, judged, succeeded;
-    what is a part of another task counts in none of the last three.
+    what is a part of another task counts in none of the last three. ``visits`` are tasks that were on a lane, and
+    ``visits_cost`` what they spent there.
 
     Exchanged, the sums of a day are rounded, and not each task of it.
     """
     measures = schema.DAILY.names[schema.DAILY.names.index("tasks") : schema.DAILY.names.index(RATINGS[0])]
-    columns = dict.fromkeys((*keys, *where, *measures, *_OF_PARTS.values()))
+    columns = dict.fromkeys((*keys, *where, *measures, *_OF_PARTS.values(), "visits"))
 
     def summed(day: str, rows: Any) -> Any:
-        return dated(_grouped_by(rows, keys, spending(rows, day, rates) | _ends(rows)), day)
+        money = spending(rows, day, rates)
+        return dated(_grouped_by(rows, keys, money | _ends(rows) | _visits(rows, money["cost"])), day)
 
     found = pieces(store, ledger.DAILY, days, where)
     return added(each(found, tuple(columns), where, summed), ("date", *keys))
@@ -192,6 +194,12 @@ def spending(rows: Any, day: str, rates: Rates | None) -> dict[str, Any]:
 def _ends(rows: Any) -> dict[str, Any]:
     whole = {name: pc.subtract(rows[name], rows[part].fill_null(0)) for name, part in _OF_PARTS.items()}
     return {"tasks": whole["tasks"], "judged": whole["judged"], "succeeded": whole["successes"]}
+
+
+def _visits(rows: Any, cost: Any) -> dict[str, Any]:
+    """Tasks that were on the lane, and what they spent there; neither of days that were rolled before this was."""
+    visits = rows["visits"]
+    return {"visits": visits.fill_null(0), "visits_cost": cost * visits.is_valid().to_numpy()}
 
 
 def _grouped_by(rows: Any, keys: Sequence[str], measures: Mapping[str, Any]) -> Any:

@@ -55,8 +55,8 @@ _TASKS, _JUDGED, _SUCCESSES, _ATTEMPTS = range(4)
 _TOKENS = 4
 _COST = _TOKENS + len(Tokens._fields)
 _RATED = _COST + len(Cost._fields)
-_SATISFIED, _PART_TASKS, _PART_JUDGED, _PART_SUCCESSES = range(_RATED + 1, _RATED + 5)
-_WIDTH = _PART_SUCCESSES + 1
+_SATISFIED, _PART_TASKS, _PART_JUDGED, _PART_SUCCESSES, _VISITS = range(_RATED + 1, _RATED + 6)
+_WIDTH = _VISITS + 1
 
 
 @dataclass(slots=True)
@@ -307,7 +307,7 @@ def satisfied(events: Iterable[Event]) -> bool | None:
 
 def add_to_day(day: dict[DailyKey, list[int]], folded: Folded, happy: bool | None) -> None:
     """Adds the task to the day's sums, each in the order of the file: tasks, judged, successes, attempts, tokens, cost,
-    rated, satisfied, and of tasks, judged, successes those that are parts of another task.
+    rated, satisfied, of tasks, judged, successes those that are parts of another task, visits.
 
     Money and tokens go under the lane and model of each call; the task itself, and what the dispatcher and the gates
     cost, under the lane and model that ended it.
@@ -325,10 +325,13 @@ def add_to_day(day: dict[DailyKey, list[int]], folded: Folded, happy: bool | Non
         sums[_PART_TASKS] += 1
         sums[_PART_JUDGED] += task.succeeded is not None
         sums[_PART_SUCCESSES] += task.succeeded is True
+    lanes = set()
     for row in attempts:
         if row.is_call:
             sums = _sums(day, home._replace(lane=row.lane, model=row.model))
             sums[_ATTEMPTS] += 1
+            sums[_VISITS] += row.lane not in lanes
+            lanes.add(row.lane)
             for place, count in enumerate(row.tokens, _TOKENS):
                 sums[place] += count
         else:

@@ -285,7 +285,7 @@ def test_parts_attempts_and_the_day_sum_to_the_cost(number: int, seed: int) -> N
     assert sum(row.cost_nano or 0 for row in folded.attempts) == total
     columns = list(zip(*day, strict=True))[5:]
     assert tuple(map(sum, columns[9:20])) == folded.task.cost
-    assert list(map(sum, columns[22:])) == [0, 0, 0]
+    assert list(map(sum, columns[22:])) == [0, 0, 0, len(folded.task.lanes)]
     assert tuple(map(sum, columns[4:9])) == folded.task.tokens
     assert sum(columns[0]) == 1
     assert sum(columns[3]) == folded.task.attempts

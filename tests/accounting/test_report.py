@@ -120,6 +120,10 @@ def test_figures_by_hand(small: LocalStore) -> None:
     assert lanes["frontier"].pass_rate == 0.0
     [cell] = [cell for cell in made.cells if cell.lane == "frontier"]
     assert cell.cost_per_1k_nano == 2_000 * 10**9
+    assert {one.lane: (one.tasks, one.cost_per_1k_nano) for one in made.visits} == {
+        "local": (13, round(2_100 * 10**9 / 13)),
+        "frontier": (1, 1_000 * 10**9),
+    }
     assert [(line.tasks, line.cost_nano) for line in made.dearest] == [(1, 2 * 10**9), (2, 3 * 10**9)]
 
 
