@@ -361,13 +361,12 @@ class Report:
     is a part of another task is none of its own: there are ``parts_of_tasks``, and what they spent is in all figures.
 
     ``lanes``, ``speeds`` and ``within`` are there where calls were read, ``work`` and ``visits`` where the daily sums
-    can tell them. ``cells`` are of tasks that ended on a lane, with all that they cost, ``visits`` of those that were
-    on it, with what they cost there.
-    ``change`` where another range was asked for, ``goal`` where one is configured. ``price_nano`` is what a success is
-    sold for. ``loaded`` is there where a monthly price held, and the report is of all tasks. ``unrolled`` are days that
-    have events and lack nightly files, so that they are in no figure or not in all. ``unfired`` are types that have
-    patterns, none of which found a task in these days, although there were ``classified`` ones to look at; both are of
-    all tasks.
+    can tell them, ``change`` where another range was asked for, ``goal`` where one is configured. ``cells`` are of
+    tasks that ended on a lane, with all that they cost; ``visits`` of those that were on it, with what they cost there.
+    ``price_nano`` is what a success is sold for. ``loaded`` is there where a monthly price held, and the report is of
+    all tasks. ``unrolled`` are days that have events and lack nightly files, so that they are in no figure or not in
+    all. ``unfired`` are types that have patterns, none of which found a task in these days, although there were
+    ``classified`` ones to look at; both are of all tasks.
     """
 
     since: str
