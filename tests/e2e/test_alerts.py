@@ -14,7 +14,7 @@ ALERTS = """
 [[budgets]]
 scope = "workspace:acme"
 period = "day"
-usd = "0.2"
+usd = "0.6"
 
 [alerts]
 command = ["/bin/sh", "-c", "cat >> news.jsonl; echo >> news.jsonl"]

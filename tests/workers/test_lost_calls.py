@@ -47,7 +47,10 @@ class Node:
         self.store.commit([Move(claim, "queued", progress, queue=QUEUE)])
 
     def work(self) -> Record:
-        Lane(self.jobs).work(self.store.fetch(QUEUE, 1, idle=True).claims)
+        claims = self.store.fetch(QUEUE, 1, idle=True).claims
+        self.jobs.hands.take(claims, QUEUE, messages=1, hold_s=60)
+        Lane(self.jobs).work(claims)
+        self.jobs.hands.drop(claims, QUEUE)
         return self.store.record("acme/t")
 
     def lose(self) -> int:
