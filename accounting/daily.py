@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from accounting import schema
 from accounting.calls import Calls, Routings
@@ -39,18 +40,20 @@ def sums(facts: Facts, calls: Calls, routings: Routings, tasks: dict[str, Any], 
         return found
 
     made["tasks"] = np.bincount(of_task, minlength=len(group))
-    verdict, rating = tasks["succeeded"], _ratings(facts)
+    is_part = tasks["root_task_id"].is_valid()
+    verdict, rating = tasks["succeeded"], _ratings(facts, is_part.to_numpy(zero_copy_only=False))
+    judged, succeeded = verdict.is_valid(), verdict.fill_null(False)
     counted = {
-        "judged": verdict.is_valid(),
-        "successes": verdict.fill_null(False),
+        "judged": judged,
+        "successes": succeeded,
         "rated": rating.is_valid(),
         "satisfied": rating.fill_null(False),
+        "part_tasks": is_part,
+        "part_judged": pc.and_(judged, is_part),
+        "part_successes": pc.and_(succeeded, is_part),
     }
-    flags = {name: those.to_numpy(zero_copy_only=False).astype(np.int64) for name, those in counted.items()}
-    is_part = tasks["root_task_id"].is_valid().to_numpy(zero_copy_only=False).astype(np.int64)
-    flags |= {"part_tasks": is_part}
-    flags |= {f"part_{name}": flags[name] * is_part for name in ("judged", "successes")}
-    made |= {name: total(of_task, those) for name, those in flags.items()}
+    for name, those in counted.items():
+        made[name] = total(of_task, those.to_numpy(zero_copy_only=False).astype(np.int64))
     made["attempts"] = np.bincount(of_call[called], minlength=len(group))
     made["visits"] = np.bincount(of_call[_arrivals(calls)], minlength=len(group))
     for name in schema.TOKENS:
@@ -69,10 +72,11 @@ def _arrivals(calls: Calls) -> Rows:
     return first[calls.is_call[first]]
 
 
-def _ratings(facts: Facts) -> Any:
-    """Of each task what was last said of its outcome by whoever got it; null where nobody did."""
+def _ratings(facts: Facts, is_part: Any) -> Any:
+    """Of each task what was last said of its outcome by whoever got it; null where nobody did, and of parts."""
     rated = facts.of(Rated)
-    return facts.values("succeeded", facts.last(rated[facts.known("succeeded", rated)]))
+    said = facts.last(rated[facts.known("succeeded", rated)])
+    return facts.values("succeeded", np.where(is_part, NONE, said))
 
 
 def _home(facts: Facts, calls: Calls, tasks: dict[str, Any]) -> tuple[Texts, Texts]:

@@ -33,8 +33,7 @@ PART_OF = {
 }
 #: Purposes of a call that is the first on its lane: for the task itself, or what a task of another role is done for.
 FIRSTS = frozenset({"task", "judge", "eval"})
-ANSWERS = FIRSTS | {"retry", "reprompt"}
-LLM_PURPOSES = ANSWERS
+LLM_PURPOSES = FIRSTS | {"retry", "reprompt"}
 INFERENCE = "inference_usd"
 #: What no amount of a slice comes near to, so that no sum of integers can turn over.
 _LARGEST = 9e18
@@ -154,7 +153,7 @@ def _as_called(facts: Facts, calls: Calls) -> dict[str, Any]:
     made["unsettled_calls"] = count(~said.true("settled"))
     batched = np.bincount(calls.task[said.true("batch")], minlength=facts.count)
     made["batch"] = pa.array(batched > 0)
-    answers = np.flatnonzero(purpose.are(*ANSWERS))
+    answers = np.flatnonzero(purpose.are(*LLM_PURPOSES))
     last = np.full(facts.count, NONE, dtype=np.int64)  # by the order of calls, which is not that of facts
     last[calls.task[answers]] = answers
     made["time_to_first_token_ms"] = said["time_to_first_token_ms"].take(pa.array(last, mask=last == NONE))

@@ -17,18 +17,19 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from accounting import ledger, schema
-from accounting.fold import ANSWERS, FIRSTS
+from accounting.fold import LLM_PURPOSES
 from accounting.ledger import Store
-from accounting.reports.families import PART, PARTS_NANO, families
-from accounting.reports.rows import read_days
+from accounting.reports.families import PARTS_NANO, families, wholes
+from accounting.reports.rows import names_of, pieces, read_days, share_ids
 from broker.errors import CallCancelled
 from broker.money import NANO_PER_USD
 
+FIRST = "task"  # the purpose of a first call that is made for the task itself
 P95 = 95
-_TASK_COLUMNS = ("task_id", "task_type", "succeeded", "cost_usd", *schema.PARTS)
+_TASK_COLUMNS = ("workspace", "task_id", "task_type", "succeeded", "cost_usd", *schema.PARTS)
 _CALL_COLUMNS = (
-    "task_id", "lane", "purpose", "latency_ms", "input_tokens", "cached_input_tokens", "cache_write_tokens",
-    "output_tokens", "reasoning_tokens", "cost_usd", "marginal_usd", "verdict", "failure",
+    "workspace", "task_id", "lane", "purpose", "latency_ms", "input_tokens", "cached_input_tokens",
+    "cache_write_tokens", "output_tokens", "reasoning_tokens", "cost_usd", "marginal_usd", "verdict", "failure",
 )  # fmt: skip
 _TRY_KEYS = ("task_type", "lane", "first")
 
@@ -118,7 +119,8 @@ class Measured:
 
     @property
     def types(self) -> tuple[str, ...]:
-        return tuple(sorted(set(self._work["task_type"].to_pylist())))
+        """Those of tasks, and those of parts that tries are known of."""
+        return tuple(sorted({*self._work["task_type"].to_pylist(), *self._tries["task_type"].to_pylist()}))
 
     @property
     def lanes(self) -> tuple[tuple[str, str], ...]:
@@ -155,7 +157,10 @@ def measure(store: Store, since: str, until: str) -> Measured | None:
     ledger.midnight_us(since), ledger.midnight_us(until)
     found = [day for day in ledger.days(store, ledger.TASKS) if since <= day <= until]
     tries, work, costs = [], [], []
-    parts = families(store, found, ("task_type", "succeeded"), _TASK_COLUMNS, None)
+    files = pieces(store, ledger.TASKS, found, {})
+    parts = families(
+        store, files, ("task_type", "succeeded"), _TASK_COLUMNS, None, lambda _, rows, _start: rows
+    )
     names = _TASK_COLUMNS if parts is None else parts.needed
     for day in found:
         tasks = read_days(store, ledger.TASKS, schema.TASKS, day, day, names)
@@ -173,12 +178,15 @@ def measure(store: Store, since: str, until: str) -> Measured | None:
 
 
 def _judge(tasks: Any, calls: Any) -> Any:
-    """A row of figures a try. Task ids that two workspaces share on a day count as the type of the first."""
-    answers = pc.is_in(calls["purpose"], pa.array(sorted(ANSWERS)))
+    """A row of figures a try. Where attempts do not name their workspace, ids that two of them share on a day count as
+    the type of the first."""
+    answers = pc.is_in(calls["purpose"], pa.array(sorted(LLM_PURPOSES)))
     calls = calls.filter(
         pc.and_(answers, pc.not_equal(calls["lane"], ""))
     )  # what gates cost stands on no lane
-    row = pc.index_in(calls["task_id"], value_set=tasks["task_id"].combine_chunks())
+    by_workspace = share_ids(tasks) and not calls["workspace"].null_count
+    names = (names_of(rows, by_workspace=by_workspace) for rows in (calls, tasks))
+    row = pc.index_in(next(names), value_set=schema.in_one(next(names)))
     verdict, failure = calls["verdict"], calls["failure"]
     passed = pc.fill_null(pc.equal(verdict, "pass"), False)
     refused = pc.fill_null(pc.equal(verdict, "fail"), False)
@@ -193,7 +201,7 @@ def _judge(tasks: Any, calls: Any) -> Any:
         {
             "task_type": pc.fill_null(tasks["task_type"].take(row), ""),
             "lane": calls["lane"],
-            "first": pc.is_in(calls["purpose"], pa.array(sorted(FIRSTS))),
+            "first": pc.equal(calls["purpose"], FIRST),
             "tries": np.ones(calls.num_rows, dtype=np.int64),
             "judged": judged.cast(pa.int64()),
             "passed": passed.cast(pa.int64()),
@@ -213,10 +221,9 @@ def _judge(tasks: Any, calls: Any) -> Any:
 def _costs(tasks: Any) -> Any:
     """What each task cost that is no part of another one, with its own parts."""
     made = pa.table({"task_type": tasks["task_type"], "nano": schema.nanos(tasks["cost_usd"])})
-    if PART not in tasks.column_names:
-        return made
-    nanos = pc.add(made["nano"], tasks[PARTS_NANO])
-    return made.set_column(1, "nano", nanos).filter(pc.invert(tasks[PART]))
+    if PARTS_NANO in tasks.column_names:
+        made = made.set_column(1, "nano", pc.add(made["nano"], tasks[PARTS_NANO]))
+    return made.filter(wholes(tasks))
 
 
 def _weigh(tasks: Any) -> Any:
@@ -225,9 +232,7 @@ def _weigh(tasks: Any) -> Any:
     def nano(*parts: str) -> Any:
         return sum(schema.nanos(tasks[part]) for part in parts)
 
-    whole = np.ones(tasks.num_rows, dtype=np.int64)
-    if PART in tasks.column_names:
-        whole -= tasks[PART].cast(pa.int64()).to_numpy()
+    whole = wholes(tasks).cast(pa.int64()).to_numpy()
     return pa.table(
         {
             "task_type": tasks["task_type"],
@@ -239,7 +244,7 @@ def _weigh(tasks: Any) -> Any:
             "redone_nano": nano("retry_usd", "reprompt_usd", "validation_usd"),
             "around_nano": nano("routing_usd", "tool_usd", "data_usd", "orchestration_usd"),
             "eval_nano": nano("eval_usd"),
-            "reviewed": (nano("human_usd") != 0) * whole,
+            "reviewed": (nano("human_usd") != 0).astype(np.int64),
             "human_nano": nano("human_usd"),
         }
     )

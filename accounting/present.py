@@ -23,7 +23,7 @@ def render(report: Report, console: Console) -> None:
     """Prints the report. With nothing in it, one line that says so and what to do."""
     console.rule(Text("What tasks cost"))
     console.print(Text(heading(report), style="italic"))
-    if not report.totals.tasks:
+    if not report.totals.tasks and not report.totals.cost_nano:
         console.print(NO_TASKS)
         return
     for place, grid in enumerate(grids(report)):
@@ -97,8 +97,11 @@ def notes(report: Report) -> tuple[str, ...]:
             f"Calls were not read one by one, which takes a while for more than {CALL_DAYS} days: what lanes passed, "
             "failed and took is not in here. --calls reads them."
         )
-    if report.avoided_nano:
+    if report.avoided_nano > 0:
         found.append(f"Caches saved {money.one(report.avoided_nano)}; that is no part of the spend.")
+    elif report.avoided_nano:
+        lost = money.one(-report.avoided_nano)
+        found.append(f"Writing to caches cost {lost} more than reading from them saved; the spend has it.")
     return tuple(found)
 
 

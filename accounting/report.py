@@ -98,7 +98,7 @@ def build(
     sums = totals(kinds)
     ranks = rank(found, tallies, groups.counts(sums["tasks"]))
     whole, price = sums["cost"], asked.price_nano
-    said = ratings(store, days, where, asked.columns) if daily_answers(where) else None
+    said = ratings(store, days, where, asked.columns) if daily_answers(where, parts=False) else None
     everything = groups.all_tasks(kinds, ranks[TOTAL], price, said)
     by_day = groups.days(kinds, ranks[DATE], whole, price, said)
     window = _window(store, until, where, rates)
@@ -106,7 +106,9 @@ def build(
         _flat(store, asked.monthly, first, until, rates) for first in (since, window.since)
     )
     keys = ("task_type", "lane", "model")
-    daily = from_daily(store, days, where, keys, rates) if _daily_answers(found) else None
+    daily = None
+    if daily_answers(where, parts=found.families is not None):
+        daily = from_daily(store, days, where, keys, rates)
     calls = Calls(store, days, where, rates, found.families, tell) if _reads_calls(asked, days) else None
     parts = _parts(found, whole, daily)
     classified, unfired = (None, ()) if where else odd.unfired(kinds, asked.ruled)
@@ -181,14 +183,12 @@ def _window(store: Store, until: str, where: Where, rates: Rates | None) -> Wind
     """Over the last 30 days, whatever the range; of those that have a rate."""
     since = _with_rate(_days_before(until, WINDOW_DAYS - 1), rates)
     days = days_between(store, ledger.TASKS, since, until)
-    found = choose(store, days, where, (), rates)
-    sums = from_daily(store, days, where, (), rates) if _daily_answers(found) else summed(found)
+    found = None if daily_answers(where, parts=True) else choose(store, days, where, (), rates)
+    if found is None or daily_answers(where, parts=found.families is not None):
+        sums = from_daily(store, days, where, (), rates)
+    else:
+        sums = summed(found)
     return groups.window(since, until, len(days), sums)
-
-
-def _daily_answers(found: Range) -> bool:
-    """Whether ``daily`` has sums over the chosen tasks: there a part stands under its own type and pipeline."""
-    return daily_answers(found.where) and (found.families is None or not found.where.keys() - {"workspace"})
 
 
 def _flat(

@@ -21,7 +21,7 @@ import duckdb
 
 from accounting import schema
 from accounting.drafts import GROUP_ROWS
-from accounting.fold import ANSWERS, COLUMNS, LLM_PURPOSES, PART_OF
+from accounting.fold import COLUMNS, LLM_PURPOSES, PART_OF
 
 _TASK = "workspace, task_id, submitted_at"
 _MOST = 100_000  # calls of one task
@@ -163,7 +163,7 @@ select {_TASK}, count(*) as attempts, min(started_at) as started_at,
     sum(avoided_usd) as avoided_usd, sum(gate_usd) as of_gates_usd, bool_or(batch) as batch,
     sum(queue_wait_ms) as queue_wait_ms,
     count(*) - count(cost_usd) as unpriced_calls, count(*) filter (not settled) as unsettled_calls,
-    arg_max_null(time_to_first_token_ms, turn) filter (purpose {_one_of(ANSWERS)}) as time_to_first_token_ms,
+    arg_max_null(time_to_first_token_ms, turn) filter (purpose {_one_of(LLM_PURPOSES)}) as time_to_first_token_ms,
     arg_min(lane, turn, {_MOST}) filter (lane <> '') as all_lanes,
     arg_min(model, turn, {_MOST}) filter (model <> '' and purpose {_one_of(LLM_PURPOSES)}) as all_models,
     arg_max(lane, turn, {_MOST}) filter (is_call) as last_lanes,
@@ -220,7 +220,8 @@ _COUNTED = tuple(name for name in schema.DAILY.names if schema.DAILY.field(name)
 _DAILY = f"""
 with of_tasks as (
     select workspace, pipeline, task_type, final_lane as lane, model, count(*) as tasks, count(succeeded) as judged,
-        count(*) filter (succeeded) as successes, count(happy) as rated, count(*) filter (happy) as satisfied,
+        count(*) filter (succeeded) as successes, count(happy) filter (root_task_id is null) as rated,
+        count(*) filter (happy and root_task_id is null) as satisfied,
         count(root_task_id) as part_tasks, count(succeeded) filter (root_task_id is not null) as part_judged,
         count(*) filter (succeeded and root_task_id is not null) as part_successes,
         sum(of_gates_usd) as validation_usd, sum(of_routings_usd) as routing_usd

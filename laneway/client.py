@@ -124,7 +124,7 @@ class Client:
         role: str = "",
     ) -> Handle:
         """Queue one task and return at once. The same ``task_id`` with the same content is the same task. ``role`` is
-        ``eval`` for one that tries something out: its calls are booked as evaluation.
+        ``eval`` for one that tries something out: its first call on each lane is booked as evaluation.
 
         Raises BadTask (nothing was stored), TaskConflict (the id has another content), RedisFull, RedisUnavailable.
         """

@@ -52,8 +52,8 @@ class Ended:
     batch: bool = False
 
 
-#: What the first call on a lane is booked as, by the role of its task.
-FIRST_OF = {"": "task", "critic": "judge", "eval": "eval"}
+#: What the first call on a lane is booked as, by the role of its task; without one as the task itself.
+FIRST_OF = {"critic": "judge", "eval": "eval"}
 
 
 def booked_as(claim: Claim) -> str:

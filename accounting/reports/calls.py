@@ -20,13 +20,24 @@ import pyarrow.compute as pc
 from accounting import ledger, schema
 from accounting.calls import DISPATCHER, GATE
 from accounting.currency import Rates
-from accounting.fold import ANSWERS, FIRSTS
+from accounting.fold import FIRSTS, LLM_PURPOSES
 from accounting.ledger import Store
-from accounting.reports.families import Families
+from accounting.reports.families import OWN_TYPE, Families
 from accounting.reports.figures import Lane, Speed, Within
 from accounting.reports.ranks import HELD_KEYS, HISTOGRAM_KEYS, Answers, Ranks, Seen, held, histograms, seen
 from accounting.reports.revisions import NEEDS, derived
-from accounting.reports.rows import Piece, Where, at_once, chosen, pieces, read, read_days, worded
+from accounting.reports.rows import (
+    Piece,
+    Where,
+    at_once,
+    chosen,
+    names_of,
+    pieces,
+    read,
+    read_days,
+    share_ids,
+    worded,
+)
 from accounting.reports.sums import Sums, by, nanos
 
 CALL_DAYS = 7  # calls of more days are read when asked for
@@ -40,7 +51,6 @@ _PERCENTS = {_LATENCY: (50, 95), _FIRST_TOKEN: (50,), _WAIT: (50, 95), _FIRST_TO
 _BY_LANE, _BY_TYPE = "by lane", "by type and lane"
 _KEY = "key"
 _BETWEEN = "\0"  # in a key, between the type and the lane
-_OWN = "own type"  # of a task, where a part is chosen by that of its root
 _UNKNOWN = -1  # in place of a type: the task is none of those that were chosen
 MOST_KEPT = 300_000_000  # bytes that stay in memory between the two looks: of ten million calls and more
 
@@ -79,7 +89,8 @@ class _Look:
 
 
 class Calls:
-    """All calls of some days. Ids that two workspaces share on a day count as the first one's task."""
+    """All calls of some days. In files that were written before attempts named their workspace, ids that two workspaces
+    share on a day count as the first one's task."""
 
     def __init__(
         self,
@@ -210,11 +221,14 @@ def _of_day(wanted: _Wanted, day: str) -> Iterator[_Found]:
 
 def _types(wanted: _Wanted, day: str, found: Sequence[Piece]) -> tuple[Any, list[Any]]:
     """The names of types, "" as the last one, and of each row of each piece the place of its task's type there."""
-    tasks = _tasks(wanted, day)
+    tasks, shared = _tasks(wanted, day)
+    by_workspace = shared and all("workspace" in piece.meta.schema.names for piece in found if piece.source)
     names, codes = worded(tasks["task_type"])
-    each = [worded(read(piece, ("task_id",))["task_id"]) for piece in found]
+    columns = ("task_id", "workspace") if by_workspace else ("task_id",)
+    each = [worded(names_of(read(piece, columns), by_workspace=by_workspace)) for piece in found]
     ids = pa.concat_arrays([ids for ids, _ in each])
-    at = pc.index_in(ids, value_set=tasks["task_id"].combine_chunks()).fill_null(len(codes)).to_numpy()
+    of_tasks = schema.in_one(names_of(tasks, by_workspace=by_workspace))
+    at = pc.index_in(ids, value_set=of_tasks).fill_null(len(codes)).to_numpy()
     type_of = np.append(codes, _UNKNOWN)[at]
     starts = np.cumsum([0, *(len(ids) for ids, _ in each)])
     return pa.concat_arrays([names, pa.array([""], schema.TEXT)]), [
@@ -222,17 +236,21 @@ def _types(wanted: _Wanted, day: str, found: Sequence[Piece]) -> tuple[Any, list
     ]
 
 
-def _tasks(wanted: _Wanted, day: str) -> Any:
-    """The id and the type of each task that is wanted."""
+def _tasks(wanted: _Wanted, day: str) -> tuple[Any, bool]:
+    """Workspace, id and own type of each task that is wanted, and whether workspaces share ids on the day."""
     where, families = wanted.where, wanted.families if wanted.where else None
     needed = dict.fromkeys(column for name in where for column in NEEDS.get(name, (name,)))
-    names = tuple(dict.fromkeys(("task_id", "task_type", *needed, *(families.needed if families else ()))))
+    told = families.needed if families else ()
+    names = tuple(dict.fromkeys(("workspace", "task_id", "task_type", *needed, *told)))
     rows = read_days(wanted.store, ledger.TASKS, schema.TASKS, day, day, names)
-    derive = derived(wanted.store, tuple(name for name in where if name in NEEDS))
-    told = derive(day, rows) if families is None else families.told(day, rows)
-    own = told.append_column(_OWN, rows["task_type"])
-    kept = chosen(own, where)
-    return pa.table({"task_id": kept["task_id"], "task_type": kept[_OWN]})
+    if families is not None:
+        rows = families.told(day, rows)
+    else:
+        rows = derived(wanted.store, tuple(name for name in where if name in NEEDS))(day, rows, 0)
+    kept = chosen(rows, where)
+    own = OWN_TYPE if OWN_TYPE in kept.column_names else "task_type"
+    columns = {"workspace": kept["workspace"], "task_id": kept["task_id"], "task_type": kept[own]}
+    return pa.table(columns), share_ids(rows)
 
 
 def _sums(some: _Found, cost: Any, calls: Any) -> Iterator[tuple[str, Any]]:
@@ -303,7 +321,7 @@ def _answered(rows: Any) -> Any:
 
 def _answers(rows: Any) -> Any:
     """Calls that answered, of those that were to answer the task."""
-    return _answered(rows) & _are(rows["purpose"], *ANSWERS) & ~_are_ours(rows)
+    return _answered(rows) & _are(rows["purpose"], *LLM_PURPOSES) & ~_are_ours(rows)
 
 
 def _are(column: Any, *words: str) -> Any:

@@ -52,7 +52,7 @@ def _unit(before: Mapping[str, Sums], now: Mapping[str, Sums]) -> int:
     return sum(
         sums["cost"] - round_half_even(sums["tasks"] * was["cost"], was["tasks"])
         for kind, sums in now.items()
-        if (was := before.get(kind)) is not None
+        if (was := before.get(kind)) is not None and was["tasks"]
     )
 
 

@@ -9,112 +9,181 @@ that came later stands under its own type, and is no task either.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from datetime import date, timedelta
 from threading import Lock
-from typing import Any
+from typing import Any, TypeVar
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from accounting import ledger, schema
 from accounting.currency import Rates
 from accounting.ledger import Store
-from accounting.reports.rows import Piece, pieces, read
-from accounting.reports.sums import cost_columns, grouped, spent
+from accounting.order import Rows
+from accounting.reports.rows import Derive, Piece, pieces, read
+from accounting.reports.sums import cost_columns, spent
 
 ROOT = "root_task_id"
-#: Columns that rows have where parts are near: whether the row is a part, and what its parts spent, in nano-dollars.
-PART, PARTS_NANO = "part", "parts_nano"
-#: What telling needs of ``tasks``.
-NEEDED = ("workspace", "task_id", ROOT)
-_KEY, _NANO = "key", "nano"
-_NEAR = 4  # days that are kept: two are looked at, and others begin while these are under way
-_NOBODY = pa.table({_KEY: pa.array([], schema.TEXT), _NANO: pa.array([], schema.COUNT)})
-Derive = Callable[[str, Any], Any]
+#: Columns that rows have where parts are near: whether the row is a part, what its parts spent in nano-dollars, and
+#: its own type.
+PART, PARTS_NANO, OWN_TYPE = "part", "parts_nano", "own_type"
+_KEYS = ("workspace", "task_id", ROOT)
+_NONE = -1  # in place of a row: there is none
+_NEAR = 6  # days that are kept: as many as are read at once, and one on either side
+Made = TypeVar("Made")
+
+
+def wholes(rows: Any) -> Any:
+    """Of each row whether it is a task of its own."""
+    return pc.invert(rows[PART]) if PART in rows.column_names else pa.repeat(True, rows.num_rows)
+
+
+@dataclass(frozen=True, slots=True)
+class _Parts:
+    """The parts of a day: their rows among the day's, and the row of the root of each on that day, or else on the one
+    before."""
+
+    rows: Rows
+    same_day: Rows
+    day_before: Rows
+
+
+@dataclass(frozen=True, slots=True)
+class _Day:
+    """Of each row of a day what ``told`` adds, and of a part which of the ``roots`` is its own."""
+
+    is_part: Any
+    parts_nano: Rows
+    place: Rows
+    roots: Any
 
 
 class Families:
     """The tasks of some days with their parts. ``told`` is thread-safe."""
 
     def __init__(
-        self, store: Store, columns: Sequence[str], needed: Sequence[str], rates: Rates | None, derive: Derive
+        self,
+        store: Store,
+        found: Sequence[Piece],
+        columns: Sequence[str],
+        needed: Sequence[str],
+        rates: Rates | None,
+        derive: Derive,
     ) -> None:
         """``columns`` are those that a part takes over from its root, made by ``derive`` from the ``needed`` ones."""
         self._store, self._columns, self._rates, self._derive = store, tuple(columns), rates, derive
         #: Columns of ``tasks`` that rows must have to be told.
-        self.needed = tuple(dict.fromkeys((*NEEDED, *needed)))
+        self.needed = tuple(dict.fromkeys((*_KEYS, "task_type", *needed)))
+        self._pieces: dict[str, list[Piece]] = {}
+        for piece in found:
+            self._pieces.setdefault(piece.day, []).append(piece)
+        self._range = frozenset(self._pieces)
         self._lock = Lock()
-        self._spent: dict[str, Any] = {}
-        self._roots: dict[str, Any] = {}
+        self._ids: dict[str, tuple[Any, Any]] = {}
+        self._parts: dict[str, _Parts] = {}
+        self._days: dict[str, _Day | None] = {}
 
-    def told(self, day: str, rows: Any) -> Any:
-        """Rows of the day with ``PART`` and ``PARTS_NANO``; without where neither this day nor the next has parts."""
-        rows = self._derive(day, rows)
+    def told(self, day: str, rows: Any, start: int = 0) -> Any:
+        """The day's rows from ``start`` on with ``PART``, ``PARTS_NANO`` and ``OWN_TYPE``; as they are where no part is
+        near. What parts spent on days that were not asked for is in nothing."""
+        rows = self._derive(day, rows, start)
         with self._lock:
-            parts = self._parts_near(day)
-            if not parts.num_rows:
-                return rows
-            roots = pa.concat_tables([self._roots_of(one) for one in (_after(day, -1), day)])
-        own = _joined(rows, "task_id")
-        nanos = parts[_NANO].take(pc.index_in(own, value_set=parts[_KEY].combine_chunks())).fill_null(0)
-        place = pc.index_in(_joined(rows, ROOT), value_set=roots[_KEY].combine_chunks())
-        is_part = rows[ROOT].is_valid()
-        if is_part.null_count or pc.any(is_part).as_py():
+            mine = _kept(self._days, day, self._of_day)
+        if mine is None:
+            return rows
+        here = slice(start, start + rows.num_rows)
+        own_type, place = rows["task_type"], mine.place[here]
+        if (place != _NONE).any():
+            at = pa.array(place, mask=place == _NONE)
             for name in self._columns:
-                rows = rows.set_column(
-                    rows.column_names.index(name), name, _theirs(rows[name], roots[name], place)
-                )
-        return rows.append_column(PART, is_part).append_column(PARTS_NANO, nanos)
+                taken = _theirs(rows[name], mine.roots[name].take(at), at)
+                rows = rows.set_column(rows.column_names.index(name), name, taken)
+        rows = rows.append_column(PART, pa.array(mine.is_part[here]))
+        return rows.append_column(PARTS_NANO, pa.array(mine.parts_nano[here])).append_column(
+            OWN_TYPE, own_type
+        )
 
-    def _parts_near(self, day: str) -> Any:
-        """What parts of this day and of the next spent, by the task that they are parts of."""
-        return grouped(pa.concat_tables([self._spent_on(one) for one in (day, _after(day, 1))]), [_KEY])
+    def _of_day(self, day: str) -> _Day | None:
+        before, after = _after(day, -1), _after(day, 1)
+        parts = self._parts_of(day)
+        later = self._parts_of(after) if after in self._range else None
+        if not len(parts.rows) and (later is None or not len(later.rows)):
+            return None
+        count = len(self._ids_of(day)[0])
+        nanos, is_part = np.zeros(count, dtype=np.int64), np.zeros(count, dtype=np.bool_)
+        is_part[parts.rows] = True
+        _add(nanos, parts.same_day, self._spent(day, parts.rows))
+        if later is not None and len(later.rows):
+            _add(nanos, later.day_before, self._spent(after, later.rows))
+        here, there = (_distinct(rows) for rows in (parts.same_day, parts.day_before))
+        place = np.full(count, _NONE, dtype=np.int64)
+        of_parts = np.where(parts.same_day == _NONE, _NONE, np.searchsorted(here, parts.same_day))
+        earlier = len(here) + np.searchsorted(there, parts.day_before)
+        place[parts.rows] = np.where(parts.day_before == _NONE, of_parts, earlier)
+        roots = pa.concat_tables([self._values(day, here), self._values(before, there)])
+        return _Day(is_part, nanos, place, roots)
 
-    def _spent_on(self, day: str) -> Any:
-        return _kept(self._spent, day, self._read_spent)
+    def _parts_of(self, day: str) -> _Parts:
+        return _kept(self._parts, day, self._found)
 
-    def _roots_of(self, day: str) -> Any:
-        return _kept(self._roots, day, self._read_roots)
+    def _found(self, day: str) -> _Parts:
+        own, roots = self._ids_of(day)
+        rows = np.flatnonzero(roots.is_valid())
+        wanted = roots.take(pa.array(rows))
+        same = _rows_of(wanted, own)
+        missing = (same == _NONE).any()
+        before = _rows_of(wanted, self._ids_of(_after(day, -1))[0]) if missing else same
+        return _Parts(rows, same, np.where(same == _NONE, before, _NONE))
 
-    def _read_spent(self, day: str) -> Any:
-        found = [_NOBODY]
-        for piece in pieces(self._store, ledger.TASKS, (day,), {}):
-            if has_parts(piece):
-                rows = read(piece, ("workspace", ROOT, *cost_columns(self._rates)))
-                rows = rows.filter(rows[ROOT].is_valid())
-                found.append(pa.table({_KEY: _joined(rows, ROOT), _NANO: spent(rows, day, self._rates)}))
-        return grouped(pa.concat_tables(found), [_KEY])
+    def _ids_of(self, day: str) -> tuple[Any, Any]:
+        """Of each of the day's tasks its name in the fleet, and that of its root; null where it is no part."""
+        return _kept(self._ids, day, self._read_ids)
 
-    def _read_roots(self, day: str) -> Any:
-        """Of the day's tasks those that have parts near, in the columns that these take over."""
-        wanted = self._parts_near(day)[_KEY].combine_chunks()
+    def _read_ids(self, day: str) -> tuple[Any, Any]:
+        rows = pa.concat_tables([_plain(read(piece, _KEYS)) for piece in self._of(day)])
+        own, roots = (
+            pc.binary_join_element_wise(rows["workspace"], rows[name], "/") for name in ("task_id", ROOT)
+        )
+        return schema.in_one(own), schema.in_one(roots)
+
+    def _spent(self, day: str, those: Rows) -> Rows:
+        """What these rows of the day spent."""
+        found = [np.zeros(0, dtype=np.int64)]
+        for piece in self._of(day):
+            if mine := _within(those, piece):
+                rows = read(piece, cost_columns(self._rates))
+                found.append(spent(rows, day, self._rates)[mine])
+        return np.concatenate(found)
+
+    def _values(self, day: str, those: Rows) -> Any:
+        """What these rows of the day have in the columns that parts take over."""
         found = []
-        for piece in pieces(self._store, ledger.TASKS, (day,), {}):
-            rows = self._derive(day, read(piece, self.needed))
-            keys = _joined(rows, "task_id")
-            those = pc.is_in(keys, value_set=wanted)
-            made = {_KEY: keys.filter(those)}
-            made |= {name: _plain(rows[name].filter(those)) for name in self._columns}
-            found.append(pa.table(made))
-        return pa.concat_tables(found)
+        for piece in self._of(day):
+            rows = self._derive(day, read(piece, self.needed), piece.start).select(list(self._columns))
+            found.append(_plain(rows.take(pa.array(_within(those, piece), pa.int64()))))
+        return pa.concat_tables(found).combine_chunks()
+
+    def _of(self, day: str) -> Sequence[Piece]:
+        return self._pieces.get(day) or pieces(self._store, ledger.TASKS, (day,), {})
 
 
 def families(
     store: Store,
-    days: Sequence[str],
+    found: Sequence[Piece],
     columns: Sequence[str],
     needed: Sequence[str],
     rates: Rates | None,
-    derive: Derive = lambda _, rows: rows,
+    derive: Derive,
 ) -> Families | None:
-    """None where no task of these days, or of the one after them, is a part of another one."""
-    near = dict.fromkeys((*days, *(_after(day, 1) for day in days[-1:])))
-    if not any(has_parts(piece) for piece in pieces(store, ledger.TASKS, tuple(near), {})):
+    """Of all tasks of some days. None where none of them is a part of another one."""
+    if not any(map(_may_have_parts, found)):
         return None
-    return Families(store, columns, needed, rates, derive)
+    return Families(store, found, columns, needed, rates, derive)
 
 
-def has_parts(piece: Piece) -> bool:
+def _may_have_parts(piece: Piece) -> bool:
     """Whether the footer leaves room for a part."""
     if piece.source is None or ROOT not in piece.meta.schema.names:
         return False
@@ -127,11 +196,13 @@ def has_parts(piece: Piece) -> bool:
     return False
 
 
-def _kept(days: dict[str, Any], day: str, make: Callable[[str], Any]) -> Any:
+def _kept(days: dict[str, Made], day: str, make: Callable[[str], Made]) -> Made:
     if day not in days:
-        days[day] = make(day)
-        for old in sorted(days)[:-_NEAR]:
+        made = make(day)  # which may make others
+        days[day] = made
+        for old in list(days)[:-_NEAR]:
             del days[old]
+        return made
     return days[day]
 
 
@@ -139,17 +210,37 @@ def _after(day: str, count: int) -> str:
     return (date.fromisoformat(day) + timedelta(days=count)).isoformat()
 
 
-def _joined(rows: Any, name: str) -> Any:
-    """The row's workspace and what the column says; null where that is null."""
-    both = pc.binary_join_element_wise(_plain(rows["workspace"]), _plain(rows[name]), "\n")
-    return schema.in_one(both)
+def _rows_of(keys: Any, among: Any) -> Rows:
+    return np.asarray(
+        pc.index_in(keys, value_set=among).fill_null(_NONE).to_numpy(zero_copy_only=False), dtype=np.int64
+    )
 
 
-def _plain(column: Any) -> Any:
-    return column.cast(schema.TEXT) if pa.types.is_dictionary(column.type) else column
+def _distinct(rows: Rows) -> Rows:
+    found = np.unique(rows)
+    return np.asarray(found[found != _NONE])
+
+
+def _add(amounts: Rows, rows: Rows, more: Rows) -> None:
+    there = rows != _NONE
+    np.add.at(amounts, rows[there], more[there])
+
+
+def _within(those: Rows, piece: Piece) -> list[int]:
+    """Those of the day's rows, in their order, that the piece has, counted from its first one."""
+    low, high = np.searchsorted(those, (piece.start, piece.start + piece.rows))
+    return (those[low:high] - piece.start).tolist()  # type: ignore[no-any-return]
+
+
+def _plain(rows: Any) -> Any:
+    """Texts as they are, and not as codes."""
+    kinds = [schema.TEXT if pa.types.is_dictionary(one.type) else one.type for one in rows.schema]
+    return rows.cast(pa.schema(zip(rows.column_names, kinds, strict=True)))
 
 
 def _theirs(own: Any, of_roots: Any, place: Any) -> Any:
     """What the roots say where there is one, else what the rows do; in the type of the rows' column."""
-    made = pc.if_else(place.is_valid(), schema.in_one(of_roots.take(place)), schema.in_one(_plain(own)))
-    return made.dictionary_encode() if pa.types.is_dictionary(own.type) else made
+    coded = pa.types.is_dictionary(own.type)
+    plain = own.cast(schema.TEXT) if coded else own
+    made = pc.if_else(place.is_valid(), schema.in_one(of_roots), schema.in_one(plain))
+    return made.dictionary_encode() if coded else made

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from accounting.reports.figures import WINDOW_DAYS, Cell, Group, Lane, Report, Speed, Window, Work, share
-from accounting.reports.wording import NOTHING, Amounts, Grid, named, percent, precision, real
+from accounting.reports.wording import NOTHING, Amounts, Grid, hundredths, named, percent, precision, real
 from broker.money import round_half_even
 
 MOST_ROWS = 20
@@ -83,7 +83,7 @@ def _totals(report: Report, money: Amounts) -> Grid:
         *_satisfied(report),
         ("Cost of a task, p50 · p95 · p99 · max", costs),
         ("Overhead share of spend", percent(total.overhead_share)),
-        ("Calls", f"{report.attempts:,} ({report.attempts / total.tasks:.2f} a task)"),
+        ("Calls", f"{report.attempts:,} ({hundredths(share(report.attempts, total.tasks))} a task)"),
         ("Escalated tasks", f"{report.escalated_tasks:,} ({report.escalations:,} moves to a further lane)"),
         *_worth(report, money),
         *_parts_of_tasks(report, money, decimals),

@@ -12,7 +12,7 @@ from statistics import median
 from typing import Any
 
 from accounting.reports.figures import Odd, ratio, share
-from accounting.reports.sums import by, picked
+from accounting.reports.sums import by, picked, total
 from accounting.reports.tasks import DATE, WORKFLOW
 from accounting.reports.trends import scopes
 
@@ -96,11 +96,12 @@ def _new_workflows(workflows: Any) -> Iterator[Odd]:
 def unfired(kinds: Any, ruled: Sequence[str]) -> tuple[int, tuple[str, ...]]:
     """How many tasks came without a type, and the types of which no pattern found any of them.
 
-    Told from ``RULE_TASKS`` on: of a few, a pattern may well find none.
+    Told from ``RULE_TASKS`` on: of a few, a pattern may well find none. Nothing is told where a pattern found parts of
+    tasks: these stand under the type of their root, and not under the one that was found.
     """
     found = {name: sums["tasks"] for name, sums in by(kinds, "classified_by")}
     classified = sum(tasks for name, tasks in found.items() if name not in ("", DECLARED))
-    if classified < RULE_TASKS:
+    if classified < RULE_TASKS or total(picked(kinds, classified_by=RULE), "parts"):
         return classified, ()
     fired = {task_type for task_type, _ in by(picked(kinds, classified_by=RULE), "task_type")}
     return classified, tuple(name for name in ruled if name not in fired)

@@ -5,7 +5,7 @@ The revision stands in ``attempts``; it is looked up by the task's id there, whi
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -13,17 +13,17 @@ import pyarrow.compute as pc
 
 from accounting import ledger, schema
 from accounting.ledger import Store
-from accounting.reports.rows import read_days
+from accounting.reports.rows import Derive, read_days
 
 MODEL, VERSION = "model", "version"
 #: Derived column → the columns of ``tasks`` that it is made from.
 NEEDS = {MODEL: ("models",), VERSION: ("models", "task_id")}
 
 
-def derived(store: Store, wanted: Sequence[str]) -> Callable[[str, Any], Any]:
+def derived(store: Store, wanted: Sequence[str]) -> Derive:
     """What adds these columns to the rows of a day."""
 
-    def derive(day: str, rows: Any) -> Any:
+    def derive(day: str, rows: Any, _start: int = 0) -> Any:
         if MODEL in wanted:
             rows = rows.append_column(MODEL, _last(rows["models"]).dictionary_encode())
         if VERSION in wanted:

@@ -16,13 +16,13 @@ from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from accounting import ledger, schema
 from accounting.ledger import Store
 from broker.errors import LedgerError
 
-GROUPS_A_PIECE = 1  # of 131,072 rows each
 MOST_THREADS = 4
 MOST_WAITING = 8
 _SCHEMAS = {
@@ -39,9 +39,10 @@ Where = Mapping[str, frozenset[str]]
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """Some row groups of one file. ``source`` is the open file and ``meta`` its footer, so that whoever reads twice
-    reads the same rows, even where the day is published anew meanwhile. ``columns`` is the schema of the data set, of
-    which an older file has not all. Without a source there are no rows."""
+    """Some row groups of one file: ``rows`` rows of the day, from ``start`` on. ``source`` is the open file and
+    ``meta`` its footer, so that whoever reads twice reads the same rows, even where the day is published anew
+    meanwhile. ``columns`` is the schema of the data set, of which an older file has not all. Without a source there are
+    no rows."""
 
     day: str
     path: str
@@ -49,6 +50,12 @@ class Piece:
     source: Any
     meta: Any
     groups: tuple[int, ...]
+    start: int = 0
+    rows: int = 0
+
+
+#: Day, rows of it, and which of the day's rows the first one is → the rows with further columns.
+Derive = Callable[[str, Any, int], Any]
 
 
 def days_between(store: Store, dataset: str, since: str, until: str) -> tuple[str, ...]:
@@ -66,13 +73,13 @@ def each(
     columns: Sequence[str],
     where: Where,
     work: Callable[[str, Any], Made],
-    derive: Callable[[str, Any], Any] = lambda _, rows: rows,
+    derive: Derive = lambda _, rows, _start: rows,
 ) -> Iterator[Made]:
     """``work(day, rows)`` over all pieces, some at once. ``derive`` adds columns that ``where`` may name. Raises
     LedgerError for a file that cannot be read."""
 
     def one(piece: Piece) -> Made:
-        return work(piece.day, chosen(derive(piece.day, read(piece, columns)), where))
+        return work(piece.day, chosen(derive(piece.day, read(piece, columns), piece.start), where))
 
     return at_once(one, found)
 
@@ -127,8 +134,19 @@ def _threads() -> int:
     return min(MOST_THREADS, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 2)
 
 
+def holding(found: Sequence[Piece], dataset: str, where: Where) -> tuple[Piece, ...]:
+    """Those of the pieces that may hold wanted rows, at least one without any."""
+    kept = [
+        piece
+        for piece in found
+        if piece.source and any(_may_hold(piece.meta.row_group(one), where) for one in piece.groups)
+    ]
+    return tuple(kept) or (Piece("", "", _SCHEMAS[dataset], None, None, ()),)
+
+
 def _of_day(store: Store, dataset: str, day: str, where: Where) -> Iterator[Piece]:
     folder = ledger.partition(dataset, day)
+    start = 0
     for name in (one for one in store.list(folder) if one.endswith(".parquet")):
         path = f"{folder}/{name}"
         source = store.open(path)
@@ -136,14 +154,11 @@ def _of_day(store: Store, dataset: str, day: str, where: Where) -> Iterator[Piec
             meta = pq.read_metadata(source)
         except (pa.ArrowInvalid, OSError) as error:
             raise damaged(path, day, error) from error
-        groups = [
-            group
-            for group in range(meta.num_row_groups)
-            if not where or _may_hold(meta.row_group(group), where)
-        ]
-        for start in range(0, len(groups), GROUPS_A_PIECE):
-            chosen_ones = tuple(groups[start : start + GROUPS_A_PIECE])
-            yield Piece(day, path, _SCHEMAS[dataset], source, meta, chosen_ones)
+        for group in range(meta.num_row_groups):
+            rows = meta.row_group(group).num_rows
+            if not where or _may_hold(meta.row_group(group), where):
+                yield Piece(day, path, _SCHEMAS[dataset], source, meta, (group,), start, rows)
+            start += rows
 
 
 def _may_hold(group: Any, where: Where) -> bool:
@@ -199,6 +214,20 @@ def worded(column: Any) -> tuple[Any, Any]:
         codes = codes.fill_null(len(names))
         names = pa.concat_arrays([names, pa.array([""], schema.TEXT)])
     return names, codes.to_numpy(zero_copy_only=False)
+
+
+def share_ids(tasks: Any) -> bool:
+    """Whether two tasks of the day have one id, each in a workspace of its own."""
+    return pc.count_distinct(tasks["task_id"]).as_py() < tasks.num_rows  # type: ignore[no-any-return]
+
+
+def names_of(rows: Any, *, by_workspace: bool) -> Any:
+    """What tells the tasks of the rows apart: ids, which are unique within a workspace alone."""
+    if not by_workspace:
+        return rows["task_id"]
+    return pc.binary_join_element_wise(
+        *(rows[name].cast(schema.TEXT) for name in ("workspace", "task_id")), "/"
+    )
 
 
 def damaged(path: str, day: str, error: Exception) -> LedgerError:

@@ -135,9 +135,10 @@ def cost_columns(rates: Rates | None) -> tuple[str, ...]:
     return ("cost_usd",) if rates is None else schema.PARTS
 
 
-def daily_answers(where: Where) -> bool:
-    """Whether sums over the chosen tasks can be taken from ``daily``."""
-    return DAILY_KEYS.issuperset(where)
+def daily_answers(where: Where, *, parts: bool) -> bool:
+    """Whether sums over the chosen tasks can be taken from ``daily``. Where there are ``parts`` of tasks these stand
+    there under their own type and pipeline, and not under those of their root."""
+    return (frozenset({"workspace"}) if parts else DAILY_KEYS).issuperset(where)
 
 
 def from_daily(

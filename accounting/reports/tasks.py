@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 from accounting import ledger, schema
 from accounting.currency import Rates
 from accounting.ledger import Store
-from accounting.reports.families import PART, PARTS_NANO, Families, families
+from accounting.reports.families import PART, PARTS_NANO, Families, families, wholes
 from accounting.reports.ranks import (
     HELD_KEYS,
     HISTOGRAM_KEYS,
@@ -29,7 +29,7 @@ from accounting.reports.ranks import (
     seen,
 )
 from accounting.reports.revisions import MODEL, NEEDS, VERSION, derived
-from accounting.reports.rows import Piece, Where, at_once, each, pieces, worded
+from accounting.reports.rows import Piece, Where, at_once, each, holding, pieces, worded
 from accounting.reports.sums import Sums, added, cost_columns, dated, nanos, spent, summed_up, text
 
 Made = TypeVar("Made")
@@ -98,11 +98,13 @@ def choose(
     store: Store, days: Sequence[str], where: Where, by: Sequence[str] = (), rates: Rates | None = None
 ) -> Range:
     by = tuple(dict.fromkeys(by))
-    told = tuple(dict.fromkeys((*KIND, WORKFLOW, "succeeded", *by, *where)))
+    # How a part was classified is told of itself: a rule that found it has fired.
+    told = tuple(dict.fromkeys((*KIND[:-1], WORKFLOW, "succeeded", *by, *where)))
     derive = derived(store, tuple(name for name in told if name in NEEDS))
-    parts = families(store, days, told, needs(told), rates, derive)
-    # A part has the values of its root, and not those of its row.
-    found = pieces(store, ledger.TASKS, days, where if parts is None else {})
+    found = pieces(store, ledger.TASKS, days, {})
+    parts = families(store, found, told, needs((*told, *KIND)), rates, derive)
+    if parts is None:  # a part has the values of its root, and not those of its row
+        found = holding(found, ledger.TASKS, where)
     return Range(store, found, where, by, rates, parts)
 
 
@@ -161,11 +163,12 @@ def summed(chosen: Range) -> Any:
     columns = ("succeeded", "attempts", *schema.TOKENS, "cost_usd", *schema.PARTS)
 
     def one(day: str, rows: Any) -> Any:
-        verdict = rows["succeeded"]
-        ends = {"tasks": pa.repeat(True, rows.num_rows), "judged": verdict.is_valid()}
-        ends |= {"succeeded": verdict.fill_null(False)}
-        if PART in rows.column_names:
-            ends = {name: pc.and_not(those, rows[PART]) for name, those in ends.items()}
+        verdict, whole = rows["succeeded"], wholes(rows)
+        ends = {
+            "tasks": whole,
+            "judged": pc.and_(whole, verdict.is_valid()),
+            "succeeded": pc.and_(whole, verdict.fill_null(False)),
+        }
         counted = {name: those.cast(schema.COUNT) for name, those in ends.items()}
         return summed_up(rows, day, chosen.rates, counted)
 
@@ -187,7 +190,8 @@ def _first(chosen: Range, day: str, table: Any, ranks: bool) -> tuple[dict[str, 
     keys = {key: table[key] for key in dict.fromkeys((*KIND, WORKFLOW, *chosen.by))}
     verdict = table["succeeded"].cast(pa.int8()).fill_null(NONE)
     if PART in table.column_names:
-        verdict = pc.add(verdict, pc.multiply(table[PART].cast(pa.int8()), pa.scalar(OF_PARTS, pa.int8())))
+        of_parts = pc.multiply(table[PART].cast(pa.int8()), pa.scalar(OF_PARTS, pa.int8()))
+        verdict = pc.add(verdict, of_parts)
     rows = pa.table(keys | {VERDICT: verdict} | _measures(chosen, day, table, cost))
     made = {
         "kinds": dated(_summed(rows, KIND, ALL), day),
@@ -204,7 +208,7 @@ def _whole(table: Any, cost: Any) -> tuple[Any, Any]:
     """The tasks that are no parts, and what each cost with its own parts."""
     if PART not in table.column_names:
         return table, cost
-    whole = pc.invert(table[PART])
+    whole = wholes(table)
     return table.filter(whole), (cost + table[PARTS_NANO].to_numpy())[whole.to_numpy()]
 
 
@@ -244,7 +248,8 @@ def _summed(rows: Any, keys: Sequence[str], measures: Sequence[str]) -> Any:
     nothing = np.zeros(len(count), dtype=np.int64)
     tasks = np.where(is_part, 0, count)
     found |= {"tasks": tasks, "judged": tasks * judged, "succeeded": tasks * succeeded}
-    found |= {name: np.where(is_part, 0, found[name]) for name in ("escalated", "valued") if name in found}
+    of_wholes = ("escalated", "hops", "valued")
+    found |= {name: np.where(is_part, 0, found[name]) for name in of_wholes if name in found}
     found |= {
         "judged_cost": found["cost"] * judged,
         "failed_cost": found["cost"] * (verdict == FAILED),

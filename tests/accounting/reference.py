@@ -40,7 +40,6 @@ PART_OF = {
     "human": "human",
 }
 LLM_PURPOSES = frozenset({"task", "retry", "reprompt", "judge", "eval"})
-ANSWERS = LLM_PURPOSES
 
 
 class _Places(dict[str, int]):
@@ -161,7 +160,7 @@ def _task_row(
     submitted = state.submitted or Submitted(mode="")
     routed = state.routed
     cost = cost_of([*calls, *overhead])
-    answers = [call for call in calls if call.purpose in ANSWERS]
+    answers = [call for call in calls if call.purpose in LLM_PURPOSES]
     lanes = tuple(dict.fromkeys(call.lane for call in calls if call.lane))
     began = min((call.started_us for call in calls), default=None)
     ended = state.finished_us
@@ -319,9 +318,10 @@ def add_to_day(day: dict[DailyKey, list[int]], folded: Folded, happy: bool | Non
     sums[_TASKS] += 1
     sums[_JUDGED] += task.succeeded is not None
     sums[_SUCCESSES] += task.succeeded is True
-    sums[_RATED] += happy is not None
-    sums[_SATISFIED] += happy is True
-    if task.root_task_id is not None:
+    if task.root_task_id is None:
+        sums[_RATED] += happy is not None
+        sums[_SATISFIED] += happy is True
+    else:
         sums[_PART_TASKS] += 1
         sums[_PART_JUDGED] += task.succeeded is not None
         sums[_PART_SUCCESSES] += task.succeeded is True

@@ -5,21 +5,24 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
 import redis
 
 from accounting import ledger, measured, report
+from accounting.currency import Rates
 from accounting.ledger import LocalStore
 from accounting.report import Question, Report
-from broker.events import Event, Fact, Finished, Routed, Submitted
+from broker.events import Escalated, Event, Fact, Finished, Rated, Routed, Submitted
 from tests.accounting.stories import CHAIN, DAY, NOON_US, attempted, story
 from tests.accounting.test_report import page, rolled
 
 CENT = 10_000_000
 NEXT, THIRD = "2026-01-02", "2026-01-03"
 DAYS = (DAY, NEXT, THIRD)
+POUNDS = Rates("GBP", (("2025-01-01", 500_000),))
 
 
 def told(
@@ -103,7 +106,7 @@ def test_money_stays_on_its_day_and_days_add_up(family: LocalStore) -> None:
     ]
     first, second = of_days(family, DAY, DAY), of_days(family, NEXT, NEXT)
     assert first.totals.cost_nano + second.totals.cost_nano == both.totals.cost_nano
-    assert (first.totals.max_nano, second.totals.tasks, second.totals.max_nano) == (43 * CENT, 0, None)
+    assert (first.totals.max_nano, second.totals.tasks, second.totals.max_nano) == (41 * CENT, 0, None)
     assert {one.name for one in second.groups["type"]} == {"draft"}  # of the root, which came the day before
 
 
@@ -165,8 +168,157 @@ def test_calculators_take_a_task_with_its_parts(family: LocalStore) -> None:
         43 * CENT,
     )
     assert (found.work().tasks, found.work().cost_nano) == (4, 85 * CENT)
-    judged = found.tries("judge", "frontier", first=True)
+    judged = found.tries("judge", "frontier")
     assert (judged.tries, judged.cost_nano) == (3, 61 * CENT)  # of a try, its own type
+    assert found.types == ("draft", "intent", "judge", "research")
+    assert (found.work("judge").tasks, found.work("judge").cost_nano) == (0, 0)
+
+
+def test_a_plan_from_the_ledger_comes_to_what_tasks_with_critics_spent(family: LocalStore) -> None:
+    found = measured.measure(family, DAY, DAY)
+    assert found is not None
+    work, calls = found.work(), found.tries(first=True)
+    assert calls.cost_nano == 23 * CENT  # the first calls of tasks and of the sub-task, of no critic
+    assert work.inference_nano == calls.cost_nano
+    assert work.redone_nano == 60 * CENT
+    assert work.cost_nano == work.inference_nano + work.redone_nano
+
+
+def test_nothing_is_dearer_than_the_spend_it_is_a_share_of(family: LocalStore) -> None:
+    for since, until in ((DAY, DAY), (DAY, NEXT), (NEXT, NEXT)):
+        made = of_days(family, since, until)
+        assert all(one.cost_nano <= made.totals.cost_nano for one in made.dearest)
+
+
+def test_a_day_of_parts_alone_has_its_money_on_the_page(family: LocalStore) -> None:
+    text = page(of_days(family, NEXT, NEXT))
+    assert "No tasks in these days" not in text
+    assert "$0.0200" in text
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [{}, {"where": {"lane": ["local"]}}, {"calls": True, "where": {"type": ["draft"]}}, {"rates": POUNDS}],
+)
+def test_many_days_with_parts_are_told_in_whatever_way(
+    asked: dict[str, Any], client: redis.Redis, store: LocalStore, quarantine: LocalStore
+) -> None:
+    days = 12
+    stories = [told(f"t{day}", "draft", 10, day=day) for day in range(days)]
+    stories += [told(f"p{day}", "judge", 30, root=f"t{day}", day=day, lane="frontier") for day in range(days)]
+    rolled(client, store, quarantine, stories)
+    made = of_days(store, DAY, "2026-01-12", **asked)
+    unit = 2 if "rates" in asked else 1
+    assert (made.totals.tasks, made.totals.cost_nano) == (days, days * 40 * CENT // unit)
+    assert (made.totals.p50_nano, made.totals.max_nano) == (40 * CENT // unit, 40 * CENT // unit)
+
+
+def test_a_root_of_a_day_without_a_rate_is_looked_up_all_the_same(
+    client: redis.Redis, store: LocalStore, quarantine: LocalStore
+) -> None:
+    stories = [
+        told("a", "draft", 10),
+        told("x", "judge", 5, root="a"),
+        told("p", "judge", 30, root="a", day=1),
+    ]
+    rolled(client, store, quarantine, stories)
+    made = of_days(store, NEXT, NEXT, rates=Rates("GBP", ((NEXT, 500_000),)))
+    assert {one.name: one.cost_nano for one in made.groups["type"]} == {"draft": 15 * CENT}
+
+
+def test_a_kind_that_had_parts_and_no_task_before_is_compared(
+    client: redis.Redis, store: LocalStore, quarantine: LocalStore
+) -> None:
+    stories = [told("a", "draft", 10), told("p", "judge", 5, root="a", day=1), told("b", "draft", 7, day=2)]
+    rolled(client, store, quarantine, stories)
+    change = of_days(store, THIRD, THIRD, against=NEXT).change
+    assert change is not None
+    assert change.volume_nano + change.mix_nano + change.unit_nano == change.difference_nano == 2 * CENT
+
+
+def test_moves_worth_and_ratings_are_of_tasks_and_not_of_their_parts(
+    client: redis.Redis, store: LocalStore, quarantine: LocalStore
+) -> None:
+    part: list[Fact] = [
+        Submitted("sync", parent="a", value_nano=9 * CENT),
+        Routed("judge", "extractive", "regex", "", 1.0, CHAIN, "local", "", root="a"),
+        attempted("p-1", cost_nano=CENT, verdict="fail"),
+        Escalated("local", "frontier", "the gate said fail"),
+        attempted("p-2", cost_nano=CENT, lane="frontier", hop=1, verdict="pass"),
+        attempted("p-3", cost_nano=5 * CENT, lane="human", hop=2, engine="human", purpose="human"),
+        Finished("succeeded", True, "frontier"),
+        Rated(ok=True),
+    ]
+    rolled(client, store, quarantine, [told("a", "draft", 10), story("p", part)])
+    made = of_days(store, DAY, DAY, ruled=("draft", "intent"))
+    assert (made.escalated_tasks, made.escalations) == (0, 0)
+    assert (made.totals.value_nano, made.totals.rated) == (None, 0)
+    assert {(one.task_type, one.lane): one.tasks for one in made.visits} == {
+        ("draft", "local"): 1,
+        ("judge", "local"): 1,
+        ("judge", "frontier"): 1,
+        ("judge", "human"): 1,
+    }
+    found = measured.measure(store, DAY, DAY)
+    assert found is not None
+    assert (found.work().reviewed, found.work().human_nano) == (1, 5 * CENT)
+
+
+def test_a_pattern_that_found_parts_is_not_called_useless(
+    client: redis.Redis, store: LocalStore, quarantine: LocalStore
+) -> None:
+    tasks = [told(f"t{number}", "draft", 1) for number in range(25)]
+    rolled(client, store, quarantine, tasks)
+    assert of_days(store, DAY, DAY, ruled=("draft", "research")).unfired == ("research",)
+    rolled(client, store, quarantine, [told("p", "research", 1, root="t1")])
+    assert of_days(store, DAY, DAY, ruled=("draft", "research")).unfired == ()
+
+
+def test_one_id_on_two_days_is_two_tasks_and_a_part_is_of_the_one_on_its_day(
+    client: redis.Redis, store: LocalStore, quarantine: LocalStore
+) -> None:
+    stories = [told("a", "draft", 10), told("a", "intent", 20, day=1), told("p", "judge", 5, root="a", day=1)]
+    rolled(client, store, quarantine, stories)
+    made = of_days(store, DAY, NEXT)
+    assert {one.name: (one.cost_nano, one.max_nano) for one in made.groups["type"]} == {
+        "draft": (10 * CENT, 10 * CENT),
+        "intent": (25 * CENT, 25 * CENT),
+    }
+
+
+def test_calls_of_workspaces_that_share_an_id_are_told_apart(
+    client: redis.Redis, store: LocalStore, quarantine: LocalStore
+) -> None:
+    stories = [told("a", "draft", 1), told("a", "intent", 4, workspace="globex", lane="frontier")]
+    rolled(client, store, quarantine, stories)
+    made = of_days(store, DAY, DAY, where={"workspace": ["globex"]}, calls=True)
+    assert made.totals.cost_nano == 4 * CENT
+    assert {one.name: one.cost_nano for one in made.lanes} == {"frontier": 4 * CENT}
+    assert {(one.task_type, one.lane) for one in made.speeds} == {("intent", "frontier")}
+    found = measured.measure(store, DAY, DAY)
+    assert found is not None
+    assert {one: found.tries(one).cost_nano for one in found.types} == {"draft": CENT, "intent": 4 * CENT}
+
+
+def test_what_a_lane_cost_is_not_told_of_days_that_did_not_count_who_was_there(family: LocalStore) -> None:
+    without(family.root / "daily" / f"date={DAY}" / "daily.parquet", "visits")
+    assert {(one.task_type, one.lane): one.tasks for one in of_days(family).visits} == {
+        ("research", "local"): 1
+    }
+
+
+def test_a_cache_that_cost_more_than_it_saved_is_said_to(
+    client: redis.Redis, store: LocalStore, quarantine: LocalStore
+) -> None:
+    def cached(name: str, cents: int) -> list[Event]:
+        return story(
+            name, [Submitted("sync"), attempted(f"{name}-1", cost_nano=9 * CENT, avoided_nano=cents * CENT)]
+        )
+
+    rolled(client, store, quarantine, [cached("a", -3), cached("b", 1)])
+    assert "Writing to caches cost $0.0200 more" in page(of_days(store, DAY, DAY))
+    rolled(client, store, quarantine, [cached("c", 7)])
+    assert "Caches saved $0.0500" in page(of_days(store, DAY, DAY))
 
 
 def test_files_from_before_parts_were_told_are_read_as_they_were(family: LocalStore) -> None:

@@ -213,7 +213,7 @@ def feed_offer(given: Given) -> None:
     given.feed(
         source(found),
         {
-            "task_usd": Fraction(work.cost_nano, work.tasks * NANO_PER_USD),
+            "task_usd": part(work.cost_nano, work.tasks * NANO_PER_USD),
             "p95_usd": Fraction(work.p95_nano, NANO_PER_USD),
             "success_share": work.success_share,
         },
