@@ -75,7 +75,7 @@ class Families:
         """``columns`` are those that a part takes over from its root, made by ``derive`` from the ``needed`` ones."""
         self._store, self._columns, self._rates, self._derive = store, tuple(columns), rates, derive
         #: Columns of ``tasks`` that rows must have to be told.
-        self.needed = tuple(dict.fromkeys((*_KEYS, "task_type", *needed)))
+        self.needed = tuple(dict.fromkeys(("task_type", *needed)))
         self._pieces: dict[str, list[Piece]] = {}
         for piece in found:
             self._pieces.setdefault(piece.day, []).append(piece)
