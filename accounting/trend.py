@@ -21,7 +21,7 @@ RISE = 1.5
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """One task at its end, with all that it cost. ``succeeded`` None: no gate judged it."""
+    """One task at its end, with all that it and its parts cost. ``succeeded`` None: no gate judged it."""
 
     at_us: int
     task_type: str

@@ -77,11 +77,14 @@ class Watch:
     def _known(self, ends: Sequence[Event]) -> list[Ended]:
         pipe = self.store.client.pipeline(transaction=False)
         for end in ends:
-            pipe.hmget(keys.task_key(reference(end.workspace, end.task_id)), "cost", "progress")
+            pipe.hmget(keys.task_key(reference(end.workspace, end.task_id)), "cost", "family", "progress")
         found = []
-        for end, (cost, progress) in zip(ends, pipe.execute(), strict=True):
+        for end, (cost, family, progress) in zip(ends, pipe.execute(), strict=True):
             fact = end.fact
-            if isinstance(fact, Finished) and cost is not None and progress is not None:
-                task_type = decode_progress(progress).task_type
-                found.append(Ended(end.at_us, task_type, int(cost), fact.succeeded))
+            if not isinstance(fact, Finished) or cost is None or progress is None:
+                continue
+            told = decode_progress(progress)
+            if not told.family:  # what is a part of a task is in the cost of that
+                nanos = int(cost) + int(family or 0)
+                found.append(Ended(end.at_us, told.task_type, nanos, fact.succeeded))
         return found

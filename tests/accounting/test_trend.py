@@ -113,10 +113,26 @@ def test_the_watch_sees_ends_as_they_come_and_tells_of_a_trend_once(
     assert decode(item).scope == "type:picky"
 
 
-def finish(store: Store, task_id: str, cost: int) -> None:
+def test_the_watch_sees_a_task_with_its_parts_as_one(client: redis.Redis) -> None:
+    store = Store(client, Fleet())
+    watch = Watch(store, None)
+    watch.round()
+    store.submit([Task("seen", "acme", ({"role": "user", "content": "hi"},))])
+    watch.round()
+    (whole,) = store.fetch(DISPATCH, 1, idle=True).claims
+    finish(store, "part", 30, family=((whole.ref, -1),))
+    done = Outcome("succeeded", output="ok")
+    told = Progress(task_type="picky")
+    fact = Finished("succeeded", True)
+    store.commit([Move(whole, "succeeded", told, cost_nano=10, outcome=done, facts=(fact,))])
+    watch.round()
+    assert [one.cost_nano for one in watch.ended] == [40]
+
+
+def finish(store: Store, task_id: str, cost: int, family: tuple[tuple[str, int], ...] = ()) -> None:
     store.submit([Task(task_id.replace(" ", "-"), "acme", ({"role": "user", "content": "hi"},))])
     (claim,) = store.fetch(DISPATCH, 1, idle=True).claims
-    progress = Progress(task_type="picky")
+    progress = Progress(task_type="picky", family=family)
     outcome = Outcome("succeeded", output="ok")
     store.commit(
         [
