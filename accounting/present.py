@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from rich.console import Console
+from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
@@ -105,7 +105,7 @@ def notes(report: Report) -> tuple[str, ...]:
     return tuple(found)
 
 
-def draw(grid: Grid, width: int) -> Table:
+def draw(grid: Grid, width: int) -> RenderableType:
     """The grid in this many characters; where columns do not fit, some are left out and the heading says which."""
     lines = [grid.heads, *grid.rows, *grid.below]
     widths = [
@@ -120,11 +120,8 @@ def draw(grid: Grid, width: int) -> Table:
             break
         kept.remove(grid.heads.index(head))
         missing.append(head)
-    title = (grid.title + (f" (too narrow for: {', '.join(missing)})" if missing else "")) or None
-    table = Table(
-        title=title, title_justify="left", title_style="bold", box=None, pad_edge=False, padding=(0, GAP, 0, 0),
-        show_header=any(grid.heads),
-    )  # fmt: skip
+    title = grid.title + (f" (too narrow for: {', '.join(missing)})" if missing else "")
+    table = Table(box=None, pad_edge=False, padding=(0, GAP, 0, 0), show_header=any(grid.heads))
     for place in kept:
         figures = place > 0 and any(grid.heads)
         table.add_column(
@@ -136,4 +133,5 @@ def draw(grid: Grid, width: int) -> Table:
         for row in rows:
             table.add_row(*(Text(row[place]) for place in kept if place < len(row)))
         table.add_section()
-    return table
+    # A table's own title is as narrow as the table.
+    return Group(Text(title, style="bold"), table) if title else table
