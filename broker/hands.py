@@ -21,7 +21,8 @@ class _Held:
 
 
 class Hands:
-    """Thread-safe. A claim is renewed until ``hold_s`` after it was taken or went on, whatever its worker does.
+    """Thread-safe. A claim is renewed until ``hold_s`` after it was taken or went on, whatever its worker does;
+    time in which Redis was away does not count.
 
     ``stopping``: the process goes down when what it is at is done.
     """
@@ -104,6 +105,12 @@ class Hands:
         """Until something is given back, or the time is over."""
         with self._changed:
             self._changed.wait(timeout_s)
+
+    def prolong(self, seconds: float) -> None:
+        """Hold everything for so much longer: no worker could give back what it has, for Redis was away."""
+        with self._changed:
+            for held in self._held.values():
+                held.until += seconds
 
     def to_renew(self) -> list[tuple[str, int]]:
         now = time.monotonic()

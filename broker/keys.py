@@ -33,7 +33,7 @@ laneway:held:<window>     hash    scope → of that what is reserved and not yet
 laneway:rates:<month>     hash    type|lane|purpose|tries, …|successes, …|nano: what calls came to
 laneway:alerted:<window>  hash    scope|period|level → when the level was passed
 laneway:alerted:trend:…   string  a trend that was told of within the hour
-laneway:sweeping          string  one process of the fleet looks after what is lost (scripts/keep.lua)
+laneway:swept             string  when a process of the fleet last looked after what is lost (scripts/keep.lua)
 laneway:batch:<name>:lock string  who works on a batch, or fills one of a lane
 laneway:dirty             hash    day → the last entry of the stream that touched it since its rollup
 laneway:ingest:lock       string  who writes parts (and :batch, the entries that are being written)

@@ -290,18 +290,22 @@ class _Keeper(Middleware):
     def _run(self) -> None:
         pause_s = self.store.fleet.lease_s / 3
         while True:
-            self._round()
+            began = time.monotonic()
+            if not self._round():
+                self.hands.prolong(time.monotonic() - began + pause_s)
             if self.ended.wait(pause_s):
                 return
 
-    def _round(self) -> None:
+    def _round(self) -> bool:
+        """False: Redis was away."""
         try:
             kept = self.speak()
         except (RedisUnavailable, redis.ResponseError) as error:
             log.warning("leases not renewed, trying again in a third of a lease: %s", error)
-            return
+            return False
         if kept.recovered or kept.replaced:
             log.warning("recovered %d lost claims and %d lost places", kept.recovered, kept.replaced)
+        return True
 
     def speak(self) -> Kept:
         kept = self.store.keep(self.hands.to_renew(), self.lanes, node=self.node, well=not self.hands.paused)

@@ -36,7 +36,17 @@ if ARGV[10] ~= '' then
 end
 
 local recovered, replaced = 0, 0
-if redis.call('SET', P .. 'sweeping', '1', 'NX', 'PX', text(math.max(50, lease / 4000))) then
+local pause = lease / 4
+local swept = redis.call('GET', P .. 'swept')
+local gap = swept and math.abs(now - tonumber(swept)) or pause
+if gap >= pause then
+  redis.call('SET', P .. 'swept', text(now))
+  -- Redis was away or its clock was set, and nobody could renew what is in hand: all leases begin anew.
+  if gap > 2 * pause then
+    for _, ref in ipairs(redis.call('ZRANGE', P .. 'leases', 0, -1)) do
+      redis.call('ZADD', P .. 'leases', text(now + lease), ref)
+    end
+  end
   for _, ref in ipairs(redis.call('ZRANGEBYSCORE', P .. 'leases', '-inf', text(now), 'LIMIT', 0, 500)) do
     give_up(ref, now, 'its worker was lost', rules)
     recovered = recovered + 1

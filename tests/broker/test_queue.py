@@ -12,6 +12,7 @@ from broker.queue import BOOT_S, LaneBroker, TaskQueue
 from broker.settings import Fleet
 from broker.store import Store
 from broker.task import DISPATCH, Task
+from tests.mock_provider import eventually
 
 
 def test_a_worker_takes_nothing_while_it_still_starts(client: redis.Redis) -> None:
@@ -64,3 +65,22 @@ def test_claims_that_cannot_be_given_back_take_no_room(client: redis.Redis) -> N
     with pytest.raises(redis.ResponseError):  # for which dramatiq does not come again
         consumer.nack(message)
     assert broker.hands.messages() == 0
+
+
+def test_time_in_which_redis_was_away_does_not_count_against_what_is_in_hand(
+    client: redis.Redis, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = Store(client, Fleet(lease_s=0.3))
+    broker = LaneBroker(store)
+    store.submit([Task("a", "acme", ({"role": "user", "content": "hello"},))])
+    claims = store.fetch(DISPATCH, 1, idle=True).claims
+    client.config_set("min-replicas-to-write", 1)
+    broker.hands.take(claims, DISPATCH, messages=1, hold_s=0.2)
+    held_until = time.monotonic() + 0.2
+    broker.keeper.before_worker_boot(broker, None)
+    try:
+        eventually(lambda: time.monotonic() > held_until and "leases not renewed" in caplog.text, 5)
+        assert broker.hands.to_renew() == [("acme/a", 1)]
+    finally:
+        client.config_set("min-replicas-to-write", 0)
+        broker.keeper.after_worker_shutdown(broker, None)

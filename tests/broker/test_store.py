@@ -275,6 +275,21 @@ def test_a_lease_that_is_renewed_is_not_lost(store: Store) -> None:
     assert store.commit([done(claim)]) == ["moved"]
 
 
+def test_a_lease_that_nobody_could_renew_is_not_lost_to_the_first_process_that_comes_back(
+    store: Store, client: redis.Redis
+) -> None:
+    store.submit([task("a")])
+    (claim,) = take(store)
+    store.begin([Intent(claim, 500, call(claim, 500, settled=False))])
+    now_us = store.now_us()
+    away_us = round(3 * LEASE_S * 10**6)  # as if Redis had been away: its clock went on
+    client.zadd(keys.LEASES, {claim.ref: now_us - away_us + store.lease_us})
+    client.set("laneway:swept", now_us - away_us)
+    assert store.keep([], []).recovered == 0
+    assert store.commit([done(claim, 200)]) == ["moved"]
+    assert store.record("acme/a").cost_nano == 200
+
+
 def test_a_clock_that_is_set_back_takes_nothing_from_the_time_that_a_machine_was_on(
     client: redis.Redis,
 ) -> None:

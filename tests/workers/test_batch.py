@@ -323,7 +323,7 @@ def test_a_task_in_a_batch_is_in_place_though_no_lease_holds_it(node: Node, clie
     node.submit("a")
     node.tick()
     client.zadd(keys.OPEN, {"acme/t1": 0})
-    client.delete("laneway:sweeping")
+    client.delete("laneway:swept")
     kept = node.store.keep([], [])
     assert (kept.recovered, kept.replaced) == (0, 0)
     node.provider.ended = True
@@ -720,7 +720,7 @@ def test_whichever_step_a_node_dies_at_every_line_is_paid_once_and_every_task_en
         for _ in range(200):
             node = node.anew()
             while not node.store.keep([], []).recovered and client.zcard(keys.LEASES):
-                client.delete("laneway:sweeping")
+                client.delete("laneway:swept")
             node.tick()
             lost = [one for one in node.book.all() if one.state == "lost"]
             if set(node.statuses().values()) == {"succeeded"} and node.book.all() == lost:
