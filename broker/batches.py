@@ -59,18 +59,27 @@ class BatchBook:
         """An empty batch that nobody knows of yet."""
         return Batch(new_task_id(), lane, endpoint, "open", self.store.now_us())
 
-    def write(self, batch: Batch, *, over: State | None) -> bool:
-        """Its record as it is now. ``over`` is the state that it was known in, None for a new one.
+    def write(self, batch: Batch, *, over: State | None, under: Lock | None = None) -> bool:
+        """Its record as it is now. ``over`` is the state that it was known in, None for a new one. ``under`` is the
+        lock that must still be held, None where it need not be.
 
-        False, and nothing is written: another process has taken it to another state meanwhile, or to its end.
+        False, and nothing is written: another process has taken it to another state meanwhile, or to its end, or may
+        be about to.
         """
         said = [word for pair in _fields(batch).items() for word in pair]
         write = self.client.register_script(_WRITE)
         return bool(
             ask(
                 lambda: write(
-                    keys=[keys.batch_key(batch.id), keys.BATCHES],
-                    args=[batch.id, batch.since_us, over or "", batch.state, *said],
+                    keys=[keys.batch_key(batch.id), keys.BATCHES, f"{keys.batch_key(batch.id)}:lock"],
+                    args=[
+                        batch.id,
+                        batch.since_us,
+                        over or "",
+                        batch.state,
+                        under.token if under else "",
+                        *said,
+                    ],
                 )
             )
         )
@@ -151,7 +160,7 @@ class Lock:
     """Held by a thread of its own; runs out when its process has been still for several leases."""
 
     def __init__(self, book: BatchBook, key: str) -> None:
-        self._client, self._key, self._token = book.client, key, os.urandom(12).hex()
+        self._client, self._key, self.token = book.client, key, os.urandom(12).hex()
         self._ms = round(book.store.fleet.lease_s * LOCK_LEASES * 1000)
         self._script = self._client.register_script(_RENEW)
         self._ended = threading.Event()
@@ -160,7 +169,7 @@ class Lock:
 
     def take(self) -> bool:
         take = self._client.register_script(_TAKE)
-        taken = bool(ask(lambda: take(keys=[self._key], args=[self._token, self._ms])))
+        taken = bool(ask(lambda: take(keys=[self._key], args=[self.token, self._ms])))
         if taken:
             self._thread.start()
         return taken
@@ -181,14 +190,15 @@ class Lock:
                 self._lost = self._lost or not self._renew(self._ms)
 
     def _renew(self, ms: int) -> bool:
-        return bool(ask(lambda: self._script(keys=[self._key], args=[self._token, ms])))
+        return bool(ask(lambda: self._script(keys=[self._key], args=[self.token, ms])))
 
 
 # The state that is written counts as well: the same may be asked twice after a lost reply.
 _WRITE = """#!lua flags=allow-oom
 local state = redis.call('HGET', KEYS[1], 'state') or ''
 if state ~= ARGV[3] and state ~= ARGV[4] then return 0 end
-redis.call('HSET', KEYS[1], unpack(ARGV, 5))
+if ARGV[5] ~= '' and redis.call('GET', KEYS[3]) ~= ARGV[5] then return 0 end
+redis.call('HSET', KEYS[1], unpack(ARGV, 6))
 redis.call('ZADD', KEYS[2], ARGV[2], ARGV[1])
 return 1
 """

@@ -72,7 +72,7 @@ class BatchSender:
                 with path.open("wb") as file:
                     batch = self._filled(batch, file, (filling, lock))
                 if batch.lines and lock.held():
-                    self._send(batch, path)
+                    self._send(batch, path, lock)
                 elif lock.held():
                     self.book.close(batch)
             finally:
@@ -121,10 +121,12 @@ class BatchSender:
         deadlines = [due for due in (batch.due_us, *map(_due_us, joined)) if due is not None]
         return replace(batch, lines=batch.lines + len(joined), due_us=min(deadlines, default=None))
 
-    def _send(self, batch: Batch, path: Path) -> None:
+    def _send(self, batch: Batch, path: Path, lock: Lock) -> None:
         batch = replace(batch, state="sending", since_us=self.store.now_us())
-        if not self.book.write(batch, over="open"):
-            log.error("a batch of %d lines was taken apart while this process stood still", batch.lines)
+        if not self.book.write(batch, over="open", under=lock):
+            log.error(
+                "a batch of %d lines is not sent, for this process stood still for too long", batch.lines
+            )
             return
         try:
             provider_id = self.door.send(batch.id, path, batch.lines)

@@ -12,7 +12,7 @@ import pytest
 import redis
 
 from broker import keys
-from broker.batches import Batch, State
+from broker.batches import Batch, Lock, State
 from broker.events import decode_entry
 from broker.hands import Hands
 from broker.settings import Settings, parse
@@ -435,14 +435,24 @@ def test_what_was_taken_apart_while_its_sender_stood_still_is_not_sent(
 ) -> None:
     node.submit("a", "b")
     write = node.book.write
+    during: list[bool] = []
 
-    def late(batch: Batch, *, over: State | None) -> bool:
+    def late(batch: Batch, *, over: State | None, under: Lock | None = None) -> bool:
         if batch.state == "sending":
-            node.anew().keeper.look()
-        return write(batch, over=over)
+            other = node.anew()
+            close = other.book.close
+
+            def woken(apart: Batch) -> None:
+                during.append(write(batch, over=over, under=under))
+                close(apart)
+
+            monkeypatch.setattr(other.book, "close", woken)
+            other.keeper.look()
+        return write(batch, over=over, under=under)
 
     monkeypatch.setattr(node.book, "write", late)
     node.sender.send()
+    assert during == [False], "its lines are with others already"
     assert node.provider.batches == {}
     assert (node.book.all(), node.depth("batch")) == ([], 2)
     monkeypatch.undo()
