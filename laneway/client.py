@@ -13,9 +13,9 @@ from broker.connect import connect
 from broker.errors import BadTask, RedisFull, ResultTimeout, TaskConflict, UnknownTask
 from broker.money import dollars, nano, text
 from broker.settings import Settings, load
-from broker.store import Record, Store, unknown
+from broker.store import Record, Store, digest, unknown
 from broker.task import LABEL, TASK_ID, TERMINAL, Task, reference
-from laneway.submission import SAME_ID, Ids, rated, shown
+from laneway.submission import SAME_ID, Ids, rated, shown, stored_now
 from laneway.submission import Budget as Budget
 from laneway.submission import task_of as task_of
 
@@ -154,6 +154,10 @@ class Client:
         for start in range(0, len(tasks), BATCH):
             words += self.store.submit(tasks[start : start + BATCH])
         refs = [task.ref for task in tasks]
+        words = [
+            "same" if word == "conflict" and self._stored_in_another_way(task) else word
+            for task, word in zip(tasks, words, strict=True)
+        ]
         conflicts = [ref for ref, word in zip(refs, words, strict=True) if word == "conflict"]
         if conflicts:
             stored = [ref for ref, word in zip(refs, words, strict=True) if word != "conflict"]
@@ -162,6 +166,13 @@ class Client:
                 f"{_some(conflicts)}: already submitted with another content{besides}", mend=SAME_ID
             )
         return [Handle(self, task.workspace, task.task_id) for task in tasks]
+
+    def _stored_in_another_way(self, task: Task) -> bool:
+        """Whether the task of that id is the same, submitted with a version that stored equal limits in other ways."""
+        try:
+            return digest(stored_now(self.store.record(task.ref).task)) == digest(task)
+        except (UnknownTask, BadTask):  # nobody can say any more
+            return False
 
     def handle(self, task_id: str, *, workspace: str | None = None) -> Handle:
         """The handle of a task submitted elsewhere. Raises UnknownTask."""

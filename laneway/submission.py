@@ -10,7 +10,7 @@ import math
 import re
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from decimal import Decimal, InvalidOperation
 from typing import Any
 
@@ -77,6 +77,12 @@ def task_of(row: Mapping[str, Any]) -> Task:
             mend="shorten the prompt or put the long part behind a link",
         )
     return task
+
+
+def stored_now(task: Task) -> Task:
+    """A task that an earlier version stored, as this one would store it. Raises BadTask."""
+    deadline_s = None if task.deadline_s is None else _seconds("deadline_s", task.deadline_s)
+    return replace(task, deadline_s=deadline_s, budget=_budget("budget", task.budget))
 
 
 def rated(*, ok: object = None, value_usd: object = None, comment: object = "") -> Rated:

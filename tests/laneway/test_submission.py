@@ -3,6 +3,7 @@
 import json
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from decimal import Decimal
 from typing import Any
 
@@ -158,6 +159,22 @@ def test_equal_content_is_the_same_task_however_it_was_said(laneway: Any) -> Non
     )
     laneway.client.submit("a", task_id="t", deadline_s=30.0, budget=Budget(hard_usd="5e-1", llm_calls=2))
     assert laneway.store.queues(["dispatch"])[0].depth == 1
+
+
+def test_a_task_that_an_earlier_version_stored_in_another_way_is_the_same_task(laneway: Any) -> None:
+    said: dict[str, Any] = {
+        "prompt": "a",
+        "task_id": "t",
+        "deadline_s": 30,
+        "budget": {"wall_s": 60, "hard_usd": "1.50"},
+    }
+    laneway.store.submit([replace(task_of(said), deadline_s=30, budget=said["budget"])])
+    laneway.client.submit_many([said])
+    laneway.run("submit", "a", "--task-id", "t", "--deadline-s", "30", "--hard-usd", "1.5", "--wall-s", "60")
+    for other in ({"deadline_s": 31}, {"budget": {"hard_usd": "1.50"}}, {"prompt": "b"}):
+        with pytest.raises(TaskConflict, match="another content; stored: default/new"):
+            laneway.client.submit_many([said | other, {"prompt": "a", "task_id": "new"}])
+    assert laneway.store.queues(["dispatch"])[0].depth == 2
 
 
 def test_a_task_is_no_part_of_itself() -> None:
