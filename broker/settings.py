@@ -964,7 +964,7 @@ class _EnvironmentOverFile(PydanticBaseSettingsSource):
             base.setdefault("lanes", _DEFAULT_LANES)
         if "types" in environment:
             base.setdefault("types", _DEFAULT_TYPES)
-        return _overlay(base, environment)
+        return _overlay(base, environment, "LANEWAY_")
 
 
 def _strange_sections() -> dict[str, Any]:
@@ -976,20 +976,28 @@ def _strange_sections() -> dict[str, Any]:
     return {section: {} for section in sections - Settings.model_fields.keys()}
 
 
-def _overlay(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+def _overlay(base: Mapping[str, Any], over: Mapping[str, Any], prefix: str) -> dict[str, Any]:
     names = {name.replace("-", "_").lower(): name for name in base}
     merged = dict(base)
     for key, value in over.items():
         name = names.get(key.replace("-", "_").lower(), key)
-        merged[name] = _over(merged.get(name), value)
+        merged[name] = _over(merged.get(name), value, f"{prefix}{key.upper()}")
     return merged
 
 
-def _over(below: object, value: object) -> object:
+def _over(below: object, value: object, path: str) -> object:
+    """Of a list, a value under a row's place changes that row, and one under the next place adds a row."""
     if isinstance(below, Mapping) and isinstance(value, Mapping):
-        return _overlay(below, value)
+        return _overlay(below, value, f"{path}__")
     if isinstance(below, list) and isinstance(value, Mapping):
-        return list(_overlay({str(at): row for at, row in enumerate(below)}, value).values())
+        rows = _overlay({str(at): row for at, row in enumerate(below)}, value, f"{path}__")
+        places = [str(at) for at in range(len(rows))]
+        if strange := sorted(rows.keys() - places):
+            raise ConfigError(
+                f"{path}__{strange[0]} names no row: the file has {len(below)}, counted from 0",
+                mend=f"write the row into the file, or name the next place, {path}__{len(below)}",
+            )
+        return [rows[place] for place in places]
     return value
 
 

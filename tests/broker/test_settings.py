@@ -139,6 +139,19 @@ def test_the_environment_overrides_a_scalar_of_a_row_by_the_row_s_place(
     assert [one.weight for one in settings.lanes["rented"].endpoints] == [9, 2.5]
 
 
+def test_a_row_of_the_environment_is_added_at_the_next_place_and_at_no_later_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name, value in {"SCOPE": "fleet", "PERIOD": "month", "USD": "1"}.items():
+        monkeypatch.setenv(f"LANEWAY_BUDGETS__2__{name}", value)
+    with pytest.raises(ConfigError, match="LANEWAY_BUDGETS__2 names no row: the file has 1") as caught:
+        parse(GOOD)
+    assert caught.value.mend.endswith("LANEWAY_BUDGETS__1")
+    for name, value in {"SCOPE": "fleet", "PERIOD": "day", "USD": "1"}.items():
+        monkeypatch.setenv(f"LANEWAY_BUDGETS__1__{name}", value)
+    assert [one.period for one in parse(GOOD).budgets[1:]] == ["day", "month"]
+
+
 def test_a_section_of_the_environment_that_is_none_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LANEWAY_FLET__LEDGER", "x")
     with pytest.raises(ConfigError, match="flet: unknown key; did you mean 'fleet'"):
