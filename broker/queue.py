@@ -207,8 +207,12 @@ class TaskConsumer(Consumer):
     nack = ack
 
     def requeue(self, messages: Iterable[MessageProxy]) -> None:
+        """Those that cannot be given back, for Redis does not understand them, keep no others."""
         for message in messages:
-            self._give_back(message.args[0])
+            try:
+                self._give_back(message.args[0])
+            except redis.ResponseError as error:
+                log.error("%s is not given back; its lease runs out: %s", message, error)
 
     def _give_back(self, claims: Sequence[Claim], cause: str = "") -> None:
         """Where Redis is away dramatiq comes again with them. After any other failure it does not: then they are out of

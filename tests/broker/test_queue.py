@@ -67,6 +67,18 @@ def test_claims_that_cannot_be_given_back_take_no_room(client: redis.Redis) -> N
     assert broker.hands.messages() == 0
 
 
+def test_claims_that_cannot_be_given_back_keep_no_others(client: redis.Redis) -> None:
+    broker = LaneBroker(Store(client, Fleet()))
+    broker.task_queue(TaskQueue(DISPATCH, messages=2, batch=1, hold_s=60), lambda claims: None)
+    broker.store.submit([Task(name, "acme", ({"role": "user", "content": "hello"},)) for name in "ab"])
+    consumer = broker.consume(DISPATCH, timeout=1000)
+    messages = [message for message in (next(consumer), next(consumer)) if message is not None]
+    assert [claim.ref for message in messages for claim in message.args[0]] == ["acme/a", "acme/b"]
+    client.set(keys.task_key("acme/a"), "no record")
+    consumer.requeue(messages)
+    assert (broker.hands.messages(), broker.store.waiting(DISPATCH)) == (0, 1)
+
+
 def test_time_in_which_redis_was_away_does_not_count_against_what_is_in_hand(
     client: redis.Redis, caplog: pytest.LogCaptureFixture
 ) -> None:
