@@ -21,7 +21,7 @@ from accounting.fold import LLM_PURPOSES
 from accounting.ledger import Store
 from accounting.reports.families import PARTS_NANO, families, wholes
 from accounting.reports.rows import names_of, pieces, read_days, share_ids
-from broker.errors import CallCancelled
+from broker.errors import CallCancelled, CallNeverMade
 from broker.money import NANO_PER_USD
 
 FIRST = "task"  # the purpose of a first call that is made for the task itself
@@ -190,7 +190,8 @@ def _judge(tasks: Any, calls: Any) -> Any:
     verdict, failure = calls["verdict"], calls["failure"]
     passed = pc.fill_null(pc.equal(verdict, "pass"), False)
     refused = pc.fill_null(pc.equal(verdict, "fail"), False)
-    broken = pc.fill_null(pc.not_equal(failure, CallCancelled.failure), False)
+    unwanted = pc.is_in(failure, pa.array([CallCancelled.failure, CallNeverMade.failure]))
+    broken = pc.and_(failure.is_valid(), pc.invert(unwanted))
     judged = pc.or_(passed, pc.or_(refused, broken))
     nanos, priced = schema.nanos(calls["cost_usd"]), calls["cost_usd"].is_valid().to_numpy()
     read = sum(

@@ -18,6 +18,7 @@
     └── EngineError                 a model call did not end well
         ├── EngineUnavailable       the engine of this node cannot work at all (missing package, model file, key)
         ├── CallCancelled           the call was broken off because nobody wants its answer any more
+        │   └── CallNeverMade       it was not begun at all, and nothing was asked of anybody
         ├── TransientEngineError    the same call may succeed later on the same lane
         │   ├── RateLimited
         │   ├── EngineOverloaded
@@ -132,6 +133,10 @@ class EngineUnavailable(EngineError):
 
 class CallCancelled(EngineError):
     failure = "cancelled"
+
+
+class CallNeverMade(CallCancelled):
+    failure = "never_made"
 
 
 class TransientEngineError(EngineError):

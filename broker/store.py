@@ -23,7 +23,15 @@ import msgpack
 import redis
 
 from broker import keys
-from broker.errors import BadTask, RedisFull, RedisUnavailable, ResultGone, TaskTooLarge, UnknownTask
+from broker.errors import (
+    BadTask,
+    CallNeverMade,
+    RedisFull,
+    RedisUnavailable,
+    ResultGone,
+    TaskTooLarge,
+    UnknownTask,
+)
 from broker.events import (
     Allotted,
     Attempted,
@@ -128,7 +136,8 @@ class Move:
 
     ``status`` ``queued`` puts it on ``queue`` (after ``delay_s``), ``parked`` or an end takes ``outcome``, ``running``
     is a step after which it stays in the same hands. ``attempts`` are booked even when the claim turns out stale,
-    ``facts`` only when the move is made. A ``cause`` makes it a dead letter.
+    ``facts`` only when the move is made. ``late`` is booked in place of ``attempts`` where the claim was lost: a call
+    that was never made is an attempt only where it was booked as one. A ``cause`` makes it a dead letter.
     ``tally`` (type, lane, purpose) is what the call counts under in ``rates``. ``awaits`` is the ref of a sub-task: the
     queued task comes back when that has ended or waits for a person, and after ``delay_s`` at the latest.
     """
@@ -148,6 +157,7 @@ class Move:
     tally: tuple[str, str, str] | None = None
     soft_nano: int | None = None
     awaits: str = ""
+    late: tuple[Attempted, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -366,10 +376,9 @@ class Store:
             task = decode_task(body)
             if task.ref.encode() != ref:
                 raise BadTask(f"it says that it is {task.ref!r}")
-            told = decode_progress(progress) if progress else Progress()
-            if losses or told.waits_for:
-                attempts = (*told.attempts, *(_lost_calls(losses) if losses else ()))
-                told = replace(told, attempts=attempts, waits_for="")
+            told = _told(progress, losses)
+            if told.waits_for:
+                told = replace(told, waits_for="")
             return Claim(
                 task,
                 told,
@@ -392,7 +401,30 @@ class Store:
         facts = [encode_fact(DeadLettered(cause)), encode_fact(Finished("failed", False, "", cause))]
         outcome = encode_outcome(Outcome("failed", cause))
         self._commit(
-            [_pack([ref, epoch, 0, "failed", "", 0, b"", outcome, [], facts, cause, "", 0, -1, "", "", ""])]
+            [
+                _pack(
+                    [
+                        ref,
+                        epoch,
+                        0,
+                        "failed",
+                        "",
+                        0,
+                        b"",
+                        outcome,
+                        [],
+                        facts,
+                        cause,
+                        "",
+                        0,
+                        -1,
+                        "",
+                        "",
+                        "",
+                        [],
+                    ]
+                )
+            ]
         )
 
     def begin(self, intents: Sequence[Intent]) -> list[str]:
@@ -482,6 +514,8 @@ class Store:
                     "|".join(move.tally) if move.tally else "",
                     "\n".join(ref for ref, _ in move.progress.family),
                     move.awaits,
+                    # They are kept in the record, where they cannot lie in a group.
+                    [encode_fact(one) for one in move.late or (move.attempts if packed.group else ())],
                 ]
             )
             for move in moves
@@ -900,9 +934,21 @@ def _submitted(task: Task) -> Submitted:
     )
 
 
-def _lost_calls(packed: bytes) -> list[Attempted]:
-    facts = map(decode_fact, msgpack.unpackb(packed, raw=True))
-    return [fact for fact in facts if isinstance(fact, Attempted)]
+def _told(progress: bytes, losses: bytes) -> Progress:
+    """The progress with what is known of the task's lost calls by now. One that was never made is no call of it.
+
+    Raises BadTask.
+    """
+    told = decode_progress(progress) if progress else Progress()
+    if not losses:
+        return told
+    try:
+        facts = [decode_fact(fact) for fact in msgpack.unpackb(losses, raw=True)]
+    except ValueError as error:
+        raise BadTask(f"its lost calls are not those of a known version: {error}") from error
+    known = {one.attempt_id: one for one in (*told.attempts, *facts) if isinstance(one, Attempted)}
+    made = (one for one in known.values() if one.failure != CallNeverMade.failure)
+    return replace(told, attempts=tuple(made))
 
 
 def _record(ref: str, row: dict[bytes, bytes]) -> Record:
@@ -915,7 +961,7 @@ def _record(ref: str, row: dict[bytes, bytes]) -> Record:
         )
     return Record(
         decode_task(row[b"task"]),
-        decode_progress(row[b"progress"]) if b"progress" in row else Progress(),
+        _told(row.get(b"progress", b""), row.get(b"losses", b"")),
         decode_outcome(row[b"outcome"]) if b"outcome" in row else None,
         row[b"status"].decode(),
         row[b"queue"].decode(),

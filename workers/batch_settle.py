@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 from broker.batches import Batch, Holder, Lock, State
 from broker.call import Usage
-from broker.errors import CallCancelled, EngineError, ModelNotFound
+from broker.errors import CallNeverMade, EngineError, ModelNotFound
 from broker.scopes import utc_day
 from broker.store import MICRO, Move
 from workers.batch import HANDFUL, Batches
@@ -181,7 +181,7 @@ class BatchKeeper:
         refs = [holder for _, holder in mine]
         claims = self.store.claims(refs, self.pool, stale=gone_on)
         now_us, day = self.store.now_us(), utc_day(batch.since_us)
-        never = CallCancelled("the provider did not work on it", usage=Usage())
+        never = CallNeverMade("the provider did not work on it", usage=Usage())
         moves, done = [], []
         for (name, _), claim in zip(mine, claims, strict=True):
             job = None if claim is None else self.jobs.again(claim, day)

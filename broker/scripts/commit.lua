@@ -1,6 +1,7 @@
 -- ARGV[1] = [[ref, epoch, cost, status, queue, delay_us, progress, outcome, attempt facts, move facts, cause,
--- scopes, overrun, soft limit, tally, family, awaits], …]. A cause makes the task a dead letter too; an overrun closes the limited scopes; who
--- watches budgets is told once of a task that passes its soft limit (below 0: it has none).
+-- scopes, overrun, soft limit, tally, family, awaits, late], …]. A cause makes the task a dead letter too; an overrun
+-- closes the limited scopes; who watches budgets is told once of a task that passes its soft limit (below 0: it has
+-- none). Of a call that was booked as lost the late facts are written in place of the attempt facts, where there are any.
 -- ARGV[2..6] = rules of give_up, ARGV[7] = lease in microseconds, ARGV[8] = the facts where they are packed together
 -- (prelude.lua).
 -- Settles the call, writes the facts and takes the task to its next place, all or nothing for each task.
@@ -28,14 +29,14 @@ end
 
 local function read(key, lost)
   return redis.call('HMGET', key, 'epoch', 'done', 'cancel', 'submitted', 'workspace', 'priority', lost, 'queue', 'seq',
-    'cost', 'call', 'watched', 'reserved', 'held', 'soft', 'human', 'stepped', 'scopes', 'losses')
+    'cost', 'call', 'watched', 'reserved', 'held', 'soft', 'human', 'stepped', 'scopes')
 end
 
 local day = day_of(now)
 local words = {}
 for i, item in ipairs(cmsgpack.unpack(ARGV[1])) do
   local ref, epoch, cost, status, queue, delay, progress, outcome, attempts, moves, cause, scopes, overrun, soft, tally,
-    family, awaits = unpack(item)
+    family, awaits, late = unpack(item)
   local key = task_key(ref)
   local lost = 'lost:' .. epoch
   local h = read(key, lost)
@@ -51,9 +52,10 @@ for i, item in ipairs(cmsgpack.unpack(ARGV[1])) do
   end
   local submitted, seq, spent = tonumber(h[4] or '0'), tonumber(h[9] or '0'), tonumber(h[10] or '0')
   if h[7] then
-    seq = book(ref, submitted, seq, attempts)
+    late = #late > 0 and late or attempts
+    seq = book(ref, submitted, seq, late)
     local booked, booked_day = string.match(h[7], '^(%-?%d+) (.*)$')
-    redis.call('HSET', key, 'seq', text(seq), 'cost', text(spent + cost - tonumber(booked)))
+    redis.call('HSET', key, 'seq', text(seq), 'cost', text(spent + cost - tonumber(booked)), 'losses', lost_calls(key, late))
     use(booked_day, scopes, cost - tonumber(booked))
     use_of_family(family, cost - tonumber(booked))
     redis.call('HDEL', key, lost)
@@ -85,9 +87,6 @@ for i, item in ipairs(cmsgpack.unpack(ARGV[1])) do
       fields[#fields + 1] = at
     end
     redis.call('HSET', key, unpack(fields))
-    if h[19] then -- the claim knew of them, and its progress does
-      redis.call('HDEL', key, 'losses')
-    end
     if status == 'running' then
       redis.call('HSET', key, 'stepped', epoch, 'epoch', text(tonumber(epoch) + 1))
     end

@@ -15,7 +15,7 @@
 --   watched   1 when somebody waits for its end
 --   part:<attempt>  what it has of its machine's day beside its own cost
 --   lost:<epoch>  what was booked for a claim that never came back, and in which day
---   losses    facts of calls that were lost since the progress was written, packed
+--   losses    facts of calls that were lost, and of those that were settled after all: they go before the progress's
 --   submitted, enqueued, started, finished      microseconds of Redis's clock
 --   waited    microseconds that it waited for a person
 --   human     nano-dollars of people's work: a part of cost, and none of the task's own limits
@@ -495,13 +495,23 @@ end
 -- Codes of facts that scripts write themselves: places in broker/events.py KINDS.
 local FINISHED, DEAD_LETTERED = 6, 7
 
+-- The facts of a task's lost calls with these behind them, packed.
+local function lost_calls(key, more)
+  local packed = redis.call('HGET', key, 'losses')
+  local known = packed and cmsgpack.unpack(packed) or {}
+  for _, fact in ipairs(more) do
+    known[#known + 1] = fact
+  end
+  return cmsgpack.pack(known)
+end
+
 -- A claim that did not come back: what its call had reserved is booked, and the task goes on or is a dead letter.
 -- A cause of '' gives back what nobody had begun. Any other one counts as a start, also where it failed before its call.
 -- rules = { max_starts, ttl, cancelled fact, cancelled outcome, outcome of a dead letter }
 local function give_up(ref, now, cause, rules)
   local key = task_key(ref)
   local h = redis.pcall('HMGET', key, 'status', 'epoch', 'done', 'starts', 'call', 'reserved', 'cancel',
-    'queue', 'submitted', 'workspace', 'priority', 'seq', 'cost', 'watched', 'held', 'scopes', 'losses')
+    'queue', 'submitted', 'workspace', 'priority', 'seq', 'cost', 'watched', 'held', 'scopes')
   local status, epoch, starts, queue = h[1], h[2], tonumber(h[4] or '0'), h[8]
   remove(P .. 'leases', ref)
   if not status or ENDS[status] or h[3] == epoch then
@@ -544,9 +554,7 @@ local function give_up(ref, now, cause, rules)
   redis.call('HSET', key, 'done', epoch, 'status', status, 'enqueued', at, 'seq', text(seq), 'cost', text(cost),
     'starts', text(starts))
   if h[5] then
-    local losses = h[17] and cmsgpack.unpack(h[17]) or {}
-    losses[#losses + 1] = h[5]
-    redis.call('HSET', key, 'lost:' .. epoch, reserved .. ' ' .. h[15], 'losses', cmsgpack.pack(losses))
+    redis.call('HSET', key, 'lost:' .. epoch, reserved .. ' ' .. h[15], 'losses', lost_calls(key, { h[5] }))
   end
   if outcome then
     redis.call('HSET', key, 'outcome', outcome, 'finished', at)

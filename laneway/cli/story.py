@@ -175,7 +175,7 @@ def _cost(record: Record) -> dict[str, Any]:
     booked for calls that were lost with their worker."""
     parts: dict[str, int] = {}
     for one in record.progress.attempts:
-        if one.failure == "worker_lost":  # it may have been settled since
+        if one.failure == "worker_lost":
             continue
         part = PART_OF.get(one.purpose, "inference")
         parts[part] = parts.get(part, 0) + (one.cost_nano or 0)

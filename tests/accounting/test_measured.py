@@ -85,6 +85,16 @@ def test_tries_by_hand(small: LocalStore) -> None:
     assert (midtier.try_usd, midtier.busy_ms) == (Fraction("0.2"), 400)
 
 
+def test_a_call_that_nobody_wanted_any_more_is_no_failure_of_its_lane(
+    client: redis.Redis, store: LocalStore, quarantine: LocalStore
+) -> None:
+    unwanted = [attempted(f"a-{failure}", failure=failure) for failure in ("cancelled", "never_made")]
+    rolled(
+        client, store, quarantine, [told("a", "intent", *unwanted, attempted("a-3", verdict="pass"), ENDED)]
+    )
+    assert taken(store).tries("intent", "local").success_share == 1
+
+
 def test_people_are_no_try_and_first_calls_stand_apart(small: LocalStore) -> None:
     found = taken(small)
     assert found.lanes == (("email", "local"), ("intent", "local"), ("intent", "midtier"))

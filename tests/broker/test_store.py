@@ -12,7 +12,7 @@ import pytest
 import redis
 
 from broker import embedded, keys
-from broker.errors import RedisFull, RedisUnavailable, ResultGone, TaskTooLarge, UnknownTask
+from broker.errors import CallNeverMade, RedisFull, RedisUnavailable, ResultGone, TaskTooLarge, UnknownTask
 from broker.events import Attempted, Fact, Finished, decode_entry
 from broker.hands import Hands
 from broker.settings import BudgetRow, Fleet
@@ -145,6 +145,62 @@ def test_a_stale_holder_s_result_is_dropped_and_its_cost_corrects_what_was_booke
         (stale.attempt_id, 200, True),
         (fresh.attempt_id, 100, True),
     ]
+
+
+def lose_a_call(store: Store, want: int = 1) -> list[Claim]:
+    """Claims whose calls are booked as lost."""
+    claims = take(store, want=want)
+    lost = [replace(call(one, 500, settled=False), failure="worker_lost") for one in claims]
+    store.begin([Intent(one, 500, fact) for one, fact in zip(claims, lost, strict=True)])
+    store.release(claims, "its worker was lost")
+    return claims
+
+
+@pytest.mark.parametrize("count", [1, 40], ids=["alone", "as a group"])
+def test_what_a_lost_call_cost_after_all_stands_in_place_of_its_loss_whatever_was_written_meanwhile(
+    store: Store, count: int
+) -> None:
+    store.submit([task(f"t{number}") for number in range(count)])
+    stale = lose_a_call(store, count)
+    fresh = take(store, want=count)
+    assert all([one.cost_nano for one in claim.progress.attempts] == [500] for claim in fresh)
+    assert store.commit([done(claim, 200) for claim in stale]) == ["late"] * count
+    store.commit([Move(claim, "queued", claim.progress, queue=Q) for claim in fresh])
+    again = take(store, Q, count)
+    records = store.records([claim.ref for claim in again])
+    seen = [(one.progress, one.cost_nano) for one in again] + [
+        (one.progress, one.cost_nano) for one in records
+    ]
+    for progress, cost_nano in seen:
+        assert [(call.cost_nano, call.settled, call.failure) for call in progress.attempts] == [
+            (200, True, "")
+        ]
+        assert cost_nano == 200
+
+
+def test_a_lost_call_that_was_never_made_is_no_call_of_its_task_and_is_booked_as_none(
+    store: Store, client: redis.Redis
+) -> None:
+    store.submit([task("a")])
+    (claim,) = lose_a_call(store)
+    never = replace(call(claim, 0), failure=CallNeverMade.failure)
+    assert store.commit([Move(claim, "queued", Progress(), queue=Q, late=(never,))]) == ["late"]
+    assert (store.record("acme/a").progress.attempts, store.record("acme/a").cost_nano) == ((), 0)
+    booked = [fact for _, _, fact in facts(client) if isinstance(fact, Attempted)]
+    assert [(one.attempt_id, one.cost_nano) for one in booked] == [
+        (claim.attempt_id, 500),
+        (claim.attempt_id, 0),
+    ]
+
+
+def test_a_dead_letter_has_the_calls_that_were_lost(store: Store) -> None:
+    store.submit([task("a")])
+    while not store.dead_letters():
+        lose_a_call(store)
+    record = store.record("acme/a")
+    assert record.status == "failed"
+    assert sum(one.cost_nano or 0 for one in record.progress.attempts) == record.cost_nano == 1500
+    assert not any(one.settled for one in record.progress.attempts)
 
 
 def going_back(client: Any) -> Callable[[], None]:

@@ -243,15 +243,17 @@ def test_show_counts_a_call_that_was_lost_and_what_became_known_of_its_cost(lane
     laneway.store.begin([Intent(claim, 5_000_000, lost)])
     laneway.store.release([claim], "its worker was lost")
     laneway.work()
-    late = replace(lost, cost_nano=1_000_000, settled=True)
+    assert laneway.json("show", "t")["cost"]["unsettled_calls"] == 1
+    late = replace(lost, cost_nano=1_000_000, settled=True, failure="")
     move = Move(claim, "failed", claim.progress, cost_nano=1_000_000, attempts=(late,))
     assert laneway.store.commit([move]) == ["late"]
     told = laneway.json("show", "t")
-    assert [one["failure"] for one in told["attempts"]] == ["worker_lost", ""]
-    assert told["cost"]["unsettled_calls"] == 1
+    assert [one["failure"] for one in told["attempts"]] == ["", ""]
+    assert told["cost"]["unsettled_calls"] == 0
     parts = {name: Decimal(amount) for name, amount in told["cost"]["parts"].items()}
     assert sum(parts.values()) == Decimal(told["cost"]["total_usd"])
-    assert Decimal("0.001") <= parts["routing_and_lost_usd"] < Decimal("0.002")
+    assert Decimal("0.001") <= parts["inference_usd"] < Decimal("0.002")
+    assert parts["routing_and_lost_usd"] < Decimal("0.001")
 
 
 def test_control_characters_of_strangers_are_shown_and_not_obeyed(laneway: Any) -> None:

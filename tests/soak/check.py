@@ -19,7 +19,7 @@ from tests.soak.evidence import Evidence, Row
 from tests.soak.plan import FRONTIER, MAX_STARTS, RENTED
 
 #: Calls that were begun, and need not have reached the provider.
-UNSENT = {"worker_lost", "connection_lost", "timeout", "cancelled", "unavailable"}
+UNSENT = {"worker_lost", "connection_lost", "timeout", "cancelled", "never_made", "unavailable"}
 #: Seconds in which a call that was begun before Redis went away may still leave.
 GRACE_S = 1.0
 #: What judging an answer costs is processor time, which no worst case holds.
