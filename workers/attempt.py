@@ -80,21 +80,20 @@ def purpose(progress: Progress) -> str:
 def attempted(
     claim: Claim, lane_name: str, engine: str, model: str, ended: Ended, node: str = ""
 ) -> Attempted:
-    """The fact of one call, as accounting books it. ``node`` is this machine."""
+    """The fact of one call, as accounting books it. ``node`` is this machine.
+
+    A call that was lost before stays what it was begun as, however far its task has come since.
+    """
     result, usage = ended.result, ended.settlement.usage
     answered = isinstance(result, Reply)
-    return Attempted(
-        attempt_id=claim.attempt_id,
-        parent_attempt_id=claim.progress.attempts[-1].attempt_id if claim.progress.attempts else "",
-        hop=claim.progress.hop,
-        lane=lane_name,
-        engine=engine,
+    earlier = (one for one in claim.progress.attempts if one.attempt_id == claim.attempt_id)
+    begun = next(earlier, None) or lost(claim, lane_name, engine, model, ended.started_us, None)
+    return replace(
+        begun,
         model=(result.model or model) if isinstance(result, Reply) else model,
         model_revision=result.model_revision if isinstance(result, Reply) else "",
-        purpose=booked_as(claim),
         started_us=ended.started_us,
         ended_us=ended.ended_us,
-        queue_wait_ms=max(0, claim.claimed_us - claim.enqueued_us) / 1000,
         latency_ms=(ended.ended_us - ended.started_us) / 1000,
         time_to_first_token_ms=result.time_to_first_token_ms if isinstance(result, Reply) else None,
         cost_nano=ended.settlement.cost_nano,

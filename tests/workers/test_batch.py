@@ -13,7 +13,7 @@ import redis
 
 from broker import keys
 from broker.batches import Batch, Lock, State
-from broker.events import decode_entry
+from broker.events import Attempted, decode_entry
 from broker.hands import Hands
 from broker.settings import Settings, parse
 from broker.store import Record, Store
@@ -482,6 +482,33 @@ def test_a_batch_that_is_not_to_be_found_stands_unsettled_and_is_put_right_when_
     costs = {prompt: record.cost_nano for prompt, record in node.records().items()}
     assert costs == {"a": LINE_NANO, "late": 0}
     assert sum(one.task.unsettled_calls for one in node.ledger()) == 0
+    node.at_rest()
+
+
+@pytest.mark.parametrize("gone_on", [False, True], ids=["waits", "has gone on"])
+def test_a_call_of_a_lost_batch_that_turns_up_is_settled_as_what_it_was_begun_as(
+    node: Node, monkeypatch: pytest.MonkeyPatch, gone_on: bool
+) -> None:
+    node.provider.lose, node.provider.hidden = ["create"], True
+    node.submit("a")
+    node.tick()
+    monkeypatch.setattr(batch_settle, "LOST_S", 0)
+    node.keeper.look()
+    if gone_on:
+        node.anew().tick()
+        assert node.statuses() == {"a": "succeeded"}
+    node.provider.hidden = False
+    for _ in range(5):
+        node.keeper.look()
+    entries: Any = node.client.xrange(keys.EVENTS)
+    facts = [event.fact for _, entry in entries for event in decode_entry(entry[b"b"])]
+    calls = [one for one in facts if isinstance(one, Attempted) and one.attempt_id == "t1-2"]
+    assert [(one.settled, one.purpose, one.parent_attempt_id) for one in calls] == [
+        (False, "task", ""),
+        (True, "task", ""),
+    ]
+    costs = [one.cost_nano for one in node.records()["a"].progress.attempts]
+    assert costs == [LINE_NANO] * (1 + gone_on)
     node.at_rest()
 
 
