@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from broker.call import Call, Reply, ToolCall
-from broker.errors import EngineError
+from broker.errors import CallNeverMade, EngineError
 from broker.events import Attempted
 from broker.hands import Hands
 from broker.money import nano
@@ -235,10 +235,11 @@ class Jobs:
 
     def settled(self, job: Job, result: Reply | EngineError, started_us: int, ended_us: int) -> Move:
         """The call is over: the task's next move, with the attempt settled in it. Times on Redis's clock."""
-        job = replace(job, claim=_measured(job, result))
+        never = isinstance(result, CallNeverMade)
+        job = job if never else replace(job, claim=_measured(job, result))
         asks = asked_for(job.call, result)
         verdict, gate_nano = (NO_VERDICT, 0) if asks else self._judge(job, result)
-        busy_ms = (ended_us - started_us) / 1000
+        busy_ms = 0.0 if never else (ended_us - started_us) / 1000
         settlement = settle(
             job.price, result, worst_nano=job.worst_nano, busy_ms=busy_ms, batch=job.batch, ended_us=ended_us
         )
@@ -253,6 +254,9 @@ class Jobs:
         )
         row, node = job.endpoint.row, self.settings.fleet.node
         fact = attempted(job.claim, self.name, job.endpoint.engine.name, row.model, ended, node)
+        scopes = scopes_of(job.claim.task, self.name)
+        if never:
+            return replace(self._not_made(job), late=(fact,), scopes=scopes)
         if asks:
             asked = turns.asked(result.text, asks, self.name, job.claim.epoch)  # type: ignore[union-attr]
             return self.going_on(job.claim, fact, asked, job.task_type, job.limits)
@@ -261,10 +265,18 @@ class Jobs:
         earlier = job.claim.progress.attempts
         if over_soft(job.limits, job.claim.cost_nano, earlier, fact):
             step = spare(step, self.name, job.claim.progress.chain, (*earlier, fact), away)
-        scopes = scopes_of(job.claim.task, self.name)
         if isinstance(step, Complete) and wants_critic(job.claim.progress, job.task_type):
             return to_critic(job.claim, fact, ended, scopes, job.limits.soft_nano)
         return move(job.claim, step, fact, ended, self.places(), scopes, job.limits.soft_nano)
+
+    def _not_made(self, job: Job) -> Move:
+        """Where a task goes whose call was begun in Redis and not made: where it would have gone before that."""
+        left, away = left_s(job.claim, self.store.now_us()), self.away()
+        if left is not None and left <= 0:
+            return overdue(job.claim, job.task_type)
+        if self.name in away:
+            return without_call(job.claim, Unusable(f"{self.name}: {away[self.name]}"), away, self.places())
+        return put_back(job.claim, 0.0)
 
     def going_on(
         self, claim: Claim, fact: Attempted, turn: turns.Turn, task_type: TaskType, limits: Limits

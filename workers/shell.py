@@ -17,6 +17,7 @@ from broker.call import Reply, Usage
 from broker.connect import connect
 from broker.errors import (
     CallCancelled,
+    CallNeverMade,
     ConfigError,
     EngineConnectionLost,
     EngineError,
@@ -204,11 +205,11 @@ class Lane:
         def unwanted() -> bool:
             return endpoint.broken_off or self.hands.broken(job.claim)
 
+        if unwanted() or (left is not None and left <= 0):
+            why = f"lane {self.name!r}: the call was not made, for nobody waits for it any more"
+            return CallNeverMade(why, usage=Usage())
+        call = job.call if left is None else replace(job.call, timeout_s=min(job.call.timeout_s, left))
         try:
-            if unwanted() or (left is not None and left <= 0):
-                why = f"lane {self.name!r}: the call was not made, for nobody waits for it any more"
-                raise CallCancelled(why, usage=Usage())
-            call = job.call if left is None else replace(job.call, timeout_s=min(job.call.timeout_s, left))
             return endpoint.engine.call(call, unwanted)
         except CallCancelled as error:
             if not endpoint.broken_off:

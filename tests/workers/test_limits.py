@@ -15,7 +15,7 @@ from broker.hands import Hands
 from broker.settings import Lane as LaneSettings
 from broker.settings import Settings, parse
 from broker.store import Store
-from broker.task import DISPATCH, Task
+from broker.task import DISPATCH, Claim, Progress, Task
 from dispatcher.actor import Dispatcher
 from dispatcher.classify import Classifier
 from dispatcher.embedding import HashEmbedder
@@ -87,6 +87,9 @@ class Node:
     def statuses(self) -> list[str]:
         return [self.store.record(f"acme/t{n}").status for n in range(self.count)]
 
+    def costs(self) -> list[int]:
+        return [self.store.record(f"acme/t{n}").cost_nano for n in range(self.count)]
+
     def later_s(self, mode: str = "sync") -> list[float]:
         """For how long each of those that wait for their time still waits."""
         now_us = self.store.now_us()
@@ -144,6 +147,7 @@ def test_no_call_of_a_handful_leaves_after_its_task_s_deadline_or_cancel(
     node = made()
     node.submit(2)
     node.submit(deadline_s=0.5)
+    routed = node.costs()
 
     def a_long_call() -> None:
         node.store.cancel("acme/t1")
@@ -154,11 +158,53 @@ def test_no_call_of_a_handful_leaves_after_its_task_s_deadline_or_cancel(
     provider.meanwhile = a_long_call
     node.work()
     assert len(provider.asked) == 1
-    assert node.statuses() == ["succeeded", "cancelled", "queued"]
+    assert node.statuses() == ["succeeded", "cancelled", "failed"]
+    assert node.costs()[1:] == routed[1:]
+    for n in (1, 2):
+        record = node.store.record(f"acme/t{n}")
+        assert (record.progress.attempts, record.reserved_nano) == ((), 0)
+    assert sum(rate.tries for rate in node.store.rates().values()) == 1
+
+
+def test_a_call_that_is_not_made_as_its_lane_died_sends_its_task_along_the_chain(
+    made: Made, provider: Provider
+) -> None:
+    node = made()
+    node.submit(2)
+
+    def die() -> None:
+        node.endpoints.first.ailing = node.endpoints.first.broken_off = True
+        node.store.keep([], ["rented"], node="here", well=False)
+        node.lane.jobs.sights.forget()
+
+    provider.meanwhile = die
     node.work()
-    assert node.statuses()[2] == "failed"
-    attempts = [node.store.record(f"acme/t{n}").progress.attempts for n in (1, 2)]
-    assert [(one.failure, one.settled, one.cost_nano) for (one,) in attempts] == [("cancelled", True, 0)] * 2
+    assert len(provider.asked) == 1
+    record = node.store.record("acme/t1")
+    assert (record.progress.lane, record.progress.attempts, record.progress.retries) == ("frontier", (), 0)
+
+
+def test_a_call_that_is_not_made_as_its_claim_was_lost_takes_back_what_was_booked_for_it(
+    made: Made, provider: Provider
+) -> None:
+    node = made()
+    node.submit(2)
+    routed = node.costs()
+
+    def lose() -> None:
+        node.store.release(
+            [Claim(Task("t1", "acme", ()), Progress(), 2, "", 0, 0, 0, 0)], "its worker was lost"
+        )
+        node.hands.break_off([("acme/t1", 2)])
+
+    provider.meanwhile = lose
+    node.work()
+    assert len(provider.asked) == 1
+    record = node.store.record("acme/t1")
+    assert (record.status, record.cost_nano, record.progress.attempts) == ("queued", routed[1], ())
+    provider.meanwhile = lambda: None
+    node.work()
+    assert [one.purpose for one in node.store.record("acme/t1").progress.attempts] == ["task"]
 
 
 @pytest.mark.parametrize("step_s", [3600, -3600])
