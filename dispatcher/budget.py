@@ -176,7 +176,8 @@ def stopped(limits: Limits, attempts: Sequence[Attempted], running_s: float) -> 
         return f"its limit of {limits.llm_calls} model calls is reached"
     if limits.tokens is not None and used >= limits.tokens:
         return f"its limit of {limits.tokens} tokens is reached: it has used {used}"
-    failed = sum(one.failure != "" or one.verdict == "fail" for one in attempts)
+    # How often a worker may be lost with a task is the fleet's limit, and a replayed task starts with none of it used.
+    failed = sum(one.failure not in ("", "worker_lost") or one.verdict == "fail" for one in attempts)
     if limits.failures is not None and failed >= limits.failures:
         return f"its limit of {limits.failures} failures is reached"
     if limits.wall_s is not None and running_s >= limits.wall_s:

@@ -25,8 +25,8 @@ from dispatcher.policy import Complete, Park, Reprompt, Retry, Run, Step
 CHAIN = ("local", "rented", "midtier", "human")
 
 
-def call(lane: str, cost: int = 5, purpose: str = "task") -> Attempted:
-    return Attempted(f"t-{lane}", 0, lane, "echo", "m", purpose, 1, 2, 0.0, 0.0, cost)
+def call(lane: str, cost: int = 5, purpose: str = "task", failure: str = "") -> Attempted:
+    return Attempted(f"t-{lane}", 0, lane, "echo", "m", purpose, 1, 2, 0.0, 0.0, cost, failure=failure)
 
 
 @pytest.mark.parametrize(
@@ -118,6 +118,8 @@ SPENT = Attempted(
         (Limits(), [SPENT] * 99, 1e6, None),
         (Limits(llm_calls=2), [SPENT, call("human", purpose="human"), call("x", purpose="tool")], 0, None),
         (Limits(llm_calls=1), [SPENT], 0, "1 model calls"),
+        (Limits(failures=2), [call("a", failure="worker_lost"), call("a", failure="timeout")], 0, None),
+        (Limits(failures=2), [call("a", failure="timeout")] * 2, 0, "2 failures"),
         (Limits(tokens=101), [SPENT], 0, None),
         (Limits(tokens=100), [SPENT], 0, "100 tokens"),
         (Limits(wall_s=2.5), [SPENT], 2.4, None),

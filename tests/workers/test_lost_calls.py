@@ -6,6 +6,8 @@ from typing import Any
 import pytest
 import redis
 
+from broker.call import Usage
+from broker.errors import CallNeverMade
 from broker.hands import Hands
 from broker.money import dollars
 from broker.settings import parse
@@ -91,6 +93,20 @@ def test_a_lost_call_is_one_of_the_calls_that_a_task_may_make(node: Node) -> Non
     assert "1 model calls" in record.progress.why
 
 
+def test_a_lost_call_that_was_never_made_counts_in_no_limit(node: Node) -> None:
+    node.submit(llm_calls=1, failures=1)
+    claims = node.store.fetch(QUEUE, 1, idle=True).claims
+    (job,), _ = node.jobs.prepare(claims)
+    node.store.begin([node.jobs.intent(job)])
+    node.store.release(claims, "its worker was lost")
+    now_us = node.store.now_us()
+    move = node.jobs.settled(job, CallNeverMade("nobody came to it", usage=Usage()), now_us, now_us)
+    assert node.store.commit([move]) == ["late"]
+    assert node.store.record("acme/t").cost_nano == 0
+    record = node.work()
+    assert [(one.purpose, one.verdict) for one in record.progress.attempts] == [("task", "fail")]
+
+
 def test_a_lost_retry_counts_in_what_retries_may_cost(node: Node) -> None:
     node.submit()
     node.work()
@@ -101,3 +117,11 @@ def test_a_lost_retry_counts_in_what_retries_may_cost(node: Node) -> None:
     assert [one.purpose for one in record.progress.attempts] == ["task", "reprompt", "reprompt", "reprompt"]
     assert record.status == "parked"
     assert "gate failed on local" in record.progress.why
+
+
+def test_a_dead_letter_whose_workers_were_lost_is_called_for_again_when_it_is_replayed(node: Node) -> None:
+    node.submit(failures=3)
+    while node.store.record("acme/t").status != "failed":
+        node.lose()
+    assert node.store.replay("acme/t")
+    assert node.work().progress.attempts[-1].verdict == "fail"
