@@ -447,6 +447,7 @@ class Store:
                 one.batch,
                 one.line,
                 one.claim.progress.family,
+                _above(one.claim.progress),
             ]
             for one in intents
         ]
@@ -512,7 +513,7 @@ class Store:
                     int(move.overrun),
                     -1 if move.soft_nano is None else move.soft_nano,
                     "|".join(move.tally) if move.tally else "",
-                    "\n".join(ref for ref, _ in move.progress.family),
+                    _above(move.progress),
                     move.awaits,
                     # They are kept in the record, where they cannot lie in a group.
                     [encode_fact(one) for one in move.late or (move.attempts if packed.group else ())],
@@ -528,7 +529,11 @@ class Store:
 
     def release(self, claims: Iterable[Claim], cause: str = "") -> None:
         """Give claims back: unharmed, or with the cause for which their worker failed on them."""
-        rows = [[claim.ref, str(claim.epoch), cause] for claim in claims]
+        self.release_held([(claim.ref, claim.epoch) for claim in claims], cause)
+
+    def release_held(self, held: Iterable[tuple[str, int]], cause: str) -> None:
+        """The same for claims of which (ref, epoch) alone is known."""
+        rows = [[ref, str(epoch), cause] for ref, epoch in held]
         if rows:
             self._call("release", _pack(rows), *self._rules)
 
@@ -916,6 +921,10 @@ class _Packed:
         many = len(known) >= GROUP_FACTS
         self.facts: Sequence[bytes | int] = range(len(known)) if many else [encode_fact(one) for one in known]
         self.group = (encode_group(known),) if many else ()
+
+
+def _above(progress: Progress) -> str:
+    return "\n".join(ref for ref, _ in progress.family)
 
 
 def _body(task: Task) -> bytes:

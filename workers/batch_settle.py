@@ -110,8 +110,7 @@ class BatchKeeper:
 
     def _let_go(self, batch: Batch) -> None:
         for handful in self.book.pages(batch):
-            claims = self.store.claims([holder for _, holder in handful], self.pool)
-            self.store.release([claim for claim in claims if claim is not None], "its batch was lost")
+            self.store.release_held((holder for _, holder in handful), "its batch was lost")
 
     def _hurry(self, batch: Batch) -> None:
         """Near the first deadline in it, and where its tasks have gone on, the provider is asked to stop: what is

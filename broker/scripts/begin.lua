@@ -1,5 +1,5 @@
 -- ARGV[1] = [[ref, epoch, worst case, fact, scopes, hard limit, endpoint, tokens, rpm, tpm,
--- batch, line, family], …]: the worst case is reserved in every scope or in none,
+-- batch, line, family, above], …]: the worst case is reserved in every scope or in none,
 -- and the intent recorded, before the call leaves. A worst case below 0 is an unknown price, a hard limit below 0 is none.
 -- One word a task: go, lost (another holds it now), cancel, or why it must not leave: over|scope|period|left|limit,
 -- killed|scope, closed|scope|period, unpriced|scope|period, busy|microseconds|1 for its failures (its endpoint takes no
@@ -9,7 +9,7 @@ local now = clock()
 local day = day_of(now)
 local words = {}
 for i, item in ipairs(cmsgpack.unpack(ARGV[1])) do
-  local ref, epoch, worst, fact, scopes, hard, endpoint, tokens, rpm, tpm, batch, line, family = unpack(item)
+  local ref, epoch, worst, fact, scopes, hard, endpoint, tokens, rpm, tpm, batch, line, family, above = unpack(item)
   local key = task_key(ref)
   local h = redis.call('HMGET', key, 'epoch', 'done', 'cancel', 'call', 'starts', 'started', 'cost', 'hard', 'human',
     'family')
@@ -35,17 +35,9 @@ for i, item in ipairs(cmsgpack.unpack(ARGV[1])) do
       worst = math.max(0, worst)
       use(day, scopes, worst)
       hold(day, scopes, worst)
-      if #family > 0 then
-        local refs = {}
-        for at, one in ipairs(family) do
-          refs[at] = one[1]
-        end
-        local above = table.concat(refs, '\n')
-        use_of_family(above, worst)
-        redis.call('HSET', key, 'above', above)
-      end
-      redis.call('HSET', key, 'status', 'running', 'reserved', text(worst), 'held', day, 'scopes', scopes, 'call', fact,
-        'starts', text(tonumber(h[5] or '0') + 1), 'started', h[6] or text(now))
+      use_of_family(above, worst)
+      redis.call('HSET', key, 'status', 'running', 'reserved', text(worst), 'held', day, 'scopes', scopes, 'above', above,
+        'call', fact, 'starts', text(tonumber(h[5] or '0') + 1), 'started', h[6] or text(now))
       if batch ~= '' then
         redis.call('HSET', key, 'batch', batch)
         redis.call('HSET', P .. 'batch:' .. batch .. ':lines', line, ref .. '|' .. epoch)

@@ -721,7 +721,7 @@ def fused(node: Node, after: int, *, inside: bool) -> Callable[[], int]:
         return lit
 
     for owner, names in (
-        (node.store, ("fetch", "begin", "commit", "claims", "release")),
+        (node.store, ("fetch", "begin", "commit", "claims", "release_held")),
         (node.book, ("write", "close", "settled", "holders")),
         (node.door, ("send", "standing", "results", "cancel", "forget", "find")),
     ):
