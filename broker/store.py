@@ -400,32 +400,8 @@ class Store:
         cause = f"unreadable record: {why}"
         facts = [encode_fact(DeadLettered(cause)), encode_fact(Finished("failed", False, "", cause))]
         outcome = encode_outcome(Outcome("failed", cause))
-        self._commit(
-            [
-                _pack(
-                    [
-                        ref,
-                        epoch,
-                        0,
-                        "failed",
-                        "",
-                        0,
-                        b"",
-                        outcome,
-                        [],
-                        facts,
-                        cause,
-                        "",
-                        0,
-                        -1,
-                        "",
-                        "",
-                        "",
-                        [],
-                    ]
-                )
-            ]
-        )
+        row = [ref, epoch, 0, "failed", "", 0, b"", outcome, [], facts, cause, "", 0, -1, "", "", "", []]
+        self._commit([_pack(row)])
 
     def begin(self, intents: Sequence[Intent]) -> list[str]:
         """Reserve the worst case of each call in all of its scopes, or in none, and record the intent.
