@@ -153,7 +153,7 @@ def _part(store: Store, path: str) -> Part:
 def _opened(store: Store, path: str) -> Any:
     source = store.open(path)
     meta = pq.read_metadata(source)
-    texts = None if _is_old(meta) else _TEXTS
+    texts = None if _is_old(meta) else [name for name in _TEXTS if name in meta.schema.names]
     return pq.ParquetFile(source, metadata=meta, read_dictionary=texts, page_checksum_verification=True)
 
 

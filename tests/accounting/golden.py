@@ -1,7 +1,7 @@
 """Makes the golden day of a released version: `python -m tests.accounting.golden FOLDER`, once, never again.
 
 ``entries.msgpack`` are stream entries as that version wrote them; the JSON lines are the rows that they must give for
-ever.
+ever. ``events-2.parquet`` is what version 2 of the schema made of them.
 """
 
 from __future__ import annotations
