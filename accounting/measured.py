@@ -161,9 +161,11 @@ def measure(store: Store, since: str, until: str) -> Measured | None:
     parts = families(
         store, files, ("task_type", "succeeded"), _TASK_COLUMNS, None, lambda _, rows, _start: rows
     )
-    names = _TASK_COLUMNS if parts is None else parts.needed
     for day in found:
-        tasks = read_days(store, ledger.TASKS, schema.TASKS, day, day, names)
+        if parts is None:
+            tasks = read_days(store, ledger.TASKS, schema.TASKS, day, day, _TASK_COLUMNS)
+        else:
+            tasks = parts.rows_of(day, _TASK_COLUMNS)
         calls = read_days(store, ledger.ATTEMPTS, schema.ATTEMPTS, day, day, _CALL_COLUMNS)
         tries.append(_sum(_judge(tasks, calls), _TRY_KEYS))
         whole = tasks if parts is None else parts.told(day, tasks)

@@ -242,10 +242,10 @@ def _tasks(wanted: _Wanted, day: str) -> tuple[Any, bool]:
     needed = dict.fromkeys(column for name in where for column in NEEDS.get(name, (name,)))
     told = families.needed if families else ()
     names = tuple(dict.fromkeys(("workspace", "task_id", "task_type", *needed, *told)))
-    rows = read_days(wanted.store, ledger.TASKS, schema.TASKS, day, day, names)
     if families is not None:
-        rows = families.told(day, rows)
+        rows = families.told(day, families.rows_of(day, names))
     else:
+        rows = read_days(wanted.store, ledger.TASKS, schema.TASKS, day, day, names)
         rows = derived(wanted.store, tuple(name for name in where if name in NEEDS))(day, rows, 0)
     kept = chosen(rows, where)
     own = OWN_TYPE if OWN_TYPE in kept.column_names else "task_type"

@@ -41,10 +41,13 @@ local swept = redis.call('GET', P .. 'swept')
 local gap = swept and math.abs(now - tonumber(swept)) or pause
 if gap >= pause then
   redis.call('SET', P .. 'swept', text(now))
-  -- Redis was away or its clock was set, and nobody could renew what is in hand: all leases begin anew.
+  -- Redis was away or its clock was set, and nobody could renew what is in hand: that time runs against no lease. What is
+  -- lost comes back all the same where each sweep is late.
   if gap > 2 * pause then
-    for _, ref in ipairs(redis.call('ZRANGE', P .. 'leases', 0, -1)) do
-      redis.call('ZADD', P .. 'leases', text(now + lease), ref)
+    local held = redis.call('ZRANGE', P .. 'leases', 0, -1, 'WITHSCORES')
+    for i = 1, #held, 2 do
+      local ends = now < tonumber(swept) and now + lease or math.min(now + lease, tonumber(held[i + 1]) + gap - pause)
+      redis.call('ZADD', P .. 'leases', text(ends), held[i])
     end
   end
   for _, ref in ipairs(redis.call('ZRANGEBYSCORE', P .. 'leases', '-inf', text(now), 'LIMIT', 0, 500)) do

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import redis
@@ -15,6 +16,8 @@ from accounting import ledger, measured, report
 from accounting.currency import Rates
 from accounting.ledger import LocalStore
 from accounting.report import Question, Report
+from accounting.reports.calls import Calls
+from accounting.reports.tasks import choose
 from broker.events import Escalated, Event, Fact, Finished, Rated, Routed, Submitted
 from tests.accounting.stories import CHAIN, DAY, NOON_US, attempted, story
 from tests.accounting.test_report import page, rolled
@@ -298,6 +301,18 @@ def test_calls_of_workspaces_that_share_an_id_are_told_apart(
     found = measured.measure(store, DAY, DAY)
     assert found is not None
     assert {one: found.tries(one).cost_nano for one in found.types} == {"draft": CENT, "intent": 4 * CENT}
+
+
+def test_a_day_that_is_published_anew_meanwhile_is_told_as_it_was(family: LocalStore) -> None:
+    found = choose(family, (DAY,), {"task_type": frozenset({"draft"})})
+    before = Calls(family, (DAY,), found.where, None, found.families).lanes()
+    path = family.root / "tasks" / f"date={DAY}" / "tasks.parquet"
+    table = pq.read_table(path, partitioning=None)
+    draft = path.with_suffix(".draft")  # another file takes its place
+    pq.write_table(pa.concat_tables([table.slice(3), table]), draft, store_decimal_as_integer=True)
+    draft.replace(path)
+    assert Calls(family, (DAY,), found.where, None, found.families).lanes() == before
+    assert sum(one.cost_nano for one in before) == 81 * CENT
 
 
 def test_what_a_lane_cost_is_not_told_of_days_that_did_not_count_who_was_there(family: LocalStore) -> None:
