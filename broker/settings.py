@@ -499,10 +499,10 @@ Gate = Annotated[GateSettings, BeforeValidator(parse_gate)]
 class TaskBudget(_Table):
     """Limits of one task; None leaves a side open.
 
-    ``failures`` is how many of its calls may fail, of tools or at a gate, before it is parked. ``llm_calls`` and
-    ``tool_calls`` count calls, ``tokens`` all tokens of all its model calls, in and out, and
-    ``same_tool_calls`` how often one tool may be called with the same arguments. ``wall_s`` is in seconds from its
-    first call on, without the time that it waits for a person.
+    ``failures`` is how many of its calls may fail, of tools or at a gate, before it is parked; one that was lost with
+    its worker is none of them. ``llm_calls`` and ``tool_calls`` count calls, ``tokens`` all tokens of all its model
+    calls, in and out, and ``same_tool_calls`` how often one tool may be called with the same arguments. ``wall_s`` is
+    in seconds from its first call on, without the time that it waits for a person.
     """
 
     hard_usd: Usd | None = None
