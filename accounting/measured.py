@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 from accounting import ledger, schema
 from accounting.fold import LLM_PURPOSES
 from accounting.ledger import Store
-from accounting.reports.families import PARTS_NANO, families, wholes
+from accounting.reports.families import PARTS_NANO, Families, may_have_parts, wholes
 from accounting.reports.rows import names_of, pieces, read_days, share_ids
 from broker.errors import CallCancelled, CallNeverMade
 from broker.money import NANO_PER_USD
@@ -158,9 +158,10 @@ def measure(store: Store, since: str, until: str) -> Measured | None:
     found = [day for day in ledger.days(store, ledger.TASKS) if since <= day <= until]
     tries, work, costs = [], [], []
     files = pieces(store, ledger.TASKS, found, {})
-    parts = families(
-        store, files, ("task_type", "succeeded"), _TASK_COLUMNS, None, lambda _, rows, _start: rows
-    )
+    parts = None
+    if any(map(may_have_parts, files)):
+        columns = ("task_type", "succeeded")
+        parts = Families(store, files, columns, _TASK_COLUMNS, None, lambda _, rows, _start: rows)
     for day in found:
         if parts is None:
             tasks = read_days(store, ledger.TASKS, schema.TASKS, day, day, _TASK_COLUMNS)

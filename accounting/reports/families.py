@@ -52,7 +52,8 @@ class _Parts:
 
 @dataclass(frozen=True, slots=True)
 class _Day:
-    """Of each row of a day what ``told`` adds, and of a part which of the ``roots`` is its own."""
+    """Of each row of a day what ``told`` adds, and of a part which of the ``roots`` is its own; None where there is
+    no root."""
 
     is_part: Any
     parts_nano: Rows
@@ -72,7 +73,8 @@ class Families:
         rates: Rates | None,
         derive: Derive,
     ) -> None:
-        """``columns`` are those that a part takes over from its root, made by ``derive`` from the ``needed`` ones."""
+        """``found`` are all files of these days. ``columns`` are those that a part takes over from its root, made by
+        ``derive`` from the ``needed`` ones."""
         self._store, self._columns, self._rates, self._derive = store, tuple(columns), rates, derive
         #: Columns of ``tasks`` that rows must have to be told.
         self.needed = tuple(dict.fromkeys(("task_type", *needed)))
@@ -126,8 +128,8 @@ class Families:
         of_parts = np.where(parts.same_day == _NONE, _NONE, np.searchsorted(here, parts.same_day))
         earlier = len(here) + np.searchsorted(there, parts.day_before)
         place[parts.rows] = np.where(parts.day_before == _NONE, of_parts, earlier)
-        roots = pa.concat_tables([self._values(day, here), self._values(before, there)])
-        return _Day(is_part, nanos, place, roots)
+        roots = [self._values(*one) for one in ((day, here), (before, there)) if len(one[1])]
+        return _Day(is_part, nanos, place, pa.concat_tables(roots) if roots else None)
 
     def _parts_of(self, day: str) -> _Parts:
         return _kept(self._parts, day, self._found)
@@ -165,30 +167,20 @@ class Families:
         """What these rows of the day have in the columns that parts take over."""
         found = []
         for piece in self._of(day):
-            rows = self._derive(day, read(piece, self.needed), piece.start).select(list(self._columns))
-            found.append(_plain(rows.take(pa.array(_within(those, piece), pa.int64()))))
+            if mine := _within(those, piece):
+                rows = self._derive(day, read(piece, self.needed), piece.start).select(list(self._columns))
+                found.append(_plain(rows.take(pa.array(mine))))
         return pa.concat_tables(found).combine_chunks()
 
     def _of(self, day: str) -> Sequence[Piece]:
-        return self._pieces.get(day) or pieces(self._store, ledger.TASKS, (day,), {})
+        """The same files each time, whatever takes their place meanwhile."""
+        if day not in self._pieces:
+            self._pieces[day] = list(pieces(self._store, ledger.TASKS, (day,), {}))
+        return self._pieces[day]
 
 
-def families(
-    store: Store,
-    found: Sequence[Piece],
-    columns: Sequence[str],
-    needed: Sequence[str],
-    rates: Rates | None,
-    derive: Derive,
-) -> Families | None:
-    """Of all tasks of some days. None where none of them is a part of another one."""
-    if not any(map(_may_have_parts, found)):
-        return None
-    return Families(store, found, columns, needed, rates, derive)
-
-
-def _may_have_parts(piece: Piece) -> bool:
-    """Whether the footer leaves room for a part."""
+def may_have_parts(piece: Piece) -> bool:
+    """Whether the footer leaves room for a task that is a part of another one."""
     if piece.source is None or ROOT not in piece.meta.schema.names:
         return False
     place = piece.meta.schema.names.index(ROOT)

@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 from accounting import ledger, schema
 from accounting.currency import Rates
 from accounting.ledger import Store
-from accounting.reports.families import PART, PARTS_NANO, Families, families, wholes
+from accounting.reports.families import PART, PARTS_NANO, Families, may_have_parts, wholes
 from accounting.reports.ranks import (
     HELD_KEYS,
     HISTOGRAM_KEYS,
@@ -102,10 +102,10 @@ def choose(
     told = tuple(dict.fromkeys((*KIND[:-1], WORKFLOW, "succeeded", *by, *where)))
     derive = derived(store, tuple(name for name in told if name in NEEDS))
     found = pieces(store, ledger.TASKS, days, {})
-    parts = families(store, found, told, needs((*told, *KIND)), rates, derive)
-    if parts is None:  # a part has the values of its root, and not those of its row
-        found = holding(found, ledger.TASKS, where)
-    return Range(store, found, where, by, rates, parts)
+    if any(map(may_have_parts, found)):  # a part has the values of its root, and not those of its row
+        parts = Families(store, found, told, needs((*told, *KIND)), rates, derive)
+        return Range(store, found, where, by, rates, parts)
+    return Range(store, holding(found, ledger.TASKS, where), where, by, rates)
 
 
 def needs(names: Iterable[str]) -> tuple[str, ...]:
