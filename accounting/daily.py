@@ -68,8 +68,9 @@ def sums(facts: Facts, calls: Calls, routings: Routings, tasks: dict[str, Any], 
 
 def _arrivals(calls: Calls) -> Rows:
     """The first call of each task on each of its lanes."""
-    first = distinct(calls.task * len(calls.lane.words) + calls.lane.codes)[0]
-    return first[calls.is_call[first]]
+    on_lane = np.flatnonzero(~calls.lane.are(""))
+    first = distinct((calls.task * len(calls.lane.words) + calls.lane.codes)[on_lane])[0]
+    return np.asarray(on_lane[first])
 
 
 def _ratings(facts: Facts, is_part: Any) -> Any:

@@ -233,7 +233,7 @@ with of_tasks as (
         {_listed(f"sum(calls.cost_usd) filter (part = '{part}') as {part}" for part in schema.PARTS)}
     from calls join tasks using ({_TASK}) group by all
 ), arrivals as (
-    select {_TASK}, lane, arg_min(model, turn) as model from calls where is_call group by {_TASK}, lane
+    select {_TASK}, lane, arg_min(model, turn) as model from calls where lane <> '' group by {_TASK}, lane
 ), of_arrivals as (
     select workspace, pipeline, task_type, arrivals.lane as lane, arrivals.model as model, count(*) as visits
     from arrivals join tasks using ({_TASK}) group by all

@@ -325,7 +325,7 @@ def add_to_day(day: dict[DailyKey, list[int]], folded: Folded, happy: bool | Non
         sums[_PART_TASKS] += 1
         sums[_PART_JUDGED] += task.succeeded is not None
         sums[_PART_SUCCESSES] += task.succeeded is True
-    lanes = set()
+    lanes = {""}
     for row in attempts:
         if row.is_call:
             sums = _sums(day, home._replace(lane=row.lane, model=row.model))
