@@ -312,10 +312,12 @@ class Jobs:
         return Places(self.settings.lanes, self.settings.types, utc_day(now_us), now_us)
 
     def _judge(self, job: Job, result: Reply | EngineError) -> tuple[Verdict, int]:
-        """The verdict, and what reaching it cost in nano-dollars of processor time."""
+        """The verdict, and what reaching it cost in nano-dollars of processor time: nothing where no gate judged."""
         if not isinstance(result, Reply):
             return NO_VERDICT, 0
         before_ns = time.thread_time_ns()
         verdict = judge(job.gates, result.text, job.claim.task)
+        if not verdict.gate:
+            return verdict, 0
         spent_ms = (time.thread_time_ns() - before_ns) / 1e6
         return verdict, cost_nano(self.cpu, None, busy_ms=spent_ms) or 0

@@ -146,6 +146,16 @@ def test_rollup_drains_the_stream_and_report_adds_up(laneway: Any) -> None:
     assert "rolled as it is" in alone.stderr
 
 
+def test_what_no_gate_judged_has_no_price_of_judging(laneway: Any) -> None:
+    laneway.configure('[fleet]\ncpu_usd_per_hour = "1000000000"\n' + laneway.config.read_text())
+    laneway.client.submit("hello", task_id="free")
+    laneway.client.submit("intent: a refund", task_id="judged")
+    laneway.work()
+    [last], [judged] = (laneway.client.record(name).progress.attempts for name in ("free", "judged"))
+    assert last.gate_cost_nano == 0
+    assert judged.gate_cost_nano > 0
+
+
 def _ask_for_more(laneway: Any, day: str, cost_usd: str) -> None:
     """What else a report can be asked for, of the five tasks of the workspace acme."""
     until = laneway.json("report", "--since", "2020-01-01", "--until", day, "--only", "workspace=acme")
