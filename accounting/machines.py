@@ -3,44 +3,49 @@
 A call is booked when it ends, at its share of the seconds that it took. A day's machine costs more than that: it wears
 off while nobody asks anything of it. When the day is over the rest is shared out by how long each call took, so that
 the calls of a machine sum to what its day did cost. What only that call caused (``marginal``) stays as it is.
+
+The facts are read as a rollup reads them, those of some tasks at a time. What there is to share out is known when all
+calls are, so these wait in a temporary file: memory is bounded however many a day has.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing
+from dataclasses import dataclass
 from decimal import Decimal
+from functools import partial
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from accounting import facts, ledger, parts
+from accounting import facts, ledger, parts, schema, view
+from accounting.calls import calls_of
+from accounting.columns import Columns, Facts, distinct
 from accounting.ledger import Store as Files
-from broker.events import Allotted, Attempted, Submitted
-from broker.money import nano, split
+from accounting.lots import Lot
+from accounting.order import Rows
+from broker.events import Allotted, Submitted
+from broker.money import nano
 from broker.scopes import scopes_named
-from broker.settings import Hardware, Settings
+from broker.settings import Hardware, Lane, Settings
 from broker.store import Store
 from broker.task import reference
 
 DAYS_PER_YEAR = 365
 SECONDS_PER_HOUR = 3600
 HANDFUL = 500
+SLICE_ROWS = 400_000  # of facts, of which some columns are read
 TOOL = "tool"  # the purpose of a tool's use, which is booked on the lane of its task and no work of the lane's machine
-
-
-@dataclass(frozen=True, slots=True)
-class Call:
-    """One call of a machine. ``busy_us`` is its share of the time that the machine was at work for it: calls that run
-    side by side share it. ``booked_nano`` is what it was booked at, ``scopes`` are those that its money counts in.
-    """
-
-    ref: str
-    attempt_id: str
-    busy_us: int
-    booked_nano: int
-    scopes: tuple[str, ...] = ()
+_MADE_BY = ("lane", "node", "purpose", "ended_at")
+_COLUMNS = (
+    *facts.IDENTITY, *_MADE_BY, "workflow", "pipeline", "user_id", "attempt_id", "engine", "model", "hop",
+    "started_at", "cost_usd", "gate_usd", "unpriced",
+)  # fmt: skip
+_WHOSE = ("workspace", "task_id", "workflow", "pipeline", "user_id", "lane", "attempt_id")
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,76 +73,208 @@ def day_cost_nano(hardware: Hardware, *, on_s: float, busy_s: float) -> int:
     return nano(wear + power)
 
 
-def shared_out(cost_nano: int, calls: Sequence[Call]) -> list[int]:
-    """What each call has beside what it was booked at, in proportion to how long it took; the sum is exact."""
-    rest = cost_nano - sum(call.booked_nano for call in calls)
-    return split(rest, [call.busy_us for call in calls]) if calls else []
+@dataclass(slots=True)
+class Sharing:
+    """An amount that is shared out by weights that come some at a time, and whose sum is ``whole``.
 
+    Each part is that of all weights so far less that of all before it: less than a nano-dollar beside its exact share,
+    and the sum of all is the amount, which may be below 0. Where all weights are 0 the first one has it.
+    """
 
-def allot(files: Files, store: Store, settings: Settings, day: str) -> list[MachineDay]:
-    """Shares out the machines' day among their calls, which may be done again at any time. Raises LedgerError."""
-    days = []
-    uptimes_s = store.uptimes_s(day)
-    for machine, mine in _machines(files, settings, day).items():
-        busy_s = sum(call.busy_us for call in mine.calls) / 1e6
-        cost = day_cost_nano(mine.hardware, on_s=uptimes_s.get(machine[0], 0.0), busy_s=busy_s)
-        parts = zip(mine.calls, shared_out(cost, mine.calls), strict=True)
-        told = [(call.ref, Allotted(call.attempt_id, part), call.scopes) for call, part in parts]
-        for start in range(0, len(told), HANDFUL):
-            store.allot(day, told[start : start + HANDFUL])
-        booked = sum(call.booked_nano for call in mine.calls)
-        days.append(MachineDay(machine[0], cost, booked, len(mine.calls)))
-    return days
+    nano: int
+    whole: int
+    _so_far: int = 0
+    _given: int = 0
+
+    def parts(self, weights: Rows) -> list[int]:
+        """Those of the next ones. No weight is negative."""
+        made = []
+        for weight in weights.tolist():
+            self._so_far += weight
+            due = self.nano * self._so_far // self.whole if self.whole else self.nano
+            made.append(due - self._given)
+            self._given = due
+        return made
 
 
 @dataclass(slots=True)
 class _Machine:
+    """``busy_us`` is for how long it was at work: calls that run side by side share that time."""
+
+    node: str
     hardware: Hardware
-    calls: list[Call] = field(default_factory=list)
+    busy_us: int = 0
+    booked_nano: int = 0
+    calls: int = 0
+
+    def day(self, on_s: float) -> MachineDay:
+        cost = day_cost_nano(self.hardware, on_s=on_s, busy_s=self.busy_us / 1e6)
+        return MachineDay(self.node, cost, self.booked_nano, self.calls)
 
 
-def _machines(files: Files, settings: Settings, day: str) -> Mapping[tuple[str, str], _Machine]:
-    """The calls that ended on that day, by machine: a node, and what its hardware is."""
+def allot(
+    files: Files, store: Store, settings: Settings, day: str, told: Callable[[], object] = lambda: None
+) -> list[MachineDay]:
+    """Shares out the machines' day among their calls, which may be done again at any time.
+
+    ``told`` is called each time that some facts of it have come into the stream, so that they can be taken off it
+    before there are too many. Raises LedgerError.
+    """
     owned = {name: lane for name, lane in settings.lanes.items() if lane.hardware is not None}
     if not owned:
-        return {}
+        return []
+    with closing(_Waiting(owned)) as waiting:
+        for calls in _calls(files, owned, day):
+            waiting.add(calls)
+        uptimes_s = store.uptimes_s(day)
+        days = [machine.day(uptimes_s.get(machine.node, 0.0)) for machine in waiting.machines]
+        sharings = [
+            Sharing(one.rest_nano, machine.busy_us)
+            for one, machine in zip(days, waiting.machines, strict=True)
+        ]
+        for calls in waiting.tables():
+            _tell(store, day, calls, sharings)
+            told()
+    return days
+
+
+def _tell(store: Store, day: str, calls: Any, sharings: list[Sharing]) -> None:
+    """What each of these calls has of its machine's rest."""
+    machine, busy_us = calls["machine"].to_numpy(), calls["busy_us"].to_numpy()
+    nanos = np.zeros(len(machine), dtype=np.int64)
+    for number, sharing in enumerate(sharings):
+        mine = machine == number
+        nanos[mine] = sharing.parts(busy_us[mine])
+    whose = zip(*(calls[name].to_pylist() for name in _WHOSE), strict=True)
+    made = [
+        (
+            reference(workspace, task),
+            Allotted(attempt, part),
+            scopes_named(workspace, workflow, pipeline, user, lane),
+        )
+        for (workspace, task, workflow, pipeline, user, lane, attempt), part in zip(
+            whose, nanos.tolist(), strict=True
+        )
+    ]
+    for start in range(0, len(made), HANDFUL):
+        store.allot(day, made[start : start + HANDFUL])
+
+
+class _Waiting:
+    """Calls in a file that has no name, so that nothing is left of it; and what those of each machine come to."""
+
+    def __init__(self, owned: Mapping[str, Lane]) -> None:
+        self.machines: list[_Machine] = []
+        self._owned = owned
+        self._numbers: dict[tuple[str, Hardware], int] = {}
+        kinds = [(name, schema.TEXT) for name in _WHOSE] + [
+            ("machine", schema.COUNT),
+            ("busy_us", schema.COUNT),
+        ]
+        self._schema = pa.schema(kinds)
+        with view.room():
+            self._file = tempfile.TemporaryFile(prefix="laneway-")  # noqa: SIM115 - closed with these
+            options = pa.ipc.IpcWriteOptions(compression="lz4", use_threads=False)
+            self._sink = pa.ipc.new_stream(pa.PythonFile(self._file, "w"), self._schema, options=options)
+
+    def close(self) -> None:
+        self._file.close()
+
+    def add(self, calls: Any) -> None:
+        """Calls with ``_WHOSE`` they are, their ``node``, what it ``booked_nano`` for them and was ``busy_us``."""
+        lanes, nodes = (schema.in_one(calls[name]).dictionary_encode() for name in ("lane", "node"))
+        codes = lanes.indices.to_numpy().astype(np.int64) * len(nodes.dictionary) + nodes.indices.to_numpy()
+        first, number = distinct(codes)
+        names = zip(
+            *(calls[name].take(pa.array(first)).to_pylist() for name in ("lane", "node")), strict=True
+        )
+        machine = np.array([self._number(lane, node) for lane, node in names], dtype=np.int64)[number]
+        busy_us, booked_nano = calls["busy_us"].to_numpy(), calls["booked_nano"].to_numpy()
+        for at in np.unique(machine).tolist():
+            mine = machine == at
+            one = self.machines[at]
+            one.busy_us += int(busy_us[mine].sum())
+            one.booked_nano += int(booked_nano[mine].sum())
+            one.calls += int(mine.sum())
+        kept = calls.select([*_WHOSE, "busy_us"]).append_column("machine", pa.array(machine))
+        with view.room():
+            self._sink.write_table(kept.select(self._schema.names).cast(self._schema))
+
+    def tables(self) -> Iterator[Any]:
+        """All calls in the order in which they came, some at a time."""
+        with view.room():
+            self._sink.close()
+            self._file.seek(0)
+            batches = pa.ipc.open_stream(pa.PythonFile(self._file, "r"))
+        for batch in batches:
+            yield pa.Table.from_batches([batch])
+
+    def _number(self, lane: str, node: str) -> int:
+        hardware = self._owned[lane].hardware
+        assert hardware is not None  # of an owned lane
+        number = self._numbers.setdefault((node, hardware), len(self.machines))
+        if number == len(self.machines):
+            self.machines.append(_Machine(node, hardware))
+        return number
+
+
+def _calls(files: Files, owned: Mapping[str, Lane], day: str) -> Iterator[Any]:
+    """The last word on each call of a machine that ended on that day, those of some tasks at a time."""
     begin_us = ledger.midnight_us(day)
-    end_us = begin_us + ledger.US_PER_DAY
-    machines: dict[tuple[str, str], _Machine] = {}
+    cut = partial(parts.spans, rows=SLICE_ROWS)
+    chosen = partial(_ended, lanes=pa.array(sorted(owned), schema.TEXT), begin_us=begin_us)
     for submission in ledger.days_of(day, day, ledger.REACH_DAYS):
-        for ref, call, told in _calls(files, submission, sorted(owned)):
-            lane = owned[call.lane]
-            of_machine = call.node and call.purpose != TOOL and begin_us <= call.ended_us < end_us
-            if lane.hardware is None or not of_machine:
-                continue
-            key = (call.node, lane.hardware.model_dump_json())
-            scopes = scopes_named(ref.partition("/")[0], told.workflow, told.pipeline, told.user, call.lane)
-            busy_us = max(0, call.ended_us - call.started_us) // lane.threads
-            machine = machines.setdefault(key, _Machine(lane.hardware))
-            machine.calls.append(Call(ref, call.attempt_id, busy_us, call.cost_nano or 0, scopes))
-    return machines
+        if submission != day and not _has_any(files, submission, begin_us, chosen):
+            continue
+        with view.opened(files, submission, cut, columns=_COLUMNS) as seen:
+            for number in range(len(seen.spans)):
+                made = seen.made(number, partial(_worked, owned=owned, chosen=chosen))
+                if made.num_rows:
+                    yield made
 
 
-def _calls(files: Files, day: str, lanes: Sequence[str]) -> Iterator[tuple[str, Attempted, Submitted]]:
-    """The last word on each call of these lanes, for tasks submitted on that day."""
-    submitted: dict[str, Submitted] = {}
-    last: dict[tuple[str, str], tuple[int, Attempted]] = {}
-    for part in parts.of_day(files, day):
-        for event in facts.events(_of_lanes(parts.whole(part), lanes)):
-            ref, fact = reference(event.workspace, event.task_id), event.fact
-            if isinstance(fact, Submitted):
-                submitted[ref] = fact
-            elif isinstance(fact, Attempted):
-                known = last.get((ref, fact.attempt_id))
-                if known is None or known[0] <= event.seq:
-                    last[ref, fact.attempt_id] = (event.seq, fact)
-    for (ref, _), (_, call) in sorted(last.items()):
-        yield ref, call, submitted.get(ref, Submitted(""))
-
-
-def _of_lanes(table: Any, lanes: Sequence[str]) -> Any:
-    """Submissions, and the calls of these lanes."""
-    mine = pc.and_(
-        pc.equal(table["kind"], "attempted"), pc.is_in(table["lane"], pa.array(lanes, pa.string()))
+def _has_any(files: Files, submission: str, begin_us: int, chosen: Callable[[Any], Rows]) -> bool:
+    """Whether the tasks of an earlier day have such calls: only parts that were written since then are looked at."""
+    return any(
+        len(chosen(parts.read(part, (0, parts.BUCKETS), _MADE_BY)))
+        for part in parts.of_day(files, submission)
+        if part.last_us is None or part.last_us >= begin_us
     )
-    return table.filter(pc.or_(mine, pc.equal(table["kind"], "submitted")))
+
+
+def _ended(calls: Any, *, lanes: Any, begin_us: int) -> Rows:
+    """The rows of calls of these lanes that a known machine ended on the day that begins so."""
+    lane, node, purpose = (
+        schema.in_one(calls[name]).cast(schema.TEXT) for name in ("lane", "node", "purpose")
+    )
+    ended_us = pc.fill_null(schema.micros(schema.in_one(calls["ended_at"])), 0).to_numpy()
+    known = pc.fill_null(pc.not_equal(node, ""), False)
+    mine = pc.and_not(pc.and_(pc.is_in(lane, lanes), known), pc.equal(purpose, TOOL))
+    in_time = (begin_us <= ended_us) & (ended_us < begin_us + ledger.US_PER_DAY)
+    return np.flatnonzero(pc.fill_null(mine, False).to_numpy(zero_copy_only=False) & in_time)
+
+
+def _worked(lot: Lot, *, owned: Mapping[str, Lane], chosen: Callable[[Any], Rows]) -> Any:
+    """What ``_Waiting.add`` takes of the lot's calls."""
+    told = Facts(lot)
+    calls = calls_of(told, Columns(lot.calls))
+    rows = chosen(calls.said)
+    said, task = calls.said.at(rows), calls.task[rows]
+    submitted = told.last(told.of(Submitted))[task]
+    whose = {name: told.heads(name).take(pa.array(task)) for name in ("workspace", "task_id")}
+    whose |= {
+        name: told.texts(name, submitted).filled().array for name in ("workflow", "pipeline", "user_id")
+    }
+    whose |= {name: said[name] for name in ("lane", "attempt_id", "node")}
+    lanes = said.texts("lane")
+    threads = np.array(
+        [owned[name].threads if name in owned else 1 for name in lanes.words.to_pylist()], np.int64
+    )
+    took_us = np.maximum(0, said.whole("ended_at") - said.whole("started_at"))
+    return pa.table(
+        {
+            **{name: column.cast(schema.TEXT) for name, column in whose.items()},
+            "busy_us": took_us // threads[lanes.codes],
+            "booked_nano": np.where(calls.priced[rows], said.whole("cost_usd") - calls.gate_nano[rows], 0),
+        }
+    )

@@ -54,15 +54,18 @@ def run(
     read.
     """
     store.tidy()
-    limit = settings.fleet.ingest_flush_events
-    ingested = ingest.drain_all(client, store, quarantine, limit=limit)
+    ingested = Ingested()
+
+    def drain() -> None:
+        nonlocal ingested
+        ingested += ingest.drain_all(client, store, quarantine, limit=settings.fleet.ingest_flush_events)
+
+    drain()
     state = State(client, settings.fleet)
     days = [
         ledger.day_of(state.now_us() - back * ledger.US_PER_DAY) for back in range(SHARED_AGAIN_DAYS, 0, -1)
     ]
-    machines = [one for day in days for one in allot(store, state, settings, day)]
-    if machines:
-        ingested += ingest.drain_all(client, store, quarantine, limit=limit)
+    machines = [one for day in days for one in allot(store, state, settings, day, drain)]
     return Night(ingested, rollup.rollup_dirty(client, store, offers=offers), tuple(machines))
 
 

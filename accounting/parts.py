@@ -117,13 +117,15 @@ _TEXTS = [field.name for field in schema.EVENTS if field.type == schema.TEXT and
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """``firsts`` has the first bucket of each row group, ``width`` is how many buckets each has."""
+    """``firsts`` has the first bucket of each row group, ``width`` is how many buckets each has; ``last_us`` is when
+    the last of its facts was written, None: it does not say so."""
 
     store: Store
     path: str
     rows: int
     firsts: tuple[int, ...]
     width: int
+    last_us: int | None = None
 
     def groups(self, low: int, high: int) -> list[int]:
         """Those that have rows of a bucket from ``low`` to below ``high``."""
@@ -145,9 +147,17 @@ def _part(store: Store, path: str) -> Part:
         width = BUCKETS
         if _FIRSTS in said:
             firsts, width = tuple(map(int, said[_FIRSTS].split())), BUCKETS // int(said[_STRIPES])
-        return Part(store, path, meta.num_rows, firsts, width)
+        return Part(store, path, meta.num_rows, firsts, width, _last_us(meta))
     except (*_BROKEN, ValueError) as error:
         raise _damaged(path, error) from error
+
+
+def _last_us(meta: Any) -> int | None:
+    place = meta.schema.names.index("at")
+    groups = [meta.row_group(number).column(place).statistics for number in range(meta.num_row_groups)]
+    if not groups or any(one is None or not one.has_min_max for one in groups):
+        return None
+    return int(max(one.max_raw for one in groups))
 
 
 def _opened(store: Store, path: str) -> Any:

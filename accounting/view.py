@@ -6,15 +6,18 @@ from collections.abc import Callable, Container, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from tempfile import gettempdir
+from typing import TypeVar
 
 import pyarrow as pa
 
 from accounting import ledger, parts
 from accounting.fold import COLUMNS, Folded, fold
 from accounting.ledger import Store
-from accounting.lots import Lots
+from accounting.lots import Lot, Lots
 from accounting.parts import Part, Span
 from broker.errors import LedgerError
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,11 +30,15 @@ class View:
     nodes: int = 1
 
     def lot(self, number: int) -> Folded:
-        """The rows of one span. Raises LedgerError where a part cannot be read, no temporary file be written, or
-        nothing be made of the facts."""
+        """The rows of one span; as ``made``."""
+        return self.made(number, fold)
+
+    def made(self, number: int, make: Callable[[Lot], T]) -> T:
+        """What is made of the facts of one span. Raises LedgerError where a part cannot be read, no temporary file be
+        written, or nothing be made of the facts."""
         try:
-            with _room():
-                return fold(self.facts.read(number))
+            with room():
+                return make(self.facts.read(number))
         except OverflowError as error:
             raise LedgerError(
                 f"a span of the day cannot be folded: {error}", mend="find the facts with such amounts"
@@ -52,25 +59,26 @@ def opened(
     cut: Callable[[Sequence[Part]], Sequence[Span]],
     only: Container[str] | None = None,
     tell: Callable[[int, int], None] = lambda *_: None,
+    columns: Sequence[str] = COLUMNS,
 ) -> Iterator[View]:
     """The day as it is now: all its parts, or ``only`` those of these names, in the spans that ``cut`` makes of them.
-    ``tell`` is as in ``Lots``.
+    ``tell`` and ``columns`` are as in ``Lots``.
 
     Raises LedgerError where a part cannot be read, or where there is no room for temporary files.
     """
     folder = ledger.partition(ledger.EVENTS, day)
-    with _room(), store.nearby(folder) as near:
+    with room(), store.nearby(folder) as near:
         found = {part.path.rpartition("/")[2]: part for part in parts.of_day(near, day)}
         if only is not None:
             found = {name: part for name, part in found.items() if name in only}
         spans = cut([*found.values()])
-        with closing(Lots([*found.values()], spans, COLUMNS, tell)) as facts:
+        with closing(Lots([*found.values()], spans, columns, tell)) as facts:
             yield View([*found], spans, facts)
 
 
 @contextmanager
-def _room() -> Iterator[None]:
-    """For temporary files; the ledger's own failures are LedgerErrors by now."""
+def room() -> Iterator[None]:
+    """For temporary files: raises LedgerError where one has none. The ledger's own failures are LedgerErrors by now."""
     try:
         yield
     except OSError as error:

@@ -2,25 +2,29 @@
 
 from __future__ import annotations
 
+import random
 from dataclasses import replace
 from datetime import UTC, datetime
 from decimal import Decimal
+from fractions import Fraction
 from typing import Any
 
+import numpy as np
 import pytest
 import redis
 from hypothesis import given
 from hypothesis import strategies as st
 
-from accounting import ingest, rollup
+from accounting import ingest, ledger, machines, rollup
 from accounting.ledger import LocalStore
-from accounting.machines import Call, allot, day_cost_nano, shared_out
+from accounting.machines import MachineDay, Sharing, allot, day_cost_nano
 from broker import keys
-from broker.events import Attempted, Finished
+from broker.events import Attempted, Event, Finished, Submitted
 from broker.money import nano
 from broker.settings import Hardware, Settings, parse
 from broker.store import Move, Store
 from broker.task import DISPATCH, Claim, Outcome, Progress, Task
+from tests.accounting.stories import DAY, NOON_US, attempted, entry, grouped_entry, publish, story
 from tests.accounting.test_rollup import query
 
 MACHINE = Hardware(
@@ -50,10 +54,7 @@ price = { input_mtok = "1", output_mtok = "1" }
 chain = ["local", "local-guided", "rented"]
 """
 
-calls = st.lists(
-    st.builds(Call, st.just("acme/t"), st.uuids().map(str), st.integers(0, 10**10), st.integers(0, 10**10)),
-    max_size=30,
-)
+weights = st.lists(st.one_of(st.just(0), st.integers(0, 10**13)), min_size=1, max_size=30)
 
 
 @pytest.mark.parametrize(
@@ -74,15 +75,36 @@ def test_a_day_costs_its_wear_and_the_power_of_the_hours_it_was_on(
     assert found == nano(WEAR + Decimal(power))
 
 
-@given(calls, st.integers(0, 10**13))
-def test_parts_and_bookings_sum_to_the_day(made: list[Call], cost: int) -> None:
-    parts = shared_out(cost, made)
-    assert not made or sum(parts) + sum(call.booked_nano for call in made) == cost
+def parts_of(amount: int, made: list[int], cut: int = 0) -> list[int]:
+    sharing = Sharing(amount, sum(made))
+    return [*sharing.parts(np.array(made[:cut], np.int64)), *sharing.parts(np.array(made[cut:], np.int64))]
 
 
-def test_parts_are_in_proportion_to_how_long_each_call_took() -> None:
-    made = [Call("a", "1", 3_000_000, 100), Call("a", "2", 1_000_000, 0), Call("b", "3", 0, 0)]
-    assert shared_out(1100, made) == [750, 250, 0]
+@given(weights, st.integers(-(10**13), 10**13), st.integers(0, 30))
+def test_parts_sum_to_the_amount_and_are_next_to_their_exact_share(
+    made: list[int], amount: int, cut: int
+) -> None:
+    parts = parts_of(amount, made, cut)
+    assert sum(parts) == amount
+    assert parts == parts_of(amount, made), "however many come at a time"
+    whole = sum(made)
+    for part, weight in zip(parts if whole else (), made, strict=bool(whole)):
+        assert abs(part - Fraction(amount * weight, whole)) < 1
+
+
+@pytest.mark.parametrize(
+    ("amount", "made", "parts"),
+    [
+        (1000, [3_000_000, 1_000_000, 0], [750, 250, 0]),
+        (-10, [1, 1, 1], [-4, -3, -3]),
+        (7, [0, 0, 0], [7, 0, 0]),
+        (1, [1, 1, 1], [0, 0, 1]),
+    ],
+)
+def test_parts_are_in_proportion_to_how_long_each_call_took(
+    amount: int, made: list[int], parts: list[int]
+) -> None:
+    assert parts_of(amount, made) == parts
 
 
 @pytest.fixture
@@ -181,6 +203,85 @@ def test_a_call_that_settles_late_changes_what_the_others_have(
     assert abs(costs[1] - 3 * costs[0]) <= 4
     end(state, late, replace(call(late, "local", 3000, 300), node="mac-1"))
     assert sum(state.record(claim.ref).cost_nano for claim in (early, late)) == after.cost_nano
+
+
+def a_day_of_machines(seed: int) -> list[Event]:
+    """Tasks of six days with calls that end on several, some told again; of three nodes and of none."""
+    chance = random.Random(seed)
+    events: list[Event] = []
+    for number in range(200):
+        at_us = NOON_US - chance.choice((0, 0, 1, 2, 5)) * ledger.US_PER_DAY
+        facts: list[Any] = [Submitted("sync", workflow="w", user=f"u{number % 3}")]
+        for call in range(chance.randrange(4)):
+            begun_us = at_us + chance.choice((60_000_000, 13 * 3_600_000_000, 60 * 3_600_000_000))
+            one = attempted(
+                f"{number}-{call}", started_us=begun_us, ended_us=begun_us + chance.randrange(-5, 10**9),
+                lane=chance.choice(("local", "local-guided", "rented")), cost_nano=chance.randrange(10**6),
+                node=chance.choice(("mac-1", "mac-2", "mac-3", "")), gate_cost_nano=chance.randrange(3),
+                purpose=chance.choice(("task", "retry", "tool")),
+            )  # fmt: skip
+            facts += [one, replace(one, cost_nano=5)] if chance.random() < 0.2 else [one]
+        made = story(f"t{number}", facts, at_us=at_us)
+        # Written when the last of its calls had ended.
+        after_us = max([0, *(one.ended_us - at_us for one in facts if isinstance(one, Attempted))])
+        events += [replace(one, at_us=one.at_us + after_us) for one in made]
+    chance.shuffle(events)
+    return events
+
+
+def by_hand(events: list[Event], settings: Settings, day: str) -> dict[str, tuple[int, int, int]]:
+    """Of each machine what its calls were booked at, how many and how long they were; fact by fact."""
+    last: dict[str, Attempted] = {}
+    for event in sorted(events, key=lambda one: one.seq):
+        if isinstance(event.fact, Attempted):
+            last[event.fact.attempt_id] = event.fact
+    found: dict[str, tuple[int, int, int]] = {}
+    for one in last.values():
+        lane = settings.lanes[one.lane]
+        if lane.hardware and one.node and one.purpose != "tool" and ledger.day_of(one.ended_us) == day:
+            booked, calls, busy_us = found.get(one.node, (0, 0, 0))
+            busy_us += max(0, one.ended_us - one.started_us) // lane.threads
+            found[one.node] = (booked + (one.cost_nano or 0), calls + 1, busy_us)
+    return found
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("slice_rows", [20, machines.SLICE_ROWS])
+def test_a_machines_day_is_the_same_read_at_once_as_fact_by_fact(
+    seed: int, slice_rows: int, state: Store, store: LocalStore, quarantine: LocalStore, settings: Settings,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(machines, "SLICE_ROWS", slice_rows)
+    events = a_day_of_machines(seed)
+    for start in range(0, len(events), 100):
+        pack = grouped_entry if start % 200 else entry
+        publish(state.client, [pack([one]) for one in events[start : start + 100]])
+        ingest.drain_all(state.client, store, quarantine)
+    expected = by_hand(events, settings, DAY)
+    assert len(expected) == 3
+    found = {one.machine: one for one in allot(store, state, settings, DAY)}
+    assert found == {
+        node: MachineDay(node, day_cost_nano(MACHINE, on_s=0, busy_s=busy_us / 1e6), booked, calls)
+        for node, (booked, calls, busy_us) in expected.items()
+    }
+
+
+def test_what_was_shared_out_is_told_before_all_of_it_is_in_the_stream(
+    state: Store, store: LocalStore, quarantine: LocalStore, settings: Settings,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(machines, "SLICE_ROWS", 20)
+    today = datetime.fromtimestamp(state.now_us() / 1e6, tz=UTC).date().isoformat()
+    for claim in made(state, 60):
+        end(state, claim, call(claim, "local", 1000, 100))
+    ingest.drain_all(state.client, store, quarantine)
+    drained: list[int] = []
+    [day] = allot(
+        store, state, settings, today,
+        lambda: drained.append(ingest.drain_all(state.client, store, quarantine).events),
+    )  # fmt: skip
+    assert sum(drained) == day.calls == 60
+    assert max(drained) < 30
 
 
 def test_a_machine_is_on_while_its_processes_speak(state: Store, client: redis.Redis) -> None:
