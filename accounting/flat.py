@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 from calendar import monthrange
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from datetime import date
 
 from broker.money import nano, split
 from broker.settings import FlatCost
 
 
-def flat_nano(rows: Iterable[FlatCost], day: str) -> dict[str, int]:
-    """Nano-dollars by name of what holds on a UTC day: its part of the month, so that the days sum to it exactly."""
-    costs: dict[str, int] = {}
+def flat_nano(rows: Iterable[FlatCost], day: str) -> Iterator[tuple[FlatCost, int]]:
+    """What holds on a UTC day, each with its part of the month in nano-dollars: the days sum to it exactly."""
     for row in rows:
         if holds(row, day):
-            costs[row.name] = costs.get(row.name, 0) + _part(nano(row.usd_per_month), date.fromisoformat(day))
-    return costs
+            yield row, _part(nano(row.usd_per_month), date.fromisoformat(day))
 
 
 def holds(row: FlatCost, day: str) -> bool:

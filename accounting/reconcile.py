@@ -111,7 +111,12 @@ def reconcile(
         )
         for key in sorted({*theirs, *ours} - {_NO_MODEL}, key=lambda key: (key.model, key.batch or False))
     ]
-    flat = sum(flat_nano(settings.prices.monthly, day).get(provider, 0) for day in days_of(first, last))
+    flat = sum(
+        nano
+        for day in days_of(first, last)
+        for row, nano in flat_nano(settings.prices.monthly, day)
+        if row.name == provider
+    )
     beside = theirs.get(_NO_MODEL, Theirs()).nano or 0
     if beside or flat:
         compared.append(Compared("", None, None, 0, 0, 0, beside, flat, {BESIDE: beside - flat}))

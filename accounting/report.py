@@ -111,6 +111,7 @@ def build(
         daily = from_daily(store, days, where, keys, rates)
     calls = Calls(store, days, where, rates, found.families, tell) if _reads_calls(asked, days) else None
     parts = _parts(found, whole, daily)
+    categories = groups.categories(parts)
     classified, unfired = (None, ()) if where else odd.unfired(kinds, asked.ruled)
     return Report(
         since=since,
@@ -123,7 +124,8 @@ def build(
         loaded=loaded.loaded(everything, window, paid, paid_in_window) if paid and not where else None,
         goal=groups.goal(_exchanged(asked.p95_nano, rates, until), everything, by_day),
         parts=parts,
-        categories=groups.categories(parts),
+        categories=categories,
+        loaded_categories=loaded.categories(categories, paid) if paid and not where else (),
         statuses=groups.statuses(kinds),
         escalated_tasks=sums["escalated"],
         escalations=sums["hops"],

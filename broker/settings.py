@@ -232,10 +232,11 @@ class Discount(_Table):
 
 class FlatCost(_Table):
     """What is paid by the month whatever is done: a monitoring service, a seat. From a UTC day on, and before
-    ``until`` (None: for ever)."""
+    ``until`` (None: for ever). ``category`` is which of a report's four categories has it."""
 
     name: str = Field(min_length=1)
     usd_per_month: Usd
+    category: Literal["inference", "orchestration", "data", "human"] = "orchestration"
     from_: Day = Field("1970-01-01", alias="from")
     until: Day | None = None
 

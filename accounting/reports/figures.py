@@ -266,10 +266,11 @@ class Window:
 @dataclass(frozen=True, slots=True)
 class Flat:
     """What of a monthly price (``prices.monthly``) falls on those ``days`` of a month that are in the report and on
-    which the price held."""
+    which the price held. ``category`` is as in ``Report.categories``."""
 
     month: str
     name: str
+    category: str
     days: int
     nano: int
 
@@ -362,11 +363,11 @@ class Report:
 
     ``lanes``, ``speeds`` and ``within`` are there where calls were read, ``work`` and ``visits`` where the daily sums
     can tell them, ``change`` where another range was asked for, ``goal`` where one is configured. ``cells`` are of
-    tasks that ended on a lane, with all that they cost; ``visits`` of those that were on it, with what they cost there.
-    ``price_nano`` is what a success is sold for. ``loaded`` is there where a monthly price held, and the report is of
-    all tasks. ``unrolled`` are days that have events and lack nightly files, so that they are in no figure or not in
-    all. ``unfired`` are types that have patterns, none of which found a task in these days, although there were
-    ``classified`` ones to look at; both are of all tasks.
+    tasks that ended on a lane, with all that they cost; ``visits`` of those that were on it, with what they cost
+    there. ``price_nano`` is what a success is sold for. ``loaded`` and ``loaded_categories``, the four with it, are
+    there where a monthly price held, and the report is of all tasks. ``unrolled`` are days that have events and lack
+    nightly files, so that they are in no figure or not in all. ``unfired`` are types that have patterns, none of
+    which found a task in these days, although there were ``classified`` ones to look at; both are of all tasks.
     """
 
     since: str
@@ -380,6 +381,7 @@ class Report:
     goal: Goal | None
     parts: tuple[Part, ...]
     categories: tuple[Part, ...]
+    loaded_categories: tuple[Part, ...]
     statuses: Mapping[str, int]
     escalated_tasks: int
     escalations: int

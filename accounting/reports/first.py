@@ -185,19 +185,22 @@ def _parts(report: Report, money: Amounts) -> Grid:
 
 
 def _categories(report: Report, money: Amounts) -> Grid:
-    decimals = precision(report.totals.cost_nano)
-    amounts = money.column([one.nano for one in report.categories], decimals)
-    rows = [
-        (_CATEGORY_TITLES[one.name], amount, percent(one.share))
-        for one, amount in zip(report.categories, amounts, strict=True)
-    ]
-    spent = report.totals.cost_nano
-    return Grid(
-        "The same in four categories",
-        ("category", report.currency, "of spend"),
-        rows,
-        [("Total", money.one(spent, decimals), percent(share(spent, spent)))],
-    )
+    """Where something is paid by the month, its categories beside those of the tasks alone."""
+    columns = [[*(_CATEGORY_TITLES[one.name] for one in report.categories), "Total"]]
+    heads = ["category"]
+    for parts, names in (
+        (report.categories, (report.currency, "of spend")),
+        (report.loaded_categories, ("with monthly prices", "of it")),
+    ):
+        if parts:
+            whole = sum(one.nano for one in parts)
+            decimals = precision(whole)
+            amounts = money.column([one.nano for one in parts], decimals)
+            columns.append([*amounts, money.one(whole, decimals)])
+            columns.append([*(percent(one.share) for one in parts), percent(share(whole, whole))])
+            heads += names
+    *rows, total = zip(*columns, strict=True)
+    return Grid("The same in four categories", tuple(heads), rows, [total])
 
 
 def _flat(report: Report, money: Amounts) -> Grid:
@@ -205,13 +208,14 @@ def _flat(report: Report, money: Amounts) -> Grid:
     decimals = precision(whole)
     amounts = money.column([one.nano for one in report.flat], decimals)
     rows = [
-        (one.name, one.month, f"{one.days}", amount) for one, amount in zip(report.flat, amounts, strict=True)
+        (one.name, one.category, one.month, f"{one.days}", amount)
+        for one, amount in zip(report.flat, amounts, strict=True)
     ]
     return Grid(
         "Monthly prices, what falls on these days",
-        ("paid for", "month", "days", report.currency),
+        ("paid for", "category", "month", "days", report.currency),
         rows,
-        [("Total", "", "", money.one(whole, decimals))],
+        [("Total", "", "", "", money.one(whole, decimals))],
         yields=("days",),
     )
 

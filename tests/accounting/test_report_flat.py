@@ -74,10 +74,22 @@ def test_a_monthly_price_falls_on_days_with_tasks_and_without(two_tasks: LocalSt
     assert loaded.window_cost_per_success_nano == loaded.cost_per_success_nano
 
 
+def test_each_of_the_four_categories_has_what_is_paid_for_it(two_tasks: LocalStore) -> None:
+    made = ask(two_tasks, SEAT, price("bucket", "28", category="data", **{"from": "2026-02-01"}), MACHINE)
+    assert {one.name: one.nano for one in made.loaded_categories} == {
+        "inference": 2 * USD,
+        "orchestration": 12 * USD + 2 * 1_107_142_858,
+        "data": 2 * USD,
+        "human": 0,
+    }
+    assert made.loaded is not None
+    assert sum(one.nano for one in made.loaded_categories) == made.loaded.cost_nano
+
+
 def test_no_figure_of_the_tasks_has_any_of_it(two_tasks: LocalStore) -> None:
     without, with_it = (report.to_dict(ask(two_tasks, *some)) for some in ((), (SEAT, MACHINE)))
-    assert (without.pop("flat"), without.pop("loaded")) == ([], None)
-    assert (len(with_it.pop("flat")), len(with_it.pop("loaded"))) == (3, 5)
+    assert (without.pop("flat"), without.pop("loaded"), without.pop("loaded_categories")) == ([], None, [])
+    assert [len(with_it.pop(name)) for name in ("flat", "loaded", "loaded_categories")] == [3, 5, 4]
     assert with_it == without
     assert without["totals"]["cost_per_success_usd"] == "1.0"
 
@@ -133,11 +145,15 @@ def test_the_page_the_json_and_the_tables_say_it_in_lines_of_their_own(
         "Spent with monthly prices $6.0000",
         "Cost per successful task $1.00",
         "Cost per successful task with monthly prices $3.00",
-        "seat 2026-01 2 $4.0000",
+        "seat orchestration 2026-01 2 $4.0000",
+        "Inference: first calls, gates and judges, evaluation $2.0000 100.0% $2.0000 33.3%",
+        "Orchestration: finding the lane, calls made again, queues $0.0000 0.0% $4.0000 66.7%",
     ):
         assert line in lines
     told = json.loads(json.dumps(report.to_dict(made)))
-    assert told["flat"] == [{"month": "2026-01", "name": "seat", "days": 2, "usd": "4.0"}]
+    assert told["flat"] == [
+        {"month": "2026-01", "name": "seat", "category": "orchestration", "days": 2, "usd": "4.0"}
+    ]
     assert told["loaded"] == {
         "flat_usd": "4.0", "cost_usd": "6.0", "cost_per_success_usd": "3.0", "window_cost_per_success_usd": "3.0",
         "margin_usd": None,
