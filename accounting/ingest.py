@@ -162,6 +162,8 @@ def drain(
         try:
             batch = _recorded(lock, lock.recorded) or _next(lock, limit)
             if not batch.ids:
+                if lock.recorded:
+                    lock.commit("0-0", ())  # Redis lost the entries of that boundary
                 return Ingested()
             lock.hold(batch.boundary)
             return _write(batch, lock, store, quarantine)
@@ -179,12 +181,14 @@ def drain_all(
     key: str = EVENTS,
     patience_s: float = PATIENCE_S,
 ) -> Ingested:
-    """Drains until a batch does not reach the limit: all that was there when it began, and a little of the rest.
+    """Drains all that was there when it began, and a little of the rest.
 
     While another writer is at work it waits its turn, for ``patience_s`` seconds at a time; the result is ``busy``
     after that.
     """
     done = Ingested()
+    newest: Any = client.xrevrange(key, count=1)
+    last = newest[0][0] if newest else "0-0"
     until = time.monotonic() + patience_s
     while True:
         batch = drain(client, store, quarantine, limit=limit, key=key)
@@ -193,11 +197,7 @@ def drain_all(
             continue
         done += batch
         until = time.monotonic() + patience_s
-        if (
-            batch.busy
-            or batch.entries == 0
-            or (batch.events + batch.flaws < limit and not _waiting(client, key))
-        ):
+        if batch.busy or not _waiting(client, key, last):
             return done
 
 
@@ -207,8 +207,9 @@ def held_s(client: redis.Redis) -> float:
     return float(max(0, left_ms)) / 1000
 
 
-def _waiting(client: redis.Redis, key: str) -> bool:
-    return bool(client.xlen(key))
+def _waiting(client: redis.Redis, key: str, last: str | bytes) -> bool:
+    """Whether an entry is there that is no later than this one."""
+    return bool(client.xrange(key, max=last, count=1))
 
 
 def due(client: redis.Redis, settings: Settings, *, key: str = EVENTS) -> bool:

@@ -10,13 +10,14 @@ calls are, so these wait in a temporary file: memory is bounded however many a d
 
 from __future__ import annotations
 
+import logging
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from decimal import Decimal
 from functools import partial
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import pyarrow as pa
@@ -31,8 +32,8 @@ from accounting.order import Rows
 from broker.events import Allotted, Submitted
 from broker.money import nano
 from broker.scopes import scopes_named
-from broker.settings import Hardware, Lane, Settings
-from broker.store import Store
+from broker.settings import Hardware, Settings
+from broker.store import Share, Store
 from broker.task import reference
 
 DAYS_PER_YEAR = 365
@@ -45,7 +46,10 @@ _COLUMNS = (
     *facts.IDENTITY, *_MADE_BY, "workflow", "pipeline", "user_id", "attempt_id", "engine", "model", "hop",
     "started_at", "cost_usd", "gate_usd", "unpriced",
 )  # fmt: skip
+log = logging.getLogger("laneway.machines")
+
 _WHOSE = ("workspace", "task_id", "workflow", "pipeline", "user_id", "lane", "attempt_id")
+_NUMBERS = ("submitted_us", "machine", "busy_us")
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,15 +116,36 @@ class _Machine:
         return MachineDay(self.node, cost, self.booked_nano, self.calls)
 
 
+@dataclass(frozen=True, slots=True)
+class _Owned:
+    """A lane of a machine: what the machine is, and how many calls it makes at a time."""
+
+    hardware: Hardware
+    threads: int
+
+    @classmethod
+    def of(cls, kept: str) -> Self:
+        threads, _, hardware = kept.partition(" ")
+        return cls(Hardware.model_validate_json(hardware), int(threads))
+
+    def kept(self) -> str:
+        return f"{self.threads} {self.hardware.model_dump_json()}"
+
+
 def allot(
     files: Files, store: Store, settings: Settings, day: str, told: Callable[[], object] = lambda: None
 ) -> list[MachineDay]:
-    """Shares out the machines' day among their calls, which may be done again at any time.
+    """Shares out the machines' day among their calls, which may be done again at any time. Who begins later has it:
+    then this ends, and gives nothing.
 
     ``told`` is called each time that some facts of it have come into the stream, so that they can be taken off it
     before there are too many. Raises LedgerError.
     """
-    owned = {name: lane for name, lane in settings.lanes.items() if lane.hardware is not None}
+    lanes = {
+        name: _Owned(lane.hardware, lane.threads) for name, lane in settings.lanes.items() if lane.hardware
+    }
+    turn, kept = store.begin_sharing(day, {name: lane.kept() for name, lane in lanes.items()})
+    owned = {name: _Owned.of(one) for name, one in kept.items()}
     if not owned:
         return []
     with closing(_Waiting(owned)) as waiting:
@@ -133,44 +158,44 @@ def allot(
             for one, machine in zip(days, waiting.machines, strict=True)
         ]
         for calls in waiting.tables():
-            _tell(store, day, calls, sharings)
+            if not _tell(store, day, turn, calls, sharings):
+                log.info("%s: another node began to share out its machines, and goes on with it", day)
+                return []
             told()
     return days
 
 
-def _tell(store: Store, day: str, calls: Any, sharings: list[Sharing]) -> None:
-    """What each of these calls has of its machine's rest."""
+def _tell(store: Store, day: str, turn: int, calls: Any, sharings: list[Sharing]) -> bool:
+    """What each of these calls has of its machine's rest; not where somebody began to share out the day since."""
     machine, busy_us = calls["machine"].to_numpy(), calls["busy_us"].to_numpy()
     nanos = np.zeros(len(machine), dtype=np.int64)
     for number, sharing in enumerate(sharings):
         mine = machine == number
         nanos[mine] = sharing.parts(busy_us[mine])
-    whose = zip(*(calls[name].to_pylist() for name in _WHOSE), strict=True)
+    whose = (calls[name].to_pylist() for name in _WHOSE)
     made = [
-        (
+        Share(
             reference(workspace, task),
+            submitted_us,
             Allotted(attempt, part),
             scopes_named(workspace, workflow, pipeline, user, lane),
         )
-        for (workspace, task, workflow, pipeline, user, lane, attempt), part in zip(
-            whose, nanos.tolist(), strict=True
+        for workspace, task, workflow, pipeline, user, lane, attempt, submitted_us, part in zip(
+            *whose, calls["submitted_us"].to_pylist(), nanos.tolist(), strict=True
         )
     ]
-    for start in range(0, len(made), HANDFUL):
-        store.allot(day, made[start : start + HANDFUL])
+    handfuls = (made[start : start + HANDFUL] for start in range(0, len(made), HANDFUL))
+    return all(store.allot(day, turn, some) is not None for some in handfuls)
 
 
 class _Waiting:
     """Calls in a file that has no name, so that nothing is left of it; and what those of each machine come to."""
 
-    def __init__(self, owned: Mapping[str, Lane]) -> None:
+    def __init__(self, owned: Mapping[str, _Owned]) -> None:
         self.machines: list[_Machine] = []
         self._owned = owned
         self._numbers: dict[tuple[str, Hardware], int] = {}
-        kinds = [(name, schema.TEXT) for name in _WHOSE] + [
-            ("machine", schema.COUNT),
-            ("busy_us", schema.COUNT),
-        ]
+        kinds = [(name, schema.TEXT) for name in _WHOSE] + [(name, schema.COUNT) for name in _NUMBERS]
         self._schema = pa.schema(kinds)
         with view.room():
             self._file = tempfile.TemporaryFile(prefix="laneway-")  # noqa: SIM115 - closed with these
@@ -196,7 +221,7 @@ class _Waiting:
             one.busy_us += int(busy_us[mine].sum())
             one.booked_nano += int(booked_nano[mine].sum())
             one.calls += int(mine.sum())
-        kept = calls.select([*_WHOSE, "busy_us"]).append_column("machine", pa.array(machine))
+        kept = calls.select([*_WHOSE, "submitted_us", "busy_us"]).append_column("machine", pa.array(machine))
         with view.room():
             self._sink.write_table(kept.select(self._schema.names).cast(self._schema))
 
@@ -211,14 +236,13 @@ class _Waiting:
 
     def _number(self, lane: str, node: str) -> int:
         hardware = self._owned[lane].hardware
-        assert hardware is not None  # of an owned lane
         number = self._numbers.setdefault((node, hardware), len(self.machines))
         if number == len(self.machines):
             self.machines.append(_Machine(node, hardware))
         return number
 
 
-def _calls(files: Files, owned: Mapping[str, Lane], day: str) -> Iterator[Any]:
+def _calls(files: Files, owned: Mapping[str, _Owned], day: str) -> Iterator[Any]:
     """The last word on each call of a machine that ended on that day, those of some tasks at a time."""
     begin_us = ledger.midnight_us(day)
     cut = partial(parts.spans, rows=SLICE_ROWS)
@@ -238,7 +262,8 @@ def _has_any(files: Files, submission: str, begin_us: int, chosen: Callable[[Any
     return any(
         len(chosen(parts.read(part, (0, parts.BUCKETS), _MADE_BY)))
         for part in parts.of_day(files, submission)
-        if part.last_us is None or part.last_us >= begin_us
+        # A clock that was set back may have written it before the call had ended.
+        if part.last_us is None or part.last_us >= begin_us - ledger.US_PER_DAY
     )
 
 
@@ -254,11 +279,12 @@ def _ended(calls: Any, *, lanes: Any, begin_us: int) -> Rows:
     return np.flatnonzero(pc.fill_null(mine, False).to_numpy(zero_copy_only=False) & in_time)
 
 
-def _worked(lot: Lot, *, owned: Mapping[str, Lane], chosen: Callable[[Any], Rows]) -> Any:
+def _worked(lot: Lot, *, owned: Mapping[str, _Owned], chosen: Callable[[Any], Rows]) -> Any:
     """What ``_Waiting.add`` takes of the lot's calls."""
     told = Facts(lot)
     calls = calls_of(told, Columns(lot.calls))
     rows = chosen(calls.said)
+    rows = rows[calls.priced[rows]]  # what a call without a price has of a machine would be in no sum
     said, task = calls.said.at(rows), calls.task[rows]
     submitted = told.last(told.of(Submitted))[task]
     whose = {name: told.heads(name).take(pa.array(task)) for name in ("workspace", "task_id")}
@@ -274,7 +300,8 @@ def _worked(lot: Lot, *, owned: Mapping[str, Lane], chosen: Callable[[Any], Rows
     return pa.table(
         {
             **{name: column.cast(schema.TEXT) for name, column in whose.items()},
+            "submitted_us": told.heads("submitted_at").take(pa.array(task)),
             "busy_us": took_us // threads[lanes.codes],
-            "booked_nano": np.where(calls.priced[rows], said.whole("cost_usd") - calls.gate_nano[rows], 0),
+            "booked_nano": said.whole("cost_usd") - calls.gate_nano[rows],
         }
     )

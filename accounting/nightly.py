@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
+from datetime import date, timedelta
 from typing import Any
 
 import redis
@@ -13,11 +15,22 @@ from accounting.ledger import Store
 from accounting.machines import MachineDay, allot
 from accounting.offers import Offers
 from accounting.rollup import RolledDay
+from broker.errors import LedgerError
+from broker.keys import PREFIX
 from broker.settings import Settings
 from broker.store import Store as State
 
 _US_PER_MINUTE = 60_000_000
 SHARED_AGAIN_DAYS = 2  # a call that was settled late changes what the day's others have
+MOST_SHARED_DAYS = 30  # after nights that were missed; task records live about as long
+#: The last day up to which all days of machines were shared out.
+SHARED = PREFIX + "shared"
+
+log = logging.getLogger("laneway.nightly")
+
+_NOTE = """#!lua flags=allow-oom
+redis.call('SET', KEYS[1], ARGV[1])
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +53,17 @@ def due(now_us: int, last_day: str | None, rollup_at_utc: str) -> bool:
     return now_us >= begins_us and (last_day is None or last_day < today)
 
 
+def days_to_share(today: str, shared: str | None) -> list[str]:
+    """The days of machines that a night shares out: the last ones, and those since the last night that did. ``shared``
+    is the last day that was, None: not known."""
+    last = date.fromisoformat(today) - timedelta(days=1)
+    since = last - timedelta(days=SHARED_AGAIN_DAYS - 1)
+    if shared is not None:
+        missed = date.fromisoformat(shared) + timedelta(days=1)
+        since = max(min(since, missed), last - timedelta(days=MOST_SHARED_DAYS - 1))
+    return list(ledger.days_of(since.isoformat(), last.isoformat()))
+
+
 def run(
     client: redis.Redis,
     store: Store,
@@ -50,23 +74,41 @@ def run(
 ) -> Night:
     """Drains the stream, shares out what the machines of the last days did cost, and rolls every day with news.
 
-    Large days are shared with other nodes by way of the ``offers``. Raises LedgerError for what could not be written or
-    read.
+    Large days are shared with other nodes by way of the ``offers``. What cannot be read or written stops no other day;
+    raises LedgerError for it at the end, and at once where another writer does not let go of the stream.
     """
     store.tidy()
     ingested = Ingested()
 
     def drain() -> None:
         nonlocal ingested
-        ingested += ingest.drain_all(client, store, quarantine, limit=settings.fleet.ingest_flush_events)
+        limit, patience_s = settings.fleet.ingest_flush_events, ingest.PATIENCE_S
+        done = ingest.drain_all(client, store, quarantine, limit=limit, patience_s=patience_s)
+        if done.busy:
+            raise LedgerError(
+                "another process holds the stream, or was killed while it did",
+                mend=f"wait {ingest.held_s(client):.0f} s for its lock to run out",
+            )
+        ingested += done
 
     drain()
     state = State(client, settings.fleet)
-    days = [
-        ledger.day_of(state.now_us() - back * ledger.US_PER_DAY) for back in range(SHARED_AGAIN_DAYS, 0, -1)
-    ]
-    machines = [one for day in days for one in allot(store, state, settings, day, drain)]
-    return Night(ingested, rollup.rollup_dirty(client, store, offers=offers), tuple(machines))
+    machines: list[MachineDay] = []
+    failures: list[LedgerError] = []
+    known: Any = client.get(SHARED)
+    note = client.register_script(_NOTE)
+    for day in days_to_share(ledger.day_of(state.now_us()), known.decode() if known else None):
+        try:
+            machines += allot(store, state, settings, day, drain)
+        except LedgerError as failure:
+            log.error("the machines of %s stay to be shared out: %s", day, failure.message)
+            failures.append(failure)
+        if not failures:
+            note(keys=[SHARED], args=[day])
+    rolled = rollup.rollup_dirty(client, store, offers=offers)
+    if failures:
+        raise LedgerError("; ".join(one.message for one in failures), mend=failures[0].mend) from failures[0]
+    return Night(ingested, rolled, tuple(machines))
 
 
 def run_if_due(

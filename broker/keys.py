@@ -28,6 +28,8 @@ laneway:rules             hash    limit|scope|period and, under it, file|scope|p
                                   killed|scope → since when; closed|scope|period → the window of an overrun
 laneway:machines          hash    machine → when it was last heard of
 laneway:uptime:<day>      hash    machine → for how long it was on, in microseconds
+laneway:sharing:<day>     hash    whose turn it is to share out that day of machines; lane:<lane> → its machine
+laneway:shared            string  the last day up to which all days of machines were shared out (accounting/nightly.py)
 laneway:used:<window>     hash    scope → spent and reserved in a day, a month or in all (total)
 laneway:held:<window>     hash    scope → of that what is reserved and not yet settled
 laneway:rates:<month>     hash    type|lane|purpose|tries, …|successes, …|nano: what calls came to

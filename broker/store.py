@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from datetime import UTC, datetime, timedelta
 from importlib.resources import files
-from itertools import islice
+from itertools import chain, islice
 from math import inf
 from operator import attrgetter
 from typing import Any, TypeVar
@@ -89,6 +89,17 @@ class Fetched:
     claims: tuple[Claim, ...]
     wait_s: float | None
     alone: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """What an attempt has of its machine's day, and the scopes that it counts in. A task of the same id that was
+    submitted at another time has no part of it."""
+
+    ref: str
+    submitted_us: int
+    fact: Allotted
+    scopes: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -291,7 +302,7 @@ class Store:
             name: client.register_script(f"{_flags(name)}\n{prelude}\n{_script(name)}")
             for name in (
                 "submit", "fetch", "begin", "commit", "release", "keep", "cancel", "watch", "note", "replay", "drop",
-                "note_down", "resume", "heard", "claims", "allot",
+                "note_down", "resume", "heard", "claims", "share", "allot",
             )
         }  # fmt: skip
         # Each caller packs its own rows, so that one that cannot be packed fails alone and not its whole group.
@@ -868,14 +879,23 @@ class Store:
         found = self._ask(lambda: self.client.hgetall(keys.uptime_key(day)))
         return {machine.decode(): int(on) / MICRO for machine, on in found.items()}
 
-    def allot(self, day: str, parts: Sequence[tuple[str, Allotted, Sequence[str]]]) -> int:
-        """Add to (ref)s what their attempts have of a machine's day, in these scopes. Gives how many were changed."""
-        packed = _Packed(fact for _, fact, _ in parts)
+    def begin_sharing(self, day: str, machines: Mapping[str, str]) -> tuple[int, dict[str, str]]:
+        """Begin to share out a day of ``machines`` (lane → what its machine is, as a text). Gives the turn, which ends
+        all earlier ones of that day, and these with those of lanes that had one when the day was shared out before."""
+        turn, *rows = self._call("share", day, *chain.from_iterable(machines.items())) or (0,)
+        texts = [one.decode() for one in rows]
+        return turn, dict(zip(texts[::2], texts[1::2], strict=True))
+
+    def allot(self, day: str, turn: int, parts: Sequence[Share]) -> int | None:
+        """Add to tasks what their attempts have of a machine's day. Gives how many were changed; None: nothing was, for
+        somebody began to share out the day after this turn."""
+        packed = _Packed(one.fact for one in parts)
         rows = [
-            [ref, fact.attempt_id, fact.cost_nano, told, "\n".join(scopes)]
-            for (ref, fact, scopes), told in zip(parts, packed.facts, strict=True)
+            [one.ref, one.submitted_us, one.fact.attempt_id, one.fact.cost_nano, told, "\n".join(one.scopes)]
+            for one, told in zip(parts, packed.facts, strict=True)
         ]
-        return int(self._call("allot", _pack(rows), day, *packed.group))
+        changed = self._call("allot", _pack(rows), day, turn, *packed.group)
+        return None if changed is None else int(changed)
 
     def drop_dead(self, letter_id: str) -> bool:
         """Forget a dead letter; the task's record then ends with its time to live. False: there is none."""

@@ -12,7 +12,7 @@ for i, item in ipairs(cmsgpack.unpack(ARGV[1])) do
   local ref, epoch, worst, fact, scopes, hard, endpoint, tokens, rpm, tpm, batch, line, family, above = unpack(item)
   local key = task_key(ref)
   local h = redis.call('HMGET', key, 'epoch', 'done', 'cancel', 'call', 'starts', 'started', 'cost', 'hard', 'human',
-    'family')
+    'family', 'shares')
   if h[1] ~= epoch or h[2] == epoch then
     words[i] = 'lost'
   elseif h[3] then
@@ -20,7 +20,8 @@ for i, item in ipairs(cmsgpack.unpack(ARGV[1])) do
   elseif h[4] then
     words[i] = 'go'
   else
-    local spent = tonumber(h[7]) - tonumber(h[9] or '0') + ((h[10] or amounts[key]) and shared(ref) or 0)
+    local own = tonumber(h[7]) - tonumber(h[9] or '0') - tonumber(h[11] or '0')
+    local spent = own + ((h[10] or amounts[key]) and shared(ref) or 0)
     local why = refusal(now, day, scopes, worst, spent, tonumber(h[8] or hard)) or family_refusal(family, worst)
     local wait, broken = 0, 0
     if not why and endpoint ~= '' then

@@ -13,7 +13,8 @@
 --   stepped   the last epoch that ended in a step within the task
 --   seq       facts written                     cancel    1 when somebody asked for its end
 --   watched   1 when somebody waits for its end
---   part:<attempt>  what it has of its machine's day beside its own cost
+--   part:<attempt>  what it has of its machine's day beside its own cost; in nano-dollars
+--   shares    the sum of these: a part of cost, and none of the task's own limits
 --   lost:<epoch>  what was booked for a claim that never came back, and in which day
 --   losses    facts of calls that were lost, and of those that were settled after all: they go before the progress's
 --   submitted, enqueued, started, finished      microseconds of Redis's clock
@@ -294,10 +295,11 @@ end
 
 local function family_refusal(family, worst)
   for _, one in ipairs(family) do
-    local h = redis.call('HMGET', task_key(one[1]), 'status', 'hard', 'cost', 'human', 'reserved')
+    local h = redis.call('HMGET', task_key(one[1]), 'status', 'hard', 'cost', 'human', 'reserved', 'shares')
     local limit = tonumber(h[2] or one[2])
     if h[1] and limit >= 0 then
-      local left = limit - tonumber(h[3]) + tonumber(h[4] or '0') - tonumber(h[5] or '0') - shared(one[1])
+      local own = tonumber(h[3]) - tonumber(h[4] or '0') - tonumber(h[6] or '0')
+      local left = limit - own - tonumber(h[5] or '0') - shared(one[1])
       if worst < 0 or worst > left then
         return worst < 0 and 'unpriced|task:' .. one[1] or 'over|task:' .. one[1] .. '||' .. text(left)
       end

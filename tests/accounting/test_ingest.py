@@ -198,6 +198,31 @@ def test_draining_all_waits_for_its_turn(
     assert (done.entries, done.busy) == (5, False)
 
 
+def test_draining_all_ends_while_producers_go_on(
+    client: redis.Redis, store: LocalStore, quarantine: LocalStore
+) -> None:
+    stories = day_of_stories(10)
+    publish(client, map(entry, stories[:5]))
+
+    class Busy(LocalStore):
+        def put(self, path: str, data: Data, *, over: str | None = None) -> bool:
+            publish(client, [entry(story("new", [Submitted("sync")]))])
+            return super().put(path, data, over=over)
+
+    done = ingest.drain_all(client, Busy(store.root), quarantine)
+    assert (done.entries, done.parts, client.xlen(EVENTS)) == (5, 1, 1)
+    assert events_of(store) == expected(stories[:5])
+
+
+def test_a_boundary_whose_entries_redis_lost_is_done_with(
+    client: redis.Redis, store: LocalStore, quarantine: LocalStore
+) -> None:
+    client.set(ingest.BATCH, "1-0 2-0 2")
+    assert ingest.due(client, Settings())
+    assert ingest.drain(client, store, quarantine) == ingest.Ingested()
+    assert not ingest.due(client, Settings())
+
+
 def test_a_writer_that_slept_through_its_lock_harms_nobody(
     client: redis.Redis, store: LocalStore, quarantine: LocalStore
 ) -> None:

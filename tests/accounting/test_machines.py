@@ -22,7 +22,7 @@ from broker import keys
 from broker.events import Attempted, Event, Finished, Submitted
 from broker.money import nano
 from broker.settings import Hardware, Settings, parse
-from broker.store import Move, Store
+from broker.store import Intent, Move, Store
 from broker.task import DISPATCH, Claim, Outcome, Progress, Task
 from tests.accounting.stories import DAY, NOON_US, attempted, entry, grouped_entry, publish, story
 from tests.accounting.test_rollup import query
@@ -282,6 +282,105 @@ def test_what_was_shared_out_is_told_before_all_of_it_is_in_the_stream(
     )  # fmt: skip
     assert sum(drained) == day.calls == 60
     assert max(drained) < 30
+
+
+def test_who_was_overtaken_tells_nothing_more(
+    state: Store, store: LocalStore, quarantine: LocalStore, settings: Settings,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """A night that slept knows fewer calls than the one that began since; what it would tell is too much for each."""
+    monkeypatch.setattr(machines, "SLICE_ROWS", 20)
+    today = datetime.fromtimestamp(state.now_us() / 1e6, tz=UTC).date().isoformat()
+    claims = made(state, 60)
+    for claim in claims[:40]:
+        end(state, claim, call(claim, "local", 1000, 100))
+    ingest.drain_all(state.client, store, quarantine)
+    newer: list[MachineDay] = []
+
+    def another_night() -> None:
+        if not newer:
+            for claim in claims[40:]:
+                end(state, claim, call(claim, "local", 1000, 100))
+            ingest.drain_all(state.client, store, quarantine)
+            newer.extend(allot(store, state, settings, today))
+
+    assert allot(store, state, settings, today, another_night) == []
+    [day] = newer
+    assert day.calls == 60
+    assert sum(state.record(claim.ref).cost_nano for claim in claims) == day.cost_nano
+
+
+def test_a_later_task_of_the_same_id_has_no_part_of_an_earlier_ones_call(
+    state: Store, store: LocalStore, quarantine: LocalStore, settings: Settings
+) -> None:
+    today = datetime.fromtimestamp(state.now_us() / 1e6, tz=UTC).date().isoformat()
+    [claim] = made(state, 1)
+    end(state, claim, call(claim, "local", 1000, 100))
+    ingest.drain_all(state.client, store, quarantine)
+    state.client.delete(keys.task_key(claim.ref))
+    made(state, 1)
+    allot(store, state, settings, today)
+    assert state.record(claim.ref).cost_nano == 0
+
+
+def test_a_call_without_a_price_has_no_part_of_the_machine(
+    state: Store, store: LocalStore, quarantine: LocalStore, settings: Settings
+) -> None:
+    today = datetime.fromtimestamp(state.now_us() / 1e6, tz=UTC).date().isoformat()
+    priced, unpriced = made(state, 2)
+    end(state, priced, call(priced, "local", 1000, 100))
+    end(state, unpriced, replace(call(unpriced, "local", 1000, 0), cost_nano=None))
+    ingest.drain_all(state.client, store, quarantine)
+    [day] = allot(store, state, settings, today)
+    ingest.drain_all(state.client, store, quarantine)
+    rollup.rollup(store, today)
+    [(total,)] = query(f"select sum(cost_usd) from '{store.root}/tasks/*/*.parquet'")
+    assert (day.calls, day.cost_nano) == (1, nano(total))
+
+
+def test_a_lane_that_was_taken_out_is_still_the_machines_when_its_day_is_shared_again(
+    state: Store, store: LocalStore, quarantine: LocalStore, settings: Settings
+) -> None:
+    today = datetime.fromtimestamp(state.now_us() / 1e6, tz=UTC).date().isoformat()
+    for claim, lane in zip(made(state, 2), ("local", "local-guided"), strict=True):
+        end(state, claim, call(claim, lane, 1000, 100))
+    ingest.drain_all(state.client, store, quarantine)
+    before = allot(store, state, settings, today)
+    rented = {name: lane for name, lane in settings.lanes.items() if lane.hardware is None}
+    assert allot(store, state, settings.model_copy(update={"lanes": rented}), today) == before
+    assert allot(store, state, settings.model_copy(update={"lanes": rented}), "2026-01-01") == []
+
+
+def test_the_machines_day_is_none_of_a_tasks_own_limit(
+    state: Store, store: LocalStore, quarantine: LocalStore, settings: Settings
+) -> None:
+    """It stands idle whatever the task does; what all tasks may spend together has it in."""
+    today = datetime.fromtimestamp(state.now_us() / 1e6, tz=UTC).date().isoformat()
+    [claim] = made(state, 1)
+    first = call(claim, "local", 1000, 1000)
+    scopes = ("fleet", "lane:local")
+    state.commit(
+        [Move(claim, "queued", Progress(), queue=DISPATCH, cost_nano=1000, attempts=(first,), scopes=scopes)]
+    )
+    ingest.drain_all(state.client, store, quarantine)
+    [day] = allot(store, state, settings, today)
+    assert state.record(claim.ref).cost_nano == day.cost_nano > 10**9
+    [again] = state.fetch(DISPATCH, 1, idle=True).claims
+    intent = Intent(again, 10**6, first, scopes, hard_nano=10**6 + 1000)
+    assert state.begin([replace(intent, hard_nano=10**6 + 999)]) == ["over|task||999999"]
+    assert state.begin([intent]) == ["go"]
+    assert int(state.client.hget(keys.used_key("total"), "fleet") or 0) == day.cost_nano + 10**6
+
+
+def test_a_call_that_the_clock_ended_after_its_fact_was_written_is_found(
+    state: Store, store: LocalStore, quarantine: LocalStore, settings: Settings
+) -> None:
+    midnight_us = ledger.midnight_us(DAY)
+    one = attempted("a", started_us=midnight_us - 10**6, ended_us=midnight_us + 200_000, node="mac-1")
+    [submitted, made_of] = story("t", [Submitted("sync"), one], at_us=midnight_us - 3 * 3_600_000_000)
+    publish(state.client, [entry([submitted, replace(made_of, at_us=midnight_us - 100_000)])])
+    ingest.drain_all(state.client, store, quarantine)
+    assert [one.calls for one in allot(store, state, settings, DAY)] == [1]
 
 
 def test_a_machine_is_on_while_its_processes_speak(state: Store, client: redis.Redis) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+from datetime import date, timedelta
 
 import pytest
 import redis
@@ -12,12 +13,22 @@ from accounting import ingest, ledger, nightly, rollup
 from accounting.actor import Accounting
 from accounting.ledger import LocalStore
 from accounting.offers import Offers
+from broker.errors import LedgerError
+from broker.events import Submitted
 from broker.keys import EVENTS
-from broker.settings import Settings
+from broker.settings import Settings, parse
 from broker.store import Store as State
-from tests.accounting.stories import DAY, NOON_US, day_of_stories, entry, publish
+from tests.accounting.stories import DAY, NOON_US, attempted, day_of_stories, entry, publish, story
 
 HOUR_US = 3_600_000_000
+TOML = """
+[lanes.local]
+engine = "echo"
+hardware = { price_usd = 3000, life_years = 4, watts = 200, usd_per_kwh = "0.30" }
+
+[types.general]
+chain = ["local"]
+"""
 
 
 @pytest.mark.parametrize(
@@ -35,6 +46,82 @@ HOUR_US = 3_600_000_000
 )
 def test_due(now_us: int, last_day: str | None, at: str, due: bool) -> None:
     assert nightly.due(now_us, last_day, at) is due
+
+
+@pytest.mark.parametrize(
+    ("shared", "days"),
+    [
+        (None, ["2026-03-08", "2026-03-09"]),
+        ("2026-03-09", ["2026-03-08", "2026-03-09"]),
+        ("2026-03-08", ["2026-03-08", "2026-03-09"]),
+        ("2026-03-06", ["2026-03-07", "2026-03-08", "2026-03-09"]),
+        ("2026-04-01", ["2026-03-08", "2026-03-09"]),
+    ],
+)
+def test_machines_are_shared_out_for_the_last_days_and_those_that_were_missed(
+    shared: str | None, days: list[str]
+) -> None:
+    assert nightly.days_to_share("2026-03-10", shared) == days
+
+
+def test_of_days_that_were_missed_for_long_the_last_thirty_are_shared_out() -> None:
+    days = nightly.days_to_share("2026-03-10", "2020-01-01")
+    assert (len(days), days[0], days[-1]) == (30, "2026-02-08", "2026-03-09")
+
+
+def test_the_night_remembers_how_far_machines_were_shared_out(
+    client: redis.Redis, store: LocalStore, quarantine: LocalStore
+) -> None:
+    settings = parse(TOML)
+    state = State(client, settings.fleet)
+    today = ledger.day_of(state.now_us())
+    yesterday, first = ((date.fromisoformat(today) - timedelta(days=back)).isoformat() for back in (1, 6))
+    at_us = ledger.midnight_us(first) + HOUR_US
+    one = attempted("a-1", started_us=at_us, ended_us=at_us + 10**6, node="mac-1")
+    publish(client, [entry(story("t", [Submitted("sync"), one], at_us=at_us))])
+    assert nightly.run(client, store, quarantine, settings).machines == ()
+    assert client.get(nightly.SHARED) == yesterday.encode()
+    client.set(nightly.SHARED, (date.fromisoformat(first) - timedelta(days=1)).isoformat())
+    assert [day.calls for day in nightly.run(client, store, quarantine, settings).machines] == [1]
+
+
+def test_what_cannot_be_read_of_one_day_stops_no_other(
+    client: redis.Redis, store: LocalStore, quarantine: LocalStore
+) -> None:
+    settings = parse(TOML)
+    state = State(client, settings.fleet)
+    today = ledger.day_of(state.now_us())
+    days = [(date.fromisoformat(today) - timedelta(days=back)).isoformat() for back in (1, 2)]
+    for day in days:
+        at_us = ledger.midnight_us(day) + HOUR_US
+        one = attempted(f"{day}-1", started_us=at_us, ended_us=at_us + 10**6, node="mac-1")
+        publish(client, [entry(story(day, [Submitted("sync"), one], at_us=at_us))])
+        ingest.drain_all(client, store, quarantine)
+    [damaged] = (store.root / "events" / f"date={days[1]}").iterdir()
+    whole = damaged.read_bytes()
+    damaged.write_bytes(whole[:-1] + b"?")
+    with pytest.raises(LedgerError, match=f"date={days[1]}"):
+        nightly.run(client, store, quarantine, settings)
+    assert ledger.days(store, "tasks") == (days[0],)
+    assert client.hkeys(ingest.DIRTY) == [days[1].encode()]
+    damaged.write_bytes(whole)
+    assert [day.calls for day in nightly.run(client, store, quarantine, settings).machines] == [1, 1]
+    assert ledger.days(store, "tasks") == (days[1], days[0])
+
+
+def test_a_night_that_cannot_have_all_facts_is_not_done(
+    client: redis.Redis, store: LocalStore, quarantine: LocalStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ingest, "PATIENCE_S", 0.1)
+    settings = Settings.model_validate({"fleet": {"rollup_at_utc": "00:00"}})
+    publish(client, map(entry, day_of_stories(5)))
+    client.set(ingest.LOCK, "somebody who was killed", px=60_000)
+    with pytest.raises(LedgerError, match="another process holds the stream"):
+        nightly.run_if_due(client, store, quarantine, settings, None)
+    assert ledger.days(store, "tasks") == ()
+    client.delete(ingest.LOCK)
+    assert nightly.run_if_due(client, store, quarantine, settings, None)
+    assert ledger.days(store, "tasks") == (DAY,)
 
 
 def test_the_night_drains_and_rolls_everything_once(
