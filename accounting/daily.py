@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,7 @@ from accounting.order import Rows
 from broker.events import Rated
 
 KEYS = ("workspace", "pipeline", "task_type", "lane", "model")
+PENDING_ROWS = 200_000  # of lots that wait to be added up
 _SUMS = tuple(name for name in schema.DAILY.names if name not in KEYS)
 
 
@@ -110,16 +111,44 @@ def _both(first: Texts, then: Texts) -> Texts:
     return Texts(np.concatenate((made.codes, then.of(made.words).codes)), made.words)
 
 
-def merged(pieces: Sequence[Any]) -> Any:
-    """Sums of several lots of tasks as those of all, in their order of the file."""
-    plain = [_plain(piece) for piece in pieces]
-    grouped = pa.concat_tables(plain).group_by(list(KEYS), use_threads=False)
-    total = grouped.aggregate([(name, "sum") for name in _SUMS])
-    total = total.rename_columns([name.removesuffix("_sum") for name in total.column_names])
-    return total.select(schema.DAILY.names).sort_by([(name, "ascending") for name in KEYS])
+class Merging:
+    """Sums of several lots of tasks, added up as they come: what lots have in common is held about twice, not once a
+    lot."""
+
+    def __init__(self) -> None:
+        self._pieces: list[Any] = []
+        self._settled = self._pending = 0  # rows
+
+    def add(self, piece: Any) -> None:
+        self._pieces.append(piece)
+        self._pending += piece.num_rows
+        if self._pending > self._settled + PENDING_ROWS:
+            self._pieces = [self._added()]
+            self._settled, self._pending = self._pieces[0].num_rows, 0
+
+    def tables(self) -> Iterator[Any]:
+        """Those of all lots, in their order of the file, some at a time; at least one was added."""
+        total = self._added()
+        order = np.lexsort([_ranks(_texts(schema.in_one(total[name]))) for name in reversed(KEYS)])
+        for start in range(0, max(1, len(order)), PENDING_ROWS):
+            yield total.take(pa.array(order[start : start + PENDING_ROWS]))
+
+    def _added(self) -> Any:
+        rows = pa.concat_tables(self._pieces)
+        self._pieces.clear()
+        keys = [_texts(schema.in_one(rows[name].unify_dictionaries())) for name in KEYS]
+        group, numbers = _grouped(keys)
+        made = {name: texts.at(group).array for name, texts in zip(KEYS, keys, strict=True)}
+        for name in _SUMS:
+            values = schema.in_one(rows[name]).to_numpy()
+            rows = rows.drop_columns(name)  # so that it goes as soon as it is added up
+            made[name] = np.zeros(len(group), dtype=np.int64)
+            np.add.at(made[name], numbers, values)
+        return pa.table({name: made[name] for name in schema.DAILY.names})
 
 
-def _plain(piece: Any) -> Any:
-    return piece.cast(
-        pa.schema([(name, schema.TEXT if name in KEYS else schema.COUNT) for name in schema.DAILY.names])
-    )
+def _ranks(texts: Texts) -> Rows:
+    """The place of each text in their order."""
+    ranks = np.empty(len(texts.words), dtype=np.int64)
+    ranks[pc.sort_indices(texts.words).to_numpy()] = np.arange(len(texts.words))
+    return np.asarray(ranks[texts.codes])

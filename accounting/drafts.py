@@ -120,7 +120,7 @@ class Drafts:
 
     def __init__(self) -> None:
         self._tasks, self._attempts = Draft(schema.TASKS), Draft(schema.ATTEMPTS)
-        self._sums: list[Any] = []
+        self._sums = daily.Merging()
         self.events = self.cost_nano = 0
 
     def __enter__(self) -> Self:
@@ -144,14 +144,15 @@ class Drafts:
         self.events += lot.events
         self._tasks.add(lot.tasks)
         self._attempts.add(lot.attempts)
-        self._sums.append(lot.daily)
+        self._sums.add(lot.daily)
         self.cost_nano += lot.cost_nano
 
     def done(self) -> Iterator[tuple[str, mmap.mmap]]:
         """Each data set and the bytes of its file; none before all are whole, as what fails then would find the others
         published. Raises OverflowError where sums do not fit."""
         with closing(Draft(schema.DAILY)) as sums:
-            sums.add(daily.merged(self._sums))
+            for table in self._sums.tables():
+                sums.add(table)
             drafts = {ledger.TASKS: self._tasks, ledger.ATTEMPTS: self._attempts, ledger.DAILY: sums}
             yield from [(name, draft.done()) for name, draft in drafts.items()]
 

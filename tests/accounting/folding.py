@@ -45,14 +45,13 @@ def rolled(
     store = _Memory(files)
     found = parts.of_day(store, "2026-01-01")
     tasks: list[Folded] = []
-    sums = []
+    sums = daily.Merging()
     for lot in lots_of(found, rows):
         if lot.identity.num_rows:
             made = fold.fold(lot)
             tasks += _rows(made)
-            sums.append(made.daily)
-    day = daily.merged(sums)
-    return tasks, [tuple(row.values()) for row in day.to_pylist()]
+            sums.add(made.daily)
+    return tasks, [tuple(row.values()) for table in sums.tables() for row in table.to_pylist()]
 
 
 def lots_of(found: Sequence[parts.Part], rows: int) -> Iterator[Lot]:

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from accounting import daily
 from accounting.fold import PART_OF
 from broker.events import (
     Allotted,
@@ -257,12 +258,15 @@ def apart(tasks: Sequence[Folded]) -> tuple[list[TaskRow], list[AttemptRow]]:
 
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
-    events=streams(), seed=st.integers(0, 2**32), parts=st.integers(1, 3), rows=st.sampled_from((8, 10**6))
-)
+    events=streams(), seed=st.integers(0, 2**32), parts=st.integers(1, 3), rows=st.sampled_from((8, 10**6)),
+    pending=st.sampled_from((1, 10**6)),
+)  # fmt: skip
 def test_many_tasks_at_once_are_each_task_alone(
-    events: list[Event], seed: int, parts: int, rows: int
+    events: list[Event], seed: int, parts: int, rows: int, pending: int
 ) -> None:
-    tasks, day = rolled(shuffled(events, random.Random(seed), parts), rows=rows)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(daily, "PENDING_ROWS", pending)
+        tasks, day = rolled(shuffled(events, random.Random(seed), parts), rows=rows)
     known_tasks, known_day = by_reference(events)
     assert apart(tasks) == apart(known_tasks)
     assert day == known_day
