@@ -13,9 +13,10 @@ ledger's calls of the model paid on average (all alike, where there are no tiers
     beside tokens       what is paid for something else (searches, seats), less what ``prices.monthly`` says of it
     rounding            the rest: each call is rounded to a nano-dollar, a bill is to less
 
-A file without money is billed at our own prices, so its price never differs; one without tokens tells amounts alone,
-and what is left of a model's difference is ``price``. What neither names money nor has a price is billed at nobody
-knows what: it is in no sum.
+Where no file names money, tokens are billed at our own prices, so the price never differs; what has no price either is
+billed at nobody knows what, and is in no sum. Where one names money, that is the bill: a model that it has nothing for
+is billed at nothing, and a note says so. Lines without tokens tell amounts alone, and what is left of a model's
+difference is ``price``.
 """
 
 from __future__ import annotations
@@ -68,8 +69,8 @@ class Compared:
 
 @dataclass(frozen=True, slots=True)
 class Reconciled:
-    """From the first to the last UTC day of the file. ``priced_by_us``: the file named no money. ``notes`` say where
-    the comparison is not whole."""
+    """From the first to the last UTC day of the files. ``priced_by_us``: they named no money. ``notes`` say where the
+    comparison is not whole."""
 
     provider: str
     first: str
@@ -105,6 +106,9 @@ def reconcile(
         store, settings, provider, (first, last), frozenset(lanes), told or set(COLUMNS), by_batch=by_batch
     )
     no_money = all(one.nano is None for one in theirs.values())
+    unpaid = [] if no_money else sorted(key for key, one in theirs.items() if key.model and one.nano is None)
+    for key in unpaid:
+        theirs[key].nano = 0
     compared = [
         compare(
             key, theirs.get(key), ours.get(key), prices.get(key.model) or _listed(key, provider, last), told
@@ -120,23 +124,30 @@ def reconcile(
     beside = theirs.get(_NO_MODEL, Theirs()).nano or 0
     if beside or flat:
         compared.append(Compared("", None, None, 0, 0, 0, beside, flat, {BESIDE: beside - flat}))
-    notes = _notes(store, lines, compared, (first, last))
+    notes = _notes(store, lines, compared, unpaid, (first, last))
     return Reconciled(provider, first, last, no_money, tuple(compared), tuple(notes))
 
 
 def _notes(
-    store: Store, lines: Sequence[Used], compared: Sequence[Compared], span: tuple[str, str]
+    store: Store,
+    lines: Sequence[Used],
+    compared: Sequence[Compared],
+    unpaid: Sequence[Key],
+    span: tuple[str, str],
 ) -> Iterator[str]:
     of_models = [line for line in lines if line.model]
     used = sorted(line.day for line in of_models if line.tokens is not None)
     paid = sorted(line.day for line in of_models if line.nano is not None)
     if used and paid and (used[0], used[-1]) != (paid[0], paid[-1]):
         days = f"usage is of {used[0]} to {used[-1]}, money of {paid[0]} to {paid[-1]}"
-        yield f"{days}: what only one of them has shows as a difference of price"
+        yield f"{days}: of models that the ledger has, what only one of them has shows as a difference of price"
+    if unpaid:
+        names = ", ".join(dict.fromkeys(key.model for key in unpaid))
+        yield f"money is named, and none for {names}: billed at nothing"
     if missing := unrolled(store, (ATTEMPTS,), *span):
         yield left_out(missing)
     if unknown := [one.model for one in compared if one.billed_nano is None]:
-        yield f"no price of {', '.join(unknown)} is known, and the file names none: in no sum"
+        yield f"no price of {', '.join(unknown)} is known, and no money is named: in no sum"
 
 
 _NO_MODEL = Key("", None)

@@ -169,6 +169,19 @@ def test_what_nobody_knows_a_price_of_is_in_no_sum_and_told(store: LocalStore) -
     assert "no price of mystery-1" in note
 
 
+def test_where_money_is_named_a_model_without_any_is_billed_at_nothing_and_told(store: LocalStore) -> None:
+    lines = [used("gpt-4o-mini", MTOK, 0, 1, "0.14"), used("gpt-4o", MTOK, 0, 1), used("o1", MTOK, 0, 1)]
+    made = reconciled(store, [row("mid", Usage(MTOK)), row("new", Usage(MTOK))], lines)
+    assert (made.priced_by_us, made.billed_nano) == (False, 140_000_000)
+    assert {one.model: (one.billed_nano, one.causes) for one in made.models} == {
+        "gpt-4o-mini": (140_000_000, {"price": -10_000_000}),
+        "gpt-4o": (0, {"price": -2_500_000_000}),
+        "o1": (0, {}),
+    }
+    [note] = made.notes
+    assert "none for gpt-4o, o1: billed at nothing" in note
+
+
 def test_days_that_only_one_kind_of_line_has_and_days_without_nightly_files_are_told(
     store: LocalStore,
 ) -> None:
