@@ -6,7 +6,8 @@
 | anthropic | pages of ``/v1/organizations/usage_report/messages`` and ``…/cost_report``, the console's CSV exports |
 | any other | CSV with ``date, model`` and some of the columns in ``GENERIC`` |
 
-A page is one JSON document, several are a list of them or one on each line. Days are UTC days.
+A page is one JSON document, several are a list of them or one on each line. Days are UTC days. One on which nothing was
+used has a bucket without results, or a row that is empty but for its times: it belongs to the days that are compared.
 """
 
 from __future__ import annotations
@@ -32,14 +33,20 @@ GENERIC = (
     "date", "model", "requests", "input_tokens", "cached_input_tokens", "cache_write_tokens", "cache_write_1h_tokens",
     "output_tokens", "batch", "cost_usd",
 )  # fmt: skip
+#: When a row begins, as providers name it, and what else of a row says nothing of what was used.
+_TIMES = ("start_time_iso", "start_time", "starting_at", "usage_date_utc", "date")
+_AROUND = (
+    *_TIMES, "end_time", "end_time_iso", "ending_at", "project_id", "project_name", "organization_id",
+    "organization_name",
+)  # fmt: skip
 Row = Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
 class Used:
     """One line of a provider's file. ``tokens`` by class, disjoint, a class that the file does not tell apart left out;
-    None: a line of money alone. ``model`` "": not paid for tokens, ``what`` says for what. ``batch``, ``requests`` and
-    ``nano`` (nano-dollars) None: not said."""
+    None: a line of money alone. ``model`` "": not paid for tokens, ``what`` says for what; with nothing else either: a
+    day without any use. ``batch``, ``requests`` and ``nano`` (nano-dollars) None: not said."""
 
     day: str
     model: str
@@ -59,21 +66,24 @@ def read(text: str, provider: str) -> list[Used]:
         raise ValueError(
             f"is neither pages of usage nor a CSV ({error!r}); save what {provider} answers as it is"
         ) from error
-    if not rows:
-        raise ValueError("has no lines of usage")
     reader = READERS.get(provider, _generic)
     lines = []
     for number, row in enumerate(rows, 1):
+        said = {name for name, value in row.items() if value not in (None, "")}
+        if not said:
+            continue
         try:
-            lines.append(reader(row))
+            lines.append(reader(row) if said.difference(_AROUND) else Used(_day(row), ""))
         except (KeyError, ValueError, TypeError, AttributeError, OverflowError) as error:
             what = f"no {error}" if isinstance(error, KeyError) else str(error)
             raise ValueError(f"line {number} of usage is none of {provider}'s: {what}") from error
+    if not lines:
+        raise ValueError("has no lines of usage")
     return lines
 
 
 def _pages(text: str) -> Iterator[Row]:
-    """The results of each bucket, with the bucket's times."""
+    """The results of each bucket, with the bucket's times; of one without results these alone."""
     try:
         pages = [json.loads(text, parse_float=Decimal)]
     except json.JSONDecodeError:
@@ -81,12 +91,12 @@ def _pages(text: str) -> Iterator[Row]:
     for page in pages[0] if isinstance(pages[0], list) else pages:
         for bucket in page["data"]:
             times = {key: value for key, value in bucket.items() if key not in ("results", "object")}
-            for result in bucket["results"]:
-                yield {**times, **result}
+            results: list[Row] = bucket["results"] or [{}]
+            yield from ({**times, **result} for result in results)
 
 
 def _openai(row: Row) -> Used:
-    day = _day(row.get("start_time_iso") or row.get("start_time") or row["date"])
+    day = _day(row)
     if (amount := _money_of(row)) is not None:
         if not (item := str(row.get("line_item") or "")):
             raise ValueError("no line_item; export the costs grouped by it")
@@ -96,7 +106,9 @@ def _openai(row: Row) -> Used:
     if cached > asked:
         raise ValueError(f"{cached} cached tokens are more than the input of {asked}, which has them")
     tokens = {INPUT: asked - cached, CACHED: cached, OUTPUT: _count(row["output_tokens"])}
-    return Used(day, _name(row), tokens, _flag(row.get("batch")), _count(row["num_model_requests"]))
+    return Used(
+        day, _named(row.get("model")), tokens, _flag(row.get("batch")), _count(row["num_model_requests"])
+    )
 
 
 def _money_of(row: Row) -> int | None:
@@ -108,21 +120,22 @@ def _money_of(row: Row) -> int | None:
     return None
 
 
-_ITEM = re.compile(r"(?P<model>[\w.:/-]*\d[\w.:/-]*), .*(input|output|cache)", re.IGNORECASE)
+_ITEM = re.compile(r"(\w+ \| )?(?P<model>[\w.:/-]+), .*(input|output|cache)", re.IGNORECASE)
 
 
 def _model_of(item: str) -> str:
-    """The model of a line of the bill such as ``gpt-4o-2024-08-06, cached input``; "" for what is paid otherwise."""
+    """The model of a line of the bill such as ``gpt-4o-2024-08-06, cached input``, or ``priority | gpt-5.2, output``;
+    "" for what is paid otherwise."""
     found = _ITEM.match(item)
     return found["model"] if found else ""
 
 
 def _anthropic(row: Row) -> Used:
-    day = _day(row.get("starting_at") or row.get("usage_date_utc") or row["date"])
-    batch = {"batch": True, "": None}.get(
+    day = _day(row)
+    batch = {"batch": True, "message": None, "": None}.get(
         str(row.get("service_tier") or row.get("usage_type") or "").lower(), False
     )
-    model = str(row.get("model") or row.get("model_version") or "")
+    model = _id_of(str(row.get("model") or row.get("model_version") or ""))
     if row.get("amount") is not None:  # the API's amounts are in cents
         nanos = _dollars(_decimal(row["amount"]) * CENT, row.get("currency", "USD"))
         return _bill_line(day, model, nanos, batch, row.get("cost_type"), row.get("description"))
@@ -140,11 +153,22 @@ def _anthropic(row: Row) -> Used:
         LONG: _count(made.get("ephemeral_1h_input_tokens", row.get("usage_input_tokens_cache_write_1h"))),
         OUTPUT: _count(_either(row, "output_tokens", "usage_output_tokens")),
     }
-    return Used(day, model, tokens, batch)
+    return Used(day, _named(model), tokens, batch)
+
+
+def _id_of(model: str) -> str:
+    """The console's bills write ``Claude Haiku 4.5`` or ``Claude 3.5 Sonnet 2024-10-22`` for what all else calls
+    ``claude-haiku-4-5`` and ``claude-3-5-sonnet-20241022``."""
+    if " " not in model:
+        return model
+    undated = re.sub(r"(\d{4})-(\d\d)-(\d\d)$", r"\1\2\3", model)
+    return re.sub(r"[ .]+", "-", undated).lower()
 
 
 def _bill_line(day: str, model: str, nanos: int, batch: bool | None, kind: Any, said: Any) -> Used:
-    paid_by_token = kind in (None, "", "tokens") and bool(model)
+    if not (model or kind or said):
+        raise ValueError("no description; export the costs grouped by it")
+    paid_by_token = kind in (None, "", "token", "tokens") and bool(model)
     return Used(day, model if paid_by_token else "", None, batch, None, nanos, str(said or kind or ""))
 
 
@@ -166,7 +190,7 @@ def _generic(row: Row) -> Used:
     if not told and cost in (None, "") and requests in (None, ""):
         raise ValueError("it says neither tokens nor requests nor cost_usd")
     return Used(
-        _day(row["date"]),
+        _day(row),
         model,
         {place: _count(count) for place, count in told.items()} if told else None,
         _flag(row.get("batch")),
@@ -183,15 +207,18 @@ def _either(row: Row, name: str, other: str) -> Any:
     return row[name] if name in row else row[other]
 
 
-def _name(row: Row) -> str:
-    if not row.get("model"):
+def _named(model: Any) -> str:
+    if not model:
         raise ValueError("no model; export the usage grouped by model")
-    return str(row["model"])
+    return str(model)
 
 
-def _day(said: Any) -> str:
-    """The UTC day of a time in seconds since the epoch, of an ISO time, or of a day. Raises ValueError for one in which
-    nobody was billed."""
+def _day(row: Row) -> str:
+    """The UTC day of a time in seconds since the epoch, of an ISO time, or of a day. Raises KeyError for a row without
+    one, ValueError for one in which nobody was billed."""
+    said = next((row[name] for name in _TIMES if row.get(name)), None)
+    if said is None:
+        raise KeyError("date")
     text = str(said)
     if isinstance(said, int) or (text.isdigit() and len(text) > len("20260131")):
         day = datetime.fromtimestamp(int(text), tz=UTC).date()

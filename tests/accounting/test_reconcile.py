@@ -139,6 +139,11 @@ def test_the_same_calls_at_the_same_prices_leave_nothing(store: LocalStore) -> N
             {},  # the other one ended on the next day
         ),
         (
+            [row("mid", Usage(MTOK)), row("mid", Usage(MTOK), ended_us=NEXT_DAY_US)],
+            [used("gpt-4o-mini", MTOK, 0, 1), Used("2026-11-25", "")],
+            {"calls": -150_000_000},  # they say that nothing was used on that day
+        ),
+        (
             [row("mid", Usage(MTOK)), row("mid", Usage(MTOK), batch=True)],
             [used("gpt-4o-mini", MTOK, 0, 1), Used(DAY, "gpt-4o-mini", {INPUT: MTOK, OUTPUT: 0}, True, 1)],
             {},

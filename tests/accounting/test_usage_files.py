@@ -117,6 +117,43 @@ ANTHROPIC_TOKENS = {INPUT: 1500, CACHED: 200, WRITE: 500, LONG: 1000, OUTPUT: 50
             [Used(DAY, "gpt-4o-2024-08-06", nano=12_500_000, what="gpt-4o-2024-08-06, cached input")],
         ),
         (
+            "openai",  # as the dashboard writes a day on which nothing was used
+            "start_time,end_time,start_time_iso,end_time_iso,amount_value,amount_currency,line_item,project_id,"
+            "organization_id,organization_name\n"
+            "1767225600,1767312000,2026-01-01T00:00:00+00:00,2026-01-02T00:00:00+00:00,0.0125,usd,"
+            '"priority | gpt-5.2, output, long context",,org-1,Personal\n'
+            "1767312000,1767398400,2026-01-02T00:00:00+00:00,2026-01-03T00:00:00+00:00,,,,,,\n"
+            "1767398400,1767484800,2026-01-03T00:00:00+00:00,2026-01-04T00:00:00+00:00,,,,,org-1,Personal\n"
+            ",,,,,,,,,\n",
+            [
+                Used(DAY, "gpt-5.2", nano=12_500_000, what="priority | gpt-5.2, output, long context"),
+                Used("2026-01-02", ""),
+                Used("2026-01-03", ""),
+            ],
+        ),
+        (
+            "openai",
+            "start_time,end_time,start_time_iso,end_time_iso,project_id,num_model_requests,user_id,api_key_id,model,"
+            "batch,service_tier,input_tokens,output_tokens,input_cached_tokens\n"
+            "1767225600,1767312000,2026-01-01T00:00:00+00:00,2026-01-02T00:00:00+00:00,proj-1,5.0,,,gpt-4o-2024-08-06,"
+            "FALSE,default,5000.0,1000.0,4000.0\n"
+            "1767312000,1767398400,2026-01-02T00:00:00+00:00,2026-01-03T00:00:00+00:00,,,,,,,,,,\n",
+            [OPENAI_LINE, Used("2026-01-02", "")],
+        ),
+        (
+            "openai",
+            json.dumps(OPENAI_COSTS | {"data": [
+                {"start_time": 1767225600, "end_time": 1767312000, "results": [
+                    {"amount": {"value": "0E-6176", "currency": "usd"}, "line_item": "codex-mini-latest, cached input"},
+                ]},
+                {"start_time": 1767312000, "end_time": 1767398400, "results": []},
+            ]}),
+            [
+                Used(DAY, "codex-mini-latest", nano=0, what="codex-mini-latest, cached input"),
+                Used("2026-01-02", ""),
+            ],
+        ),
+        (
             "anthropic",
             json.dumps(ANTHROPIC_USAGE),
             [Used(DAY, "claude-sonnet-4-5-20250929", ANTHROPIC_TOKENS, True)],
@@ -139,6 +176,19 @@ ANTHROPIC_TOKENS = {INPUT: 1500, CACHED: 200, WRITE: 500, LONG: 1000, OUTPUT: 50
             "usage_output_tokens\n"
             "2026-01-01,claude-sonnet-4-5-20250929,k,Default,batch,1500,500,1000,200,500\n",
             [Used(DAY, "claude-sonnet-4-5-20250929", ANTHROPIC_TOKENS, True)],
+        ),
+        (
+            "anthropic",
+            "usage_date_utc,model,workspace,api_key,usage_type,context_window,token_type,cost_usd,list_price_usd,"
+            "cost_type,inference_geo,speed\n"
+            "2026-01-01,Claude Haiku 4.5,Default,k,message,≤ 200k,input_no_cache,0.05,0.05,token,not_available,\n"
+            "2026-01-01,Claude 3.5 Sonnet 2024-10-22,,k,message,≤ 200k,output,0.02,0.02,token,not_available,\n"
+            "2026-01-01,Claude Haiku 4.5,Default,k,message,,,0.01,0.01,web_search,not_available,\n",
+            [
+                Used(DAY, "claude-haiku-4-5", None, None, None, 50_000_000, "input_no_cache"),
+                Used(DAY, "claude-3-5-sonnet-20241022", None, None, None, 20_000_000, "output"),
+                Used(DAY, "", None, None, None, 10_000_000, "web_search"),
+            ],
         ),
         (
             "together",
@@ -167,7 +217,19 @@ def test_a_providers_file_is_read_in_disjoint_classes(provider: str, text: str, 
         ("openai", json.dumps(OPENAI_USAGE).replace('"gpt-4o-2024-08-06"', "null"), "grouped by model"),
         ("openai", json.dumps(OPENAI_COSTS).replace('"usd"', '"eur"'), "in eur, and the ledger in USD"),
         ("openai", json.dumps(OPENAI_COSTS).replace('"Image models"', "null"), "grouped by it"),
+        ("openai", '{"data": [{"results": []}]}', "no lines of usage"),
+        ("openai", "amount_value,line_item\n1,x\n", "line 1 .* no 'date'"),
         ("anthropic", "usage_date_utc,model_version\n2026-01-01,m\n", "line 1"),
+        (
+            "anthropic",
+            json.dumps(ANTHROPIC_USAGE).replace('"claude-sonnet-4-5-20250929"', "null"),
+            "grouped by model",
+        ),
+        (
+            "anthropic",
+            '{"data": [{"starting_at": "2026-01-01T00:00:00Z", "results": [{"amount": "5", "currency": "USD"}]}]}',
+            "no description; export the costs grouped by it",
+        ),
         ("acme", "date,modell\n2026-01-01,m\n", "'modell' is none of date, model"),
         ("acme", "date,model,input_tokens\n2026-01-01,m,1.5\n", "no number of tokens"),
         ("acme", "date,model,input_tokens\n1 May,m,1\n", "line 1"),
