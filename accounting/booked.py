@@ -66,16 +66,20 @@ def booked(
     *,
     by_batch: bool,
 ) -> tuple[dict[Key, Ours], dict[str, TokenPrice]]:
-    """The calls that ended within the days, by model; and a price of each model, for classes that we never used."""
+    """The calls that ended within the days, by model; and a price of each model, for classes that we never used.
+
+    A task may wait for months before a call of it, so that all days before are looked at too; a call is settled when
+    it has ended, and what was settled before these days is not read.
+    """
     begin_us = ledger.midnight_us(span[0])
     end_us = ledger.midnight_us(span[1]) + ledger.US_PER_DAY
     sellers = {name: {seller(door) for door in lane.doors()} for name, lane in settings.lanes.items()}
     sold = lanes | {name for name, sold_by in sellers.items() if sold_by == {provider}}
     found: dict[Key, Ours] = defaultdict(Ours)
     prices: dict[str, TokenPrice] = {}
-    for day in ledger.days_of(*span, ledger.REACH_DAYS):
+    for day in (one for one in ledger.days(store, ledger.ATTEMPTS) if one <= span[1]):
         finds = Finder(settings.lanes, day, None)
-        for calls in in_days(store, [day]):
+        for calls in in_days(store, [day], begin_us):
             mine = np.array([_is_theirs(kind, provider, sold) for kind in calls.kinds], dtype=bool)
             chosen = mine[calls.code] & (calls.ended_us >= begin_us) & (calls.ended_us < end_us)
             # A provider counts no call that it turned away.

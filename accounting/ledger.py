@@ -31,8 +31,6 @@ from broker.settings import Settings
 
 EVENTS, TASKS, ATTEMPTS, DAILY = DATASETS = "events", "tasks", "attempts", "daily"
 LEFTOVER_S = 24 * 3600
-#: How long a task may have been under way before a call of it, so that the call is still looked for under its day.
-REACH_DAYS = 7
 TRIES = 5
 TEMPORARY = ".tmp"
 US_PER_DAY = 86_400_000_000
@@ -154,9 +152,9 @@ def unrolled(store: Store, datasets: Sequence[str], since: str, until: str) -> t
     return tuple(day for day in days(store, EVENTS) if since <= day <= until and day not in there)
 
 
-def days_of(first: str, last: str, back: int = 0) -> Iterator[str]:
-    """Every UTC day from so many days before the first one to the last one. Raises ValueError for what is no day."""
-    day, end = date.fromisoformat(first) - timedelta(days=back), date.fromisoformat(last)
+def days_of(first: str, last: str) -> Iterator[str]:
+    """Every UTC day from the first one to the last one. Raises ValueError for what is no day."""
+    day, end = date.fromisoformat(first), date.fromisoformat(last)
     while day <= end:
         yield day.isoformat()
         day += timedelta(days=1)

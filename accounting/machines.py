@@ -243,11 +243,12 @@ class _Waiting:
 
 
 def _calls(files: Files, owned: Mapping[str, _Owned], day: str) -> Iterator[Any]:
-    """The last word on each call of a machine that ended on that day, those of some tasks at a time."""
+    """The last word on each call of a machine that ended on that day, those of some tasks at a time. Its task may have
+    come in on any day before."""
     begin_us = ledger.midnight_us(day)
     cut = partial(parts.spans, rows=SLICE_ROWS)
     chosen = partial(_ended, lanes=pa.array(sorted(owned), schema.TEXT), begin_us=begin_us)
-    for submission in ledger.days_of(day, day, ledger.REACH_DAYS):
+    for submission in (one for one in ledger.days(files, ledger.EVENTS) if one <= day):
         if submission != day and not _has_any(files, submission, begin_us, chosen):
             continue
         with view.opened(files, submission, cut, columns=_COLUMNS) as seen:
@@ -261,9 +262,8 @@ def _has_any(files: Files, submission: str, begin_us: int, chosen: Callable[[Any
     """Whether the tasks of an earlier day have such calls: only parts that were written since then are looked at."""
     return any(
         len(chosen(parts.read(part, (0, parts.BUCKETS), _MADE_BY)))
-        for part in parts.of_day(files, submission)
         # A clock that was set back may have written it before the call had ended.
-        if part.last_us is None or part.last_us >= begin_us - ledger.US_PER_DAY
+        for part in parts.of_day(files, submission, begin_us - ledger.US_PER_DAY)
     )
 
 

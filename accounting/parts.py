@@ -7,6 +7,8 @@ Within a stripe facts of one kind stand together, which makes the many columns t
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -23,6 +25,7 @@ from accounting import facts, ledger, schema
 from accounting.ledger import Store
 from broker.errors import LedgerError
 
+_NAME = re.compile(r"\d+-\d+-(\d+)-\d+\.parquet")  # the ids of its first entry and its last, in milliseconds
 Span = tuple[int, int]  # of buckets: the first, and the first beyond
 BUCKETS = 256
 #: On average at least. Smaller ones are larger files: 30 bytes an event at 3,000, 28 from here on.
@@ -117,26 +120,31 @@ _TEXTS = [field.name for field in schema.EVENTS if field.type == schema.TEXT and
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """``firsts`` has the first bucket of each row group, ``width`` is how many buckets each has; ``last_us`` is when
-    the last of its facts was written, None: it does not say so."""
+    """``firsts`` has the first bucket of each row group, ``width`` is how many buckets each has."""
 
     store: Store
     path: str
     rows: int
     firsts: tuple[int, ...]
     width: int
-    last_us: int | None = None
 
     def groups(self, low: int, high: int) -> list[int]:
         """Those that have rows of a bucket from ``low`` to below ``high``."""
         return [at for at, first in enumerate(self.firsts) if first < high and low < first + self.width]
 
 
-def of_day(store: Store, day: str) -> list[Part]:
-    """The day's parts with their footers. Raises LedgerError where one cannot be read."""
+def of_day(store: Store, day: str, written_from_us: int = 0) -> list[Part]:
+    """The day's parts with their footers; those are left alone whose names say that they were written before. Raises
+    LedgerError where one cannot be read."""
     folder = ledger.partition(ledger.EVENTS, day)
     names = [name for name in store.list(folder) if name.endswith(".parquet")]
-    return [_part(store, f"{folder}/{name}") for name in names]
+    return [_part(store, f"{folder}/{name}") for name in names if _written_us(name) >= written_from_us]
+
+
+def _written_us(name: str) -> float:
+    """When the last entry of a part came into the stream, by its id; infinity where its name is of another hand."""
+    named = _NAME.fullmatch(name)
+    return int(named[1]) * 1000 if named else math.inf
 
 
 def _part(store: Store, path: str) -> Part:
@@ -147,17 +155,9 @@ def _part(store: Store, path: str) -> Part:
         width = BUCKETS
         if _FIRSTS in said:
             firsts, width = tuple(map(int, said[_FIRSTS].split())), BUCKETS // int(said[_STRIPES])
-        return Part(store, path, meta.num_rows, firsts, width, _last_us(meta))
+        return Part(store, path, meta.num_rows, firsts, width)
     except (*_BROKEN, ValueError) as error:
         raise _damaged(path, error) from error
-
-
-def _last_us(meta: Any) -> int | None:
-    place = meta.schema.names.index("at")
-    groups = [meta.row_group(number).column(place).statistics for number in range(meta.num_row_groups)]
-    if not groups or any(one is None or not one.has_min_max for one in groups):
-        return None
-    return int(max(one.max_raw for one in groups))
 
 
 def _opened(store: Store, path: str) -> Any:

@@ -10,6 +10,7 @@ finds its price once.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
@@ -149,24 +150,36 @@ class Calls(NamedTuple):
     settled: Any
 
 
-def in_days(store: Store, days: Iterable[str]) -> Iterator[Calls]:
-    """The calls of tasks that were submitted on these days. Raises LedgerError for a file that cannot be read."""
+def in_days(store: Store, days: Iterable[str], settled_from_us: int = 0) -> Iterator[Calls]:
+    """The calls of tasks that were submitted on these days; row groups are passed over that say in their footers that
+    all of theirs were settled before. Raises LedgerError for a file that cannot be read."""
     for day in days:
         folder = ledger.partition(ledger.ATTEMPTS, day)
         for name in store.list(folder):
             if name.endswith(".parquet"):
-                yield from _in_file(store, f"{folder}/{name}")
+                yield from _in_file(store, f"{folder}/{name}", settled_from_us)
 
 
-def _in_file(store: Store, path: str) -> Iterator[Calls]:
+def _in_file(store: Store, path: str, settled_from_us: int) -> Iterator[Calls]:
     wanted = [*NAMES, *CLASSES, "attempt_id", "batch", "ended_at", "cost_usd", "settled"]
     try:
         file = pq.ParquetFile(store.open(path), read_dictionary=list(NAMES))
         columns = [one for one in wanted if one in file.schema_arrow.names]
-        for rows in file.iter_batches(batch_size=ROWS, columns=columns):
+        groups = [
+            number
+            for number in range(file.metadata.num_row_groups)
+            if _last_settled_us(file.metadata, number) >= settled_from_us
+        ]
+        for rows in file.iter_batches(batch_size=ROWS, row_groups=groups, columns=columns):
             yield columns_of(rows)
     except (pa.ArrowInvalid, OSError) as error:
         raise LedgerError(f"{path} is damaged: {error}", mend="put the file back from a copy") from error
+
+
+def _last_settled_us(meta: Any, group: int) -> float:
+    """When the last call of a row group was settled; infinity where it does not say."""
+    said = meta.row_group(group).column(meta.schema.names.index("settled_at")).statistics
+    return math.inf if said is None or not said.has_min_max else int(said.max_raw)
 
 
 def columns_of(rows: Any) -> Calls:

@@ -54,6 +54,6 @@ def batch_of(rows: list[AttemptRow]) -> Any:
     return pa.RecordBatch.from_arrays(columns, schema=table.schema)
 
 
-def written(store: LocalStore, rows: list[AttemptRow]) -> None:
+def written(store: LocalStore, rows: list[AttemptRow], day: str = DAY) -> None:
     data = drafts.encode(schema.table(schema.ATTEMPTS, [one.columns for one in rows]))
-    store.put(f"{ledger.partition(ledger.ATTEMPTS, DAY)}/attempts.parquet", data)
+    store.put(f"{ledger.partition(ledger.ATTEMPTS, day)}/attempts.parquet", data)

@@ -229,6 +229,20 @@ def a_day_of_machines(seed: int) -> list[Event]:
     return events
 
 
+def test_a_call_is_found_however_long_its_task_has_waited(
+    state: Store, store: LocalStore, quarantine: LocalStore, settings: Settings
+) -> None:
+    waited_us = 40 * ledger.US_PER_DAY
+    ended = attempted("t-1", started_us=NOON_US, ended_us=NOON_US + 1_000_000, node="mac-1")
+    made = story("t", [Submitted("async"), ended], at_us=NOON_US - waited_us)
+    publish(state.client, [entry([replace(one, at_us=one.at_us + waited_us)]) for one in made])
+    ingest.drain_all(state.client, store, quarantine)
+    before = ledger.day_of(NOON_US - 30 * ledger.US_PER_DAY)  # of which nothing is opened
+    store.put(f"events/date={before}/1764590400000-0-1764590460000-0.parquet", b"no part")
+    [day] = allot(store, state, settings, DAY)
+    assert (day.machine, day.calls) == ("mac-1", 1)
+
+
 def by_hand(events: list[Event], settings: Settings, day: str) -> dict[str, tuple[int, int, int]]:
     """Of each machine what its calls were booked at, how many and how long they were; fact by fact."""
     last: dict[str, Attempted] = {}

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from accounting.booked import Key, Ours
 from accounting.flat import flat_nano
-from accounting.ledger import LocalStore
+from accounting.ledger import US_PER_DAY, LocalStore
 from accounting.reconcile import Reconciled, Theirs, compare, reconcile
 from accounting.usage_files import CACHED, INPUT, OUTPUT, WRITE, Used
 from broker.call import Usage
@@ -160,6 +160,23 @@ def test_each_cause_has_its_part_of_the_difference(
 ) -> None:
     made = reconciled(store, rows, lines)
     assert made.causes == causes
+
+
+def test_a_call_is_found_however_long_its_task_had_waited(store: LocalStore) -> None:
+    written(store, [row("mid", Usage(MTOK)), row("mid", Usage(MTOK), ended_us=0)], "2026-03-01")
+    written(store, [row("mid", Usage(MTOK), ended_us=NOON_US - US_PER_DAY)] * 5, "2026-11-20")
+    damage(store, "2026-11-20")  # of which nothing is read, as all of it was settled before
+    made = reconciled(store, [row("mid", Usage(MTOK))], [used("gpt-4o-mini", 2 * MTOK, 0, 2)])
+    assert ([one.calls for one in made.models], made.causes) == ([2], {})
+
+
+def damage(store: LocalStore, day: str) -> None:
+    """Leaves nothing of the day's file but its footer."""
+    [name] = store.list(f"attempts/date={day}")
+    file = store.root / f"attempts/date={day}/{name}"
+    data = file.read_bytes()
+    footer = int.from_bytes(data[-8:-4], "little") + 8
+    file.write_bytes(data[:4] + bytes(len(data) - 4 - footer) + data[-footer:])
 
 
 def test_what_nobody_knows_a_price_of_is_in_no_sum_and_told(store: LocalStore) -> None:
