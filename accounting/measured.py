@@ -8,7 +8,6 @@ of judged tries that passed is the success rate of that type on that lane.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import date
 from fractions import Fraction
 from typing import Any
 
@@ -26,10 +25,12 @@ from broker.money import NANO_PER_USD
 
 FIRST = "task"  # the purpose of a first call that is made for the task itself
 P95 = 95
+MTOK = 1_000_000
 _TASK_COLUMNS = ("workspace", "task_id", "task_type", "succeeded", "cost_usd", *schema.PARTS)
 _CALL_COLUMNS = (
     "workspace", "task_id", "lane", "purpose", "latency_ms", "input_tokens", "cached_input_tokens",
     "cache_write_tokens", "output_tokens", "reasoning_tokens", "cost_usd", "marginal_usd", "verdict", "failure",
+    "batch",
 )  # fmt: skip
 _TRY_KEYS = ("task_type", "lane", "first")
 
@@ -37,21 +38,23 @@ _TRY_KEYS = ("task_type", "lane", "first")
 @dataclass(frozen=True, slots=True)
 class Tries:
     """Sums over tries. ``priced`` is how many have a known price, ``priced_tokens`` what these read and wrote,
-    ``priced_passed`` how many of them passed; ``judged_nano`` is what the judged ones cost, ``busy_ms`` how long calls
-    took. Input tokens count cached ones too, output tokens those of reasoning. Properties are None where nothing was
-    measured."""
+    ``priced_judged`` how many of them were judged; ``judged_nano`` is what the judged ones cost, ``busy_ms`` how long
+    calls took, ``batched`` how many went in a provider's batch. Input tokens count cached ones too, output tokens those
+    of reasoning. Properties are None where nothing was measured."""
 
     tries: int
     judged: int
     passed: int
     priced: int
     priced_tokens: int
-    priced_passed: int
+    priced_judged: int
     cost_nano: int
     judged_nano: int
     marginal_nano: int
     input_tokens: int
+    cached_tokens: int
     output_tokens: int
+    batched: int
     busy_ms: int
 
     @property
@@ -69,8 +72,14 @@ class Tries:
 
     @property
     def success_usd(self) -> Fraction | None:
-        """All that judged tries cost, over those that passed; of tries with a known price."""
-        return _usd(self.judged_nano, self.priced_passed)
+        """All that judged tries cost, over those that passed; one without a known price costs what the others do."""
+        each, tries = _usd(self.judged_nano, self.priced_judged), self.attempts_per_success
+        return None if each is None or tries is None else each * tries
+
+    @property
+    def mtok_usd(self) -> Fraction | None:
+        """A million tokens as they came, with what caches and batches took off."""
+        return _usd(self.cost_nano * MTOK, self.priced_tokens)
 
     @property
     def marginal_usd(self) -> Fraction | None:
@@ -108,11 +117,13 @@ class Work:
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """``days`` are those from the first that has tasks to ``until``; both are UTC days, and in it."""
+    """``days`` are those from the first that has tasks to ``until``; both are UTC days, and in it. ``unrolled`` have
+    events and no nightly files: they are in nothing, nor among the days."""
 
     since: str
     until: str
     days: int
+    unrolled: tuple[str, ...]
     _tries: Any
     _work: Any
     _costs: Any
@@ -155,7 +166,9 @@ def measure(store: Store, since: str, until: str) -> Measured | None:
     Reads a day at a time. Raises LedgerError for a file that cannot be read, ValueError for what is no day.
     """
     ledger.midnight_us(since), ledger.midnight_us(until)
-    found = [day for day in ledger.days(store, ledger.TASKS) if since <= day <= until]
+    unrolled = ledger.unrolled(store, (ledger.TASKS, ledger.ATTEMPTS), since, until)
+    rolled = (day for day in ledger.days(store, ledger.TASKS) if day not in unrolled)
+    found = [day for day in rolled if since <= day <= until]
     tries, work, costs = [], [], []
     files = pieces(store, ledger.TASKS, found, {})
     parts = None
@@ -174,10 +187,9 @@ def measure(store: Store, since: str, until: str) -> Measured | None:
         costs.append(_costs(whole))
     if not sum(table.num_rows for table in costs):
         return None
-    days = (date.fromisoformat(until) - date.fromisoformat(found[0])).days + 1
-    return Measured(
-        found[0], until, days, pa.concat_tables(tries), pa.concat_tables(work), pa.concat_tables(costs)
-    )
+    days = [day for day in ledger.days_of(found[0], until) if day not in unrolled]
+    tables = (pa.concat_tables(rows) for rows in (tries, work, costs))
+    return Measured(found[0], until, len(days), unrolled, *tables)
 
 
 def _judge(tasks: Any, calls: Any) -> Any:
@@ -211,12 +223,14 @@ def _judge(tasks: Any, calls: Any) -> Any:
             "passed": passed.cast(pa.int64()),
             "priced": priced.astype(np.int64),
             "priced_tokens": (read + written) * priced,
-            "priced_passed": (passed.to_numpy() & priced).astype(np.int64),
+            "priced_judged": (judged.to_numpy() & priced).astype(np.int64),
             "cost_nano": nanos,
             "judged_nano": nanos * judged.to_numpy(),
             "marginal_nano": schema.nanos(calls["marginal_usd"]),
             "input_tokens": read,
+            "cached_tokens": calls["cached_input_tokens"],
             "output_tokens": written,
+            "batched": pc.fill_null(calls["batch"], False).cast(pa.int64()),
             "busy_ms": pc.round(calls["latency_ms"]).cast(pa.int64()),
         }
     )

@@ -77,9 +77,13 @@ def test_tries_by_hand(small: LocalStore) -> None:
     assert local.success_share == Fraction(3, 5)
     assert local.attempts_per_success == Fraction(5, 3)
     assert local.try_usd == Fraction(7, 500)
-    assert local.success_usd == Fraction(6, 200)
+    assert local.success_usd == Fraction(6, 400) * Fraction(
+        5, 3
+    )  # a mean of four judged ones, the fifth is unpriced
     assert local.marginal_usd == Fraction("0.0004")
     assert (local.input_tokens, local.output_tokens, local.priced_tokens) == (190, 25, 215)
+    assert (local.cached_tokens, local.batched) == (10, 0)
+    assert local.mtok_usd == Fraction(7, 100) / 215 * 1_000_000
     assert local.busy_ms == 6 * 90
     midtier = taken(small).tries("intent", "midtier")
     assert (midtier.try_usd, midtier.busy_ms) == (Fraction("0.2"), 400)
@@ -118,6 +122,17 @@ def test_days_count_from_the_first_that_has_tasks(small: LocalStore) -> None:
     assert (taken(small, "2025-12-01").since, taken(small, "2025-12-01").days) == (DAY, 3)
     assert taken(small, NEXT, "2026-01-05").days == 3
     assert taken(small).types == ("email", "intent")
+
+
+def test_a_day_that_was_not_rolled_is_told_and_is_none_of_the_days(small: LocalStore) -> None:
+    for dataset in (ledger.TASKS, ledger.ATTEMPTS, ledger.DAILY):
+        folder = small.root / ledger.partition(dataset, "2026-01-03")
+        folder.rename(small.root / f"{dataset}-put-by")
+    found = taken(small)
+    assert (found.days, found.unrolled, found.work().tasks) == (2, ("2026-01-03",), 5)
+    folder = small.root / ledger.partition(ledger.TASKS, "2026-01-03")
+    (small.root / "tasks-put-by").rename(folder)
+    assert taken(small).work().tasks == 5  # of a day that is half rolled nothing is taken
 
 
 def test_what_was_not_measured_is_none(small: LocalStore) -> None:

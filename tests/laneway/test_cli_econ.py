@@ -2,6 +2,7 @@
 
 import json
 import shlex
+import shutil
 from collections.abc import Callable
 from fractions import Fraction
 from typing import Any
@@ -10,9 +11,13 @@ import click
 import pytest
 import redis
 
+from accounting import ingest, rollup
+from accounting.ledger import US_PER_DAY, LocalStore
+from broker.events import Fact, Finished, Routed, Submitted
 from laneway import cli
 from laneway.cli.econ import econ
 from laneway.cli.econ.page import cell, digits
+from tests.accounting.stories import NOON_US, attempted, entry, publish, story
 from tests.laneway.conftest import CommandLine
 from tests.laneway.econ_page import write_ledger
 
@@ -360,6 +365,50 @@ def test_calculators_take_from_the_ledger_what_is_not_given(fed: CommandLine) ->
         1000 * float(rate["per_success_usd"]), rel=1e-6
     )
     assert crossed["result"]["busy_share"] is not None
+
+
+def write_discounted(client: redis.Redis, laneway: CommandLine, days: int = 3) -> None:
+    """Of each day ten tasks, each with a call of 10,000 tokens, nine tenths of them cached; every other in a batch."""
+    store = LocalStore(laneway.folder / "ledger")
+    routed = Routed("intent", "extractive", "regex", "", 1.0, ("frontier",), "frontier", "cheapest")
+    usage = {"lane": "frontier", "input_tokens": 1000, "cached_input_tokens": 9000, "output_tokens": 100}
+    for day in range(days):
+        for number in range(10):
+            nano, batch = (14_750_000 // (2 if number % 2 else 1), bool(number % 2))
+            call = attempted(f"{day}-{number}", cost_nano=nano, batch=batch, verdict="pass", **usage)
+            facts: list[Fact] = [Submitted("async"), routed, call, Finished("succeeded", True, "frontier")]
+            made = story(f"{day}-{number}", facts, at_us=NOON_US + day * US_PER_DAY)
+            publish(client, [entry(made)])
+    ingest.drain_all(client, store, LocalStore(laneway.folder / "quarantine"))
+    rollup.rollup_dirty(client, store)
+    laneway.configure(f'[fleet]\nledger = "{store.root}"\n{laneway.config.read_text()}')
+
+
+def test_a_month_from_the_ledger_costs_what_its_days_did(laneway: CommandLine, client: redis.Redis) -> None:
+    write_discounted(client, laneway)
+    words = ["econ", "pattern", "--from-ledger", "--monitoring-usd", "0"]
+    said = laneway.run(*words, "--json")
+    document = json.loads(said.stdout)
+    assert row("4 multipliers")(document["result"])["per_month_usd"] == "3.31875"  # 30 times 11.0625 cents
+    assert document["from"]["input_mtok_usd"] == "ledger, 2026-01-01 to 2026-01-03"
+    assert said.stderr == ""
+    for more in (words, ["econ", "drivers", "--from-ledger"]):
+        told = laneway.run(*more, "--price", "gpt-4o").stderr
+        assert (
+            "90.0% of the input was read from a cache and 50.0% of the tries went in a batch, and --price"
+            in told
+        )
+
+
+def test_a_day_that_was_not_rolled_counts_in_no_mean_and_is_told(
+    laneway: CommandLine, client: redis.Redis
+) -> None:
+    write_discounted(client, laneway)
+    for dataset in ("tasks", "attempts", "daily"):
+        shutil.rmtree(laneway.folder / "ledger" / dataset / "date=2026-01-02")
+    said = laneway.run("econ", "pattern", "--from-ledger", "--json")
+    assert json.loads(said.stdout)["given"]["tasks_per_day"] == 10
+    assert "1 day has events and no nightly files, and are in no figure: 2026-01-02" in said.stderr
 
 
 def test_monitoring_is_what_the_settings_say_is_paid_by_the_month(fed: CommandLine) -> None:

@@ -15,13 +15,13 @@ from accounting import ledger
 from accounting.flat import holds
 from accounting.ledger import Store
 from accounting.measured import Measured, Tries, measure
+from accounting.reports.wording import left_out, percent
 from broker.errors import LedgerError
 from broker.money import NANO_PER_USD
 from broker.settings import load
 from laneway.cli.econ.given import DAY, DEFAULT, FLAG, Command, Decorator, Given, option, switch
 
 DAYS = 30  # that are looked at where none is named
-MTOK = 1_000_000
 MS_PER_S = 1000
 
 since_option = option(
@@ -83,10 +83,25 @@ def measured(given: Given) -> Measured:
     task_type = given.text("task_type")
     found = _between(files, since, until, task_type)
     tries = found.tries(task_type)
+    if found.unrolled:
+        click.echo(left_out(found.unrolled), err=True)
     if tries.tries > tries.priced:
         unknown = f"{tries.tries - tries.priced} of {tries.tries} tries have no known price"
         click.echo(f"{unknown}; costs are those of the others", err=True)
+    if given.values.get("price"):
+        _tell_discounts(tries)
     return found
+
+
+def _tell_discounts(tries: Tries) -> None:
+    """Says what a price that is given leaves out of account."""
+    shares = (
+        ("of the input was read from a cache", part(tries.cached_tokens, tries.input_tokens)),
+        ("of the tries went in a batch", part(tries.batched, tries.tries)),
+    )
+    if cheaper := " and ".join(f"{percent(float(share))} {what}" for what, share in shares if share):
+        whole = "--price asks the whole price for all of them; without it they cost what they did"
+        click.echo(f"{cheaper}, and {whole}", err=True)
 
 
 def _between(files: Store, since: str, until: str, task_type: str | None) -> Measured:
@@ -108,10 +123,11 @@ def source(found: Measured) -> str:
 
 
 def feed_plan(given: Given) -> None:
-    """Call pattern and volume, and what came on top of inference; monitoring as the settings have it."""
+    """Call pattern, volume and price, and what came on top of inference; monitoring as the settings have it."""
     found = measured(given)
     task_type = given.text("task_type")
     work, calls = found.work(task_type), found.tries(task_type, first=True)
+    _feed_price(given, found, calls)
     given.feed(
         source(found),
         {
@@ -153,17 +169,20 @@ def _feed_load(given: Given, found: Measured, prefix: str = "") -> None:
     """A day's work, all its tries, at what a token of theirs came to on average."""
     task_type = given.text("task_type")
     work, tries = found.work(task_type), found.tries(task_type)
-    token_nano = part(tries.cost_nano, tries.priced_tokens)
-    mtok = None if token_nano is None else token_nano * MTOK / NANO_PER_USD
+    _feed_price(given, found, tries, prefix)
     load_ = {
         "tasks_per_day": Fraction(work.tasks, found.days),
         "calls": part(tries.tries, work.tasks) or None,
         "input_tokens": part(tries.input_tokens, tries.tries),
         "output_tokens": part(tries.output_tokens, tries.tries),
-        "input_mtok_usd": mtok,
-        "output_mtok_usd": mtok,
     }
     given.feed(source(found), {prefix + name: value for name, value in load_.items()})
+
+
+def _feed_price(given: Given, found: Measured, tries: Tries, prefix: str = "") -> None:
+    """A token of any kind at what one of theirs came to on average."""
+    names = ("input_mtok_usd", "output_mtok_usd")
+    given.feed(source(found), {prefix + name: tries.mtok_usd for name in names})
 
 
 def feed_run(given: Given) -> None:

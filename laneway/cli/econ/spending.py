@@ -10,7 +10,7 @@ from accounting.econ import budgets, driving, monthly, tokens
 from accounting.econ.budgets import Line
 from accounting.econ.driving import Effect, Lever, Load
 from accounting.econ.monthly import Plan, Saving, Step
-from accounting.econ.tokens import Mix, Pattern
+from accounting.econ.tokens import Mix, Pattern, Rates
 from laneway.cli.econ.answer import calculator
 from laneway.cli.econ.fed import asked, changed_option, feed_drivers, feed_plan, from_ledger
 from laneway.cli.econ.given import (
@@ -27,7 +27,7 @@ from laneway.cli.econ.given import (
     usd,
 )
 from laneway.cli.econ.given import tokens as tokens_option
-from laneway.cli.econ.prices import PRICE_WORDS, day_option, each_rates, price_option, priced, rates
+from laneway.cli.econ.prices import PRICE_WORDS, day_option, each_rates, price_option, rates
 
 FED = "[needed, or --from-ledger]"
 
@@ -75,18 +75,22 @@ def told_pattern(given: Given) -> Pattern:
 )
 @number("--growth", "growth", "How many times as many tasks there will be.", "2")
 @from_ledger
-@priced
+@price_option("--price", "price", FED)
+@day_option
 def pattern(given: Given) -> tuple[Step, ...]:
     """What a call pattern costs a month, in six steps.
 
     Call pattern, volume, pricing, multipliers, optimisations (each alone, then all of them), growth.
     """
-    if asked(given):
+    fed = asked(given)
+    if fed:
         feed_plan(given)
+    if given.text("price") or not fed:
+        rates(given)
     return monthly.steps(
         Plan(
             pattern=told_pattern(given),
-            rates=rates(given),
+            rates=Rates(given["input_mtok_usd"], given["output_mtok_usd"]),
             tasks_per_day=given["tasks_per_day"],
             days=given["days"],
             retry_share=given["retry_share"],
@@ -147,7 +151,7 @@ THEN = "afterwards; else as before."
 @price_option("--then-price", "then_price", f"The price {THEN}")
 @from_ledger
 @changed_option
-@price_option("--price", "price", "[needed, or --from-ledger]")
+@price_option("--price", "price", FED)
 @day_option
 def drivers(given: Given) -> tuple[Lever, ...] | tuple[Effect, ...]:
     """What drives the cost of a day, or drove its change.
