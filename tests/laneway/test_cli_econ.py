@@ -128,6 +128,11 @@ ANSWERS: list[tuple[str, Callable[[Any], Any], dict[str, Any]]] = [
         row("per outcome"),
         {"cost_usd": "0.05", "careful_margin_usd": "0.25"},
     ),
+    (
+        "margin --task-usd 0.04 --success 80% --use-usd 0",
+        row("per use"),
+        {"price_usd": "0.0", "margin_usd": "-0.04", "margin_share": None},
+    ),
     ("budget --month-usd 50000", row("80%: notify operations"), {"per_day_usd": "1333.333333333"}),
     ("budget --month-usd 50000", row("tasks at the hard cap"), {"tasks_per_day": 3333}),
 ]  # fmt: skip
@@ -241,6 +246,7 @@ def test_a_person_is_shown_the_idea_the_formula_what_was_given_and_the_figures(
         ),
         ("self-host --price gpt-4o", "--month-usd is needed"),
         ("self-host --month-usd 1 --hour-usd 1 --price gpt-4o", "not both"),
+        ("self-host --month-usd 1 --machines 2 --price gpt-4o", "--machines goes with --hour-usd"),
         ("self-host --month-usd 1", "--price is needed"),
         ("crossover --rented-1k 1 --local-1k 0", "--hardware is needed"),
         ("utilisation", "--hour-usd is needed"),

@@ -10,7 +10,7 @@ from accounting.econ import hosting
 from accounting.econ.hosting import BreakEven, Crossover, Node, Use
 from laneway.cli.econ.answer import calculator
 from laneway.cli.econ.fed import asked, feed_crossover, from_ledger, lane_option
-from laneway.cli.econ.given import Given, Number, count, number, option, share, usd
+from laneway.cli.econ.given import FLAG, Given, Number, count, number, option, share, usd
 from laneway.cli.econ.prices import PRICE_WORDS, day_option, each_rates
 
 HOURS_PER_DAY = 24
@@ -21,7 +21,7 @@ FED = "[needed, or --from-ledger]"
 
 
 @calculator("self-host", "tokens a day = dollars a month / (30 * price of a token of this mix)")
-@usd("--month-usd", "month_usd", "What the machine costs a month. [needed, or --hour-usd]")
+@usd("--month-usd", "month_usd", "What the machines cost a month, all of them. [needed, or --hour-usd]")
 @usd(
     "--hour-usd",
     "hour_usd",
@@ -46,6 +46,8 @@ def self_host(given: Given) -> tuple[BreakEven, ...]:
     hour = given.figure("hour_usd")
     if hour is not None and given.figure("month_usd") is not None:
         raise click.UsageError("give --month-usd or --hour-usd, not both")
+    if hour is None and given.sources["machines"] == FLAG:
+        raise click.UsageError("--machines goes with --hour-usd; --month-usd is what all of them cost")
     if hour is not None:
         given.feed("30 days of hours", {"month_usd": hour * HOURS_PER_MONTH * given.count("machines")})
     models = {words: each_rates(given, words) for words in given.texts("price")}

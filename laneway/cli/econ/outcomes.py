@@ -41,7 +41,7 @@ def margin(given: Given) -> tuple[Margin, ...]:
     The careful margin takes a dear task for the usual one: set prices by it. Break-even is the cost of a task at which
     nothing is left.
     """
-    if not any(given.figure(flag[2:].replace("-", "_")) for flag in PRICES):
+    if all(given.figure(flag[2:].replace("-", "_")) is None for flag in PRICES):
         raise click.UsageError(f"a price is needed: one of {', '.join(PRICES)}")
     if asked(given):
         feed_offer(given)
