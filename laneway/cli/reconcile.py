@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,7 @@ def reconcile(usage_file: tuple[Path, ...], provider: str, lanes: tuple[str, ...
         raise click.BadParameter(
             f"no lane {unknown[0]!r}; there are {', '.join(settings.lanes)}", param_hint="--lane"
         )
-    lines = [line for path in usage_file for line in _lines(path, provider)]
+    lines = list(_lines(usage_file, provider))
     made = pure.reconcile(ledger.open_store(settings), settings, provider, lines, lanes)
     if as_json:
         emit(to_dict(made))
@@ -45,11 +46,16 @@ def reconcile(usage_file: tuple[Path, ...], provider: str, lanes: tuple[str, ...
         _tell(made)
 
 
-def _lines(path: Path, provider: str) -> list[Used]:
-    try:
-        return read(path.read_text(encoding="utf-8"), provider)
-    except ValueError as error:  # what is no UTF-8, no JSON and no usage alike
-        raise click.BadParameter(f"{path}: {error}", param_hint="USAGE_FILE") from error
+def _lines(paths: Sequence[Path], provider: str) -> Iterator[Used]:
+    known: dict[str, Path] = {}
+    for path in paths:
+        try:
+            text = path.read_text(encoding="utf-8")
+            if (other := known.setdefault(text, path)) is not path:
+                raise ValueError(f"says what {other} says, which would count twice")
+            yield from read(text, provider)
+        except ValueError as error:  # what is no UTF-8, no JSON and no usage alike
+            raise click.BadParameter(f"{path}: {error}", param_hint="USAGE_FILE") from error
 
 
 def to_dict(made: Reconciled) -> dict[str, Any]:

@@ -78,5 +78,8 @@ def test_a_bill_is_reconciled_to_the_nano_dollar(rolled: Any) -> None:
         "no lane 'x'"
         in rolled.run("reconcile", "--provider", "acme", "--lane", "x", "bill.csv", code=2).stderr
     )
+    (rolled.folder / "copy.csv").write_text((rolled.folder / "bill.csv").read_text())
+    twice = rolled.run("reconcile", "--provider", "acme", "bill.csv", "copy.csv", code=2).stderr
+    assert "copy.csv: says what bill.csv says, which would count twice" in " ".join(twice.split())
     path.write_bytes(b"\xff\xfe")
     assert "bill.csv" in rolled.run("reconcile", "--provider", "openai", "bill.csv", code=2).stderr
