@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import msgpack
 
-from broker.money import text
+from broker.money import shown, text
 from broker.settings import Alerts
 from broker.store import PERIODS
 
@@ -83,24 +83,24 @@ def deeds(alert: Alert, settings: Alerts, *, present: bool) -> tuple[Deed, ...]:
 
 def words(alert: Alert) -> str:
     """One line for a person."""
-    used, limit = text(alert.used_nano), text(alert.limit_nano)
+    used, limit = (shown(text(nano)) for nano in (alert.used_nano, alert.limit_nano))
     match alert.period:
         case "soft":
-            return f"{alert.scope} passed its soft limit: ${used} of ${limit}"
+            return f"{alert.scope} passed its soft limit: {used} of {limit}"
         case "closed":
             opens = f"`laneway budget unkill {alert.scope}` opens it"
             return (
                 f"{alert.scope} ({alert.window}) is closed: a provider used more than was reserved; {opens}"
             )
         case "p95":
-            return f"{alert.scope}: for five minutes the dearest of twenty tasks cost ${used} and more, above ${limit}"
+            return f"{alert.scope}: for five minutes the dearest of twenty tasks cost {used} and more, above {limit}"
         case "rising":
             return (
-                f"{alert.scope}: for five minutes a success cost ${used} or more, in the hour before ${limit}"
+                f"{alert.scope}: for five minutes a success cost {used} or more, in the hour before {limit}"
             )
     state = "used up" if alert.level >= USED_UP else f"{alert.level}% spent"
     when = f" ({alert.window})" if alert.window != alert.period else ""
-    return f"{alert.scope} per {alert.period}{when} is {state}: ${used} of ${limit}"
+    return f"{alert.scope} per {alert.period}{when} is {state}: {used} of {limit}"
 
 
 def document(alert: Alert, *, killed: bool) -> dict[str, Any]:

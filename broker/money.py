@@ -7,10 +7,13 @@ and price is exact and only one rounding happens, half-even, once per attempt.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from decimal import ROUND_HALF_EVEN, Decimal, InvalidOperation
+from decimal import ROUND_HALF_EVEN, Decimal, InvalidOperation, Overflow
 
 NANO_PER_USD = 1_000_000_000
 PICO_PER_NANO = 1_000
+MOST_USD = (
+    10**9
+)  # amounts are below that: no column of the ledger has room for it, and hardly an integer of Redis
 
 
 def nano(usd: Decimal | str | int) -> int:
@@ -26,7 +29,10 @@ def nano(usd: Decimal | str | int) -> int:
         raise ValueError(f"{usd!r} is not an amount of money") from error
     if not amount.is_finite():
         raise ValueError(f"{usd!r} is not an amount of money")
-    return int((amount * NANO_PER_USD).to_integral_value(rounding=ROUND_HALF_EVEN))
+    try:
+        return int((amount * NANO_PER_USD).to_integral_value(rounding=ROUND_HALF_EVEN))
+    except Overflow as error:
+        raise ValueError(f"{usd!r} is more than any amount of money") from error
 
 
 def dollars(nano_usd: int) -> Decimal:
@@ -38,6 +44,12 @@ def text(nano_usd: int) -> str:
     """The exact amount in dollars as a plain decimal string, trailing zeros dropped: ``0.00012``."""
     plain = f"{dollars(nano_usd):.9f}".rstrip("0")
     return plain + "0" if plain.endswith(".") else plain
+
+
+def shown(amount: str) -> str:
+    """What ``text`` has written, for a person: with a sign, and to the cent at least."""
+    whole, _, cents = amount.partition(".")
+    return f"${whole}.{cents:0<2}"
 
 
 def round_half_even(numerator: int, denominator: int) -> int:

@@ -34,6 +34,7 @@ from pydantic import (
 from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
 from broker.errors import ConfigError
+from broker.money import MOST_USD
 
 HUMAN = "human"
 NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
@@ -73,6 +74,8 @@ COUNT_LIMIT = 2**31
 _LARGEST = Decimal(10) ** 100
 
 Usd = Annotated[Decimal, BeforeValidator(_no_float), Field(ge=0, allow_inf_nan=False)]
+#: What may be spent: Redis counts it in integers.
+LimitUsd = Annotated[Usd, Field(lt=MOST_USD)]
 Amount = Annotated[Decimal, Field(gt=0, allow_inf_nan=False)]
 Count = Annotated[int, BeforeValidator(_no_truth), Field(ge=0, lt=COUNT_LIMIT)]
 Number = Annotated[Decimal, BeforeValidator(_no_truth), Field(gt=-_LARGEST, lt=_LARGEST, allow_inf_nan=False)]
@@ -506,9 +509,9 @@ class TaskBudget(_Table):
     in seconds from its first call on, without the time that it waits for a person.
     """
 
-    hard_usd: Usd | None = None
-    soft_usd: Usd | None = None
-    retry_usd: Usd | None = None
+    hard_usd: LimitUsd | None = None
+    soft_usd: LimitUsd | None = None
+    retry_usd: LimitUsd | None = None
     llm_calls: Count | None = None
     tool_calls: Count | None = None
     same_tool_calls: Count | None = None
@@ -750,7 +753,7 @@ class TaskType(_Table):
 class BudgetRow(_Table):
     scope: str
     period: Literal["day", "month", "total"]
-    usd: Usd
+    usd: LimitUsd
 
     @field_validator("scope")
     @classmethod

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from broker.events import Attempted
-from broker.money import nano, text
+from broker.money import nano, shown, text
 from broker.settings import TaskBudget
 from dispatcher.policy import Reprompt, Retry, Run, Step
 
@@ -144,7 +144,9 @@ def explain(refusal: Refusal, worst_nano: int | None, what: str = "the call may 
     where = f"the limit of task {name}" if name else "the task's own limit"
     if kind != "task":
         where = f"{refusal.scope} per {refusal.period}"
-    estimate = f"{what} ${text(worst_nano)}" if worst_nano is not None else "the call has no known price"
+    estimate = (
+        f"{what} {shown(text(worst_nano))}" if worst_nano is not None else "the call has no known price"
+    )
     match refusal.kind:
         case "killed":
             return f"{refusal.scope} is switched off"
@@ -153,7 +155,7 @@ def explain(refusal: Refusal, worst_nano: int | None, what: str = "the call may 
         case "unpriced":
             return f"{estimate}, and {where} is limited"
         case _:
-            return f"{estimate}, {where} has ${text(refusal.left_nano or 0)} left"
+            return f"{estimate}, {where} has {shown(text(refusal.left_nano or 0))} left"
 
 
 def may_retry(limits: Limits, attempts: Sequence[Attempted], worst_nano: int | None) -> bool:

@@ -14,8 +14,10 @@ from broker.settings import HUMAN, SCOPE, Settings, load
 from broker.store import PERIODS, BudgetState
 from broker.task import TERMINAL
 from dispatcher.budget import own_nano
+from laneway.cli.amounts import amount
 from laneway.cli.output import emit, json_option, price, say, table, usd
 from laneway.client import Client
+from laneway.submission import MONEY_LIMIT_NANO
 
 Command = Callable[..., None]
 FILE = "-"  # in place of an amount: what the configuration says
@@ -42,20 +44,14 @@ def _amount(_: click.Context, option: click.Parameter, value: str) -> int | None
     """Nano-dollars; None for the configuration's word."""
     if value == FILE:
         return None
-    try:
-        amount = nano(value)
-    except ValueError as error:
-        raise click.BadParameter(f"{error}; write dollars, as 12.50") from None
-    if amount < 0:
-        raise click.BadParameter(f"{value} is below nothing")
-    return amount
+    return amount(value)
 
 
 def _limit(context: click.Context, option: click.Parameter, value: str | None) -> int | None:
     """Nano-dollars; None where it is not said."""
     if value == FILE:
         raise click.BadParameter("a task's limit is an amount")
-    return None if value is None else _amount(context, option, value)
+    return None if value is None else amount(value, MONEY_LIMIT_NANO)
 
 
 scope_argument = click.argument("scope", callback=_scope)
@@ -123,19 +119,18 @@ def _cells(row: dict[str, Any]) -> tuple[str, ...]:
     )
 
 
-def _configured(amount: str | None) -> str:
-    return "nothing" if amount is None else price(amount)
+def _configured(told: str | None) -> str:
+    return "nothing" if told is None else price(told)
 
 
 def _tell_of_the_file(settings: Settings, states: list[BudgetState]) -> None:
     """A node declares the file's limits when it starts; what was written since does not hold yet."""
     declared = {(one.scope, one.period): one.file_nano for one in states}
     for row in settings.budgets:
-        if declared.get((row.scope, row.period)) != nano(row.usd):
-            click.echo(
-                f"{row.scope} per {row.period}: the file's ${row.usd} holds once a node has started with it",
-                err=True,
-            )
+        limit_nano = nano(row.usd)
+        if declared.get((row.scope, row.period)) != limit_nano:
+            file = f"{row.scope} per {row.period}: the file's {price(usd(limit_nano))}"
+            click.echo(f"{file} holds once a node has started with it", err=True)
 
 
 @budget.command("set")

@@ -16,6 +16,7 @@ from broker import keys
 from broker.batches import BatchBook
 from broker.connect import connect
 from broker.errors import EngineUnavailable
+from broker.money import shown
 from broker.prices import HardwarePrice, Price, TokenPrice
 from broker.settings import Lane, Settings, load, secret
 from broker.sights import Sights
@@ -177,8 +178,8 @@ def _price_words(price: Mapping[str, str] | None) -> str:
     if price is None:
         return "unpriced"
     if "hour_usd" in price:
-        return f"${price['hour_usd']} an hour"
-    return f"${price['input_mtok_usd']} in, ${price['output_mtok_usd']} out a Mtok"
+        return f"{shown(price['hour_usd'])} an hour"
+    return f"{shown(price['input_mtok_usd'])} in, {shown(price['output_mtok_usd'])} out a Mtok"
 
 
 def _waiting(state: Mapping[str, Any]) -> str:

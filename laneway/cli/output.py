@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from broker.money import text
+from broker.money import shown, text
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -78,7 +78,7 @@ def usd(nano: int | None) -> str | None:
 
 def price(amount: str | None) -> str:
     """Money for a person."""
-    return "unpriced" if amount is None else f"${amount}"
+    return "unpriced" if amount is None else shown(amount)
 
 
 def moment(micros: int | None) -> str | None:

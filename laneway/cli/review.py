@@ -16,16 +16,17 @@ import click
 
 from broker.connect import connect
 from broker.errors import ReviewRefused
-from broker.money import nano
 from broker.settings import HUMAN, Settings, load
 from broker.sights import Sights
 from broker.store import Record, Store
 from dispatcher.availability import unavailable
 from dispatcher.budget import explain, parse_refusal
 from dispatcher.gates import Verdict, gates_of, judge
+from laneway.cli.amounts import amount
 from laneway.cli.output import emit, json_option, moment, price, say, shorten, span, table, usd
 from laneway.cli.story import story, tell
 from laneway.client import Client
+from laneway.submission import MONEY_LIMIT_NANO
 from workers.human import Word, Work, answered, approved, carry_out, lane_to_try, priced, rejected, sent_back
 
 SHOWN = 1000
@@ -306,19 +307,26 @@ def reject(
     desk.do(rejected(desk.record, desk.work, reason))
 
 
+def _limit(_: click.Context, option: click.Parameter, value: str | None) -> int | None:
+    return None if value is None else amount(value, MONEY_LIMIT_NANO)
+
+
 @review.command("retry")
 @_working
 @click.option("--lane", help="A lane of its chain; the last one that tried where it is not said.")
 @click.option("--instruction", default="", metavar="TEXT", help="What is said to the model besides.")
 @click.option(
-    "--hard-usd", metavar="N", help="The task's own limit from now on, what it has cost so far included."
+    "--hard-usd",
+    "hard_nano",
+    callback=_limit,
+    metavar="N",
+    help="The task's own limit from now on, what it has cost so far included.",
 )
 def retry(
     task_id: str, workspace: str | None, minutes: Decimal | None, by: str | None, as_json: bool, over: bool,
-    lane: str | None, instruction: str, hard_usd: str | None,
+    lane: str | None, instruction: str, hard_nano: int | None,
 ) -> None:  # fmt: skip
     """Back onto a lane of its chain, corrected; from there on it climbs as ever."""
-    hard_nano = None if hard_usd is None else _limit(hard_usd)
     desk = _desk(task_id, workspace, minutes, by, as_json, over)
     named = lane or lane_to_try(desk.record)
     lanes = [one for one in desk.record.progress.chain if one in desk.settings.lanes]
@@ -331,16 +339,6 @@ def retry(
     if named in away:
         raise ReviewRefused(f"lane {named!r} cannot take it: {away[named]}", mend="see `laneway lanes`")
     desk.do(sent_back(desk.record, desk.work, named, instruction), hard_nano=hard_nano)
-
-
-def _limit(usd_text: str) -> int:
-    try:
-        limit = nano(usd_text)
-    except ValueError as error:
-        raise click.BadParameter(str(error), param_hint="--hard-usd") from None
-    if limit < 0:
-        raise click.BadParameter(f"{usd_text} is below nothing", param_hint="--hard-usd")
-    return limit
 
 
 @review.command("export")

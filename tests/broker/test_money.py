@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from broker.money import dollars, nano, round_half_even, split, text
+from broker.money import dollars, nano, round_half_even, shown, split, text
 
 
 @pytest.mark.parametrize(
@@ -22,7 +22,7 @@ def test_nano_is_half_even_of_the_decimal(usd: Decimal | str | int, expected: in
     assert nano(usd) == expected
 
 
-@pytest.mark.parametrize("bad", [0.15, "NaN", "Infinity", "a lot", ""])
+@pytest.mark.parametrize("bad", [0.15, "NaN", "Infinity", "a lot", "", "1e999999"])
 def test_money_is_never_a_float_or_a_word(bad: object) -> None:
     with pytest.raises(ValueError, match="money"):
         nano(bad)  # type: ignore[arg-type]
@@ -32,6 +32,20 @@ def test_money_is_never_a_float_or_a_word(bad: object) -> None:
 def test_dollars_and_text_lose_nothing(amount: int) -> None:
     assert nano(dollars(amount)) == amount
     assert nano(text(amount)) == amount
+
+
+@pytest.mark.parametrize(
+    ("amount", "words"),
+    [
+        (0, "$0.00"),
+        (2_400_000_000, "$2.40"),
+        (10**11, "$100.00"),
+        (120_000, "$0.00012"),
+        (-5 * 10**8, "$-0.50"),
+    ],
+)
+def test_an_amount_for_a_person_has_its_cents_and_all_its_figures(amount: int, words: str) -> None:
+    assert shown(text(amount)) == words
 
 
 @given(st.integers(-(10**15), 10**15), st.integers(1, 10**9))

@@ -75,6 +75,10 @@ def test_the_contract_s_tables_are_read() -> None:
             "lanes.rented.endpoints.0.base_url: holds a password; name its environment variable in api_key_env",
         ),
         (RENTED + "timeout_s = inf", "lanes.rented.timeout_s: Input should be a finite number"),
+        (
+            '[[budgets]]\nscope = "fleet"\nperiod = "day"\nusd = "1e30"',
+            "budgets.0.usd: Input should be less than 1000000000",
+        ),
         ("[fleet]\ningest_flush_s = nan", "fleet.ingest_flush_s: Input should be a finite number"),
         (RENTED + 'base_url = "example.org"', "lanes.rented.base_url: is no web address"),
         (LIMIT + LIMIT.replace("1", "7"), "budgets: fleet per day stands there twice"),

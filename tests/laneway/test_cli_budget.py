@@ -52,7 +52,7 @@ def test_the_list_shows_what_is_spent_and_left_and_who_said_so(laneway: Any) -> 
     assert (row["overridden"], row["configured_usd"], row["used_share"]) == (True, "1.0", 1.0)
     assert nano(row["left_usd"]) <= 0  # what classifying cost is booked, not asked for
     assert row["alerts"] == [50, 80, 100]
-    assert "the file says $1.0" in laneway.run("budget", "list").stdout
+    assert "the file says $1.00" in laneway.run("budget", "list").stdout
 
 
 def test_a_task_that_waits_for_a_limit_says_so_and_asks_again_within_minutes(laneway: Any) -> None:
@@ -110,7 +110,7 @@ def test_what_the_file_says_and_no_node_has_declared_is_said(laneway: Any) -> No
     laneway.config.write_text(laneway.config.read_text() + FILE)
     said = laneway.run("budget", "list")
     assert said.stdout == "no limits\n"
-    assert "workspace:acme per day: the file's $1 holds once a node has started with it" in said.stderr
+    assert "workspace:acme per day: the file's $1.00 holds once a node has started with it" in said.stderr
 
 
 def test_a_switch_stops_a_scope_at_once_and_back(laneway: Any) -> None:
@@ -181,6 +181,12 @@ def test_a_task_that_is_parked_at_a_limit_of_calls_goes_on_where_it_was_when_it_
         (["budget", "set", "fleet", "--period", "week", "--usd", "1"], "'week' is not one of"),
         (["budget", "set", "fleet", "--period", "day", "--usd", "x"], "'x' is not an amount of money"),
         (["budget", "set", "fleet", "--period", "day", "--usd=-1"], "below nothing"),
+        (
+            ["budget", "set", "fleet", "--period", "day", "--usd", "1e30"],
+            "is not below 1,000,000,000 dollars",
+        ),
+        (["budget", "set", "fleet", "--period", "day", "--usd", "1e999999"], "more than any amount of money"),
+        (["budget", "raise", "t", "--usd", "1e9"], "is not below 9,007,199 dollars"),
         (["budget", "kill", "team:x"], "unknown scope 'team:x'"),
         (["budget", "raise", "t", "--usd", "-"], "is an amount"),
     ],

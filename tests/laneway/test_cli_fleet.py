@@ -38,7 +38,7 @@ def test_lanes_tell_price_key_and_why_one_is_not_served(laneway: Any) -> None:
     assert "its key is not set" in frontier["reason"]
     words = laneway.process("lanes").stdout
     assert "frontier takes no tasks: no node serves it: its key is not set" in words
-    assert "$100 in, $400 out a Mtok" in words
+    assert "$100.00 in, $400.00 out a Mtok" in words
 
 
 def test_lanes_count_the_latest_verdicts_in_the_stream_and_in_the_ledger(laneway: Any) -> None:

@@ -219,7 +219,7 @@ def test_peoples_money_counts_in_every_scope_and_in_a_budget_of_its_own(laneway:
     park(laneway, more=PRICED + budgets, workspace="acme")
     laneway.store.declare_limits(laneway.settings.budgets)
     refused = laneway.run("review", "approve", "t", code=1).stderr
-    assert "the work costs $2.5, lane:human per day has $2.0 left; nothing was done" in refused
+    assert "the work costs $2.50, lane:human per day has $2.00 left; nothing was done" in refused
     assert laneway.client.record("t").status == "parked"
     laneway.run("review", "approve", "t", "--over-budget")
     spent = {one.scope: one.spent_nano for one in laneway.store.budgets()}
@@ -265,6 +265,7 @@ def test_answered_and_approved_tasks_are_golden_cases_and_rejected_ones_are_not(
         ["review", "answer", "t", "--text", "a", "--minutes", "NaN"],
         ["review", "retry", "t", "--hard-usd", "x"],
         ["review", "retry", "t", "--hard-usd=-1"],
+        ["review", "retry", "t", "--hard-usd", "1e30"],
     ],
     ids=" ".join,
 )
