@@ -18,10 +18,10 @@ from accounting import schema
 from accounting.columns import NONE, Columns, Facts, Flags, Texts
 from accounting.order import Rows
 from broker.events import Allotted, Attempted, Routed
+from broker.purpose import EMBED, JUDGE
 
 #: What stands as the engine of rows that no model call made.
 DISPATCHER, GATE = "dispatcher", "gate"
-_EMBED, _JUDGE = "embed", "judge"
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,7 +162,7 @@ class AttemptRows:
             "lane": self._texts(calls.lane, "", ""),
             "engine": self._texts(said.texts("engine").filled(), DISPATCHER, GATE),
             "model": self._texts(calls.model, "", ""),
-            "purpose": self._texts(calls.purpose, _EMBED, _JUDGE),
+            "purpose": self._texts(calls.purpose, EMBED, JUDGE),
             "started_at": pa.array(self.started_us),
             "ended_at": self._numbers(said["ended_at"], self.routed_us, self.checked_us),
             "settled_at": pa.array(

@@ -19,21 +19,8 @@ from accounting.columns import NONE, Columns, Facts, Flags, Texts, distinct, fir
 from accounting.lots import Lot
 from accounting.order import Rows
 from broker.events import Escalated, Finished, Parked, Rated, Resumed, Routed, Submitted
+from broker.purpose import MODEL_CALLS, TOOL, part_of
 
-#: purpose → the part of the cost that it belongs to; a purpose that nobody foresaw is inference.
-PART_OF = {
-    "task": "inference",
-    "retry": "retry",
-    "reprompt": "reprompt",
-    "judge": "validation",
-    "embed": "routing",
-    "tool": "tool",
-    "eval": "eval",
-    "human": "human",
-}
-#: Purposes of a call that is the first on its lane: for the task itself, or what a task of another role is done for.
-FIRSTS = frozenset({"task", "judge", "eval"})
-LLM_PURPOSES = FIRSTS | {"retry", "reprompt"}
 INFERENCE = "inference_usd"
 #: What no amount of a slice comes near to, so that no sum of integers can turn over.
 _LARGEST = 9e18
@@ -147,13 +134,13 @@ def _as_called(facts: Facts, calls: Calls) -> dict[str, Any]:
     purpose, said = calls.purpose, calls.said
     made = {name: pa.array(sums(said.whole(name), calls.bounds)) for name in schema.TOKENS}
     made["attempts"] = pa.array(np.diff(calls.bounds))
-    made["llm_calls"] = count(purpose.are(*LLM_PURPOSES))
-    made["tool_calls"] = count(purpose.are("tool"))
+    made["llm_calls"] = count(purpose.are(*MODEL_CALLS))
+    made["tool_calls"] = count(purpose.are(TOOL))
     made["unpriced_calls"] = count(~calls.priced)
     made["unsettled_calls"] = count(~said.true("settled"))
     batched = np.bincount(calls.task[said.true("batch")], minlength=facts.count)
     made["batch"] = pa.array(batched > 0)
-    answers = np.flatnonzero(purpose.are(*LLM_PURPOSES))
+    answers = np.flatnonzero(purpose.are(*MODEL_CALLS))
     last = np.full(facts.count, NONE, dtype=np.int64)  # by the order of calls, which is not that of facts
     last[calls.task[answers]] = answers
     made["time_to_first_token_ms"] = said["time_to_first_token_ms"].take(pa.array(last, mask=last == NONE))
@@ -193,7 +180,7 @@ def _lanes(facts: Facts, calls: Calls) -> dict[str, Any]:
 def _models(calls: Calls) -> Texts:
     """Of each call its model, "" where it asked none: a tool and a person have a name there too."""
     named = calls.model.having("")
-    asked = calls.purpose.are(*LLM_PURPOSES)
+    asked = calls.purpose.are(*MODEL_CALLS)
     return Texts(np.where(asked, named.codes, named.code("")).astype(np.int32), named.words)
 
 
@@ -211,7 +198,7 @@ def _each_once(facts: Facts, calls: Calls, texts: Texts) -> Any:
 def _parts(calls: Calls) -> Rows:
     """Of each call the place of its part of the cost in ``schema.PARTS``."""
     names = calls.purpose.words.to_pylist()
-    known = [schema.PARTS.index(f"{PART_OF.get(name, 'inference')}_usd") for name in names]
+    known = [schema.PARTS.index(f"{part_of(name)}_usd") for name in names]
     return np.array([*known, schema.PARTS.index(INFERENCE)], dtype=np.int64)[calls.purpose.codes]
 
 

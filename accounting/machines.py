@@ -31,6 +31,7 @@ from accounting.lots import Lot
 from accounting.order import Rows
 from broker.events import Allotted, Submitted
 from broker.money import nano
+from broker.purpose import TOOL
 from broker.scopes import scopes_named
 from broker.settings import Hardware, Settings
 from broker.store import Share, Store
@@ -40,7 +41,6 @@ DAYS_PER_YEAR = 365
 SECONDS_PER_HOUR = 3600
 HANDFUL = 500
 SLICE_ROWS = 400_000  # of facts, of which some columns are read
-TOOL = "tool"  # the purpose of a tool's use, which is booked on the lane of its task and no work of the lane's machine
 _MADE_BY = ("lane", "node", "purpose", "ended_at")
 _COLUMNS = (
     *facts.IDENTITY, *_MADE_BY, "workflow", "pipeline", "user_id", "attempt_id", "engine", "model", "hop",
@@ -268,7 +268,8 @@ def _has_any(files: Files, submission: str, begin_us: int, chosen: Callable[[Any
 
 
 def _ended(calls: Any, *, lanes: Any, begin_us: int) -> Rows:
-    """The rows of calls of these lanes that a known machine ended on the day that begins so."""
+    """The rows of calls of these lanes that a known machine ended on the day that begins so. A tool's use is booked on
+    the lane of its task, and is no work of the lane's machine."""
     lane, node, purpose = (
         schema.in_one(calls[name]).cast(schema.TEXT) for name in ("lane", "node", "purpose")
     )

@@ -16,14 +16,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from accounting import ledger, schema
-from accounting.fold import LLM_PURPOSES
 from accounting.ledger import Store
 from accounting.reports.families import PARTS_NANO, Families, may_have_parts, wholes
 from accounting.reports.rows import names_of, pieces, read_days, share_ids
 from broker.errors import CallCancelled, CallNeverMade
 from broker.money import NANO_PER_USD
+from broker.purpose import MODEL_CALLS, TASK
 
-FIRST = "task"  # the purpose of a first call that is made for the task itself
 P95 = 95
 MTOK = 1_000_000
 _TASK_COLUMNS = ("workspace", "task_id", "task_type", "succeeded", "cost_usd", *schema.PARTS)
@@ -195,7 +194,7 @@ def measure(store: Store, since: str, until: str) -> Measured | None:
 def _judge(tasks: Any, calls: Any) -> Any:
     """A row of figures a try. Where attempts do not name their workspace, ids that two of them share on a day count as
     the type of the first."""
-    answers = pc.is_in(calls["purpose"], pa.array(sorted(LLM_PURPOSES)))
+    answers = pc.is_in(calls["purpose"], pa.array(sorted(MODEL_CALLS)))
     calls = calls.filter(
         pc.and_(answers, pc.not_equal(calls["lane"], ""))
     )  # what gates cost stands on no lane
@@ -217,7 +216,7 @@ def _judge(tasks: Any, calls: Any) -> Any:
         {
             "task_type": pc.fill_null(tasks["task_type"].take(row), ""),
             "lane": calls["lane"],
-            "first": pc.equal(calls["purpose"], FIRST),
+            "first": pc.equal(calls["purpose"], TASK),
             "tries": np.ones(calls.num_rows, dtype=np.int64),
             "judged": judged.cast(pa.int64()),
             "passed": passed.cast(pa.int64()),

@@ -21,7 +21,8 @@ import duckdb
 
 from accounting import schema
 from accounting.drafts import GROUP_ROWS
-from accounting.fold import COLUMNS, LLM_PURPOSES, PART_OF
+from accounting.fold import COLUMNS
+from broker.purpose import MODEL_CALLS, PART_OF, TOOL
 
 _TASK = "workspace, task_id, submitted_at"
 _MOST = 100_000  # calls of one task
@@ -157,15 +158,15 @@ group by {_TASK}
 _CALLED = f"""
 create temp table called as
 select {_TASK}, count(*) as attempts, min(started_at) as started_at,
-    count(*) filter (purpose {_one_of(LLM_PURPOSES)}) as llm_calls, count(*) filter (purpose = 'tool') as tool_calls,
+    count(*) filter (purpose {_one_of(MODEL_CALLS)}) as llm_calls, count(*) filter (purpose = '{TOOL}') as tool_calls,
     {_listed(f"sum({name})::bigint as {name}" for name in schema.TOKENS)},
     {_listed(f"sum(cost_usd) filter (part = '{part}') as {part}" for part in schema.PARTS)},
     sum(avoided_usd) as avoided_usd, sum(gate_usd) as of_gates_usd, bool_or(batch) as batch,
     sum(queue_wait_ms) as queue_wait_ms,
     count(*) - count(cost_usd) as unpriced_calls, count(*) filter (not settled) as unsettled_calls,
-    arg_max_null(time_to_first_token_ms, turn) filter (purpose {_one_of(LLM_PURPOSES)}) as time_to_first_token_ms,
+    arg_max_null(time_to_first_token_ms, turn) filter (purpose {_one_of(MODEL_CALLS)}) as time_to_first_token_ms,
     arg_min(lane, turn, {_MOST}) filter (lane <> '') as all_lanes,
-    arg_min(model, turn, {_MOST}) filter (model <> '' and purpose {_one_of(LLM_PURPOSES)}) as all_models,
+    arg_min(model, turn, {_MOST}) filter (model <> '' and purpose {_one_of(MODEL_CALLS)}) as all_models,
     arg_max(lane, turn, {_MOST}) filter (is_call) as last_lanes,
     arg_max(model, turn, {_MOST}) filter (is_call) as last_models
 from calls group by {_TASK}

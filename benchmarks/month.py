@@ -22,8 +22,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from accounting import drafts, ledger, schema
-from accounting.fold import PART_OF
 from accounting.ledger import LocalStore
+from broker.purpose import PART_OF
 
 TASKS, DAYS, DIFFERENT = 1_000_000, 30, 7
 NEVER = ("rated", "satisfied", "part_tasks", "part_judged", "part_successes")

@@ -55,7 +55,7 @@ class Attempted:
     """One call of a model (or a person), whatever came of it.
 
     Times are microseconds since the epoch on Redis's clock, durations milliseconds. ``cost_nano`` None: no price is
-    known (unpriced). ``purpose`` is task, retry, reprompt, judge, eval, embed, tool or human. ``verdict`` is ``pass``,
+    known (unpriced). ``purpose`` is one of ``broker/purpose.py``. ``verdict`` is ``pass``,
     ``fail`` or "" (no gate); ``failure`` the code of what went wrong, "" for nothing. ``settled`` False: the call was
     lost and stands at its reserved cost. ``gate_cost_nano`` is what checking the answer cost.
     ``overrun``: the provider used more than the worst case that was reserved. ``cache_write_1h_tokens`` are those of

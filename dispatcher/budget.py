@@ -12,6 +12,7 @@ from typing import Any
 
 from broker.events import Attempted
 from broker.money import nano, shown, text
+from broker.purpose import AGAIN, HUMAN, MODEL_CALLS
 from broker.settings import TaskBudget
 from dispatcher.policy import Reprompt, Retry, Run, Step
 
@@ -162,7 +163,7 @@ def may_retry(limits: Limits, attempts: Sequence[Attempted], worst_nano: int | N
     """No retry begins whose estimate would take what retries have cost together above their limit."""
     if limits.retry_nano is None:
         return True
-    spent = sum(one.cost_nano or 0 for one in attempts if one.purpose in ("retry", "reprompt"))
+    spent = sum(one.cost_nano or 0 for one in attempts if one.purpose in AGAIN)
     return worst_nano is not None and spent + worst_nano <= limits.retry_nano
 
 
@@ -172,7 +173,7 @@ def stopped(limits: Limits, attempts: Sequence[Attempted], running_s: float) -> 
     ``running_s``: seconds since the task's first call, without the time that it waited for a person. Asked outside
     every loop that it guards, before each call.
     """
-    models = [one for one in attempts if one.purpose not in ("human", "tool")]
+    models = [one for one in attempts if one.purpose in MODEL_CALLS]
     used = sum(_tokens(one) for one in models)
     if limits.llm_calls is not None and len(models) >= limits.llm_calls:
         return f"its limit of {limits.llm_calls} model calls is reached"
@@ -208,7 +209,7 @@ def _tokens(one: Attempted) -> int:
 
 def own_nano(booked_nano: int, attempts: Sequence[Attempted]) -> int:
     """What counts against the task's own limits: all that is booked for it but people's work."""
-    return booked_nano - sum(one.cost_nano or 0 for one in attempts if one.purpose == "human")
+    return booked_nano - sum(one.cost_nano or 0 for one in attempts if one.purpose == HUMAN)
 
 
 def over_soft(limits: Limits, booked_nano: int, attempts: Sequence[Attempted], last: Attempted) -> bool:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import Literal
 
+from broker.purpose import TASK
 from broker.settings import HUMAN
 from broker.store import Rate
 
@@ -45,7 +46,7 @@ def again_is_cheapest(
     """
     own = _measured("restart", lane, rates.get((task_type, lane, purpose)))
     others = [
-        _measured("next_lane", one, rates.get((task_type, one, "task"))) for one in further if one != HUMAN
+        _measured("next_lane", one, rates.get((task_type, one, TASK))) for one in further if one != HUMAN
     ]
     if own is None or None in others:
         return True

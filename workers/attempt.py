@@ -9,6 +9,7 @@ from itertools import takewhile
 from broker.call import Reply
 from broker.errors import CallCancelled, EngineError, TransientEngineError
 from broker.events import Attempted, Fact, Finished, Parked
+from broker.purpose import FIRST_CALLS, FIRST_OF, REPROMPT, RETRY, TASK, TOOL
 from broker.settings import Lane, TaskType
 from broker.store import Move
 from broker.task import Claim, Outcome, Progress, lane_queue
@@ -34,7 +35,6 @@ from dispatcher.route import climbing
 from dispatcher.turns import Turn
 from workers.settle import Settlement
 
-TOOL = "tool"  # the purpose of a tool's use, and the engine of it
 NO_VERDICT = Verdict(passed=None, gate="", complaint="")
 
 
@@ -52,29 +52,25 @@ class Ended:
     batch: bool = False
 
 
-#: What the first call on a lane is booked as, by the role of its task; without one as the task itself.
-FIRST_OF = {"critic": "judge", "eval": "eval"}
-
-
 def booked_as(claim: Claim) -> str:
     """The purpose under which this call stands in the ledger."""
     why = purpose(claim.progress)
-    return FIRST_OF.get(claim.task.role, why) if why == "task" else why
+    return FIRST_OF.get(claim.task.role, why) if why == TASK else why
 
 
 def rated_as(booked: str) -> str:
     """The purpose under which a call counts in its lane's rates: a first call is one, whatever it was made for."""
-    return "task" if booked in FIRST_OF.values() else booked
+    return TASK if booked in FIRST_CALLS else booked
 
 
 def purpose(progress: Progress) -> str:
     """Why this call is made: the first on its lane is the task itself, the others are overhead of two kinds."""
     if progress.complaint or progress.reprompts:
-        return "reprompt"
+        return REPROMPT
     # After a tool was used the next call carries the task on.
     since = takewhile(lambda one: one.purpose != TOOL, reversed(progress.attempts))
     tried = any(one.lane == progress.lane for one in since)
-    return "retry" if tried or progress.retries else "task"
+    return RETRY if tried or progress.retries else TASK
 
 
 def attempted(

@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from decimal import Decimal
 
+from broker import purpose
 from broker.events import Attempted, Fact, Finished, Resumed
 from broker.money import nano
 from broker.scopes import scopes_of
@@ -145,7 +146,7 @@ def _attempted(record: Record, work: Work, gate: str, verdict: str, complaint: s
         lane=HUMAN,
         engine=HUMAN,
         model=work.by,
-        purpose="human",
+        purpose=purpose.HUMAN,
         started_us=began_us,
         ended_us=work.at_us,
         queue_wait_ms=max(0, began_us - record.since_us) / 1000,

@@ -17,6 +17,7 @@ from broker.events import Attempted
 from broker.hands import Hands
 from broker.money import nano
 from broker.prices import Price, cost_nano, worst_nano
+from broker.purpose import REPROMPT, RETRY
 from broker.scopes import next_window_s, scopes_of, utc_day
 from broker.settings import GateSettings, Settings, TaskType
 from broker.sights import Sights
@@ -297,7 +298,7 @@ class Jobs:
         again = may_retry(job.limits, (*progress.attempts, fact), job.worst_nano) and again_is_cheapest(
             progress.task_type,
             self.name,
-            "reprompt" if fact.verdict == "fail" else "retry",
+            REPROMPT if fact.verdict == "fail" else RETRY,
             [lane for lane in above(self.name, progress.chain) if lane not in away],
             patiently(self.sights.rates),
             human_nano=None if human is None else nano(human),

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from broker.call import ToolCall
 from broker.errors import RedisFull, RedisUnavailable, TaskTooLarge, ToolError
 from broker.events import Attempted
+from broker.purpose import TOOL
 from broker.scopes import scopes_of
 from broker.settings import SubtaskTool, TaskType
 from broker.store import Intent, Move
@@ -17,7 +18,7 @@ from dispatcher import turns
 from dispatcher.batching import left_s
 from dispatcher.budget import Limits, ParkForBudget, Refusal, Unusable, tool_stopped
 from dispatcher.text import cut
-from workers.attempt import TOOL, overdue, put_back, running_s, without_call
+from workers.attempt import overdue, put_back, running_s, without_call
 from workers.jobs import UNKNOWN_TYPE_DELAY_S, Jobs, limits_for
 from workers.parts import LOOK_AGAIN_S, ended, handed_on, submitted, waiting
 from workers.toolbox import Offer, Used, arguments_of

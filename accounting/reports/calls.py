@@ -20,7 +20,6 @@ import pyarrow.compute as pc
 from accounting import ledger, schema
 from accounting.calls import DISPATCHER, GATE
 from accounting.currency import Rates
-from accounting.fold import FIRSTS, LLM_PURPOSES
 from accounting.ledger import Store
 from accounting.reports.families import OWN_TYPE, Families
 from accounting.reports.figures import Lane, Speed, Within
@@ -39,6 +38,7 @@ from accounting.reports.rows import (
     worded,
 )
 from accounting.reports.sums import Sums, by, nanos
+from broker.purpose import FIRST_CALLS, MODEL_CALLS
 
 CALL_DAYS = 7  # calls of more days are read when asked for
 _READ = (
@@ -179,7 +179,7 @@ def _first(wanted: _Wanted, rates: Rates | None, day: str) -> _Look:
         rows = some.rows
         cost, marginal = nanos(rows, "cost_usd", day, rates), nanos(rows, "marginal_usd", day, rates)
         ours = _are_ours(rows)
-        climbed = _are(rows["purpose"], *FIRSTS) & (rows["hop"].to_numpy() > 0) & ~ours
+        climbed = _are(rows["purpose"], *FIRST_CALLS) & (rows["hop"].to_numpy() > 0) & ~ours
         priced = rows["marginal_usd"].is_valid().to_numpy(zero_copy_only=False)
         within += [int(cost[those].sum()) for those in (ours, climbed)] + [
             int((cost - marginal)[priced].sum())
@@ -321,7 +321,7 @@ def _answered(rows: Any) -> Any:
 
 def _answers(rows: Any) -> Any:
     """Calls that answered, of those that were to answer the task."""
-    return _answered(rows) & _are(rows["purpose"], *LLM_PURPOSES) & ~_are_ours(rows)
+    return _answered(rows) & _are(rows["purpose"], *MODEL_CALLS) & ~_are_ours(rows)
 
 
 def _are(column: Any, *words: str) -> Any:

@@ -10,6 +10,7 @@ import click
 
 from broker.errors import BadTask, ResultTimeout
 from broker.money import round_half_even
+from broker.purpose import MODEL_CALLS, TOOL
 from broker.store import Record
 from broker.task import new_task_id
 from laneway.cli.output import emit, json_option, price, say, table, usd
@@ -96,7 +97,7 @@ def _wait(client: Client, handles: Sequence[Handle], wait: float) -> None:
 def figures(records: Sequence[Record]) -> dict[str, Any]:
     """What the tasks of one variant came to. Money as decimal strings; that of their sub-tasks is in it."""
     attempts = [one for record in records for one in record.progress.attempts]
-    models = [one for one in attempts if one.purpose not in ("tool", "human")]
+    models = [one for one in attempts if one.purpose in MODEL_CALLS]
     cost = sum(record.cost_nano + record.family_nano for record in records)
     successes = sum(record.status == "succeeded" for record in records)
     progress = [record.progress for record in records]
@@ -106,7 +107,7 @@ def figures(records: Sequence[Record]) -> dict[str, Any]:
         "cost_usd": usd(cost),
         "usd_per_success": usd(round_half_even(cost, successes)) if successes else None,
         "llm_calls": len(models),
-        "tool_calls": len(attempts) - len(models),
+        "tool_calls": sum(one.purpose == TOOL for one in attempts),
         "input_tokens": sum(
             one.input_tokens + one.cached_input_tokens + one.cache_write_tokens for one in models
         ),

@@ -8,9 +8,9 @@ from typing import Any
 
 import click
 
-from accounting.fold import PART_OF
 from broker.errors import BadTask, UnknownTask
 from broker.events import Attempted
+from broker.purpose import part_of
 from broker.settings import HUMAN
 from broker.store import Record, Store
 from broker.task import TERMINAL, Task
@@ -177,7 +177,7 @@ def _cost(record: Record) -> dict[str, Any]:
     for one in record.progress.attempts:
         if one.failure == "worker_lost":
             continue
-        part = PART_OF.get(one.purpose, "inference")
+        part = part_of(one.purpose)
         parts[part] = parts.get(part, 0) + (one.cost_nano or 0)
         if one.gate_cost_nano:
             parts[CHECKING] = parts.get(CHECKING, 0) + one.gate_cost_nano

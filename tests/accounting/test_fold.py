@@ -10,7 +10,6 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from accounting import daily
-from accounting.fold import PART_OF
 from broker.events import (
     Allotted,
     Attempted,
@@ -25,6 +24,7 @@ from broker.events import (
     Routed,
     Submitted,
 )
+from broker.purpose import PART_OF
 from tests.accounting import reference
 from tests.accounting.folding import folded as fold
 from tests.accounting.folding import rolled, shuffled

@@ -117,6 +117,7 @@ SPENT = Attempted(
     [
         (Limits(), [SPENT] * 99, 1e6, None),
         (Limits(llm_calls=2), [SPENT, call("human", purpose="human"), call("x", purpose="tool")], 0, None),
+        (Limits(llm_calls=2), [SPENT, call("x", purpose="embed"), call("x", purpose="unforeseen")], 0, None),
         (Limits(llm_calls=1), [SPENT], 0, "1 model calls"),
         (Limits(failures=2), [call("a", failure="worker_lost"), call("a", failure="timeout")], 0, None),
         (Limits(failures=2), [call("a", failure="timeout")] * 2, 0, "2 failures"),

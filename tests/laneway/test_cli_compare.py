@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from laneway.cli.compare import figures
+
 TOML = """
 [lanes.local]
 engine = "echo"
@@ -72,6 +74,17 @@ def test_each_case_is_run_in_each_variant_and_what_it_came_to_stands_side_by_sid
     spent = {part["name"] for part in laneway.json("report")["parts"] if float(part["usd"])}
     assert "eval" in spent
     assert "inference" not in spent
+
+
+def test_what_a_person_did_is_no_call_of_a_model_or_a_tool(laneway: Any) -> None:
+    laneway.configure(TOML.replace("tools = ", 'gate = { kind = "choice", choices = ["42"] }\ntools = '))
+    laneway.client.submit("How much is 6 * 7?", task_id="t")
+    laneway.work()
+    laneway.run("review", "answer", "t", "--text", "42")
+    record = laneway.client.record("t")
+    assert [one.purpose for one in record.progress.attempts] == ["task", "tool", "task", "human"]
+    told = figures([record])
+    assert (told["llm_calls"], told["tool_calls"]) == (2, 1)
 
 
 def test_a_case_with_an_id_of_its_own_is_refused(laneway: Any) -> None:

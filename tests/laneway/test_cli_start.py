@@ -40,6 +40,16 @@ def test_help_loads_nothing_that_takes_time(words: list[str]) -> None:
     assert done.stderr.splitlines()[-1] == "[]"
 
 
+@pytest.mark.parametrize("command", ["show", "review", "dead", "submit", "budget"])
+def test_what_asks_of_tasks_alone_loads_nothing_of_the_ledger(command: str) -> None:
+    done = _python(
+        "import sys; from laneway.cli import run\n"
+        f"run([{command!r}, '--help'])\n"
+        "print('pyarrow' in sys.modules, file=sys.stderr)"
+    )
+    assert done.stderr.splitlines()[-1] == "False"
+
+
 def test_help_takes_less_than_three_tenths_of_a_second() -> None:
     used = []
     for _ in range(3):
