@@ -47,7 +47,7 @@ test-spark: .venv/dev.stamp .venv-spark/done.stamp
 
 # The price book, after a new pin of genai-prices or a new row in broker/pricebook.toml.
 prices: .venv/dev.stamp
-	$(BIN)/python -m accounting.compile_book $(ARGS)
+	$(BIN)/python -m scripts.compile_book $(ARGS)
 
 # New pins: `make lock` keeps what still fits, `make lock ARGS=--upgrade` takes the newest that are a week old.
 lock:

@@ -9,11 +9,11 @@ import pytest
 from genai_prices import Usage as TheirUsage
 from genai_prices.data import providers
 
-from accounting.compile_book import FOLDER, compiled, merged, source
 from broker.call import Usage
 from broker.errors import ConfigError
 from broker.pricebook import NO_PRICE, OVERLAY, TABLE, Book, book, read
 from broker.prices import cost_nano
+from scripts.compile_book import FOLDER, compiled, merged, source
 
 AS_OF = date(2026, 11, 25)
 USAGE = Usage(7_001, 503, 0, 211)
