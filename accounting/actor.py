@@ -64,7 +64,7 @@ class Accounting:
             )
         )
         log.info("%d events into %d parts", done.events, done.parts)
-        return int(done.entries)
+        return done.entries
 
     def nightly(self) -> None:
         try:

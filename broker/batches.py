@@ -93,23 +93,24 @@ class BatchBook:
 
     def all(self, lane: str | None = None) -> list[Batch]:
         """Those that are not done with, oldest first; of one lane or of all."""
-        ids = [one.decode() for one in ask(lambda: self.client.zrange(keys.BATCHES, 0, -1))]
+        found: Any = ask(lambda: self.client.zrange(keys.BATCHES, 0, -1))
+        ids = [one.decode() for one in found]
         pipe = self.client.pipeline(transaction=False)
         for one in ids:
             pipe.hgetall(keys.batch_key(one))
-        found = [_batch(one, row) for one, row in zip(ids, ask(pipe.execute), strict=True) if row]
-        return [batch for batch in found if lane in (None, batch.lane)]
+        batches = (_batch(one, row) for one, row in zip(ids, ask(pipe.execute), strict=True) if row)
+        return [batch for batch in batches if lane in (None, batch.lane)]
 
     def get(self, batch_id: str) -> Batch | None:
         """As it is now; None where it is done with."""
-        row = ask(lambda: self.client.hgetall(keys.batch_key(batch_id)))
+        row: Any = ask(lambda: self.client.hgetall(keys.batch_key(batch_id)))
         return _batch(batch_id, row) if row else None
 
     def holders(self, batch: Batch, lines: Sequence[str]) -> list[tuple[str, int] | None]:
         """Whose lines these are, as (ref, epoch); None for one that is settled, or of no task of this batch."""
         if not lines:
             return []
-        found = ask(lambda: self.client.hmget(keys.lines_key(batch.id), list(lines)))
+        found: Any = ask(lambda: self.client.hmget(keys.lines_key(batch.id), list(lines)))
         return [None if one is None else _holder(one) for one in found]
 
     def left(self, batch: Batch) -> Iterator[list[Holder]]:

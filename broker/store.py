@@ -1005,7 +1005,7 @@ _NOT_NOW = (redis.exceptions.ReadOnlyError, redis.exceptions.MasterDownError)
 _NOT_NOW_CODES = ("NOREPLICAS ", "MISCONF ", "BUSY ", "UNBLOCKED ")
 
 
-def ask(question: Callable[[], Any]) -> Any:
+def ask(question: Callable[[], Answer]) -> Answer:
     """The answer of Redis, its library's failures told as ours. Raises RedisFull or RedisUnavailable."""
     try:
         return question()

@@ -83,9 +83,7 @@ def _drain(settings: Settings, store: Store, files: ledger.Store) -> Ingested:
 def _drained(settings: Settings, store: Store, files: ledger.Store, patience_s: float) -> Ingested:
     quarantine = ledger.LocalStore(settings.fleet.var / QUARANTINE)
     limit = settings.fleet.ingest_flush_events
-    return ask(  # type: ignore[no-any-return]
-        lambda: drain_all(store.client, files, quarantine, limit=limit, patience_s=patience_s)
-    )
+    return ask(lambda: drain_all(store.client, files, quarantine, limit=limit, patience_s=patience_s))
 
 
 def _roll(

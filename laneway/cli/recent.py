@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from accounting import ledger, wire
+from accounting import facts, ledger, wire
 from broker import keys
 from broker.errors import LedgerError
 from broker.store import Store, ask
@@ -15,14 +16,13 @@ from broker.store import Store, ask
 STREAM_ENTRIES, STREAM_FACTS = 1000, 10_000
 COLUMNS = ["kind", "lane", "failure", "verdict"]
 FILES = 3
-CALL = "attempted"
 Counts = dict[str, Counter[str]]
 
 
 def verdicts(store: Store, files: ledger.Store) -> Counts:
     """By lane the number of ``pass``, ``fail``, ``ungated``, and of each failure by its code."""
     found: Counts = {}
-    newest = ask(lambda: store.client.xrevrange(keys.EVENTS, count=STREAM_ENTRIES))
+    newest: Any = ask(lambda: store.client.xrevrange(keys.EVENTS, count=STREAM_ENTRIES))
     for table in wire.tables((fields.get(b"b") for _, fields in newest), STREAM_FACTS):
         _count_table(found, table)
     for day in ledger.days(files, ledger.EVENTS)[-1:]:
@@ -43,7 +43,7 @@ def _count_file(found: Counts, files: ledger.Store, path: str) -> None:
 def _count_table(found: Counts, table: pa.Table) -> None:
     calls = table.group_by(COLUMNS).aggregate([([], "count_all")])
     for row in calls.to_pylist():
-        if row["kind"] == CALL:
+        if row["kind"] == facts.CALL:
             _count(found, row["lane"], row["failure"], row["verdict"], row["count_all"])
 
 
