@@ -32,7 +32,6 @@ from workers.human import Word, Work, answered, approved, carry_out, lane_to_try
 SHOWN = 1000
 MICRO = 1_000_000
 Command = Callable[..., None]
-Decide = Callable[[Record, Work], Word]
 
 workspace_option = click.option(
     "--workspace", help="Needed only where two workspaces have a task of that id."
