@@ -30,6 +30,7 @@ from broker.events import (
     Escalated,
     Event,
     Fact,
+    Finished,
     Parked,
     Rated,
     Routed,
@@ -390,7 +391,7 @@ _SHAPES = tuple(_shape(kind) for kind in KINDS)
 #: Whose fact it is, its number and times, and of which kind.
 IDENTITY = ("workspace", "task_id", "seq", "at", "submitted_at", "kind")
 _FACT_COLUMNS = frozenset(schema.EVENTS.names) - frozenset(IDENTITY)
-CALL = KIND_NAMES[KINDS.index(Attempted)]
-#: Columns in which facts of that kind say something, and those of all other kinds.
+CALL, END = (KIND_NAMES[KINDS.index(kind)] for kind in (Attempted, Finished))
+#: Columns in which facts of calls say something, and those of all other kinds.
 CALL_COLUMNS = frozenset({*_SHAPES[KINDS.index(Attempted)].columns, "unpriced"})
 OTHER_COLUMNS = frozenset().union(*(set(one.columns) for one in _SHAPES if one.kind is not Attempted))

@@ -24,7 +24,6 @@ from broker.store import Store
 from broker.task import decode_progress, reference
 
 ENTRIES, FACTS, ENDS = 200, 10_000, 200
-END = "finished"
 AGAIN_S = 3600
 
 #: The mark of the hour and the alert, in one step, which a Redis that is full does not refuse.
@@ -69,7 +68,7 @@ class Watch:
         ends = [
             event
             for table in wire.tables((fields.get(b"b") for _, fields in entries), FACTS)
-            for event in facts.events(table.filter(pc.equal(table["kind"], END)))
+            for event in facts.events(table.filter(pc.equal(table["kind"], facts.END)))
         ]
         ends.sort(key=lambda event: event.at_us)
         return self._known(ends[:: -(-len(ends) // ENDS) or 1])
