@@ -12,12 +12,12 @@ from typing import Any, Literal
 import msgpack
 
 from broker.money import shown, text
+from broker.scopes import OPERATIONS_LEVEL, USED_UP
 from broker.settings import Alerts
 from broker.store import PERIODS
 
 VERSION = 1
 SOFT, CLOSED, OVERRUN, RISING = "soft", "closed", "p95", "rising"
-OPERATIONS_LEVEL, USED_UP = 80, 100
 FIRST_RETRY_US, LONGEST_RETRY_US = 5_000_000, 300_000_000
 GIVE_UP_US = 24 * 3600 * 1_000_000
 

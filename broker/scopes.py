@@ -1,4 +1,4 @@
-"""The scopes that a call's money counts in, and the windows of their limits."""
+"""The scopes that a call's money counts in, the windows of their limits, and what is told of these."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from datetime import UTC, datetime, timedelta
 from broker.task import Task
 
 US_PER_S = 1_000_000
+#: Per cent of a limit at which ``scripts/prelude.lua`` writes an alert: to the log, to operations, and all is used up.
+LOG_LEVEL, OPERATIONS_LEVEL, USED_UP = 50, 80, 100
 
 
 def scopes_of(task: Task, lane: str) -> tuple[str, ...]:

@@ -8,8 +8,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from fractions import Fraction
 
+from broker.scopes import LOG_LEVEL, OPERATIONS_LEVEL, USED_UP
+
 #: Per cent of the day's budget, and what is done then.
-ALERTS = ((50, "log a warning"), (80, "notify operations"), (100, "kill switch"))
+ALERTS = ((LOG_LEVEL, "log a warning"), (OPERATIONS_LEVEL, "notify operations"), (USED_UP, "kill switch"))
 
 
 @dataclass(frozen=True, slots=True)

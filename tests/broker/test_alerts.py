@@ -9,6 +9,7 @@ import redis
 
 from broker import keys
 from broker.events import Attempted, Finished
+from broker.scopes import LOG_LEVEL, OPERATIONS_LEVEL, USED_UP
 from broker.settings import Fleet
 from broker.store import Intent, Move, Store
 from broker.task import DISPATCH, Claim, Outcome, Progress, Task
@@ -95,10 +96,10 @@ def test_what_was_reserved_before_midnight_is_only_reserved_after_it(store: Stor
 
 def test_a_budget_is_used_up_when_a_call_was_refused_with_most_of_it_spent(store: Store) -> None:
     spend(store, 850)
-    assert [row[2] for row in told(store)] == [50, 80]
+    assert [row[2] for row in told(store)] == [LOG_LEVEL, OPERATIONS_LEVEL]
     assert begin(store, 200)[1].startswith("over|")
     assert begin(store, 200)[1].startswith("over|")
-    assert told(store)[2:] == [(SCOPE, "day", 100, 850)]
+    assert told(store)[2:] == [(SCOPE, "day", USED_UP, 850)]
 
 
 def test_one_giant_call_that_is_refused_does_not_use_a_budget_up(store: Store) -> None:
