@@ -24,8 +24,6 @@ NIGHTLY_EVERY_S = 30.0
 HELP_EVERY_S = 1.0
 ALERTS_EVERY_S = 1.0
 WATCH_EVERY_S = 10.0
-#: The longest step between two renewals, a large part written to a slow disk, takes less.
-LEAST_LOCK_MS = 10_000
 
 log = logging.getLogger(__name__)
 
@@ -53,16 +51,8 @@ class Accounting:
 
     def _drain(self) -> int:
         """One batch. How many entries it had."""
-        fleet = self.settings.fleet
-        done = ask(
-            lambda: ingest.drain(
-                self.client,
-                self.files,
-                self.quarantine,
-                limit=fleet.ingest_flush_events,
-                lock_ms=max(LEAST_LOCK_MS, round(fleet.lease_s * 2000)),
-            )
-        )
+        limit = self.settings.fleet.ingest_flush_events
+        done = ask(lambda: ingest.drain(self.client, self.files, self.quarantine, limit=limit))
         log.info("%d events into %d parts", done.events, done.parts)
         return done.entries
 

@@ -15,12 +15,11 @@ from __future__ import annotations
 
 import gc
 import logging
-import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any
 
 import msgpack
 import redis
@@ -28,13 +27,14 @@ import redis
 from accounting import ledger, parts, wire
 from accounting.ledger import Store
 from broker.keys import EVENTS, PREFIX
+from broker.lock import Lock
 from broker.settings import Settings
 
 LOCK = PREFIX + "ingest:lock"
 BATCH = PREFIX + "ingest:batch"
 #: A hash: day → the last entry that touched it, so that a rollup forgets a day only as far as it has read it.
 DIRTY = PREFIX + "dirty"
-LOCK_MS = 60_000
+LOCK_MS = 30_000  # the longest step between two renewals, a large part written to a slow disk, takes less
 #: Entries that are asked for at first; then as many as have about so many events, for an entry holds one or hundreds.
 PAGE = 100
 PAGE_EVENTS, PAGE_ENTRIES = 10_000, 2_000
@@ -45,10 +45,6 @@ TURN_S = 0.05
 
 log = logging.getLogger("laneway.ingest")
 
-_ACQUIRE = """#!lua flags=allow-oom
-if not redis.call('SET', KEYS[1], ARGV[1], 'NX', 'PX', ARGV[2]) then return false end
-return redis.call('GET', KEYS[2]) or ''
-"""
 _HOLD = """#!lua flags=allow-oom
 if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
 redis.call('PEXPIRE', KEYS[1], ARGV[2])
@@ -61,9 +57,6 @@ redis.call('XTRIM', KEYS[3], 'MINID', ARGV[3])
 redis.call('DEL', KEYS[2])
 for i = 4, #ARGV do redis.call('HSET', KEYS[4], ARGV[i], ARGV[2]) end
 return 1
-"""
-_RELEASE = """#!lua flags=allow-oom
-if redis.call('GET', KEYS[1]) == ARGV[1] then redis.call('DEL', KEYS[1]) end
 """
 
 
@@ -110,32 +103,25 @@ class _LockLost(Exception):
     """Another writer took over; what it finds is whole."""
 
 
-class _Lock:
-    """The right to write, as long as Redis says so."""
+class _Lock(Lock):
+    """The right to write, as long as Redis says so: no thread renews it, but each step that is done."""
 
-    def __init__(self, client: redis.Redis, key: str, lock_ms: int) -> None:
-        self.client = client
-        self.key = key
-        self.lock_ms = lock_ms
-        self.token = os.urandom(12).hex()
-        self.recorded: str | None = None
+    def __init__(self, client: redis.Redis, stream: str) -> None:
+        super().__init__(client, LOCK, LOCK_MS)
+        self.stream = stream
 
-    def __enter__(self) -> Self:
-        said = self._script(_ACQUIRE, LOCK, BATCH)(self.lock_ms)
-        self.recorded = None if said is None else said if isinstance(said, str) else said.decode()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self.recorded is not None:
-            self._script(_RELEASE, LOCK)()
+    def boundary(self) -> str:
+        """What a writer recorded who did not come to an end; "" where none did not."""
+        said: Any = self.client.get(BATCH)
+        return "" if said is None else said if isinstance(said, str) else said.decode()
 
     def hold(self, boundary: str = "") -> None:
         """Renews the lock, and records the boundary where one is given. Raises _LockLost."""
-        if not self._script(_HOLD, LOCK, BATCH)(self.lock_ms, boundary):
+        if not self._script(_HOLD, LOCK, BATCH)(self.ms, boundary):
             raise _LockLost
 
     def commit(self, last: str, days: tuple[str, ...]) -> None:
-        if not self._script(_COMMIT, LOCK, BATCH, self.key, DIRTY)(last, _after(last), *days):
+        if not self._script(_COMMIT, LOCK, BATCH, self.stream, DIRTY)(last, _after(last), *days):
             raise _LockLost
 
     def _script(self, source: str, *keys: str) -> Any:
@@ -150,17 +136,16 @@ def drain(
     *,
     limit: int = 50_000,
     key: str = EVENTS,
-    lock_ms: int = LOCK_MS,
 ) -> Ingested:
     """Moves about ``limit`` events from the stream into the ledger. What cannot be read is set aside, never lost.
 
     Raises LedgerError when a file cannot be written; the events then wait in the stream.
     """
-    with _Lock(client, key, lock_ms) as lock:
-        if lock.recorded is None:
+    with _Lock(client, key) as lock:
+        if not lock.mine:
             return Ingested(busy=True)
         try:
-            batch = _recorded(lock, lock.recorded) or _next(lock, limit)
+            batch = _recorded(lock, lock.boundary()) or _next(lock, limit)
             if not batch.ids:
                 if lock.recorded:
                     lock.commit("0-0", ())  # Redis lost the entries of that boundary
@@ -281,7 +266,7 @@ def _read(lock: _Lock, first: str, last: str, *, limit: int | None) -> _Batch:
 
 
 def _page(lock: _Lock, first: str, last: str, count: int) -> list[tuple[bytes, dict[bytes, bytes]]]:
-    page: Any = lock.client.xrange(lock.key, min=first, max=last, count=count)
+    page: Any = lock.client.xrange(lock.stream, min=first, max=last, count=count)
     lock.hold()
     return page  # type: ignore[no-any-return]
 

@@ -9,18 +9,16 @@ what: a span that two have in hand is folded twice into the same rows.
 
 from __future__ import annotations
 
-import logging
 import os
 import socket
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from typing import Any
 
 import redis
 
-from broker.errors import RedisUnavailable
 from broker.keys import PREFIX
+from broker.lock import kept
 from broker.store import ask
 
 #: A sorted set: offer → the end of its coordinator's lease (microseconds).
@@ -31,8 +29,6 @@ CLOSED = -2  # none is left, or the offer is gone
 NOWHERE = -1  # where a node is that comes anew
 KEPT_S = 3600  # what belongs to an offer, without a sign of life of its coordinator
 _ALL = 1000  # more than a day has spans
-
-log = logging.getLogger("laneway.rollup")
 
 
 def _timed(script: str) -> str:
@@ -148,25 +144,10 @@ class Offers:
     def withdraw(self, offer: str) -> None:
         self._call(_WITHDRAW, offer)
 
-    @contextmanager
-    def held(self, offer: str, span: int | None = None) -> Iterator[None]:
+    def held(self, offer: str, span: int | None = None) -> AbstractContextManager[None]:
         """Keeps the span in hand until the end of the block; without a span, the offer."""
-        over = threading.Event()
-
-        def renew() -> None:
-            while not over.wait(self.lease_s / 3):
-                try:
-                    self._call(_RENEW if span is None else _HOLD, offer, "" if span is None else span)
-                except RedisUnavailable as error:
-                    log.warning("a lease is not renewed just now: %s", error.message)
-
-        thread = threading.Thread(target=renew, name="rollup-lease", daemon=True)
-        thread.start()
-        try:
-            yield
-        finally:
-            over.set()
-            thread.join()
+        source, said = (_RENEW, "") if span is None else (_HOLD, span)
+        return kept(lambda: self._call(source, offer, said), self.lease_s / 3)
 
     def _call(self, source: str, offer: str, said: str | int = "", more: str | int = "") -> Any:
         script = self.client.register_script(source)

@@ -18,16 +18,16 @@ import socket
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Any
 from urllib.parse import urlsplit
 
 import msgpack
-import redis
 
 from accounting.alerts import Deed, decode, deeds, document, next_try_us, words
 from broker.keys import PREFIX
+from broker.lock import Lock
 from broker.settings import Alerts, alert_token
 from broker.store import Store
 
@@ -44,9 +44,6 @@ TAKING_MS, TELLING_MS = 10_000, 60_000
 log = logging.getLogger("laneway.alerts")
 
 # A Redis that is full refuses none of these: it is then that people must hear of it, and that switches are pulled.
-_TURN = """#!lua flags=allow-oom
-return redis.call('SET', KEYS[1], ARGV[1], 'NX', 'PX', ARGV[2]) and 1 or 0
-"""
 #: From what is new to what is due: ARGV = the alert, when, what its channels get.
 _TAKEN = """#!lua flags=allow-oom
 for at = 3, #ARGV do redis.call('ZADD', KEYS[2], 'NX', ARGV[2], ARGV[at]) end
@@ -54,9 +51,6 @@ redis.call('LREM', KEYS[1], 1, ARGV[1])
 """
 _LATER = """#!lua flags=allow-oom
 redis.call('ZADD', KEYS[1], ARGV[1], ARGV[2])
-"""
-_RELEASE = """#!lua flags=allow-oom
-if redis.call('GET', KEYS[1]) == ARGV[1] then redis.call('DEL', KEYS[1]) end
 """
 
 
@@ -72,8 +66,8 @@ def take(store: Store, settings: Alerts) -> int:
     if not store.client.exists(NEW):
         return 0
     taken = 0
-    with _turn(store.client, TAKING, TAKING_MS) as mine:
-        while mine and taken < AT_ONCE:
+    with Lock(store.client, TAKING, TAKING_MS) as lock:
+        while lock.mine and taken < AT_ONCE:
             item: Any = store.client.lindex(NEW, 0)
             if item is None:
                 break
@@ -108,9 +102,9 @@ def tell(store: Store, settings: Alerts, *, channels: Mapping[str, Channel] | No
     until = time.monotonic() + ROUND_S
     told = 0
     failed: set[str] = set()
-    with _turn(store.client, TELLING, TELLING_MS) as mine:
+    with Lock(store.client, TELLING, TELLING_MS) as lock:
         due: Any = store.client.zrange(DUE, "-inf", store.now_us(), byscore=True, offset=0, num=AT_ONCE)
-        for member in due if mine else ():
+        for member in due if lock.mine else ():
             if time.monotonic() > until:
                 break
             channel, item, killed = msgpack.unpackb(member)
@@ -186,15 +180,3 @@ def run(command: tuple[str, ...], news: Mapping[str, Any], *, timeout_s: float =
         raise NotTold(f"it was not done within {timeout_s:g} s") from None
     if process.returncode:
         raise NotTold(f"it ended with {process.returncode}")
-
-
-@contextmanager
-def _turn(client: redis.Redis, name: str, lock_ms: int) -> Iterator[bool]:
-    """Whether it is this process's turn."""
-    token = os.urandom(12).hex()
-    mine = bool(client.register_script(_TURN)(keys=[name], args=[token, lock_ms]))
-    try:
-        yield mine
-    finally:
-        if mine:
-            client.register_script(_RELEASE)(keys=[name], args=[token])

@@ -6,15 +6,13 @@ can go on from there; one at a time, under the batch's lock.
 
 from __future__ import annotations
 
-import os
-import threading
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from broker import keys
-from broker.errors import RedisUnavailable
+from broker.lock import Lock, kept
 from broker.store import Store, ask
 from broker.task import new_task_id
 
@@ -71,7 +69,7 @@ class BatchBook:
         return bool(
             ask(
                 lambda: write(
-                    keys=[keys.batch_key(batch.id), keys.BATCHES, f"{keys.batch_key(batch.id)}:lock"],
+                    keys=[keys.batch_key(batch.id), keys.BATCHES, _lock_key(batch.id)],
                     args=[
                         batch.id,
                         batch.since_us,
@@ -145,53 +143,15 @@ class BatchBook:
 
     @contextmanager
     def lock(self, name: str) -> Iterator[Lock | None]:
-        """The right to work on a batch, or on what ``name`` names, renewed until the end; None where another process
-        has it."""
-        lock = Lock(self, f"{keys.batch_key(name)}:lock")
-        if not lock.take():
-            yield None
-            return
-        try:
-            yield lock
-        finally:
-            lock.give_back()
-
-
-class Lock:
-    """Held by a thread of its own; runs out when its process has been still for several leases."""
-
-    def __init__(self, book: BatchBook, key: str) -> None:
-        self._client, self._key, self.token = book.client, key, os.urandom(12).hex()
-        self._ms = round(book.store.fleet.lease_s * LOCK_LEASES * 1000)
-        self._script = self._client.register_script(_RENEW)
-        self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._keep, name="batch-lock", daemon=True)
-        self._lost = False
-
-    def take(self) -> bool:
-        take = self._client.register_script(_TAKE)
-        taken = bool(ask(lambda: take(keys=[self._key], args=[self.token, self._ms])))
-        if taken:
-            self._thread.start()
-        return taken
-
-    def held(self) -> bool:
-        """False: it ran out, and another process may be at work."""
-        return not self._lost and self._renew(self._ms)
-
-    def give_back(self) -> None:
-        self._ended.set()
-        self._thread.join()
-        with suppress(RedisUnavailable):  # then it runs out by itself
-            self._renew(0)
-
-    def _keep(self) -> None:
-        while not self._ended.wait(self._ms / 4000):
-            with suppress(RedisUnavailable):
-                self._lost = self._lost or not self._renew(self._ms)
-
-    def _renew(self, ms: int) -> bool:
-        return bool(ask(lambda: self._script(keys=[self._key], args=[self.token, ms])))
+        """The right to work on a batch, or on what ``name`` names, renewed until the end of the block; None where
+        another process has it."""
+        lasts_s = self.store.fleet.lease_s * LOCK_LEASES
+        with Lock(self.client, _lock_key(name), round(lasts_s * 1000)) as lock:
+            if not lock.mine:
+                yield None
+                return
+            with kept(lock.held, lasts_s / 4):
+                yield lock
 
 
 # The state that is written counts as well: the same may be asked twice after a lost reply.
@@ -203,14 +163,10 @@ redis.call('HSET', KEYS[1], unpack(ARGV, 6))
 redis.call('ZADD', KEYS[2], ARGV[2], ARGV[1])
 return 1
 """
-_TAKE = """#!lua flags=allow-oom
-return redis.call('SET', KEYS[1], ARGV[1], 'NX', 'PX', ARGV[2]) and 1 or 0
-"""
-_RENEW = """#!lua flags=allow-oom
-if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
-if ARGV[2] == '0' then redis.call('DEL', KEYS[1]) else redis.call('PEXPIRE', KEYS[1], ARGV[2]) end
-return 1
-"""
+
+
+def _lock_key(name: str) -> str:
+    return f"{keys.batch_key(name)}:lock"
 
 
 def _fields(batch: Batch) -> Mapping[Any, Any]:

@@ -10,8 +10,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import IO
 
-from broker.batches import Batch, Lock, State
+from broker.batches import Batch, State
 from broker.errors import CallRejected, EngineError, PermanentEngineError
+from broker.lock import Lock
 from broker.store import MICRO, Move
 from broker.task import Claim, lane_queue
 from dispatcher.batching import fill_ready

@@ -9,9 +9,10 @@ from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any, TypeVar
 
-from broker.batches import Batch, Holder, Lock, State
+from broker.batches import Batch, Holder, State
 from broker.call import Usage
 from broker.errors import CallNeverMade, EngineError, ModelNotFound
+from broker.lock import Lock
 from broker.scopes import utc_day
 from broker.store import MICRO, Move
 from workers.batch import HANDFUL, Batches

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 import redis
 
-from accounting import ingest, schema
+from accounting import ingest, nightly, schema
 from accounting.actor import Accounting
 from accounting.ledger import Data, LocalStore
 from broker import store as broker_store
@@ -263,11 +263,12 @@ def test_a_batch_that_takes_longer_than_the_lock_keeps_it(
 ) -> None:
     """Read in pages, set aside and written in parts: each step is shorter than the lock, all of them are longer."""
     monkeypatch.setattr(ingest, "PAGE", 10)
+    monkeypatch.setattr(ingest, "LOCK_MS", 400)
     stories = [*day_of_stories(50), *day_of_stories(50, 8, at_us=NOON_US + 86_400_000_000)]
     publish(client, map(entry, stories))
     publish(client, [b"x", b"y", b"z", b"no", b"entries", b"these"])
     slow = SlowReader.from_url(server.url)
-    done = ingest.drain(slow, SlowStore(store.root), SlowStore(quarantine.root), lock_ms=400)
+    done = ingest.drain(slow, SlowStore(store.root), SlowStore(quarantine.root))
     slow.close()
     assert (done.busy, done.entries, done.flaws, done.parts) == (False, 106, 6, 2)
     assert events_of(store) == expected(stories)
@@ -282,24 +283,29 @@ def test_how_long_a_killed_writer_still_holds_the_ledger(
     assert 4 < ingest.held_s(client) <= 5
 
 
-def test_accounting_holds_the_lock_for_ten_seconds_at_least(
-    client: redis.Redis, store: LocalStore, quarantine: LocalStore
+@pytest.mark.parametrize("lease_s", [0.5, 600])
+def test_whoever_takes_facts_off_the_stream_holds_the_lock_for_half_a_minute_after_each_step(
+    lease_s: float, client: redis.Redis, store: LocalStore, quarantine: LocalStore
 ) -> None:
     held: list[float] = []
 
     class Watched(LocalStore):
         def put(self, path: str, data: Data, *, over: str | None = None) -> bool:
-            held.append(ingest.held_s(client))
+            if path.startswith("events/"):
+                held.append(ingest.held_s(client))
             return super().put(path, data, over=over)
 
-    settings = Settings.model_validate({"fleet": {"lease_s": 0.5, "ingest_flush_events": 1}})
+    settings = Settings.model_validate({"fleet": {"lease_s": lease_s, "ingest_flush_events": 1}})
     publish(client, map(entry, day_of_stories(3)))
     accounting = Accounting(
         settings, broker_store.Store(client, settings.fleet), Watched(store.root), quarantine
     )
     accounting.ingest()
     assert len(held) == 3
-    assert min(held) > 9
+    publish(client, map(entry, day_of_stories(2, 9)))
+    nightly.run(client, Watched(store.root), quarantine, settings)
+    assert len(held) == 5
+    assert all(29 < one <= 30 for one in held)
 
 
 def test_a_boundary_whose_entries_redis_lost_is_drawn_anew(

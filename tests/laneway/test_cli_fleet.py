@@ -199,7 +199,7 @@ class Dying(LocalStore):
 
 url, root = sys.argv[1:]
 client = redis.Redis.from_url(url)
-ingest.drain(client, Dying(Path(root) / "ledger"), LocalStore(Path(root) / "quarantine"), lock_ms=4000)
+ingest.drain(client, Dying(Path(root) / "ledger"), LocalStore(Path(root) / "quarantine"))
 """
 
 

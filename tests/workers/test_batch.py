@@ -12,9 +12,10 @@ import pytest
 import redis
 
 from broker import keys
-from broker.batches import Batch, Lock, State
+from broker.batches import Batch, State
 from broker.events import Attempted, decode_entry
 from broker.hands import Hands
+from broker.lock import Lock
 from broker.settings import Settings, parse
 from broker.store import Record, Store
 from broker.task import DISPATCH, Task
