@@ -13,9 +13,8 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
 
-from broker.money import round_half_even, text
 from broker.pricebook import Book
-from broker.prices import PPM, TokenPrice, per_mtok
+from broker.prices import TokenPrice, mtok_usd, per_mtok
 
 #: Their names of providers → ours.
 PROVIDERS = {"xai": "x-ai", "gemini": "google", "together_ai": "together", "fireworks_ai": "fireworks"}
@@ -114,8 +113,4 @@ def _differences(key: str, price: TokenPrice, figures: tuple[int | None, ...]) -
     mine = (price.input_pico, price.cached_input_pico, price.cache_write_pico, price.output_pico)
     for name, our, their in zip(CLASSES, mine, figures, strict=True):
         if their is not None and our != their:
-            yield Difference(key, name, _mtok(our), _mtok(their))
-
-
-def _mtok(pico: int) -> str:
-    return text(round_half_even(pico * PPM, 1000))
+            yield Difference(key, name, mtok_usd(our), mtok_usd(their))

@@ -12,7 +12,7 @@ from decimal import Decimal
 from typing import Literal
 
 from broker.call import Usage
-from broker.money import PICO_PER_NANO, nano, round_half_even
+from broker.money import PICO_PER_NANO, nano, round_half_even, text
 
 SECONDS_PER_YEAR = 365 * 24 * 3600
 PPM = 1_000_000
@@ -88,6 +88,11 @@ Price = TokenPrice | HardwarePrice
 def per_mtok(usd: Decimal | str | int) -> int:
     """Pico-dollars per token of a price in dollars per million tokens."""
     return round_half_even(nano(usd) * PICO_PER_NANO, PPM)
+
+
+def mtok_usd(pico: int) -> str:
+    """Dollars per million tokens of a price in pico-dollars per token, exactly, as people read them."""
+    return text(pico * PPM // PICO_PER_NANO)
 
 
 def hardware_price(

@@ -16,8 +16,8 @@ from broker import keys
 from broker.batches import BatchBook
 from broker.connect import connect
 from broker.errors import EngineUnavailable
-from broker.money import shown
-from broker.prices import HardwarePrice, Price, TokenPrice
+from broker.money import PICO_PER_NANO, round_half_even, shown, text
+from broker.prices import HardwarePrice, Price, TokenPrice, mtok_usd
 from broker.settings import Lane, Settings, load, secret
 from broker.sights import Sights
 from broker.store import MICRO, QueueState, Seen, Store, ask
@@ -30,7 +30,7 @@ from laneway.cli.recent import verdicts
 from workers.endpoints import Endpoints
 from workers.engines import resolve
 
-PICO_PER_USD = 10**12
+SECONDS_PER_HOUR = 3600
 
 
 @click.command()
@@ -102,20 +102,17 @@ def _price(price: Price | None) -> dict[str, str] | None:
         case TokenPrice():
             return {
                 "ref": price.ref,
-                "input_mtok_usd": _decimal(price.input_pico * 10**6),
-                "cached_input_mtok_usd": _decimal(price.cached_input_pico * 10**6),
-                "output_mtok_usd": _decimal(price.output_pico * 10**6),
+                "input_mtok_usd": mtok_usd(price.input_pico),
+                "cached_input_mtok_usd": mtok_usd(price.cached_input_pico),
+                "output_mtok_usd": mtok_usd(price.output_pico),
             }
         case HardwarePrice():
             per_s = price.amortisation_pico_per_s + price.energy_pico_per_s
-            return {"ref": price.ref, "hour_usd": _decimal(per_s * 3600)}
+            return {
+                "ref": price.ref,
+                "hour_usd": text(round_half_even(per_s * SECONDS_PER_HOUR, PICO_PER_NANO)),
+            }
     return None
-
-
-def _decimal(pico: int) -> str:
-    """Dollars of pico-dollars, exactly."""
-    whole, rest = divmod(pico, PICO_PER_USD)
-    return f"{whole}.{rest:012d}".rstrip("0").removesuffix(".")
 
 
 def _key(lane: Lane) -> str:

@@ -14,12 +14,11 @@ from accounting import ledger, second_book
 from accounting.reprice import Priced, Repriced, reprice
 from broker.errors import ConfigError, LedgerError
 from broker.pricebook import NO_PRICE, Book, book, rows_of
-from broker.prices import TokenPrice
+from broker.prices import TokenPrice, mtok_usd
 from broker.settings import load
 from laneway.cli.days import date_option, since_option
 from laneway.cli.output import emit, json_option, price, say, table, usd
 
-PICO_PER_MTOK_NANO = 1000
 MTOK = ("input_mtok", "cached_input_mtok", "cache_write_mtok", "cache_write_1h_mtok", "output_mtok")
 
 
@@ -64,7 +63,7 @@ def _rows(ours: Book, key: str, day: str) -> Iterable[dict[str, Any]]:
         yield {"ref": row.ref, "from": day, "condition": condition, **figures}
 
 
-def _figures(row: TokenPrice) -> Iterable[str | None]:
+def _figures(row: TokenPrice) -> Iterable[str]:
     picos = (
         row.input_pico,
         row.cached_input_pico,
@@ -72,7 +71,7 @@ def _figures(row: TokenPrice) -> Iterable[str | None]:
         row.cache_write_1h_pico,
         row.output_pico,
     )
-    return (usd(pico * PICO_PER_MTOK_NANO) for pico in picos)
+    return (mtok_usd(pico) for pico in picos)
 
 
 @prices.command()

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from broker.call import Usage
-from broker.prices import TokenPrice, cost_nano, hardware_price, marginal_nano, per_mtok, worst_nano
+from broker.prices import TokenPrice, cost_nano, hardware_price, marginal_nano, mtok_usd, per_mtok, worst_nano
 from broker.settings import Hardware, Lane, PriceRow
 from broker.tariff import cpu_price, price_of
 
@@ -30,6 +30,20 @@ def test_a_batch_line_pays_its_part_of_the_price() -> None:
 def test_an_unknown_price_is_none_and_never_nothing() -> None:
     assert cost_nano(None, Usage(10, 0, 0, 10), busy_ms=5) is None
     assert price_of("x", Lane(engine="openai", model="nobody-knows-it"), "2026-11-22") is None
+
+
+@given(st.decimals(0, 100_000, places=6))
+def test_a_price_of_a_million_tokens_is_told_as_it_was_given(usd: Decimal) -> None:
+    assert Decimal(mtok_usd(per_mtok(usd))) == usd
+
+
+def test_a_price_of_a_million_tokens_reads_as_all_money_does() -> None:
+    assert [mtok_usd(pico) for pico in (1, 75_000, 2_500_000, 100_000_000)] == [
+        "0.000001",
+        "0.075",
+        "2.5",
+        "100.0",
+    ]
 
 
 def test_a_token_price_without_usage_is_unknown() -> None:

@@ -29,7 +29,7 @@ def test_lanes_tell_price_key_and_why_one_is_not_served(laneway: Any) -> None:
         "none needed",
         "ready",
     )
-    assert (local["price"]["input_mtok_usd"], local["price"]["output_mtok_usd"]) == ("100", "400")
+    assert (local["price"]["input_mtok_usd"], local["price"]["output_mtok_usd"]) == ("100.0", "400.0")
     assert local["seen_s_ago"] < 60
     assert local["available"] is True
     assert local["recent"] == {"ungated": 1}
