@@ -16,7 +16,7 @@ MINUTES = 5
 BEFORE_MINUTES = 60
 #: So many minutes of the five must have seen an end, so many ends there must be in them, successes in the hour before.
 FEWEST_MINUTES, FEWEST_ENDS, FEWEST_SUCCESSES = 3, 5, 20
-RISE = 1.5
+RISE_PERCENT = 150  # of what a success cost before; above that it has risen
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +87,7 @@ def _risen(minutes: Sequence[Sequence[Ended]], before: Sequence[Ended]) -> tuple
     if len(judged) < FEWEST_MINUTES or sum(map(len, judged)) < FEWEST_ENDS:
         return None
     each = [per_success(part) for part in judged]
-    if any(cost is not None and cost <= was * RISE for cost in each):
+    if any(cost is not None and 100 * cost <= RISE_PERCENT * was for cost in each):
         return None
     together = [one for part in judged for one in part]
     now = per_success(together)

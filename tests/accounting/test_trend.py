@@ -73,6 +73,13 @@ def test_the_price_of_a_success_that_rises_is_told_of_whatever_a_task_costs() ->
     assert trends([*ends(range(50, 53), lambda _: 100), *ends(range(5), lambda _: 900)], NOW, None) == []
 
 
+@pytest.mark.parametrize(("now", "risen"), [(3 * 10**16 + 3, False), (3 * 10**16 + 4, True)])
+def test_a_success_has_risen_by_more_than_half_to_the_nano_dollar(now: int, risen: bool) -> None:
+    before = ends(range(6, 60), lambda _: 2 * 10**16 + 2)
+    found = trends([*before, *ends(range(5), lambda _: now)], NOW, None)
+    assert [(alert.used_nano, alert.limit_nano) for alert in found] == [(now, 2 * 10**16 + 2)] * risen
+
+
 def test_what_no_gate_judged_has_no_price_of_a_success() -> None:
     unjudged = [
         Ended(one.at_us, one.task_type, one.cost_nano, None) for one in ends(range(60), lambda ago: 999 - ago)
