@@ -14,6 +14,7 @@ from accounting.shared_rollup import Helper
 from accounting.watch import Watch
 from broker.connect import connect
 from broker.errors import LanewayError, LedgerError, RedisUnavailable
+from broker.keys import EVENTS, LATE
 from broker.queue import LaneBroker
 from broker.settings import Settings, load
 from broker.store import Store, ask
@@ -43,18 +44,22 @@ class Accounting:
 
     def ingest(self) -> None:
         try:
-            for _ in range(BATCHES_A_ROUND):
-                if not ask(lambda: ingest.due(self.client, self.settings)) or not self._drain():
-                    break
+            for key in (EVENTS, LATE):
+                for _ in range(BATCHES_A_ROUND):
+                    if not self._is_due(key) or not self._drain(key):
+                        break
         except (LedgerError, RedisUnavailable) as error:
             log.error("the events wait in the stream: %s", error)
 
-    def _drain(self) -> int:
+    def _is_due(self, key: str) -> bool:
+        return ask(lambda: ingest.due(self.client, self.settings, key=key))
+
+    def _drain(self, key: str) -> int:
         """One batch. How many entries it had."""
         limit = self.settings.fleet.ingest_flush_events
-        done = ask(lambda: ingest.drain(self.client, self.files, self.quarantine, limit=limit))
+        done = ask(lambda: ingest.drain(self.client, self.files, self.quarantine, limit=limit, key=key))
         log.info("%d events into %d parts", done.events, done.parts)
-        return done.entries
+        return done.entries + done.late
 
     def nightly(self) -> None:
         try:

@@ -6,6 +6,10 @@ One batch at a time, by whoever holds the lock and renews it at each step:
     2. the entries between are written, one part a day, named ``<first>-<last>.parquet``;
     3. when all are durable, one script trims the stream up to ``last``, forgets the boundary and marks the days dirty.
 
+Facts of days that are over trickle in for weeks (what people say of an answer): each would be a part of its own, and a
+day be read in thousands of them. So entries that have only such facts go over to a stream of their own in step 3, and
+are written from there by the same steps once an hour, and before a night's rollup.
+
 A crash anywhere leaves the boundary, so that the next writer reads the same entries and writes the same parts again,
 byte for byte. Each step in Redis asks whether the lock is still its own; a writer that slept through its lock can at
 worst write the same bytes once more. The scripts run when Redis is full, for it is they that make room.
@@ -26,7 +30,7 @@ import redis
 
 from accounting import ledger, parts, wire
 from accounting.ledger import Store
-from broker.keys import EVENTS, PREFIX
+from broker.keys import EVENTS, LATE, PREFIX
 from broker.lock import Lock
 from broker.settings import Settings
 
@@ -40,6 +44,7 @@ PAGE = 100
 PAGE_EVENTS, PAGE_ENTRIES = 10_000, 2_000
 #: About what an event takes in the stream; fewer of them than those are counted by their entries alone.
 EVENT_BYTES, LEAST_SIZED = 100, 10_000
+LATE_FLUSH_S = 3600.0
 PATIENCE_S = 10.0
 TURN_S = 0.05
 
@@ -53,16 +58,22 @@ return 1
 """
 _COMMIT = """#!lua flags=allow-oom
 if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
+local days = tonumber(ARGV[4])
+for i = 5, 4 + days do redis.call('HSET', KEYS[4], ARGV[i], ARGV[2]) end
+for i = 5 + days, #ARGV do
+  local entry = redis.call('XRANGE', KEYS[3], ARGV[i], ARGV[i])[1]
+  redis.call('XADD', KEYS[5], '*', unpack(entry[2]))
+end
 redis.call('XTRIM', KEYS[3], 'MINID', ARGV[3])
 redis.call('DEL', KEYS[2])
-for i = 4, #ARGV do redis.call('HSET', KEYS[4], ARGV[i], ARGV[2]) end
 return 1
 """
 
 
 @dataclass(frozen=True, slots=True)
 class Ingested:
-    """What a drain did. ``flaws`` are facts or whole entries set aside; ``busy``: another writer holds the lock."""
+    """What a drain did. ``flaws`` are facts or whole entries set aside, ``late`` entries wait to be written together,
+    and are in no other number; ``busy``: another writer holds the lock."""
 
     entries: int = 0
     events: int = 0
@@ -70,6 +81,7 @@ class Ingested:
     days: tuple[str, ...] = ()
     flaws: int = 0
     busy: bool = False
+    late: int = 0
 
     def __add__(self, other: Ingested) -> Ingested:
         return Ingested(
@@ -79,24 +91,23 @@ class Ingested:
             tuple(sorted({*self.days, *other.days})),
             self.flaws + other.flaws,
             self.busy or other.busy,
+            self.late + other.late,
         )
 
 
 @dataclass(frozen=True, slots=True)
 class _Batch:
-    """Entries in stream order with the facts read from them, day by day. ``flawed`` are entries that hold a flaw."""
+    """Entries in stream order with the facts read from them, day by day. ``flawed`` are entries that hold a flaw,
+    ``late`` those that are not written with the others."""
 
     ids: tuple[str, ...] = ()
     days: tuple[tuple[str, Any], ...] = ()
     flawed: tuple[tuple[str, bytes, str], ...] = ()
+    late: tuple[str, ...] = ()
 
     @property
     def boundary(self) -> str:
         return f"{self.ids[0]} {self.ids[-1]} {len(self.ids)}"
-
-    @property
-    def name(self) -> str:
-        return f"{self.ids[0]}-{self.ids[-1]}.parquet"
 
 
 class _LockLost(Exception):
@@ -109,19 +120,23 @@ class _Lock(Lock):
     def __init__(self, client: redis.Redis, stream: str) -> None:
         super().__init__(client, LOCK, LOCK_MS)
         self.stream = stream
+        #: Ids of the two streams may be the same.
+        self.suffix = "" if stream == EVENTS else "-late"
+        self._batch = BATCH + self.suffix
 
     def boundary(self) -> str:
         """What a writer recorded who did not come to an end; "" where none did not."""
-        said: Any = self.client.get(BATCH)
+        said: Any = self.client.get(self._batch)
         return "" if said is None else said if isinstance(said, str) else said.decode()
 
     def hold(self, boundary: str = "") -> None:
         """Renews the lock, and records the boundary where one is given. Raises _LockLost."""
-        if not self._script(_HOLD, LOCK, BATCH)(self.ms, boundary):
+        if not self._script(_HOLD, LOCK, self._batch)(self.ms, boundary):
             raise _LockLost
 
-    def commit(self, last: str, days: tuple[str, ...]) -> None:
-        if not self._script(_COMMIT, LOCK, BATCH, self.stream, DIRTY)(last, _after(last), *days):
+    def commit(self, last: str, days: tuple[str, ...], late: tuple[str, ...] = ()) -> None:
+        script = self._script(_COMMIT, LOCK, self._batch, self.stream, DIRTY, LATE)
+        if not script(last, _after(last), len(days), *days, *late):
             raise _LockLost
 
     def _script(self, source: str, *keys: str) -> Any:
@@ -145,9 +160,10 @@ def drain(
         if not lock.mine:
             return Ingested(busy=True)
         try:
-            batch = _recorded(lock, lock.boundary()) or _next(lock, limit)
+            boundary = lock.boundary()
+            batch = _recorded(lock, boundary) or _next(lock, limit)
             if not batch.ids:
-                if lock.recorded:
+                if boundary:
                     lock.commit("0-0", ())  # Redis lost the entries of that boundary
                 return Ingested()
             lock.hold(batch.boundary)
@@ -163,14 +179,20 @@ def drain_all(
     quarantine: Store,
     *,
     limit: int = 50_000,
-    key: str = EVENTS,
     patience_s: float = PATIENCE_S,
 ) -> Ingested:
-    """Drains all that was there when it began, and a little of the rest.
+    """Drains all that was there when it began, and a little of the rest; then what is late.
 
     While another writer is at work it waits its turn, for ``patience_s`` seconds at a time; the result is ``busy``
     after that.
     """
+    done = _all(client, store, quarantine, limit, EVENTS, patience_s)
+    return done if done.busy else done + _all(client, store, quarantine, limit, LATE, patience_s)
+
+
+def _all(
+    client: redis.Redis, store: Store, quarantine: Store, limit: int, key: str, patience_s: float
+) -> Ingested:
     done = Ingested()
     newest: Any = client.xrevrange(key, count=1)
     last = newest[0][0] if newest else "0-0"
@@ -204,7 +226,7 @@ def due(client: redis.Redis, settings: Settings, *, key: str = EVENTS) -> bool:
     room that they take.
     """
     pipe = client.pipeline(transaction=False)
-    pipe.exists(BATCH)
+    pipe.exists(BATCH if key == EVENTS else f"{BATCH}-late")
     pipe.xlen(key)
     pipe.xrange(key, count=1)
     pipe.time()
@@ -217,7 +239,8 @@ def due(client: redis.Redis, settings: Settings, *, key: str = EVENTS) -> bool:
     fleet = settings.fleet
     wanted = fleet.ingest_flush_events
     enough = entries >= wanted or (size or 0) >= EVENT_BYTES * max(wanted, LEAST_SIZED)
-    return bool(half_done) or enough or age_s >= fleet.ingest_flush_s
+    old = fleet.ingest_flush_s if key == EVENTS else max(LATE_FLUSH_S, fleet.ingest_flush_s)
+    return bool(half_done) or enough or age_s >= old
 
 
 def _recorded(lock: _Lock, boundary: str) -> _Batch | None:
@@ -243,7 +266,7 @@ def _next(lock: _Lock, limit: int) -> _Batch:
 def _read(lock: _Lock, first: str, last: str, *, limit: int | None) -> _Batch:
     ids: list[str] = []
     raw: list[bytes] = []
-    gathered = wire.Gathered()
+    gathered = wire.Gathered(hold=lock.stream == EVENTS)
     count, full = PAGE, False
     with _uncollected():
         while not full:
@@ -262,7 +285,7 @@ def _read(lock: _Lock, first: str, last: str, *, limit: int | None) -> _Batch:
             count = max(1, min(PAGE_ENTRIES, PAGE_EVENTS * len(ids) // max(1, gathered.size())))
         days = tuple(gathered.by_day())
     flawed = tuple((ids[one.entry], raw[one.entry], one.why) for one in gathered.flaws)
-    return _Batch(tuple(ids), days, flawed)
+    return _Batch(tuple(ids), days, flawed, tuple(ids[number] for number in gathered.late))
 
 
 def _page(lock: _Lock, first: str, last: str, count: int) -> list[tuple[bytes, dict[bytes, bytes]]]:
@@ -285,7 +308,7 @@ def _uncollected() -> Iterator[None]:
 
 def _write(batch: _Batch, lock: _Lock, store: Store, quarantine: Store) -> Ingested:
     for entry_id, entry, why in batch.flawed:
-        path = f"{entry_id}.msgpack"
+        path = f"{entry_id}{lock.suffix}.msgpack"
         quarantine.put(path, entry)
         lock.hold()
         log.warning("stream entry %s: %s; the whole entry is kept as quarantine file %s", entry_id, why, path)
@@ -293,12 +316,14 @@ def _write(batch: _Batch, lock: _Lock, store: Store, quarantine: Store) -> Inges
     for day, rows in batch.days:
         part = parts.encode(rows)
         lock.hold()
-        store.put(f"{ledger.partition(ledger.EVENTS, day)}/{batch.name}", part)
+        name = f"{batch.ids[0]}-{batch.ids[-1]}{lock.suffix}.parquet"
+        store.put(f"{ledger.partition(ledger.EVENTS, day)}/{name}", part)
         lock.hold()
         events += rows.num_rows
     days = tuple(day for day, _ in batch.days)
-    lock.commit(batch.ids[-1], days)
-    return Ingested(len(batch.ids), events, len(days), days, len(batch.flawed))
+    lock.commit(batch.ids[-1], days, batch.late)
+    late = len(batch.late)
+    return Ingested(len(batch.ids) - late, events, len(days), days, len(batch.flawed), late=late)
 
 
 def _after(entry_id: str) -> str:

@@ -25,7 +25,9 @@ from accounting import facts, ledger, schema
 from accounting.ledger import Store
 from broker.errors import LedgerError
 
-_NAME = re.compile(r"\d+-\d+-(\d+)-\d+\.parquet")  # the ids of its first entry and its last, in milliseconds
+_NAME = re.compile(
+    r"\d+-\d+-(\d+)-\d+(-late)?\.parquet"
+)  # the ids of its first entry and its last, in milliseconds
 Span = tuple[int, int]  # of buckets: the first, and the first beyond
 BUCKETS = 256
 #: On average at least. Smaller ones are larger files: 30 bytes an event at 3,000, 28 from here on.

@@ -19,6 +19,8 @@ import pyarrow.compute as pc
 from accounting import facts, ledger, schema
 from broker.events import named
 
+#: A fact is late that is written so long after midnight at the end of its task's day; entries that are held for it.
+LATE_US, MOST_LATE = ledger.US_PER_DAY, 1_000
 #: Facts that are taken apart at once: enough for columns to pay, few enough for their values to stay near at hand.
 HANDFUL = 16_000
 Numbers = npt.NDArray[np.int64]
@@ -62,11 +64,14 @@ class _Handful:
         self.shares: list[tuple[int, int, int]] = []
         self.groups: list[_Group] = []
 
-    def add(self, number: int, entry: bytes | None) -> None:
-        """Raises what unpacking raises where it is no entry."""
+    def add(self, number: int, entry: bytes | None, *, late: bool) -> bool:
+        """False: it is ``late`` (all its facts are), which it may not be, and is not here. Raises what unpacking raises
+        where it is no entry."""
         at, rows, *group = msgpack.unpackb(entry, use_list=False, raw=True)  # Lua tells no text from bytes
         if not _is_whole(at):
             raise ValueError("a time that is none")
+        if not late and _are_late(int(at), rows):
+            return False
         if group:
             if pieces := facts.group_pieces(group[0], rows):
                 self.groups.append(_Group(len(self.rows), len(rows), group[0], pieces))
@@ -74,6 +79,7 @@ class _Handful:
                 rows = named(rows, group[0])
         self.shares.append((number, int(at), len(rows)))
         self.rows.extend(rows)
+        return True
 
     def one_by_one(self) -> list[Any]:
         """The rows with facts of their own."""
@@ -85,10 +91,14 @@ class _Handful:
 
 
 class Gathered:
-    """The facts of stream entries, as columns. ``entries`` is how many entries there were so far."""
+    """The facts of stream entries, as columns. ``entries`` is how many entries there were so far, ``late`` are the
+    numbers of those that are to be written later, together: a few facts of each of many days that are over. None are
+    where ``hold`` is not said."""
 
-    def __init__(self, entries: Iterable[bytes | None] = ()) -> None:
+    def __init__(self, entries: Iterable[bytes | None] = (), *, hold: bool = False) -> None:
         self.entries = 0
+        self.late: list[int] = []
+        self._hold = hold
         self.flaws: list[Flaw] = []
         self._handful = _Handful()
         self._pages: list[_Page] = []
@@ -101,15 +111,16 @@ class Gathered:
         number = self.entries
         self.entries += 1
         try:
-            self._handful.add(number, entry)
+            if not self._handful.add(number, entry, late=not self._hold or len(self.late) == MOST_LATE):
+                self.late.append(number)
         except (ValueError, TypeError, LookupError, msgpack.UnpackException) as error:
             self.flaws.append(Flaw(number, f"not an entry: {error}"))
         if len(self._handful.rows) >= HANDFUL:
             self._take_apart()
 
     def size(self) -> int:
-        """Facts and flaws so far."""
-        return self._facts + len(self._handful.rows) + len(self.flaws)
+        """Facts, flaws and late entries so far."""
+        return self._facts + len(self._handful.rows) + len(self.flaws) + len(self.late)
 
     def by_day(self) -> Iterator[tuple[str, Any]]:
         """The facts as rows of ``events``, day by day of their tasks' submission, in no order that says anything."""
@@ -172,6 +183,14 @@ class Gathered:
     def _add(self, rows: Sequence[Any], at_us: Numbers, groups: Sequence[_Group] = ()) -> None:
         self._pages.append(_page(rows, at_us, groups))
         self._facts += len(rows)
+
+
+def _are_late(at_us: int, rows: Sequence[Any]) -> bool:
+    latest_us = at_us - at_us % ledger.US_PER_DAY - LATE_US
+    try:
+        return bool(rows) and rows[0][1] < latest_us and all(row[1] < latest_us for row in rows)
+    except (TypeError, LookupError):  # it is no entry, which is told of where it is taken apart
+        return False
 
 
 def _page(rows: Sequence[Any], at_us: Numbers, groups: Sequence[_Group]) -> _Page:

@@ -20,6 +20,7 @@ laneway:dead              hash    dead letters by id
 laneway:watch:<ref>       set     whom to tell when the task ends: reply lists, and task|<ref> that wait for it
 laneway:reply:<id>        list    ends, for one reader
 laneway:events            stream  facts for accounting
+laneway:events:late       stream  of these, entries whose tasks' days are over: they wait to be written together
 laneway:lanes             hash    lane → when a node last served it; lane|node → when that node last spoke, with a minus
                                   where its engine makes no tokens
 laneway:endpoint:<id>     hash    how a provider's endpoint is, and what it takes (fields: see scripts/prelude.lua)
@@ -45,6 +46,7 @@ laneway:alerts            list    alerts that nobody was told of yet (and what f
 
 PREFIX = "laneway:"
 EVENTS = PREFIX + "events"
+LATE = PREFIX + "events:late"
 LEASES = PREFIX + "leases"
 OPEN = PREFIX + "open"
 PARKED = PREFIX + "parked"

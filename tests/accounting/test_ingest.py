@@ -6,6 +6,7 @@ import logging
 import random
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +17,14 @@ import pyarrow.parquet as pq
 import pytest
 import redis
 
-from accounting import ingest, nightly, schema
+from accounting import ingest, ledger, nightly, schema, wire
 from accounting.actor import Accounting
 from accounting.ledger import Data, LocalStore
 from broker import store as broker_store
 from broker.embedded import Embedded
 from broker.errors import LedgerError
-from broker.events import Event, Fact, Finished, Submitted, encode_fact
-from broker.keys import EVENTS
+from broker.events import Event, Fact, Finished, Rated, Submitted, encode_fact
+from broker.keys import EVENTS, LATE
 from broker.settings import Settings
 from tests.accounting.folding import facts_in
 from tests.accounting.stories import (
@@ -212,6 +213,110 @@ def test_draining_all_ends_while_producers_go_on(
     done = ingest.drain_all(client, Busy(store.root), quarantine)
     assert (done.entries, done.parts, client.xlen(EVENTS)) == (5, 1, 1)
     assert events_of(store) == expected(stories[:5])
+
+
+def late_stories(tasks: int, seed: int = 8) -> list[list[Event]]:
+    """Tasks of nine days before DAY, all of whose facts were written on it."""
+    made = day_of_stories(tasks, seed, at_us=NOON_US - 9 * ledger.US_PER_DAY)
+    return [[replace(event, at_us=event.at_us + 9 * ledger.US_PER_DAY) for event in one] for one in made]
+
+
+def test_facts_of_days_that_are_over_wait_to_be_written_together(
+    client: redis.Redis, store: LocalStore, quarantine: LocalStore
+) -> None:
+    fresh, late = day_of_stories(20), late_stories(30)
+    publish(client, [entry(one) for pair in zip(fresh, late[:20], strict=True) for one in pair])
+    done = ingest.drain(client, store, quarantine)
+    assert (done.entries, done.late, done.days) == (20, 20, (DAY,))
+    assert (client.xlen(EVENTS), client.xlen(LATE)) == (0, 20)
+    assert events_of(store) == expected(fresh)
+    publish(client, map(grouped_entry, late[20:]))
+    done = ingest.drain_all(client, store, quarantine)
+    assert (done.entries, done.late, done.parts) == (30, 10, 1)
+    assert (client.xlen(EVENTS), client.xlen(LATE)) == (0, 0)
+    assert events_of(store) == expected([*fresh, *late])
+
+
+@pytest.mark.parametrize(
+    ("days", "held"), [((9, 9), 1), ((2, 2), 1), ((9, 1), 0), ((1, 9), 0), ((1, 1), 0), ((0, 0), 0)]
+)
+def test_an_entry_waits_where_all_its_facts_are_of_before_yesterday(
+    days: tuple[int, int], held: int, client: redis.Redis, store: LocalStore, quarantine: LocalStore
+) -> None:
+    midnight_us = ledger.midnight_us(DAY)
+    events = [
+        Event(
+            "acme", f"t{back}", number, midnight_us, midnight_us - (back - 1) * ledger.US_PER_DAY - 1, Rated()
+        )
+        for number, back in enumerate(days, 1)
+    ]
+    publish(client, [entry(events)])
+    assert ingest.drain(client, store, quarantine).late == held
+    ingest.drain_all(client, store, quarantine)
+    assert events_of(store) == expected([events])
+
+
+def test_no_more_wait_than_one_step_of_redis_takes_over(
+    client: redis.Redis, store: LocalStore, quarantine: LocalStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(wire, "MOST_LATE", 7)
+    stories = late_stories(20)
+    publish(client, map(entry, stories))
+    done = ingest.drain(client, store, quarantine)
+    assert (done.entries, done.late) == (13, 7)
+    ingest.drain_all(client, store, quarantine)
+    assert events_of(store) == expected(stories)
+
+
+def test_a_crash_loses_nothing_of_what_waits_and_writes_it_once(
+    client: redis.Redis, store: LocalStore, quarantine: LocalStore
+) -> None:
+    class Dying(LocalStore):
+        def put(self, path: str, data: Data, *, over: str | None = None) -> bool:
+            super().put(path, data, over=over)
+            raise KeyboardInterrupt
+
+    fresh, late = day_of_stories(5), late_stories(5)
+    publish(client, map(entry, [*fresh, *late]))
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt):
+            ingest.drain_all(client, Dying(store.root), quarantine)
+    ingest.drain(client, store, quarantine)
+    assert client.xlen(LATE) == 5
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt):
+            ingest.drain_all(client, Dying(store.root), quarantine)
+    publish(client, [entry(one) for one in late_stories(1, 9)])
+    ingest.drain_all(client, store, quarantine)
+    assert events_of(store) == expected([*fresh, *late, *late_stories(1, 9)])
+    assert not client.exists(ingest.BATCH, f"{ingest.BATCH}-late")
+    assert client.xlen(EVENTS) == client.xlen(LATE) == 0
+
+
+def test_what_waited_has_files_of_its_own(
+    client: redis.Redis, store: LocalStore, quarantine: LocalStore
+) -> None:
+    """Two streams may give the same ids."""
+    fresh, late = day_of_stories(1), day_of_stories(2)[1:]
+    for stream, one in ((EVENTS, fresh), (LATE, late)):
+        client.xadd(stream, {"b": entry(one[0])}, id="5-0")
+        client.xadd(stream, {"b": b"nonsense"}, id="5-1")
+    assert ingest.drain_all(client, store, quarantine).flaws == 2
+    assert events_of(store) == expected([*fresh, *late])
+    assert len(list(quarantine.root.iterdir())) == 2 + 1  # and the folder of drafts
+
+
+def test_what_waits_is_due_once_an_hour(
+    client: redis.Redis, store: LocalStore, quarantine: LocalStore
+) -> None:
+    settings = Settings()
+    now_ms = client.time()[0] * 1000
+    for age_s, due in ((3590, False), (3610, True)):
+        client.delete(LATE)
+        client.xadd(LATE, {"b": entry(late_stories(1)[0])}, id=f"{now_ms - age_s * 1000}-0")
+        assert ingest.due(client, settings, key=LATE) is due
+    Accounting(settings, broker_store.Store(client, settings.fleet), store, quarantine).ingest()
+    assert events_of(store) == expected(late_stories(1))
 
 
 def test_a_boundary_whose_entries_redis_lost_is_done_with(
