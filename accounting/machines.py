@@ -15,7 +15,6 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass
-from decimal import Decimal
 from functools import partial
 from typing import Any, Self
 
@@ -38,7 +37,7 @@ from broker.store import Share, Store
 from broker.task import reference
 
 DAYS_PER_YEAR = 365
-SECONDS_PER_HOUR = 3600
+WATT_US_PER_KWH = 1000 * 3600 * 10**6
 HANDFUL = 500
 SLICE_ROWS = 400_000  # of facts, of which some columns are read
 _MADE_BY = ("lane", "node", "purpose", "ended_at")
@@ -67,14 +66,13 @@ class MachineDay:
         return self.cost_nano - self.booked_nano
 
 
-def day_cost_nano(hardware: Hardware, *, on_s: float, busy_s: float) -> int:
+def day_cost_nano(hardware: Hardware, *, on_us: int, busy_us: int) -> int:
     """The wear of a whole day, and the power of the hours in which it was on: at work, and idle."""
     wear = hardware.price_usd / (DAYS_PER_YEAR * hardware.life_years)
-    busy = min(Decimal(str(busy_s)), Decimal(str(on_s)) if on_s else Decimal(str(busy_s)))
-    idle = max(Decimal(0), Decimal(str(on_s)) - busy)
-    watt_seconds = busy * hardware.watts + idle * hardware.idle_watts
-    power = watt_seconds / 1000 / SECONDS_PER_HOUR * hardware.usd_per_kwh
-    return nano(wear + power)
+    busy = min(busy_us, on_us) if on_us else busy_us
+    idle = max(0, on_us - busy)
+    kwh = (busy * hardware.watts + idle * hardware.idle_watts) / WATT_US_PER_KWH
+    return nano(wear + kwh * hardware.usd_per_kwh)
 
 
 @dataclass(slots=True)
@@ -111,8 +109,8 @@ class _Machine:
     booked_nano: int = 0
     calls: int = 0
 
-    def day(self, on_s: float) -> MachineDay:
-        cost = day_cost_nano(self.hardware, on_s=on_s, busy_s=self.busy_us / 1e6)
+    def day(self, on_us: int) -> MachineDay:
+        cost = day_cost_nano(self.hardware, on_us=on_us, busy_us=self.busy_us)
         return MachineDay(self.node, cost, self.booked_nano, self.calls)
 
 
@@ -151,8 +149,8 @@ def allot(
     with closing(_Waiting(owned)) as waiting:
         for calls in _calls(files, owned, day):
             waiting.add(calls)
-        uptimes_s = store.uptimes_s(day)
-        days = [machine.day(uptimes_s.get(machine.node, 0.0)) for machine in waiting.machines]
+        uptimes_us = store.uptimes_us(day)
+        days = [machine.day(uptimes_us.get(machine.node, 0)) for machine in waiting.machines]
         sharings = [
             Sharing(one.rest_nano, machine.busy_us)
             for one, machine in zip(days, waiting.machines, strict=True)

@@ -874,10 +874,10 @@ class Store:
             for tally, counts in sums.items()
         }
 
-    def uptimes_s(self, day: str) -> dict[str, float]:
-        """For how long each machine was on, in a UTC day."""
+    def uptimes_us(self, day: str) -> dict[str, int]:
+        """For how many microseconds each machine was on, in a UTC day."""
         found = self._ask(lambda: self.client.hgetall(keys.uptime_key(day)))
-        return {machine.decode(): int(on) / MICRO for machine, on in found.items()}
+        return {machine.decode(): int(on) for machine, on in found.items()}
 
     def begin_sharing(self, day: str, machines: Mapping[str, str]) -> tuple[int, dict[str, str]]:
         """Begin to share out a day of ``machines`` (lane → what its machine is, as a text). Gives the turn, which ends

@@ -22,7 +22,7 @@ from broker import keys
 from broker.events import Attempted, Event, Finished, Submitted
 from broker.money import nano
 from broker.settings import Hardware, Settings, parse
-from broker.store import Intent, Move, Store
+from broker.store import MICRO, Intent, Move, Store
 from broker.task import DISPATCH, Claim, Outcome, Progress, Task
 from tests.accounting.stories import DAY, NOON_US, attempted, entry, grouped_entry, publish, story
 from tests.accounting.test_rollup import query
@@ -31,6 +31,7 @@ MACHINE = Hardware(
     price_usd=Decimal(3000), life_years=Decimal(4), watts=Decimal(200), idle_watts=Decimal(10),
     usd_per_kwh=Decimal("0.30"),
 )  # fmt: skip
+HOUR_US = 3600 * MICRO
 WEAR = Decimal(3000) / (365 * 4)
 TOML = """
 [fleet]
@@ -71,7 +72,7 @@ weights = st.lists(st.one_of(st.just(0), st.integers(0, 10**13)), min_size=1, ma
 def test_a_day_costs_its_wear_and_the_power_of_the_hours_it_was_on(
     on_h: int, busy_h: int, power: str
 ) -> None:
-    found = day_cost_nano(MACHINE, on_s=on_h * 3600, busy_s=busy_h * 3600)
+    found = day_cost_nano(MACHINE, on_us=on_h * HOUR_US, busy_us=busy_h * HOUR_US)
     assert found == nano(WEAR + Decimal(power))
 
 
@@ -275,7 +276,7 @@ def test_a_machines_day_is_the_same_read_at_once_as_fact_by_fact(
     assert len(expected) == 3
     found = {one.machine: one for one in allot(store, state, settings, DAY)}
     assert found == {
-        node: MachineDay(node, day_cost_nano(MACHINE, on_s=0, busy_s=busy_us / 1e6), booked, calls)
+        node: MachineDay(node, day_cost_nano(MACHINE, on_us=0, busy_us=busy_us), booked, calls)
         for node, (booked, calls, busy_us) in expected.items()
     }
 
@@ -401,12 +402,14 @@ def test_a_machine_is_on_while_its_processes_speak(state: Store, client: redis.R
     day = state.windows()["day"]
     state.keep([], ["local"], node="p1")
     machine = state.fleet.node
-    assert state.uptimes_s(day) == {machine: 0.0}
+    assert state.uptimes_us(day) == {machine: 0}
     client.hincrby("laneway:machines", machine, -3_000_000)
     state.keep([], ["local"], node="p2")
-    assert 3 <= state.uptimes_s(day)[machine] < 4
+    assert 3 * MICRO <= state.uptimes_us(day)[machine] < 4 * MICRO
     client.hincrby("laneway:machines", machine, -3_600_000_000)
     state.keep([], ["local"], node="p1")
-    assert state.uptimes_s(day)[machine] < 3 + 1 + state.fleet.lease_s, "a gap is time in which it was off"
+    assert state.uptimes_us(day)[machine] < (3 + 1 + state.fleet.lease_s) * MICRO, (
+        "a gap is time in which it was off"
+    )
     state.keep([], [])
-    assert set(state.uptimes_s(day)) == {machine}
+    assert set(state.uptimes_us(day)) == {machine}
