@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 from accounting import ledger, schema
 from accounting.ledger import Store
 from broker.errors import LedgerError
-from broker.money import PICO_PER_NANO
+from broker.money import PICO_PER_NANO, half_even
 from broker.pricebook import book
 from broker.prices import EPOCH_WEEKDAY, MIN_PER_DAY, US_PER_MIN, Hours, TokenPrice
 from broker.settings import Lane
@@ -258,9 +258,7 @@ def priced(calls: Calls, prices: Sequence[TokenPrice | None]) -> Any:
         tokens, figures = ([one.astype(object) for one in some] for some in (tokens, figures))
     pico = sum(count * figure[at] for count, figure in zip(tokens, figures, strict=True))
     whole = pico // PICO_PER_NANO
-    twice = 2 * (pico - whole * PICO_PER_NANO)
-    up = (twice > PICO_PER_NANO) | ((twice == PICO_PER_NANO) & (whole % 2 == 1))
-    return (whole + up).astype(np.int64)
+    return half_even(whole, pico - whole * PICO_PER_NANO, PICO_PER_NANO).astype(np.int64)
 
 
 def _may_overflow(tokens: Iterable[Any], figures: Iterable[Any]) -> bool:

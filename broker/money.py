@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from decimal import ROUND_HALF_EVEN, Decimal, InvalidOperation, Overflow
+from typing import Any
 
 NANO_PER_USD = 1_000_000_000
 PICO_PER_NANO = 1_000
@@ -54,11 +55,13 @@ def shown(amount: str) -> str:
 
 def round_half_even(numerator: int, denominator: int) -> int:
     """``numerator / denominator`` as the nearest integer, ties to even. The denominator is positive."""
-    quotient, rest = divmod(numerator, denominator)
-    twice = 2 * rest
-    if twice > denominator or (twice == denominator and quotient % 2):
-        return quotient + 1
-    return quotient
+    rounded: int = half_even(*divmod(numerator, denominator), denominator)
+    return rounded
+
+
+def half_even(whole: Any, rest: Any, parts: int) -> Any:
+    """``whole`` and ``rest`` of so many parts as the nearest integer, ties to even; of arrays each of them."""
+    return whole + ((2 * rest > parts) | ((2 * rest == parts) & (whole % 2 == 1)))
 
 
 def split(total: int, weights: Sequence[int]) -> list[int]:

@@ -18,6 +18,7 @@ from accounting.currency import MICRO, Rates
 from accounting.ledger import Store
 from accounting.reports.rows import Where, each, pieces
 from broker.errors import LedgerError
+from broker.money import half_even
 
 PENDING_ROWS = 200_000  # of sums that wait to be added up
 #: Columns that ``daily`` is keyed by in the sense in which a task has them: its lane and model are those of the calls.
@@ -112,8 +113,7 @@ def nanos(table: Any, name: str, day: str, rates: Rates | None) -> Any:
         raise too_large(rates)
     whole, rest = np.divmod(amounts, MICRO)
     more, left = np.divmod(rest * micros, MICRO)
-    made = whole * micros + more
-    return made + ((left * 2 > MICRO) | ((left * 2 == MICRO) & (made % 2 == 1)))
+    return half_even(whole * micros + more, left, MICRO)
 
 
 def too_large(rates: Rates) -> LedgerError:

@@ -1,10 +1,11 @@
 from decimal import ROUND_HALF_EVEN, Decimal
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from broker.money import dollars, nano, round_half_even, shown, split, text
+from broker.money import dollars, half_even, nano, round_half_even, shown, split, text
 
 
 @pytest.mark.parametrize(
@@ -52,6 +53,12 @@ def test_an_amount_for_a_person_has_its_cents_and_all_its_figures(amount: int, w
 def test_round_half_even_is_the_decimal_rounding(numerator: int, denominator: int) -> None:
     exact = (Decimal(numerator) / Decimal(denominator)).quantize(Decimal(1), rounding=ROUND_HALF_EVEN)
     assert round_half_even(numerator, denominator) == int(exact)
+
+
+@given(st.lists(st.integers(-(10**12), 10**12)), st.integers(1, 10**6), st.sampled_from([np.int64, object]))
+def test_arrays_are_rounded_as_each_of_their_numbers_is(made: list[int], parts: int, kind: type) -> None:
+    whole, rest = np.array([*zip(*(divmod(one, parts) for one in made), strict=True)] or [(), ()], kind)
+    assert half_even(whole, rest, parts).tolist() == [round_half_even(one, parts) for one in made]
 
 
 @given(st.integers(-(10**15), 10**15), st.lists(st.integers(0, 10**9), min_size=1, max_size=20))
