@@ -150,6 +150,11 @@ class AttemptRows:
         self.count = len(routings.places) + len(calls.task) + len(self.gated)
         self.routed, self.called, self.checked = self._places()
         self.task = self._rows(calls.task, routings.task, calls.task[self.gated])
+        hop, start = calls.said.whole("hop"), calls.said.whole("started_at")
+        self.routed_us = facts.whole("at", routings.places)
+        self.checked_us = calls.said.whole("ended_at")[self.gated]
+        self.hop = self._rows(hop, 0, hop[self.gated])
+        self.started_us = self._rows(start, self.routed_us, self.checked_us)
         self._sort()
 
     def table(self) -> Any:
@@ -207,12 +212,6 @@ class AttemptRows:
 
     def _sort(self) -> None:
         """By task, hop, start and id, where they do not stand so already."""
-        said = self.calls.said
-        hop = said.whole("hop")
-        start, end = said.whole("started_at"), said.whole("ended_at")
-        self.routed_us, self.checked_us = self.facts.whole("at", self.routings.places), end[self.gated]
-        self.hop = self._rows(hop, 0, hop[self.gated])
-        self.started_us = self._rows(start, self.routed_us, self.checked_us)
         by = arranged((self.task, self.hop, self.started_us), lambda: self.ids().take(self._sources()))
         if by is not None:
             place = np.empty(self.count, dtype=np.int64)
