@@ -134,7 +134,8 @@ class Facts:
         return np.asarray((places != NONE) & (self._kinds[places] == KINDS.index(kind)))
 
     def last(self, places: Rows) -> Rows:
-        """Of each task the last one of these places, NONE where it has none."""
+        """Of each task the last one of these places, NONE where it has none. numpy assigns in order, so that of
+        several places of a task the last one stays."""
         found = np.full(self.count, NONE, dtype=np.int64)
         found[self.task[places]] = places
         return found
@@ -143,7 +144,7 @@ class Facts:
         return self.last(places[::-1])
 
     def rows_told(self, places: Rows) -> Rows:
-        """Where among the calls of the lot these stand."""
+        """Of places of calls, the row of each among the lot's calls (``Lot.calls``)."""
         return np.asarray(self._rows[places] - self._first_call)
 
     def values(self, name: str, places: Rows) -> Any:

@@ -116,8 +116,8 @@ class Work:
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """``days`` are those from the first that has tasks to ``until``; both are UTC days, and in it. ``unrolled`` have
-    events and no nightly files: they are in nothing, nor among the days."""
+    """``since`` (the first day that has tasks) and ``until`` are UTC days, both included; ``days`` counts them.
+    ``unrolled`` have events and no nightly files: they are in nothing, nor among the days."""
 
     since: str
     until: str

@@ -55,6 +55,7 @@ if redis.call('EXISTS', KEYS[2]) == 0 then return end
 for at = 2, 4 do redis.call('EXPIRE', KEYS[at], ARGV[4]) end
 redis.call('ZADD', KEYS[1], now + ARGV[2], ARGV[1])
 """)
+#: The span, or IN_HAND (-1) or CLOSED (-2).
 _TAKE = _timed("""
 if redis.call('EXISTS', KEYS[2]) == 0 then return -2 end
 local at = tonumber(ARGV[5])

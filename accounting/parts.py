@@ -37,7 +37,7 @@ _STRIPES = b"laneway.stripes"
 _FIRSTS = b"laneway.buckets"  # the first bucket of each row group
 _FIRST_NEW = "unpriced"  # a column that version 1 has not
 _NEW = ("root_task_id", "avoided_usd")  # that version 2 has not
-#: A larger part has larger ones: what each costs in a footer and to find is more than its rows.
+#: At most; a larger part has larger ones. A further stripe costs more, in the footer and to be found, than it saves.
 MOST_STRIPES = 8
 _STATISTICS = ("workspace", "task_id", "seq", "at", "submitted_at", "kind")
 #: Integers near to those above them, or mostly the same: such a page is so small that nothing is left to compress.

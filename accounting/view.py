@@ -30,7 +30,7 @@ class View:
     nodes: int = 1
 
     def lot(self, number: int) -> Folded:
-        """The rows of one span; as ``made``."""
+        """The rows that the facts of one span fold into. Raises LedgerError where ``made`` does."""
         return self.made(number, fold)
 
     def made(self, number: int, make: Callable[[Lot], T]) -> T:
