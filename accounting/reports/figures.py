@@ -177,11 +177,13 @@ class Choice:
 
 @dataclass(frozen=True, slots=True)
 class Driver:
-    """Why tasks of a type cost what they do: calls a task * cost of a call, which follows its tokens."""
+    """Why tasks of a type cost what they do: calls a task * cost of a call, which follows its tokens. Calls are also those
+    of tools and people; tokens are of a call of a model."""
 
     task_type: str
     tasks: int
     calls_per_task: float | None
+    model_calls_per_task: float | None
     input_tokens_per_call: float | None
     output_tokens_per_call: float | None
     cached_share: float | None
@@ -192,7 +194,7 @@ class Driver:
 @dataclass(frozen=True, slots=True)
 class Period:
     """A day, a week (named by its Monday) or a month, with volume and unit cost apart. ``days`` are those of it that
-    have tasks."""
+    have tasks. Tokens are of a call of a model, as in a ``Driver``."""
 
     name: str
     days: int
@@ -203,6 +205,7 @@ class Period:
     cost_per_success_nano: int | None
     success_rate: float | None
     calls_per_task: float | None
+    model_calls_per_task: float | None
     input_tokens_per_call: float | None
     output_tokens_per_call: float | None
     cached_share: float | None

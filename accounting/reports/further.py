@@ -86,6 +86,7 @@ def _drivers(report: Report) -> Grid:
         (
             named(one.task_type),
             hundredths(one.calls_per_task),
+            hundredths(one.model_calls_per_task),
             real(one.input_tokens_per_call),
             percent(one.cached_share),
             real(one.output_tokens_per_call),
@@ -95,18 +96,21 @@ def _drivers(report: Report) -> Grid:
         for one in report.drivers[:MOST_ROWS]
     ]
     if others := report.drivers[MOST_ROWS:]:
-        rows.append((f"{len(others)} more (--json has them)", "", "", "", "", "", ""))
+        rows.append((f"{len(others)} more (--json has them)", "", "", "", "", "", "", ""))
     heads = (
         "type",
         "calls a task",
-        "tokens in a call",
+        "of models",
+        "tokens in",
         "of them cached",
-        "tokens out a call",
+        "tokens out",
         "a call",
         "a task",
     )
-    yields = ("of them cached", "a call", "tokens out a call", "tokens in a call")
-    return Grid("Why tasks cost what they do: calls, tokens, price", heads, rows, yields=yields)
+    yields = ("of them cached", "a call", "tokens out", "tokens in", "of models")
+    return Grid(
+        "Why tasks cost what they do: calls, tokens of a model call, price", heads, rows, yields=yields
+    )
 
 
 def _periods(report: Report) -> Grid:
@@ -131,9 +135,9 @@ def _periods(report: Report) -> Grid:
     ]
     heads = (
         name, "days", "tasks", report.currency, "per task", "per success", "success", "calls a task",
-        "tokens in a call",
+        "tokens in a model call",
     )  # fmt: skip
-    yields = ("days", "calls a task", "tokens in a call", "success", "per task")
+    yields = ("days", "calls a task", "tokens in a model call", "success", "per task")
     shown = rows if len(rows) >= FEWEST_PERIODS else []
     return Grid("Volume and unit cost apart", heads, shown, yields=yields)
 

@@ -52,12 +52,12 @@ PERCENTS = (50, 95, 99, 100)
 TOTAL, DATE = "total", "date"
 READ = (
     *KIND, WORKFLOW, "succeeded", "inference_usd", "human_usd", "avoided_usd", "value_usd", "hops", "attempts",
-    "unpriced_calls", "unsettled_calls", *schema.TOKENS,
+    "llm_calls", "unpriced_calls", "unsettled_calls", *schema.TOKENS,
 )  # fmt: skip
 #: Measures that every breakdown has.
 GROUP = ("tasks", "judged", "succeeded", "cost", "inference", "value", "valued")
 #: Those from which it shows why a workflow is dear.
-REASONS = ("hops", "attempts", "input", "human")
+REASONS = ("hops", "attempts", "llm_calls", "input", "human")
 #: Those of a kind of tasks.
 ALL = (
     *GROUP, *REASONS, "judged_cost", "failed_cost", "avoided", "escalated", "output", "unpriced_calls",
@@ -226,7 +226,7 @@ def _measures(chosen: Range, day: str, table: Any, cost: Any) -> dict[str, Any]:
         "escalated": pc.greater(table["hops"], 0).cast(schema.COUNT),
         "input": added_up(table, "input_tokens", "cached_input_tokens", "cache_write_tokens"),
         "output": added_up(table, "output_tokens", "reasoning_tokens"),
-        **{name: table[name] for name in ("hops", "attempts", "cached_input_tokens")},
+        **{name: table[name] for name in ("hops", "attempts", "llm_calls", "cached_input_tokens")},
         **{name: table[name] for name in _FLAWS if table[name].to_numpy().any()},
     }
     if table["value_usd"].null_count < table.num_rows:

@@ -59,8 +59,9 @@ def _periods(kinds: Any, of: Callable[[str], str]) -> Iterator[Period]:
             cost_per_success_nano=ratio(sums["cost"], sums["succeeded"]),
             success_rate=share(sums["succeeded"], sums["judged"]),
             calls_per_task=share(sums["attempts"], sums["tasks"]),
-            input_tokens_per_call=share(sums["input"], sums["attempts"]),
-            output_tokens_per_call=share(sums["output"], sums["attempts"]),
+            model_calls_per_task=share(sums["llm_calls"], sums["tasks"]),
+            input_tokens_per_call=share(sums["input"], sums["llm_calls"]),
+            output_tokens_per_call=share(sums["output"], sums["llm_calls"]),
             cached_share=share(sums["cached_input_tokens"], sums["input"]),
             overhead_share=share(sums["cost"] - sums["inference"], sums["cost"]),
         )
@@ -74,8 +75,9 @@ def drivers(kinds: Any) -> tuple[Driver, ...]:
             task_type=task_type,
             tasks=sums["tasks"],
             calls_per_task=share(sums["attempts"], sums["tasks"]),
-            input_tokens_per_call=share(sums["input"], sums["attempts"]),
-            output_tokens_per_call=share(sums["output"], sums["attempts"]),
+            model_calls_per_task=share(sums["llm_calls"], sums["tasks"]),
+            input_tokens_per_call=share(sums["input"], sums["llm_calls"]),
+            output_tokens_per_call=share(sums["output"], sums["llm_calls"]),
             cached_share=share(sums["cached_input_tokens"], sums["input"]),
             cost_per_call_nano=ratio(sums["cost"], sums["attempts"]),
             cost_per_task_nano=ratio(sums["cost"], sums["tasks"]),
@@ -86,8 +88,8 @@ def drivers(kinds: Any) -> tuple[Driver, ...]:
 
 #: What may drift: its name → of a day's sums, and the unit.
 DRIFTING: Mapping[str, tuple[Callable[[Sums], float | None], str]] = {
-    "input tokens a call": (lambda sums: share(sums["input"], sums["attempts"]), "count"),
-    "output tokens a call": (lambda sums: share(sums["output"], sums["attempts"]), "count"),
+    "input tokens a model call": (lambda sums: share(sums["input"], sums["llm_calls"]), "count"),
+    "output tokens a model call": (lambda sums: share(sums["output"], sums["llm_calls"]), "count"),
     "calls a task": (lambda sums: share(sums["attempts"], sums["tasks"]), "count"),
     "cost of a task": (lambda sums: ratio(sums["cost"], sums["tasks"]), "usd"),
     "cost of a success": (lambda sums: ratio(sums["cost"], sums["succeeded"]), "usd"),

@@ -37,8 +37,8 @@ def usual(number: int, **said: Any) -> dict[str, Any]:
     """A hundred tasks of a cent each, one call a task, recognised by their rule."""
     return {
         "date": day(number), "task_type": "intent", "final_lane": "local", "status": "succeeded",
-        "classified_by": "regex", "tasks": 100, "judged": 100, "succeeded": 95, "attempts": 100, "cost": 100 * CENT,
-        "inference": 100 * CENT, "input": 40_000, "output": 2_000, **said,
+        "classified_by": "regex", "tasks": 100, "judged": 100, "succeeded": 95, "attempts": 100, "llm_calls": 100,
+        "cost": 100 * CENT, "inference": 100 * CENT, "input": 40_000, "output": 2_000, **said,
     }  # fmt: skip
 
 
@@ -107,8 +107,22 @@ def test_a_new_workflow_that_is_dear_at_once_is_named_and_a_cheap_one_is_not() -
 def test_tokens_that_grow_over_the_weeks_are_a_drift() -> None:
     rows = [usual(number, input=40_000 + 4_000 * number) for number in range(20)]
     drifts = [one for one in trends.drifts(kinds(rows)) if one.scope == "intent"]
-    assert [(one.figure, one.first, one.last) for one in drifts] == [("input tokens a call", 520, 1_040)]
+    assert [(one.figure, one.first, one.last) for one in drifts] == [
+        ("input tokens a model call", 520, 1_040)
+    ]
     assert drifts[0].times == 2
+
+
+def test_calls_of_tools_and_people_hide_no_growth_of_the_tokens_of_a_model_call() -> None:
+    """Later on each model call reads three times as much, and five calls of a tool stand beside it."""
+    later = {"attempts": 600, "input": 120_000}
+    rows = kinds([usual(number, **(later if number >= 4 else {})) for number in range(8)])
+    told = {one.figure: one.times for one in trends.drifts(rows) if one.scope == "intent"}
+    assert told == {"input tokens a model call": 3, "calls a task": 6}
+    assert [one.input_tokens_per_call for one in trends.periods(rows)["day"]] == [400] * 4 + [1_200] * 4
+    [driver] = trends.drivers(rows)
+    assert (driver.calls_per_task, driver.model_calls_per_task) == (3.5, 1)
+    assert (driver.input_tokens_per_call, driver.output_tokens_per_call) == (800, 20)
 
 
 def test_weeks_begin_on_mondays_and_sum_to_their_days() -> None:
