@@ -71,7 +71,7 @@ def notes(report: Report) -> tuple[str, ...]:
         found.append(
             f"No verdict on {counted(said.unjudged_tasks, 'task')} ({money.one(said.unjudged_nano)}), for want of a "
             "gate or of an end: they are in no success rate, and their spend is in the figure above. Over judged tasks "
-            f"alone, a success costs {money.one(said.cost_per_judged_success_nano)}."
+            f"alone, a success costs {money.least(said.cost_per_judged_success_nano, said.unpriced_calls)}."
         )
     if said.parked_tasks:
         found.append(
@@ -82,10 +82,11 @@ def notes(report: Report) -> tuple[str, ...]:
         found.append(
             f"{counted(said.unfinished_tasks, 'task')} had not ended when the day was last rolled up."
         )
-    if said.unpriced_calls:
+    if unpriced := said.unpriced_calls or report.window.unpriced_calls:
+        when = "" if said.unpriced_calls else f" since {report.window.since}"
         found.append(
-            f"{counted(said.unpriced_calls, 'call')} had no known price and stand here without cost: the true total is "
-            "higher. Give their lanes a price."
+            f"{counted(unpriced, 'call')}{when} had no known price and stand here without cost. What they are "
+            "missing from is marked ≥, or - where nothing is known. Give their lanes a price."
         )
     if said.unsettled_calls:
         found.append(

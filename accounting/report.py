@@ -33,7 +33,7 @@ from accounting.reports.figures import (
 )
 from accounting.reports.rows import Where, days_between
 from accounting.reports.sums import daily_answers, from_daily, ratings, too_large, total, totals
-from accounting.reports.tasks import BY, DATE, TOTAL, Range, Tallies, choose, rank, summed, tally
+from accounting.reports.tasks import BY, DATE, TOTAL, Range, Tallies, choose, rank, summed, tally, unpriced
 from broker.errors import LedgerError
 from broker.money import text
 from broker.settings import FlatCost
@@ -190,7 +190,7 @@ def _window(store: Store, until: str, where: Where, rates: Rates | None) -> Wind
         sums = from_daily(store, days, where, (), rates)
     else:
         sums = summed(found)
-    return groups.window(since, until, len(days), sums)
+    return groups.window(since, until, len(days), sums, unpriced(store, days, where, found))
 
 
 def _flat(

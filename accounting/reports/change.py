@@ -8,7 +8,7 @@ from typing import Any
 import pyarrow.compute as pc
 
 from accounting import schema
-from accounting.reports.figures import Change, Moved, Side, ratio
+from accounting.reports.figures import Change, Moved, Side, unit_cost
 from accounting.reports.sums import by, text, totals
 from accounting.reports.tasks import BY, Tallies
 from broker.money import round_half_even
@@ -18,15 +18,16 @@ Sums = Mapping[str, int]
 
 def side(since: str, until: str, kinds: Any) -> Side:
     sums = totals(kinds)
-    cost = sums["cost"]
+    cost, unpriced = sums["cost"], sums["unpriced_calls"]
     return Side(
         since,
         until,
         sums["tasks"],
         sums["succeeded"],
         cost,
-        ratio(cost, sums["tasks"]),
-        ratio(cost, sums["succeeded"]),
+        unit_cost(cost, sums["tasks"], unpriced),
+        unit_cost(cost, sums["succeeded"], unpriced),
+        unpriced,
     )
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from accounting.reports.figures import Cell, Choice, Costly, ratio, share
+from accounting.reports.figures import Cell, Choice, Costly, share, unit_cost
 from accounting.reports.sums import by, picked, totals
 from accounting.reports.tasks import WORKFLOW
 from broker.money import round_half_even
@@ -30,7 +30,12 @@ AS_USUAL = "its tasks cost no more than others do: it is the volume"
 def cells(kinds: Any) -> tuple[Cell, ...]:
     """What a thousand tasks of each type cost on the lane that ended them."""
     return tuple(
-        Cell(task_type, lane, sums["tasks"], round_half_even(sums["cost"] * 1000, sums["tasks"]))
+        Cell(
+            task_type,
+            lane,
+            sums["tasks"],
+            unit_cost(sums["cost"] * 1000, sums["tasks"], sums["unpriced_calls"]),
+        )
         for task_type, _ in by(kinds, "task_type")
         for lane, sums in by(picked(kinds, task_type=task_type), "final_lane")
         if sums["tasks"]
@@ -60,13 +65,20 @@ def _of_type(kinds: Any, task_type: str) -> list[Choice]:
             sums["tasks"],
             sums["judged"],
             share(sums["succeeded"], sums["judged"]),
-            ratio(sums["cost"], sums["succeeded"]),
+            unit_cost(sums["cost"], sums["succeeded"], sums["unpriced_calls"]),
+            sums["unpriced_calls"],
         )
         for lane, sums in by(picked(kinds, task_type=task_type), "final_lane")
         if sums["judged"]
     ]
-    found.sort(key=lambda one: (one.cost_per_success_nano is None, one.cost_per_success_nano or 0, one.lane))
+    found.sort(key=_dearness)
     return [replace(one, dominated_by=_better(one, found)) for one in found]
+
+
+def _dearness(one: Choice) -> tuple[bool, bool, int, str]:
+    """Of what has calls of unknown price nobody knows whether it is cheap."""
+    nano = one.cost_per_success_nano
+    return nano is None, one.unpriced_calls > 0, nano or 0, one.lane
 
 
 def _better(one: Choice, others: Sequence[Choice]) -> str | None:
@@ -74,12 +86,14 @@ def _better(one: Choice, others: Sequence[Choice]) -> str | None:
 
 
 def _beats(other: Choice, one: Choice) -> bool:
-    if min(other.judged, one.judged) < FEWEST_JUDGED or other.cost_per_success_nano is None:
+    if min(other.judged, one.judged) < FEWEST_JUDGED:
+        return False
+    if other.cost_per_success_nano is None or other.unpriced_calls:
         return False
     mine = (-(one.success_rate or 0.0), one.cost_per_success_nano)
     its = (-(other.success_rate or 0.0), other.cost_per_success_nano)
     if mine[1] is None:
-        return its[0] <= mine[0]
+        return its[0] <= mine[0] and not one.unpriced_calls
     return its[0] <= mine[0] and its[1] <= mine[1] and its != mine
 
 
@@ -93,9 +107,10 @@ def costly(workflows: Any) -> tuple[Costly, ...]:
             tasks=sums["tasks"],
             cost_nano=sums["cost"],
             spend_share=share(sums["cost"], every["cost"]),
-            cost_per_success_nano=ratio(sums["cost"], sums["succeeded"]),
+            cost_per_success_nano=unit_cost(sums["cost"], sums["succeeded"], sums["unpriced_calls"]),
             times_usual=_times(sums, every, "cost", "tasks"),
             action=action(sums, every),
+            unpriced_calls=sums["unpriced_calls"],
         )
         for name, sums in found[:MOST_COSTLY]
         if sums["cost"]

@@ -16,7 +16,8 @@ class Group:
     """Some tasks together. ``judged`` had a verdict of a gate or a person; ``cost_per_success_nano`` is all that the
     group spent over its successes, so that what failed is paid by what succeeded. ``value_nano`` is what its successes
     were worth, or what they were sold for. Of ``rated`` tasks whoever got the outcome said whether it was good, and of
-    ``satisfied`` ones that it was; None where the daily sums cannot tell."""
+    ``satisfied`` ones that it was; None where the daily sums cannot tell. Of ``unpriced_calls`` nobody knows
+    the price: where there are any, each amount is the least that it can be; None where no call has a price."""
 
     name: str
     tasks: int
@@ -34,6 +35,7 @@ class Group:
     value_nano: int | None
     rated: int | None
     satisfied: int | None
+    unpriced_calls: int
 
     @property
     def success_rate(self) -> float | None:
@@ -147,24 +149,25 @@ class Costly:
     cost_per_success_nano: int | None
     times_usual: float | None
     action: str
+    unpriced_calls: int
 
 
 @dataclass(frozen=True, slots=True)
 class Cell:
     """Tasks of a type that ended on a lane, and what a thousand of them cost in all; or tasks that were on the lane,
-    and what a thousand of them cost there."""
+    and what a thousand of them cost there. None: none of the calls has a known price."""
 
     task_type: str
     lane: str
     tasks: int
-    cost_per_1k_nano: int
+    cost_per_1k_nano: int | None
 
 
 @dataclass(frozen=True, slots=True)
 class Choice:
     """What tasks of a type came to that ended on a lane. ``dominated_by`` names another lane that costs no more a
-    success of the type, succeeds no less often, and is better in one of both. Tasks that climbed are the harder ones,
-    so it says which lanes to compare, not which one is better."""
+    success of the type, succeeds no less often, and is better in one of both; none of which calls are unpriced. Tasks
+    that climbed are the harder ones, so it says which lanes to compare, not which one is better."""
 
     task_type: str
     lane: str
@@ -172,13 +175,14 @@ class Choice:
     judged: int
     success_rate: float | None
     cost_per_success_nano: int | None
+    unpriced_calls: int
     dominated_by: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Driver:
-    """Why tasks of a type cost what they do: calls a task * cost of a call, which follows its tokens. Calls are also those
-    of tools and people; tokens are of a call of a model."""
+    """Why tasks of a type cost what they do: calls a task * cost of a call, which follows its tokens. Calls are
+    also those of tools and people; tokens are of a call of a model."""
 
     task_type: str
     tasks: int
@@ -189,6 +193,7 @@ class Driver:
     cached_share: float | None
     cost_per_call_nano: int | None
     cost_per_task_nano: int | None
+    unpriced_calls: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,6 +215,7 @@ class Period:
     output_tokens_per_call: float | None
     cached_share: float | None
     overhead_share: float | None
+    unpriced_calls: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -248,6 +254,7 @@ class Band:
     cost_per_task_nano: int | None
     cost_per_success_nano: int | None
     p95_nano: int | None
+    unpriced_calls: int
 
 
 WINDOW_DAYS = 30
@@ -264,6 +271,7 @@ class Window:
     succeeded: int
     cost_nano: int
     cost_per_success_nano: int | None
+    unpriced_calls: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -311,6 +319,7 @@ class Side:
     cost_nano: int
     cost_per_task_nano: int | None
     cost_per_success_nano: int | None
+    unpriced_calls: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -433,3 +442,8 @@ def share(part: int, whole: int) -> float | None:
 def ratio(part: int, whole: int) -> int | None:
     """An amount a piece, rounded half-even."""
     return round_half_even(part, whole) if whole else None
+
+
+def unit_cost(cost_nano: int, pieces: int, unpriced: int) -> int | None:
+    """What a piece costs, or the least that it can cost where some calls have no known price; None where none has."""
+    return None if unpriced and not cost_nano else ratio(cost_nano, pieces)

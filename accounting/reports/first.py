@@ -5,7 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from accounting.reports.figures import WINDOW_DAYS, Cell, Group, Lane, Report, Speed, Window, Work, share
-from accounting.reports.wording import NOTHING, Amounts, Grid, hundredths, named, percent, precision, real
+from accounting.reports.wording import (
+    NOTHING,
+    Amounts,
+    Grid,
+    at_least,
+    hundredths,
+    named,
+    percent,
+    precision,
+    real,
+)
 from broker.money import round_half_even
 
 MOST_ROWS = 20
@@ -51,30 +61,36 @@ def grids(report: Report) -> tuple[Grid, ...]:
     elif report.work:
         made.append(_work(report, money))
     if report.visits:
-        made.append(
-            _cells(
-                f"Cost of 1,000 tasks on each lane that they were on, {report.currency}", report.visits, money
-            )
-        )
-    ended = f"Cost of 1,000 tasks in all, by the lane that ended them, {report.currency}"
+        visited = f"Cost of 1,000 tasks on each lane that they were on, {report.currency}"
+        made.append(_cells(_without(visited, report), report.visits, money))
+    ended = _without(f"Cost of 1,000 tasks in all, by the lane that ended them, {report.currency}", report)
     return (*made, _cells(ended, report.cells, money), _dearest(report, money))
+
+
+def _without(title: str, report: Report) -> str:
+    """The title of a table that cannot say of each amount whether calls are missing from it."""
+    return f"{title} (without the calls of unknown price)" if report.totals.unpriced_calls else title
 
 
 def _totals(report: Report, money: Amounts) -> Grid:
     total, window = report.totals, report.window
-    decimals = precision(total.cost_nano)
+    decimals, unpriced = precision(total.cost_nano), total.unpriced_calls
     statuses = ", ".join(f"{count:,} {name}" for name, count in report.statuses.items())
     costs = " · ".join(
-        money.one(nano) for nano in (total.p50_nano, total.p95_nano, total.p99_nano, total.max_nano)
+        money.least(nano, unpriced)
+        for nano in (total.p50_nano, total.p95_nano, total.p99_nano, total.max_nano)
     )
     rows = [
         ("Tasks", f"{total.tasks:,}: {statuses}"),
-        ("Spent", money.one(total.cost_nano, decimals)),
+        ("Spent", money.least(total.cost_nano, unpriced, decimals)),
         *_with_flat(report, money, decimals),
-        ("Spent on tasks that failed their judge", money.one(report.open.failed_nano, decimals)),
-        ("Cost per task", money.one(total.cost_per_task_nano)),
-        ("Cost per successful task", money.one(total.cost_per_success_nano)),
-        (_window(window), money.one(window.cost_per_success_nano)),
+        (
+            "Spent on tasks that failed their judge",
+            money.least(report.open.failed_nano, unpriced if total.judged > total.succeeded else 0, decimals),
+        ),
+        ("Cost per task", money.least(total.cost_per_task_nano, unpriced)),
+        ("Cost per successful task", money.least(total.cost_per_success_nano, unpriced)),
+        (_window(window), money.least(window.cost_per_success_nano, window.unpriced_calls)),
         *_success_with_flat(report, money),
         (
             "Success rate of what ended with a verdict",
@@ -138,16 +154,20 @@ def _with_flat(report: Report, money: Amounts, decimals: int) -> list[tuple[str,
     ]
     return [
         ("Monthly prices, what falls on these days", money.one(printed[1], decimals)),
-        ("Spent with monthly prices", money.one(sum(printed), decimals)),
+        ("Spent with monthly prices", money.least(sum(printed), report.totals.unpriced_calls, decimals)),
     ]
 
 
 def _success_with_flat(report: Report, money: Amounts) -> list[tuple[str, str]]:
     if report.loaded is None:
         return []
+    total, window = report.loaded.cost_per_success_nano, report.loaded.window_cost_per_success_nano
     return [
-        ("Cost per successful task with monthly prices", money.one(report.loaded.cost_per_success_nano)),
-        (f"The same since {report.window.since}", money.one(report.loaded.window_cost_per_success_nano)),
+        (
+            "Cost per successful task with monthly prices",
+            money.least(total, report.totals.unpriced_calls),
+        ),
+        (f"The same since {report.window.since}", money.least(window, report.window.unpriced_calls)),
     ]
 
 
@@ -156,9 +176,10 @@ def _goal(report: Report, money: Amounts) -> list[tuple[str, str]]:
     if goal is None:
         return []
     kept = f"{goal.days - len(goal.broken_on)} of {goal.days} days"
-    return [
-        (f"95 of 100 tasks under {money.one(goal.limit_nano)}", f"{money.one(goal.is_nano)}; kept on {kept}")
-    ]
+    if any(day.unpriced_calls and day.name not in goal.broken_on for day in report.days):
+        kept = f"at most {kept}"
+    p95 = money.least(goal.is_nano, report.totals.unpriced_calls)
+    return [(f"95 of 100 tasks under {money.one(goal.limit_nano)}", f"{p95}; kept on {kept}")]
 
 
 def _parts(report: Report, money: Amounts) -> Grid:
@@ -177,7 +198,7 @@ def _parts(report: Report, money: Amounts) -> Grid:
             ("of which machines' wear and idle time", report.within.standing_nano),
         ]
     return Grid(
-        "Where the money went",
+        _without("Where the money went", report),
         ("part", report.currency, "of spend"),
         rows,
         [(name, money.one(nano, decimals), percent(share(nano, spent))) for name, nano in below],
@@ -200,7 +221,7 @@ def _categories(report: Report, money: Amounts) -> Grid:
             columns.append([*(percent(one.share) for one in parts), percent(share(whole, whole))])
             heads += names
     *rows, total = zip(*columns, strict=True)
-    return Grid("The same in four categories", tuple(heads), rows, [total])
+    return Grid(_without("The same in four categories", report), tuple(heads), rows, [total])
 
 
 def _flat(report: Report, money: Amounts) -> Grid:
@@ -225,12 +246,18 @@ def _groups(name: str, groups: Sequence[Group], report: Report, money: Amounts) 
     decimals = precision(report.totals.cost_nano)
     valued = report.totals.value_nano is not None
     rated = any(group.rated for group in groups)
-    amounts = money.column([group.cost_nano for group in groups], decimals)
+    amounts = [
+        at_least(amount, group.cost_nano, group.unpriced_calls)
+        for group, amount in zip(
+            groups, money.column([group.cost_nano for group in groups], decimals), strict=True
+        )
+    ]
     shown = list(zip(groups, amounts, strict=True))[:MOST_ROWS]
     rest = []
     if len(groups) > MOST_ROWS:
         others = groups[MOST_ROWS:]
-        spent = money.one(sum(group.cost_nano for group in others), decimals)
+        unpriced = sum(group.unpriced_calls for group in others)
+        spent = money.least(sum(group.cost_nano for group in others), unpriced, decimals)
         tasks = f"{sum(group.tasks for group in others):,}"
         rest = [(f"{len(others)} more", tasks, "", *(("",) if rated else ()), spent)]
     heads = (
@@ -250,7 +277,15 @@ def _groups(name: str, groups: Sequence[Group], report: Report, money: Amounts) 
         title=f"By {_TITLES.get(name, name)}",
         heads=(name, *heads, "overhead", *(("margin",) if valued else ())),
         rows=[*(_group_row(group, amount, money, rated, valued) for group, amount in shown), *rest],
-        below=[_group_row(report.totals, money.one(report.totals.cost_nano, decimals), money, rated, valued)],
+        below=[
+            _group_row(
+                report.totals,
+                money.least(report.totals.cost_nano, report.totals.unpriced_calls, decimals),
+                money,
+                rated,
+                valued,
+            )
+        ],
         yields=(
             "p99",
             "p50",
@@ -281,7 +316,7 @@ def _group_row(group: Group, amount: str, money: Amounts, rated: bool, valued: b
         *((percent(group.satisfaction),) if rated else ()),
         amount,
         percent(group.spend_share),
-        *(money.one(nano) for nano in (*costs, group.max_nano)),
+        *(money.least(nano, group.unpriced_calls) for nano in (*costs, group.max_nano)),
         percent(group.overhead_share),
         *((money.one(group.margin_nano),) if valued else ()),
     )
@@ -296,7 +331,7 @@ def _lanes(report: Report, money: Amounts) -> Grid:
         rows.append(("our own routing and gates", "", "", "", printed[-1]))
     calls = sum(lane.attempts for lane in report.lanes)
     return Grid(
-        title="Calls by lane, whatever became of their tasks",
+        title=_without("Calls by lane, whatever became of their tasks", report),
         heads=(
             "lane",
             "calls",
@@ -371,7 +406,7 @@ def _work(report: Report, money: Amounts) -> Grid:
         rows.append(_work_row(f"{len(others)} more", "", others, amount, spent))
     heads = ("lane", "model", "calls", "tokens in", "tokens out", report.currency, "of spend")
     return Grid(
-        "What lanes and models did",
+        _without("What lanes and models did", report),
         heads,
         rows,
         [_work_row("total", "", report.work, money.one(spent, decimals), spent)],
@@ -418,4 +453,4 @@ def _dearest(report: Report, money: Amounts) -> Grid:
         for line in report.dearest
     ]
     heads = ("the dearest", "tasks", "each from", report.currency, "of spend")
-    return Grid("How the spend is spread", heads, rows, yields=("each from",))
+    return Grid(_without("How the spend is spread", report), heads, rows, yields=("each from",))

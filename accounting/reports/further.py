@@ -43,7 +43,7 @@ def _costly(report: Report) -> Grid:
             named(one.workflow),
             f"{one.tasks:,}",
             percent(one.spend_share),
-            money.one(one.cost_per_success_nano),
+            money.least(one.cost_per_success_nano, one.unpriced_calls),
             hundredths(one.times_usual),
             one.action,
         )
@@ -70,7 +70,7 @@ def _choices(report: Report) -> Grid:
             named(one.lane),
             f"{one.judged:,}",
             percent(one.success_rate),
-            money.one(one.cost_per_success_nano),
+            money.least(one.cost_per_success_nano, one.unpriced_calls),
             f"compare with {named(one.dominated_by)}" if one.dominated_by is not None else "",
         )
         for one in report.choices
@@ -90,8 +90,8 @@ def _drivers(report: Report) -> Grid:
             real(one.input_tokens_per_call),
             percent(one.cached_share),
             real(one.output_tokens_per_call),
-            money.one(one.cost_per_call_nano),
-            money.one(one.cost_per_task_nano),
+            money.least(one.cost_per_call_nano, one.unpriced_calls),
+            money.least(one.cost_per_task_nano, one.unpriced_calls),
         )
         for one in report.drivers[:MOST_ROWS]
     ]
@@ -124,9 +124,9 @@ def _periods(report: Report) -> Grid:
             one.name,
             f"{one.days}",
             f"{one.tasks:,}",
-            money.one(one.cost_nano, precision(report.totals.cost_nano)),
-            money.one(one.cost_per_task_nano),
-            money.one(one.cost_per_success_nano),
+            money.least(one.cost_nano, one.unpriced_calls, precision(report.totals.cost_nano)),
+            money.least(one.cost_per_task_nano, one.unpriced_calls),
+            money.least(one.cost_per_success_nano, one.unpriced_calls),
             percent(one.success_rate),
             hundredths(one.calls_per_task),
             real(one.input_tokens_per_call),
@@ -149,9 +149,9 @@ def _bands(report: Report) -> Grid:
             one.name,
             f"{one.days}",
             f"{one.tasks_per_day:,}",
-            money.one(one.cost_per_task_nano),
-            money.one(one.cost_per_success_nano),
-            money.one(one.p95_nano),
+            money.least(one.cost_per_task_nano, one.unpriced_calls),
+            money.least(one.cost_per_success_nano, one.unpriced_calls),
+            money.least(one.p95_nano, one.unpriced_calls),
         )
         for one in report.bands
     ]
@@ -211,7 +211,10 @@ def _change(report: Report, change: Change) -> list[Grid]:
         ("the same tasks dearer or cheaper", _signed(change.unit_nano, money)),
     ]
     last = (f"spent {now.since} to {now.until}, {counted(now.tasks, 'task')}", money.one(now.cost_nano))
-    made = [Grid("What changed the bill", ("", report.currency), rows, [last])]
+    title = "What changed the bill"
+    if before.unpriced_calls or now.unpriced_calls:
+        title += f" (without {before.unpriced_calls:,} and {now.unpriced_calls:,} calls of unknown price)"
+    made = [Grid(title, ("", report.currency), rows, [last])]
     return made + [moved(name, those, report.currency) for name, those in change.groups.items()]
 
 

@@ -6,10 +6,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from math import ceil
 from typing import Any
 
-from accounting.reports.figures import Dearest, Goal, Group, Open, Part, Window, Work, ratio, share
+from accounting.reports.figures import Dearest, Goal, Group, Open, Part, Window, Work, share, unit_cost
 from accounting.reports.ranks import Answers
 from accounting.reports.sums import PARTS, RATINGS, by, picked, total, totals
-from accounting.reports.tasks import DATE, TOTAL
+from accounting.reports.tasks import DATE, PERCENTS, TOTAL
 
 DEAREST = (0.01, 0.1)
 UNFINISHED = ("queued", "running")
@@ -29,18 +29,19 @@ def group(
 ) -> Group:
     """``whole_nano`` is all spend, ``price_nano`` what a success is sold for; None takes what people said it was
     worth. ``said`` are its ratings; None: not known."""
-    p50, p95, p99, top = (ranks.percent(name, percent) for percent in (50, 95, 99, 100))
     worth = sums["value"] if sums["valued"] else None
     rated, satisfied = (None if said is None else said[one] for one in RATINGS)
-    cost, succeeded = sums["cost"], sums["succeeded"]
+    cost, succeeded, unpriced = sums["cost"], sums["succeeded"], sums["unpriced_calls"]
+    known = cost or not unpriced
+    p50, p95, p99, top = (ranks.percent(name, percent) if known else None for percent in PERCENTS)
     return Group(
         name=name,
         tasks=sums["tasks"],
         judged=sums["judged"],
         succeeded=succeeded,
         cost_nano=cost,
-        cost_per_task_nano=ratio(cost, sums["tasks"]),
-        cost_per_success_nano=ratio(cost, succeeded),
+        cost_per_task_nano=unit_cost(cost, sums["tasks"], unpriced),
+        cost_per_success_nano=unit_cost(cost, succeeded, unpriced),
         p50_nano=p50,
         p95_nano=p95,
         p99_nano=p99,
@@ -50,6 +51,7 @@ def group(
         value_nano=worth if price_nano is None else price_nano * succeeded,
         rated=rated,
         satisfied=satisfied,
+        unpriced_calls=unpriced,
     )
 
 
@@ -122,9 +124,10 @@ def work(sums: Any) -> tuple[Work, ...]:
     return tuple(sorted(found, key=lambda one: (-one.cost_nano, one.lane, one.model)))
 
 
-def window(since: str, until: str, days: int, sums: Any) -> Window:
+def window(since: str, until: str, days: int, sums: Any, unpriced: int) -> Window:
     cost, succeeded = total(sums, "cost"), total(sums, "succeeded")
-    return Window(since, until, days, total(sums, "tasks"), succeeded, cost, ratio(cost, succeeded))
+    each = unit_cost(cost, succeeded, unpriced)
+    return Window(since, until, days, total(sums, "tasks"), succeeded, cost, each, unpriced)
 
 
 def goal(limit_nano: int | None, all_days: Group, each: Sequence[Group]) -> Goal | None:
@@ -145,7 +148,9 @@ def open_(kinds: Any) -> Open:
         unjudged_tasks=every["tasks"] - every["judged"],
         unjudged_nano=every["cost"] - every["judged_cost"],
         failed_nano=every["failed_cost"],
-        cost_per_judged_success_nano=ratio(every["judged_cost"], every["succeeded"]),
+        cost_per_judged_success_nano=unit_cost(
+            every["judged_cost"], every["succeeded"], every["unpriced_calls"]
+        ),
         unpriced_calls=every["unpriced_calls"],
         unsettled_calls=every["unsettled_calls"],
         parked_tasks=parked["tasks"],

@@ -11,10 +11,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from statistics import median
 from typing import Any
 
-from accounting.reports.figures import Odd, ratio, share
+from accounting.reports.figures import Odd, share
 from accounting.reports.sums import by, picked, total
 from accounting.reports.tasks import DATE, WORKFLOW
-from accounting.reports.trends import scopes
+from accounting.reports.trends import known_unit_cost, scopes
 
 Sums = Mapping[str, int]
 BEFORE_DAYS, FEWEST_BEFORE = 28, 7
@@ -29,8 +29,8 @@ DECLARED = "declared"  # by its producer
 _RISING: Mapping[str, tuple[Callable[[Sums], float | None], str]] = {
     "calls": (lambda sums: sums["attempts"], "count"),
     "calls a task": (lambda sums: share(sums["attempts"], sums["tasks"]), "count"),
-    "cost of a task": (lambda sums: ratio(sums["cost"], sums["tasks"]), "usd"),
-    "cost of a success": (lambda sums: ratio(sums["cost"], sums["succeeded"]), "usd"),
+    "cost of a task": (lambda sums: known_unit_cost(sums, "tasks"), "usd"),
+    "cost of a success": (lambda sums: known_unit_cost(sums, "succeeded"), "usd"),
 }
 
 

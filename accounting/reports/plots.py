@@ -64,13 +64,17 @@ def _volume(axes: Axes, report: Report) -> None:
 
 def _unit_cost(axes: Axes, report: Report) -> None:
     days = report.days
+    unknown = [bool(day.unpriced_calls) for day in days]
     for label, nanos in (
         ("per success", [day.cost_per_success_nano for day in days]),
         ("per task", [day.cost_per_task_nano for day in days]),
         ("p95 of a task", [day.p95_nano for day in days]),
     ):
         axes.plot(
-            [float("nan") if nano is None else nano / _PER_UNIT for nano in nanos],
+            [
+                float("nan") if nano is None or (missing and not nano) else nano / _PER_UNIT
+                for nano, missing in zip(nanos, unknown, strict=True)
+            ],
             marker="o",
             ms=3,
             label=label,

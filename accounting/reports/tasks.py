@@ -29,8 +29,8 @@ from accounting.reports.ranks import (
     seen,
 )
 from accounting.reports.revisions import MODEL, NEEDS, VERSION, derived
-from accounting.reports.rows import Piece, Where, at_once, each, holding, pieces, worded
-from accounting.reports.sums import Sums, added, cost_columns, dated, nanos, spent, summed_up, text
+from accounting.reports.rows import Piece, Where, at_once, each, greatest, holding, pieces, worded
+from accounting.reports.sums import Sums, added, cost_columns, dated, nanos, spent, summed_up, text, total
 
 Made = TypeVar("Made")
 
@@ -48,22 +48,23 @@ BY = {
 #: What tasks of one kind share; few enough combinations to hold for every day.
 KIND = ("task_type", "final_lane", "status", "classified_by")
 WORKFLOW = "workflow"
-PERCENTS = (50, 95, 99, 100)
+PERCENTS = (50, 95, 99, 100)  # 100: the dearest
 TOTAL, DATE = "total", "date"
 READ = (
     *KIND, WORKFLOW, "succeeded", "inference_usd", "human_usd", "avoided_usd", "value_usd", "hops", "attempts",
     "llm_calls", "unpriced_calls", "unsettled_calls", *schema.TOKENS,
 )  # fmt: skip
 #: Measures that every breakdown has.
-GROUP = ("tasks", "judged", "succeeded", "cost", "inference", "value", "valued")
+GROUP = ("tasks", "judged", "succeeded", "cost", "inference", "value", "valued", "unpriced_calls")
 #: Those from which it shows why a workflow is dear.
 REASONS = ("hops", "attempts", "llm_calls", "input", "human")
 #: Those of a kind of tasks.
 ALL = (
-    *GROUP, *REASONS, "judged_cost", "failed_cost", "avoided", "escalated", "output", "unpriced_calls",
-    "unsettled_calls", "cached_input_tokens", "parts", "parts_cost",
+    *GROUP, *REASONS, "judged_cost", "failed_cost", "avoided", "escalated", "output", "unsettled_calls",
+    "cached_input_tokens", "parts", "parts_cost",
 )  # fmt: skip
-_FLAWS = ("unpriced_calls", "unsettled_calls")
+UNPRICED = "unpriced_calls"
+_FLAWS = (UNPRICED, "unsettled_calls")
 MOST_KEPT = 300_000_000  # bytes that stay in memory between the two looks: of 30 million tasks and more
 VERDICT, FAILED, SUCCEEDED, NONE, OF_PARTS = "verdict", 0, 1, 2, 3  # the last one on top of another
 
@@ -173,6 +174,14 @@ def summed(chosen: Range) -> Any:
         return summed_up(rows, day, chosen.rates, counted)
 
     return added(_each(chosen, columns, one), ("date",))
+
+
+def unpriced(store: Store, days: Sequence[str], where: Where, chosen: Range | None = None) -> int:
+    """How many calls of these tasks have no known price; ``chosen`` where more than the rows' own columns has to tell
+    which tasks. A footer that knows of none spares the reading."""
+    chosen = chosen or Range(store, pieces(store, ledger.TASKS, days, where), where)
+    found = tuple(piece for piece in chosen.found if greatest(piece, UNPRICED) != 0)
+    return sum(_each(replace(chosen, found=found), (UNPRICED,), lambda _, rows: total(rows, UNPRICED)))
 
 
 def _each(chosen: Range, columns: Sequence[str], work: Callable[[str, Any], Made]) -> Iterator[Made]:

@@ -13,7 +13,7 @@ from typing import Any
 import pyarrow as pa
 
 from accounting import schema
-from accounting.reports.figures import Band, Drift, Driver, Group, Period, ratio, share
+from accounting.reports.figures import Band, Drift, Driver, Group, Period, ratio, share, unit_cost
 from accounting.reports.sums import by, picked
 from accounting.reports.tasks import DATE
 
@@ -21,6 +21,7 @@ Sums = Mapping[str, int]
 DRIFT_DAYS, FEWEST_DAYS = 7, 4
 DRIFTED = 1.2  # times as much, or as little, as at first
 FEWEST_TASKS = 20  # a day, for a type to be looked at
+MOST_UNPRICED = 0.05  # of the calls of a day, for its unit costs to be held against those of others
 BANDS = ("quiet days", "usual days", "busy days")
 FEWEST_BANDED = 6
 
@@ -55,8 +56,8 @@ def _periods(kinds: Any, of: Callable[[str], str]) -> Iterator[Period]:
             tasks=sums["tasks"],
             calls=sums["attempts"],
             cost_nano=sums["cost"],
-            cost_per_task_nano=ratio(sums["cost"], sums["tasks"]),
-            cost_per_success_nano=ratio(sums["cost"], sums["succeeded"]),
+            cost_per_task_nano=_unit_cost(sums, "tasks"),
+            cost_per_success_nano=_unit_cost(sums, "succeeded"),
             success_rate=share(sums["succeeded"], sums["judged"]),
             calls_per_task=share(sums["attempts"], sums["tasks"]),
             model_calls_per_task=share(sums["llm_calls"], sums["tasks"]),
@@ -64,6 +65,7 @@ def _periods(kinds: Any, of: Callable[[str], str]) -> Iterator[Period]:
             output_tokens_per_call=share(sums["output"], sums["llm_calls"]),
             cached_share=share(sums["cached_input_tokens"], sums["input"]),
             overhead_share=share(sums["cost"] - sums["inference"], sums["cost"]),
+            unpriced_calls=sums["unpriced_calls"],
         )
 
 
@@ -79,11 +81,23 @@ def drivers(kinds: Any) -> tuple[Driver, ...]:
             input_tokens_per_call=share(sums["input"], sums["llm_calls"]),
             output_tokens_per_call=share(sums["output"], sums["llm_calls"]),
             cached_share=share(sums["cached_input_tokens"], sums["input"]),
-            cost_per_call_nano=ratio(sums["cost"], sums["attempts"]),
-            cost_per_task_nano=ratio(sums["cost"], sums["tasks"]),
+            cost_per_call_nano=_unit_cost(sums, "attempts"),
+            cost_per_task_nano=_unit_cost(sums, "tasks"),
+            unpriced_calls=sums["unpriced_calls"],
         )
         for task_type, sums in found
     )
+
+
+def known_unit_cost(sums: Sums, of: str) -> int | None:
+    """None where too many calls have no known price to say so."""
+    if sums["unpriced_calls"] > MOST_UNPRICED * sums["attempts"]:
+        return None
+    return ratio(sums["cost"], sums[of])
+
+
+def _unit_cost(sums: Sums, of: str) -> int | None:
+    return unit_cost(sums["cost"], sums[of], sums["unpriced_calls"])
 
 
 #: What may drift: its name → of a day's sums, and the unit.
@@ -91,8 +105,8 @@ DRIFTING: Mapping[str, tuple[Callable[[Sums], float | None], str]] = {
     "input tokens a model call": (lambda sums: share(sums["input"], sums["llm_calls"]), "count"),
     "output tokens a model call": (lambda sums: share(sums["output"], sums["llm_calls"]), "count"),
     "calls a task": (lambda sums: share(sums["attempts"], sums["tasks"]), "count"),
-    "cost of a task": (lambda sums: ratio(sums["cost"], sums["tasks"]), "usd"),
-    "cost of a success": (lambda sums: ratio(sums["cost"], sums["succeeded"]), "usd"),
+    "cost of a task": (lambda sums: known_unit_cost(sums, "tasks"), "usd"),
+    "cost of a success": (lambda sums: known_unit_cost(sums, "succeeded"), "usd"),
 }
 
 
@@ -134,11 +148,13 @@ def bands(days: Sequence[Group]) -> tuple[Band, ...]:
 
 def _band(name: str, days: Sequence[Group]) -> Band:
     tasks, cost = sum(day.tasks for day in days), sum(day.cost_nano for day in days)
+    unpriced = sum(day.unpriced_calls for day in days)
     return Band(
         name=name,
         days=len(days),
         tasks_per_day=tasks // len(days),
-        cost_per_task_nano=ratio(cost, tasks),
-        cost_per_success_nano=ratio(cost, sum(day.succeeded for day in days)),
+        cost_per_task_nano=unit_cost(cost, tasks, unpriced),
+        cost_per_success_nano=unit_cost(cost, sum(day.succeeded for day in days), unpriced),
         p95_nano=max((day.p95_nano for day in days if day.p95_nano is not None), default=None),
+        unpriced_calls=unpriced,
     )

@@ -31,6 +31,10 @@ class Amounts:
         sign = "$" if self.currency == USD else f"{self.currency} "
         return f"{sign}{Decimal(units).scaleb(-places):,.{places}f}"
 
+    def least(self, nano: int | None, unpriced: int, decimals: int | None = None) -> str:
+        """An amount that so many calls without a known price are missing from."""
+        return at_least(self.one(nano, decimals), nano, unpriced)
+
     def column(self, amounts: Sequence[int], decimals: int) -> list[str]:
         """The amounts of a column that a total stands under, rounded so that what is printed adds up to what is
         printed."""
@@ -43,6 +47,14 @@ class Amounts:
             self.one(part * unit, decimals) if part or not amount else f"<{self.one(unit, decimals)}"
             for part, amount in zip(parts, amounts, strict=True)
         ]
+
+
+def at_least(said: str, nano: int | None, unpriced: int) -> str:
+    """What is said of an amount, where calls without a known price are missing from it: it is that or more. Of one
+    that comes to nothing, nothing is known."""
+    if not unpriced or nano is None:
+        return said
+    return f"≥{said}" if nano and not said.startswith("<") else NOTHING
 
 
 def usd(nano: int | None, decimals: int | None = None) -> str:

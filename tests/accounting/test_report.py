@@ -257,10 +257,10 @@ def test_a_damaged_file_names_the_mend(damage: Callable[[bytes], bytes], small: 
 def test_the_page_says_what_the_figures_leave_open(small: LocalStore) -> None:
     text = " ".join(page(report.build(small, since=DAY, until=DAY)).split())
     for said in (
-        "Cost per successful task $0.310",
+        "Cost per successful task ≥$0.310",
         "90.9% (10 of 11)",
         "No verdict on 2 tasks ($1.00)",
-        "a success costs $0.210",
+        "a success costs ≥$0.210",
         "Waiting for a person: 1 task, $1.00 spent so far",
         "2 calls had no known price",
         "1 call got lost on the way",
@@ -268,6 +268,97 @@ def test_the_page_says_what_the_figures_leave_open(small: LocalStore) -> None:
         "frontier",
     ):
         assert said in text
+
+
+def unpriced(name: str, *costs: int | None, day: int = 0, lane: str = "local") -> list[Event]:
+    """A task that succeeded, with a call for each cost."""
+    calls = [
+        attempted(f"{name}-{number}", lane=lane, cost_nano=cost, verdict="pass")
+        for number, cost in enumerate(costs)
+    ]
+    facts: list[Fact] = [Submitted("sync"), routed(lane), *calls, Finished("succeeded", True, lane)]
+    return story(name, facts, at_us=NOON_US + day * 86_400_000_000)
+
+
+def test_where_no_call_has_a_known_price_no_task_is_said_to_cost_nothing(
+    client: redis.Redis, store: LocalStore, quarantine: LocalStore
+) -> None:
+    rolled(client, store, quarantine, [unpriced(f"u-{number}", None) for number in range(3)])
+    made = report.build(store, since=DAY, until=DAY)
+    for one in (made.totals, *made.groups["type"], *made.days):
+        assert (one.tasks, one.unpriced_calls) == (3, 3)
+        assert {
+            one.cost_per_task_nano,
+            one.cost_per_success_nano,
+            one.p50_nano,
+            one.p95_nano,
+            one.max_nano,
+        } == {None}
+    assert (made.window.unpriced_calls, made.window.cost_per_success_nano) == (3, None)
+    assert [one.cost_per_1k_nano for one in made.cells] == [None]
+    told = report.to_dict(made)
+    assert (told["totals"]["unpriced_calls"], told["totals"]["cost_per_success_usd"]) == (3, None)
+    lines = [" ".join(line.split()) for line in page(made).splitlines()]
+    for line in (
+        "Spent -",
+        "Cost per successful task -",
+        "Cost of a task, p50 · p95 · p99 · max - · - · - · -",
+    ):
+        assert line in lines
+    assert any(line.startswith("intent 3 100.0% - ") for line in lines)
+
+
+def test_amounts_that_unpriced_calls_are_missing_from_are_marked_and_others_are_not(
+    client: redis.Redis, store: LocalStore, quarantine: LocalStore
+) -> None:
+    stories = [
+        unpriced("a", 10**7), unpriced("b", 10**7, None, lane="midtier"), unpriced("c", None, lane="frontier"),
+    ]  # fmt: skip
+    rolled(client, store, quarantine, stories)
+    made = report.build(store, since=DAY, until=DAY, asked=Question(by=["lane"], p95_nano=10**9))
+    assert {one.name: one.unpriced_calls for one in made.groups["lane"]} == {
+        "local": 0,
+        "midtier": 1,
+        "frontier": 1,
+    }
+    lines = [" ".join(line.split()) for line in page(made).splitlines()]
+    for line in (
+        "Spent ≥$0.020000",
+        "Spent on tasks that failed their judge $0.000000",
+        "Cost per successful task ≥$0.00667",
+        "The same since 2025-12-03 (30 days, 1 of them in the ledger) ≥$0.00667",
+        "Cost of a task, p50 · p95 · p99 · max ≥$0.0100 · ≥$0.0100 · ≥$0.0100 · ≥$0.0100",
+        "95 of 100 tasks under $1.00 ≥$0.0100; kept on at most 1 of 1 days",
+        "local 1 100.0% $0.010000 50.0% $0.0100 $0.0100 $0.0100 $0.0100 $0.0100 $0.0100 0.0%",
+        "midtier 1 100.0% ≥$0.010000 50.0% ≥$0.0100 ≥$0.0100 ≥$0.0100 ≥$0.0100 ≥$0.0100 ≥$0.0100 0.0%",
+        "frontier 1 100.0% - 0.0% - - - - - - -",
+        "Where the money went (without the calls of unknown price)",
+    ):
+        assert line in lines
+
+
+def test_the_last_30_days_know_of_calls_without_a_price_that_the_report_has_not(
+    client: redis.Redis, store: LocalStore, quarantine: LocalStore
+) -> None:
+    """Also where parts are near, and where tasks are chosen."""
+    part: list[Fact] = [
+        Submitted("sync", parent="a"), Routed("judge", "", "regex", "", 1.0, CHAIN, "local", "", root="a"),
+        attempted("p-1", cost_nano=None), Finished("succeeded", True),
+    ]  # fmt: skip
+    rolled(
+        client, store, quarantine, [unpriced("a", 10**7, None), unpriced("b", 10**7, day=1), story("p", part)]
+    )
+    for where, unknown in (
+        (None, 2),
+        ({"workspace": ["acme"]}, 2),
+        ({"type": ["intent"]}, 2),
+        ({"type": ["judge"]}, 0),
+    ):
+        made = report.build(store, since=NEXT, until=NEXT, asked=Question(where=where))
+        assert (made.totals.unpriced_calls, made.window.unpriced_calls) == (0, unknown)
+    text = " ".join(page(report.build(store, since=NEXT, until=NEXT)).split())
+    assert "2 of them in the ledger) ≥$0.0100" in text
+    assert "2 calls since 2025-12-04 had no known price" in text
 
 
 def rated_days() -> list[list[Event]]:

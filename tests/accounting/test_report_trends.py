@@ -139,7 +139,7 @@ def test_bands_tell_whether_the_unit_cost_holds_on_busy_days() -> None:
     days = [
         Group(
             day(n), 100 * n, 0, 0, 100 * n * CENT * (2 if n > 4 else 1), None, None, None, n,
-            None, None, None, None, None, None, None,
+            None, None, None, None, None, None, None, 0,
         )
         for n in range(1, 7)
     ]  # fmt: skip
@@ -226,3 +226,42 @@ def test_a_lane_that_costs_more_and_succeeds_less_is_to_be_compared_with_the_bet
     ]
     told = {one.lane: one.dominated_by for one in choices.choices(kinds(rows))}
     assert told == {"local": None, "mid": None, "frontier": "local"}
+
+
+@pytest.mark.parametrize(
+    ("said", "first", "nano", "better"),
+    [
+        ({"cost": 0, "unpriced_calls": 100}, "frontier", None, {}),
+        ({"cost": 50 * CENT, "unpriced_calls": 50}, "frontier", CENT // 2, {}),
+        ({"cost": 300 * CENT, "unpriced_calls": 50}, "frontier", 3 * CENT, {"local": "frontier"}),
+        ({"cost": 0}, "local", 0, {"frontier": "local"}),
+    ],
+)
+def test_a_lane_without_known_prices_beats_no_other_and_one_that_is_free_does(
+    said: dict[str, int], first: str, nano: int | None, better: dict[str, str]
+) -> None:
+    rows = [usual(0, **said, succeeded=100), usual(0, final_lane="frontier", cost=100 * CENT, succeeded=100)]
+    made = choices.choices(kinds(rows))
+    assert made[0].lane == first
+    assert {one.lane: one.dominated_by for one in made if one.dominated_by} == better
+    [local] = [one for one in made if one.lane == "local"]
+    assert (local.cost_per_success_nano, local.unpriced_calls) == (nano, said.get("unpriced_calls", 0))
+
+
+def test_of_days_without_known_prices_no_unit_cost_is_held_against_others() -> None:
+    """From day eight on half of the calls are unpriced; what the others cost is half, and then four times as much."""
+    rows = [
+        usual(number, **({"cost": 50 * CENT, "unpriced_calls": 50} if number >= 8 else {}))
+        for number in range(16)
+    ]
+    assert trends.drifts(kinds(rows)) == ()
+    rows = [
+        usual(number, **({"cost": 400 * CENT, "unpriced_calls": 50} if number == 8 else {}))
+        for number in range(9)
+    ]
+    assert found(rows) == set()
+    rows = [
+        usual(number, **({"cost": 400 * CENT, "unpriced_calls": 5} if number == 8 else {}))
+        for number in range(9)
+    ]
+    assert (day(8), "cost of a task", "intent") in found(rows)
