@@ -234,7 +234,8 @@ class Odd:
 
 @dataclass(frozen=True, slots=True)
 class Drift:
-    """A figure that moved over the whole range: medians of its first and of its last days."""
+    """A figure that moved over the whole range: medians of its first and of its last days. ``times`` is None where it
+    was nothing at first."""
 
     figure: str
     scope: str

@@ -169,7 +169,7 @@ def _drifts(report: Report) -> Grid:
             one.figure,
             _figure(one.first, one.unit, money),
             _figure(one.last, one.unit, money),
-            f"{hundredths(one.times)} times",
+            "from nothing" if one.times is None else f"{hundredths(one.times)} times",
         )
         for one in report.drifts
     ]

@@ -1,7 +1,8 @@
 """Days on which something is far from what it usually is, each named for what it is.
 
 What is usual is the median of the four weeks before, and how far days are from it is the median of their distances: a
-spike that was there before changes neither. Without a week before it, no day is odd; for a range of a week or less the
+spike that was there before changes neither. Where nothing is usual, anything is odd on a day that spends a cent or more
+(``LEAST_SPENT_NANO``). Without a week before it, no day is odd; for a range of a week or less the
 weeks before it are read too.
 """
 
@@ -14,7 +15,7 @@ from typing import Any
 from accounting.reports.figures import Odd, share
 from accounting.reports.sums import by, picked, total
 from accounting.reports.tasks import DATE, WORKFLOW
-from accounting.reports.trends import known_unit_cost, scopes
+from accounting.reports.trends import LEAST_SPENT_NANO, known_unit_cost, scopes
 
 Sums = Mapping[str, int]
 BEFORE_DAYS, FEWEST_BEFORE = 28, 7
@@ -45,8 +46,12 @@ def odd(kinds: Any, workflows: Any) -> tuple[Odd, ...]:
 def _figures(kinds: Any) -> Iterator[Odd]:
     for scope, days in scopes(kinds):
         for kind, (of, unit) in _RISING.items():
+            cost = {day: sums["cost"] for day, sums in days}
             for day, value, usual in _with_usual([(day, of(sums)) for day, sums in days], _is_spike):
-                words = f"{kind} of {scope}: {value / usual:.1f} times the usual"
+                if not usual and cost[day] < LEAST_SPENT_NANO:
+                    continue
+                times = f"{value / usual:.1f} times the usual" if usual else "usually nothing"
+                words = f"{kind} of {scope}: {times}"
                 yield Odd(day, kind, scope, value, usual, unit, words)
         rates = [(day, share(sums["succeeded"], sums["judged"])) for day, sums in days]
         for day, value, usual in _with_usual(rates, _is_slump):
@@ -64,7 +69,7 @@ def _with_usual(
         if len(before) >= FEWEST_BEFORE:
             usual = median(before)
             spread = median(abs(one - usual) for one in before) * DEVIATION
-            if usual and far(value, usual, spread):
+            if far(value, usual, spread):
                 yield day, value, usual
 
 

@@ -21,6 +21,8 @@ Sums = Mapping[str, int]
 DRIFT_DAYS, FEWEST_DAYS = 7, 4
 DRIFTED = 1.2  # times as much, or as little, as at first
 FEWEST_TASKS = 20  # a day, for a type to be looked at
+#: Where the usual is nothing, a day must have spent so much that something is odd or has drifted: a cent.
+LEAST_SPENT_NANO = 10_000_000
 MOST_UNPRICED = 0.05  # of the calls of a day, for its unit costs to be held against those of others
 BANDS = ("quiet days", "usual days", "busy days")
 FEWEST_BANDED = 6
@@ -124,13 +126,19 @@ def drifts(kinds: Any) -> tuple[Drift, ...]:
     found = []
     for scope, days in scopes(kinds) if kinds.num_rows else ():
         for figure, (of, unit) in DRIFTING.items():
-            values = [value for _, sums in days if (value := of(sums)) is not None]
+            known = [(value, sums["cost"]) for _, sums in days if (value := of(sums)) is not None]
+            values = [value for value, _ in known]
             span = min(DRIFT_DAYS, len(values) // 2)
             if len(values) < FEWEST_DAYS:
                 continue
             first, last = median(values[:span]), median(values[-span:])
-            if first and not 1 / DRIFTED < last / first < DRIFTED:
-                found.append(Drift(figure, scope, first, last, last / first, unit))
+            times = last / first if first else None
+            if times is None:
+                drifted = last > 0 and median(cost for _, cost in known[-span:]) >= LEAST_SPENT_NANO
+            else:
+                drifted = not 1 / DRIFTED < times < DRIFTED
+            if drifted:
+                found.append(Drift(figure, scope, first, last, times, unit))
     return tuple(found)
 
 

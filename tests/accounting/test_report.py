@@ -270,7 +270,7 @@ def test_the_page_says_what_the_figures_leave_open(small: LocalStore) -> None:
         assert said in text
 
 
-def unpriced(name: str, *costs: int | None, day: int = 0, lane: str = "local") -> list[Event]:
+def succeeded(name: str, *costs: int | None, day: int = 0, lane: str = "local") -> list[Event]:
     """A task that succeeded, with a call for each cost."""
     calls = [
         attempted(f"{name}-{number}", lane=lane, cost_nano=cost, verdict="pass")
@@ -283,7 +283,7 @@ def unpriced(name: str, *costs: int | None, day: int = 0, lane: str = "local") -
 def test_where_no_call_has_a_known_price_no_task_is_said_to_cost_nothing(
     client: redis.Redis, store: LocalStore, quarantine: LocalStore
 ) -> None:
-    rolled(client, store, quarantine, [unpriced(f"u-{number}", None) for number in range(3)])
+    rolled(client, store, quarantine, [succeeded(f"u-{number}", None) for number in range(3)])
     made = report.build(store, since=DAY, until=DAY)
     for one in (made.totals, *made.groups["type"], *made.days):
         assert (one.tasks, one.unpriced_calls) == (3, 3)
@@ -312,7 +312,7 @@ def test_amounts_that_unpriced_calls_are_missing_from_are_marked_and_others_are_
     client: redis.Redis, store: LocalStore, quarantine: LocalStore
 ) -> None:
     stories = [
-        unpriced("a", 10**7), unpriced("b", 10**7, None, lane="midtier"), unpriced("c", None, lane="frontier"),
+        succeeded("a", 10**7), succeeded("b", 10**7, None, lane="midtier"), succeeded("c", None, lane="frontier"),
     ]  # fmt: skip
     rolled(client, store, quarantine, stories)
     made = report.build(store, since=DAY, until=DAY, asked=Question(by=["lane"], p95_nano=10**9))
@@ -346,7 +346,10 @@ def test_the_last_30_days_know_of_calls_without_a_price_that_the_report_has_not(
         attempted("p-1", cost_nano=None), Finished("succeeded", True),
     ]  # fmt: skip
     rolled(
-        client, store, quarantine, [unpriced("a", 10**7, None), unpriced("b", 10**7, day=1), story("p", part)]
+        client,
+        store,
+        quarantine,
+        [succeeded("a", 10**7, None), succeeded("b", 10**7, day=1), story("p", part)],
     )
     for where, unknown in (
         (None, 2),
@@ -359,6 +362,17 @@ def test_the_last_30_days_know_of_calls_without_a_price_that_the_report_has_not(
     text = " ".join(page(report.build(store, since=NEXT, until=NEXT)).split())
     assert "2 of them in the ledger) ≥$0.0100" in text
     assert "2 calls since 2025-12-04 had no known price" in text
+
+
+def test_spend_where_nothing_is_usual_is_said_in_words_and_not_in_times(
+    client: redis.Redis, store: LocalStore, quarantine: LocalStore
+) -> None:
+    days = [succeeded(f"t-{day}", 0 if day < 7 else 10**9, day=day) for day in range(14)]
+    made = report.build(rolled(client, store, quarantine, days), since=DAY, until="2026-01-14")
+    lines = [" ".join(line.split()) for line in page(made).splitlines()]
+    assert "all tasks cost of a task $0.00 $1.00 from nothing" in lines
+    assert "2026-01-08 cost of a task of all tasks: usually nothing $1.00 $0.00" in lines
+    assert [one["times"] for one in report.to_dict(made)["drifts"]] == [None, None]
 
 
 def rated_days() -> list[list[Event]]:

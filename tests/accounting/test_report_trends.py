@@ -104,6 +104,34 @@ def test_a_new_workflow_that_is_dear_at_once_is_named_and_a_cheap_one_is_not() -
     assert found(rows, [*flows, dear, cheap]) == {(day(8), "new workflow", "dear")}
 
 
+def free(number: int, since: int, cost: int) -> dict[str, Any]:
+    """Nothing is spent before that day, and so much on each from there on."""
+    return usual(number, cost=cost if number >= since else 0)
+
+
+def test_where_nothing_is_usual_a_day_that_spends_is_odd_from_a_cent_on() -> None:
+    spends = odd.odd(kinds([free(number, 13, 6_000 * CENT) for number in range(14)]), workflows([]))
+    assert {(one.day, one.kind, one.scope) for one in spends} == {
+        (day(13), kind, scope)
+        for kind in ("cost of a task", "cost of a success")
+        for scope in ("all tasks", "intent")
+    }
+    assert {(one.usual, one.words.split(": ")[1]) for one in spends} == {(0, "usually nothing")}
+    assert found([free(number, 13, CENT) for number in range(14)]) != set()
+    assert found([free(number, 13, CENT - 1) for number in range(14)]) == set()
+
+
+def test_what_was_nothing_at_first_has_drifted_once_its_days_spend_a_cent() -> None:
+    drifts = trends.drifts(kinds([free(number, 7, 6_000 * CENT) for number in range(14)]))
+    assert {(one.figure, one.first, one.times) for one in drifts} == {
+        ("cost of a task", 0, None),
+        ("cost of a success", 0, None),
+    }
+    assert report.plain(drifts[0], "usd")["times"] is None
+    assert trends.drifts(kinds([free(number, 7, CENT - 1) for number in range(14)])) == ()
+    assert trends.drifts(kinds([free(number, 14, 0) for number in range(14)])) == ()
+
+
 def test_tokens_that_grow_over_the_weeks_are_a_drift() -> None:
     rows = [usual(number, input=40_000 + 4_000 * number) for number in range(20)]
     drifts = [one for one in trends.drifts(kinds(rows)) if one.scope == "intent"]
