@@ -24,6 +24,7 @@ FEWEST_TASKS = 20  # a day, for a type to be looked at
 #: Where the usual is nothing, a day must have spent so much that something is odd or has drifted: a cent.
 LEAST_SPENT_NANO = 10_000_000
 MOST_UNPRICED = 0.05  # of the calls of a day, for its unit costs to be held against those of others
+BUSIER = 1.2  # times as much to do on the busy days as on the quiet ones, for them to be two kinds of days
 BANDS = ("quiet days", "usual days", "busy days")
 FEWEST_BANDED = 6
 
@@ -143,15 +144,17 @@ def drifts(kinds: Any) -> tuple[Drift, ...]:
 
 
 def bands(days: Sequence[Group]) -> tuple[Band, ...]:
-    """Thirds of the days by how much there was to do; none where days are few."""
+    """Thirds of the days by how much there was to do; none where days are few or alike: what parts those is their order
+    in time."""
     if len(days) < FEWEST_BANDED:
         return ()
     ordered = sorted(days, key=lambda day: (day.tasks, day.name))
     third = len(ordered) / len(BANDS)
-    return tuple(
+    found = tuple(
         _band(name, ordered[round(place * third) : round((place + 1) * third)])
         for place, name in enumerate(BANDS)
     )
+    return found if found[-1].tasks_per_day > BUSIER * found[0].tasks_per_day else ()
 
 
 def _band(name: str, days: Sequence[Group]) -> Band:

@@ -163,18 +163,25 @@ def test_weeks_begin_on_mondays_and_sum_to_their_days() -> None:
     assert sum(one.cost_nano for one in made["day"]) == made["month"][0].cost_nano
 
 
+def busy(number: int, tasks: int, cost_nano: int) -> Group:
+    return Group(
+        day(number), tasks, 0, 0, cost_nano, None, None, None, number, None, None, None, None, None, None, None, 0
+    )  # fmt: skip
+
+
 def test_bands_tell_whether_the_unit_cost_holds_on_busy_days() -> None:
-    days = [
-        Group(
-            day(n), 100 * n, 0, 0, 100 * n * CENT * (2 if n > 4 else 1), None, None, None, n,
-            None, None, None, None, None, None, None, 0,
-        )
-        for n in range(1, 7)
-    ]  # fmt: skip
-    quiet, _, busy = trends.bands(days)
-    assert (quiet.cost_per_task_nano, busy.cost_per_task_nano) == (CENT, 2 * CENT)
-    assert busy.p95_nano == 6
+    days = [busy(n, 100 * n, 100 * n * CENT * (2 if n > 4 else 1)) for n in range(1, 7)]
+    quiet, _, most = trends.bands(days)
+    assert (quiet.cost_per_task_nano, most.cost_per_task_nano) == (CENT, 2 * CENT)
+    assert most.p95_nano == 6
     assert trends.bands(days[:5]) == ()
+
+
+@pytest.mark.parametrize(("more", "banded"), [(0, False), (20, False), (30, True)])
+def test_days_with_as_much_to_do_are_not_parted_by_their_order(more: int, banded: bool) -> None:
+    """A unit cost that grows from day to day says nothing of busy days; the last ones have so many more tasks."""
+    days = [busy(n, 100 + (more if n > 6 else 0), n * CENT) for n in range(1, 10)]
+    assert (trends.bands(days) != ()) is banded
 
 
 def tallies(rows: list[dict[str, Any]]) -> Tallies:
