@@ -140,7 +140,9 @@ class Dearest:
 
 @dataclass(frozen=True, slots=True)
 class Costly:
-    """A workflow that much of the spend goes into. ``times_usual`` is its cost of a task over that of all tasks."""
+    """A workflow that much of the spend goes into. ``times_usual`` is its cost of a task over that of all other
+    workflows' tasks; None where there are none, or where unpriced calls or free tasks leave it open. ``action`` is ""
+    where nothing is known that would lower its cost."""
 
     workflow: str
     tasks: int

@@ -86,7 +86,8 @@ def _new_workflows(workflows: Any) -> Iterator[Odd]:
     spent: dict[str, dict[str, int]] = {}
     columns = (workflows[name].to_pylist() for name in (DATE, WORKFLOW, "cost"))
     for day, name, cost in zip(*columns, strict=True):
-        spent.setdefault(day, {})[name] = cost
+        of_day = spent.setdefault(day, {})
+        of_day[name] = of_day.get(name, 0) + cost
     seen: set[str] = set()
     for place, day in enumerate(sorted(spent)):
         whole = sum(spent[day].values())

@@ -47,7 +47,7 @@ BY = {
 }
 #: What tasks of one kind share; few enough combinations to hold for every day.
 KIND = ("task_type", "final_lane", "status", "classified_by")
-WORKFLOW = "workflow"
+WORKFLOW, LANE = "workflow", "final_lane"
 PERCENTS = (50, 95, 99, 100)  # 100: the dearest
 TOTAL, DATE = "total", "date"
 READ = (
@@ -57,10 +57,10 @@ READ = (
 #: Measures that every breakdown has.
 GROUP = ("tasks", "judged", "succeeded", "cost", "inference", "value", "valued", "unpriced_calls")
 #: Those from which it shows why a workflow is dear.
-REASONS = ("hops", "attempts", "llm_calls", "input", "human")
+REASONS = ("hops", "llm_calls", "input", "output", "human")
 #: Those of a kind of tasks.
 ALL = (
-    *GROUP, *REASONS, "judged_cost", "failed_cost", "avoided", "escalated", "output", "unsettled_calls",
+    *GROUP, *REASONS, "attempts", "judged_cost", "failed_cost", "avoided", "escalated", "unsettled_calls",
     "cached_input_tokens", "parts", "parts_cost",
 )  # fmt: skip
 UNPRICED = "unpriced_calls"
@@ -84,9 +84,9 @@ class Range:
 
 @dataclass(frozen=True, slots=True)
 class Tallies:
-    """Tables of sums: ``kinds`` by day and all that tells kinds of tasks apart, ``workflows`` by day and workflow, and
-    one that tells each column asked for; ``histograms`` as ``Ranks`` takes them; ``kept`` of each piece what its ranks
-    are made from, None where that would be too much memory."""
+    """Tables of sums: ``kinds`` by day and all that tells kinds of tasks apart, ``workflows`` by day, workflow and
+    final lane, and one that tells each column asked for; ``histograms`` as ``Ranks`` takes them; ``kept`` of each piece
+    what its ranks are made from, None where that would be too much memory."""
 
     kinds: Any
     workflows: Any
@@ -116,7 +116,7 @@ def needs(names: Iterable[str]) -> tuple[str, ...]:
 
 def tally(chosen: Range, *, ranks: bool = True) -> Tallies:
     """The first reading. Without ``ranks`` no histograms are made."""
-    sums = {"kinds": Sums((DATE, *KIND)), "workflows": Sums((DATE, WORKFLOW))}
+    sums = {"kinds": Sums((DATE, *KIND)), "workflows": Sums((DATE, WORKFLOW, LANE))}
     sums |= {f"by {column}": Sums((column,)) for column in chosen.by if column not in KIND}
     counts = {name: Sums(HISTOGRAM_KEYS) for name in ((TOTAL, DATE, *chosen.by) if ranks else ())}
     kept: list[Seen | None] = []
@@ -204,7 +204,7 @@ def _first(chosen: Range, day: str, table: Any, ranks: bool) -> tuple[dict[str, 
     rows = pa.table(keys | {VERDICT: verdict} | _measures(chosen, day, table, cost))
     made = {
         "kinds": dated(_summed(rows, KIND, ALL), day),
-        "workflows": dated(_summed(rows, (WORKFLOW,), (*GROUP, *REASONS)), day),
+        "workflows": dated(_summed(rows, (WORKFLOW, LANE), (*GROUP, *REASONS)), day),
     }
     made |= {f"by {column}": _summed(rows, (column,), GROUP) for column in chosen.by if column not in KIND}
     if not ranks:

@@ -17,6 +17,7 @@ from rich.console import Console
 from accounting import ingest, present, report, rollup
 from accounting.ledger import LocalStore
 from accounting.report import Question
+from accounting.reports import choices
 from accounting.reports.groups import CATEGORIES
 from accounting.reports.sums import PARTS
 from accounting.reports.wording import Amounts
@@ -373,6 +374,34 @@ def test_spend_where_nothing_is_usual_is_said_in_words_and_not_in_times(
     assert "all tasks cost of a task $0.00 $1.00 from nothing" in lines
     assert "2026-01-08 cost of a task of all tasks: usually nothing $1.00 $0.00" in lines
     assert [one["times"] for one in report.to_dict(made)["drifts"]] == [None, None]
+
+
+def test_a_workflow_that_climbs_is_told_to_go_to_cheaper_lanes_and_not_to_call_less(
+    client: redis.Redis, store: LocalStore, quarantine: LocalStore
+) -> None:
+    def told(name: str, workflow: str, *lanes: str) -> list[Event]:
+        calls: list[Fact] = []
+        for hop, lane in enumerate(lanes):
+            calls += [Escalated(lanes[hop - 1], lane, "gate")] if hop else []
+            cost = 10**9 if lane == "frontier" else 10**6
+            calls.append(attempted(f"{name}-{hop}", hop=hop, lane=lane, cost_nano=cost, input_tokens=100))
+        facts = [
+            Submitted("sync", workflow=workflow),
+            routed(),
+            *calls,
+            Finished("succeeded", True, lanes[-1]),
+        ]
+        return story(name, facts)
+
+    stories = [told(f"b-{number}", "plain", "local") for number in range(5)]
+    rolled(client, store, quarantine, [*stories, told("a", "climbing", "local", "frontier")])
+    climbing, plain = report.build(store, since=DAY, until=DAY).costly
+    assert (climbing.workflow, climbing.action, climbing.times_usual) == (
+        "climbing",
+        choices.CLIMB_LESS,
+        1_001,
+    )
+    assert (plain.action, plain.tasks) == (choices.AS_USUAL, 5)
 
 
 def rated_days() -> list[list[Event]]:

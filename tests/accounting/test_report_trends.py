@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from accounting import report, schema
 from accounting.reports import change, choices, further, odd, trends
 from accounting.reports.figures import Drift, Group, Odd
-from accounting.reports.tasks import ALL, DATE, GROUP, KIND, REASONS, WORKFLOW, Tallies
+from accounting.reports.tasks import ALL, DATE, GROUP, KIND, LANE, REASONS, WORKFLOW, Tallies
 
 CENT = 10**7
 
@@ -43,7 +43,7 @@ def usual(number: int, **said: Any) -> dict[str, Any]:
 
 
 def workflows(rows: list[dict[str, Any]]) -> Any:
-    return table((DATE, WORKFLOW), (*GROUP, *REASONS), rows)
+    return table((DATE, WORKFLOW, LANE), (*GROUP, *REASONS), rows)
 
 
 def found(rows: list[dict[str, Any]], flows: list[dict[str, Any]] | None = None) -> set[tuple[str, str, str]]:
@@ -237,20 +237,54 @@ def test_the_parts_of_a_change_always_sum_to_it(before: list[Any], now: list[Any
         assert one.volume_nano + one.unit_nano == one.cost_nano - one.before_nano
 
 
+#: A hundred tasks that cost a cent each and make one call of a hundred tokens in and ten out; and so do others.
+A, B = (
+    {
+        "date": day(0), "workflow": name, "final_lane": "local", "tasks": 100, "cost": 100 * CENT, "attempts": 100,
+        "llm_calls": 100, "input": 10_000, "output": 1_000,
+    }
+    for name in "AB"
+)  # fmt: skip
+
+
 @pytest.mark.parametrize(
-    ("said", "action"),
+    ("said", "of_others", "action", "times"),
     [
-        ({"human": 80 * CENT}, choices.ASK_PEOPLE_LESS),
-        ({"cost": 100 * CENT}, choices.AS_USUAL),
-        ({"input": 400_000}, choices.READ_LESS),
-        ({"attempts": 500, "input": 200_000}, choices.CALL_LESS),
-        ({}, choices.CLIMB_LESS),
+        ({"human": 80 * CENT}, {}, choices.ASK_PEOPLE_LESS, 1),
+        ({}, {}, choices.AS_USUAL, 1),
+        ({"cost": 5_000 * CENT, "input": 100_000, "attempts": 1_000}, {}, choices.READ_LESS, 50),
+        ({"cost": 5_000 * CENT, "output": 100_000}, {}, choices.WRITE_LESS, 50),
+        ({"cost": 500 * CENT, "llm_calls": 500, "input": 50_000, "output": 5_000}, {}, choices.CALL_LESS, 5),
+        (
+            {
+                "cost": 10_000 * CENT, "final_lane": "frontier", "hops": 100, "attempts": 200, "llm_calls": 200,
+                "input": 20_000, "output": 2_000,
+            },
+            {}, choices.CLIMB_LESS, 100,
+        ),
+        ({"final_lane": "frontier"}, {"cost": 0}, choices.CLIMB_LESS, None),
+        ({"cost": 10_000 * CENT}, {}, choices.NOT_KNOWN, 100),
+        ({"cost": 10_000 * CENT}, {"tasks": 5, "cost": 5 * CENT}, choices.NOT_KNOWN, 100),
+        ({"tasks": 5, "cost": 5 * CENT}, {}, choices.NOT_KNOWN, 1),
+        ({}, {"tasks": 0, "cost": 0, "attempts": 0, "llm_calls": 0, "input": 0, "output": 0}, choices.NOT_KNOWN, None),
+        ({"input": 100_000}, {"cost": 0, "unpriced_calls": 100}, choices.NOT_KNOWN, None),
+        ({"human": 80 * CENT, "unpriced_calls": 1}, {}, choices.NOT_KNOWN, None),
     ],
-)
-def test_what_lowers_the_cost_follows_from_what_makes_it(said: dict[str, int], action: str) -> None:
-    every = {"tasks": 1_000, "cost": 1_000 * CENT, "attempts": 1_000, "input": 400_000, "human": 0}
-    dear = {"tasks": 100, "cost": 150 * CENT, "attempts": 100, "input": 40_000, "human": 0}
-    assert choices.action({**dear, **said}, every) == action
+)  # fmt: skip
+def test_what_lowers_the_cost_follows_from_what_makes_it_and_nothing_is_said_of_what_does_not(
+    said: dict[str, Any], of_others: dict[str, Any], action: str, times: float | None
+) -> None:
+    made = {one.workflow: one for one in choices.costly(workflows([{**A, **said}, {**B, **of_others}]))}
+    assert (made["A"].action, made["A"].times_usual) == (action, times)
+
+
+def test_a_workflow_on_several_lanes_is_one_and_the_only_one_is_held_against_no_other() -> None:
+    [made] = choices.costly(workflows([A, {**A, "final_lane": "frontier", "cost": 300 * CENT}]))
+    assert (made.tasks, made.cost_nano, made.spend_share) == (200, 400 * CENT, 1)
+    assert (made.action, made.times_usual) == (choices.NOT_KNOWN, None)
+    flows = [{**A, "date": day(number)} for number in range(8)]
+    new = [{**B, "date": day(7), "final_lane": lane, "cost": 3 * CENT} for lane in ("local", "frontier")]
+    assert found([usual(number) for number in range(8)], [*flows, *new]) == {(day(7), "new workflow", "B")}
 
 
 def test_a_lane_that_costs_more_and_succeeds_less_is_to_be_compared_with_the_better_one() -> None:
