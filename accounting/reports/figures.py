@@ -15,9 +15,11 @@ from broker.money import round_half_even
 class Group:
     """Some tasks together. ``judged`` had a verdict of a gate or a person; ``cost_per_success_nano`` is all that the
     group spent over its successes, so that what failed is paid by what succeeded. ``value_nano`` is what its successes
-    were worth, or what they were sold for. Of ``rated`` tasks whoever got the outcome said whether it was good, and of
-    ``satisfied`` ones that it was; None where the daily sums cannot tell. Of ``unpriced_calls`` nobody knows
-    the price: where there are any, each amount is the least that it can be; None where no call has a price."""
+    were worth, where somebody said so, or what they were sold for. The worth of ``valued`` tasks is known, and these
+    cost ``valued_cost_nano``, whether they succeeded or not; of all tasks, where there is a price. Of ``rated`` tasks
+    whoever got the outcome said whether it was good, and of ``satisfied`` ones that it was; None where the daily sums
+    cannot tell. Of ``unpriced_calls`` nobody knows the price: where there are any, each amount is the least that it can
+    be; None where no call has a price."""
 
     name: str
     tasks: int
@@ -33,6 +35,8 @@ class Group:
     overhead_share: float | None
     spend_share: float | None
     value_nano: int | None
+    valued: int
+    valued_cost_nano: int
     rated: int | None
     satisfied: int | None
     unpriced_calls: int
@@ -48,7 +52,8 @@ class Group:
 
     @property
     def margin_nano(self) -> int | None:
-        return None if self.value_nano is None else self.value_nano - self.cost_nano
+        """Over the tasks whose worth is known: what the others cost stands against a worth that nobody knows."""
+        return None if self.value_nano is None else self.value_nano - self.valued_cost_nano
 
     @property
     def margin_share(self) -> float | None:
@@ -292,7 +297,7 @@ class Flat:
 @dataclass(frozen=True, slots=True)
 class Loaded:
     """The spend with all of ``flat`` in it, as no other figure has it. ``window_cost_per_success_nano`` is that of the
-    last 30 days; ``margin_nano`` is None where nobody said what a success is worth."""
+    last 30 days; ``margin_nano`` is over all spend, and None unless the worth of all tasks is known."""
 
     flat_nano: int
     cost_nano: int

@@ -10,6 +10,8 @@ from accounting.reports.wording import (
     Amounts,
     Grid,
     at_least,
+    at_most,
+    counted,
     hundredths,
     named,
     percent,
@@ -136,11 +138,21 @@ def _worth(report: Report, money: Amounts) -> list[tuple[str, str]]:
     total = report.totals
     if total.value_nano is None or total.margin_nano is None:
         return []
-    what = "Worth of what succeeded, where told" if report.price_nano is None else "Sold for"
-    margin = f"{money.one(total.margin_nano)} ({percent(total.margin_share)})"
-    found = [(what, money.one(total.value_nano)), ("Margin over all spend", margin)]
-    if report.loaded is not None:
-        found.append(("Margin over it and monthly prices", money.one(report.loaded.margin_nano)))
+    worth, unpriced = money.one(total.value_nano), total.unpriced_calls
+    margin = at_most(
+        f"{money.one(total.margin_nano)} ({percent(total.margin_share)})", total.margin_nano, unpriced
+    )
+    if report.price_nano is None:
+        known = f"{worth} (told of {total.valued:,} of {counted(total.tasks, 'task')})"
+        found = [
+            ("Worth of what succeeded, where told", known),
+            ("Margin over what these tasks cost", margin),
+        ]
+    else:
+        found = [("Sold for", worth), ("Margin over all spend", margin)]
+    if report.loaded is not None and report.loaded.margin_nano is not None:
+        loaded = at_most(money.one(report.loaded.margin_nano), report.loaded.margin_nano, unpriced)
+        found.append(("Margin over it and monthly prices", loaded))
     return found
 
 
@@ -244,7 +256,7 @@ def _flat(report: Report, money: Amounts) -> Grid:
 def _groups(name: str, groups: Sequence[Group], report: Report, money: Amounts) -> Grid:
     """With a margin where anything is known to be worth something, and what people said where they said it."""
     decimals = precision(report.totals.cost_nano)
-    valued = report.totals.value_nano is not None
+    worth = _worth_heads(report)
     rated = any(group.rated for group in groups)
     amounts = [
         at_least(amount, group.cost_nano, group.unpriced_calls)
@@ -275,15 +287,15 @@ def _groups(name: str, groups: Sequence[Group], report: Report, money: Amounts) 
     )
     return Grid(
         title=f"By {_TITLES.get(name, name)}",
-        heads=(name, *heads, "overhead", *(("margin",) if valued else ())),
-        rows=[*(_group_row(group, amount, money, rated, valued) for group, amount in shown), *rest],
+        heads=(name, *heads, "overhead", *worth),
+        rows=[*(_group_row(group, amount, money, rated, worth) for group, amount in shown), *rest],
         below=[
             _group_row(
                 report.totals,
                 money.least(report.totals.cost_nano, report.totals.unpriced_calls, decimals),
                 money,
                 rated,
-                valued,
+                worth,
             )
         ],
         yields=(
@@ -296,12 +308,20 @@ def _groups(name: str, groups: Sequence[Group], report: Report, money: Amounts) 
             *(("satisfied",) if rated else ()),
             "success",
             "per task",
-            *(("margin",) if valued else ()),
+            *worth,
         ),
     )
 
 
-def _group_row(group: Group, amount: str, money: Amounts, rated: bool, valued: bool) -> tuple[str, ...]:
+def _worth_heads(report: Report) -> tuple[str, ...]:
+    if report.totals.value_nano is None:
+        return ()
+    return ("worth told", "margin") if report.price_nano is None else ("margin",)
+
+
+def _group_row(
+    group: Group, amount: str, money: Amounts, rated: bool, worth: Sequence[str]
+) -> tuple[str, ...]:
     costs = (
         group.cost_per_task_nano,
         group.cost_per_success_nano,
@@ -309,6 +329,8 @@ def _group_row(group: Group, amount: str, money: Amounts, rated: bool, valued: b
         group.p95_nano,
         group.p99_nano,
     )
+    margin = at_most(money.one(group.margin_nano), group.margin_nano, group.unpriced_calls)
+    said = {"worth told": f"{group.valued:,}", "margin": margin}
     return (
         named(group.name),
         f"{group.tasks:,}",
@@ -318,7 +340,7 @@ def _group_row(group: Group, amount: str, money: Amounts, rated: bool, valued: b
         percent(group.spend_share),
         *(money.least(nano, group.unpriced_calls) for nano in (*costs, group.max_nano)),
         percent(group.overhead_share),
-        *((money.one(group.margin_nano),) if valued else ()),
+        *(said[head] for head in worth),
     )
 
 

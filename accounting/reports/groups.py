@@ -29,9 +29,13 @@ def group(
 ) -> Group:
     """``whole_nano`` is all spend, ``price_nano`` what a success is sold for; None takes what people said it was
     worth. ``said`` are its ratings; None: not known."""
-    worth = sums["value"] if sums["valued"] else None
     rated, satisfied = (None if said is None else said[one] for one in RATINGS)
     cost, succeeded, unpriced = sums["cost"], sums["succeeded"], sums["unpriced_calls"]
+    if price_nano is None:
+        valued, valued_cost = sums["valued"], sums["valued_cost"]
+        worth = sums["value"] if valued or valued_cost else None  # a day may have parts alone of valued tasks
+    else:
+        valued, valued_cost, worth = sums["tasks"], cost, price_nano * succeeded
     known = cost or not unpriced
     p50, p95, p99, top = (ranks.percent(name, percent) if known else None for percent in PERCENTS)
     return Group(
@@ -48,7 +52,9 @@ def group(
         max_nano=top,
         overhead_share=share(cost - sums["inference"], cost),
         spend_share=share(cost, whole_nano),
-        value_nano=worth if price_nano is None else price_nano * succeeded,
+        value_nano=worth,
+        valued=valued,
+        valued_cost_nano=valued_cost,
         rated=rated,
         satisfied=satisfied,
         unpriced_calls=unpriced,

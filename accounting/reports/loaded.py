@@ -28,12 +28,13 @@ def loaded(totals: Group, window: Window, paid: Sequence[Flat], paid_in_window: 
     """``paid`` falls on the days of ``totals``, ``paid_in_window`` on those of ``window``."""
     more, more_in_window = (sum(one.nano for one in some) for some in (paid, paid_in_window))
     whole = totals.cost_nano + more
+    known = totals.value_nano is not None and totals.valued == totals.tasks
     return Loaded(
         flat_nano=more,
         cost_nano=whole,
         cost_per_success_nano=ratio(whole, totals.succeeded),
         window_cost_per_success_nano=ratio(window.cost_nano + more_in_window, window.succeeded),
-        margin_nano=None if totals.margin_nano is None else totals.margin_nano - more,
+        margin_nano=(totals.value_nano or 0) - whole if known else None,
     )
 
 

@@ -55,7 +55,9 @@ READ = (
     "llm_calls", "unpriced_calls", "unsettled_calls", *schema.TOKENS,
 )  # fmt: skip
 #: Measures that every breakdown has.
-GROUP = ("tasks", "judged", "succeeded", "cost", "inference", "value", "valued", "unpriced_calls")
+GROUP = (
+    "tasks", "judged", "succeeded", "cost", "inference", "value", "valued", "valued_cost", "unpriced_calls",
+)  # fmt: skip
 #: Those from which it shows why a workflow is dear.
 REASONS = ("hops", "llm_calls", "input", "output", "human")
 #: Those of a kind of tasks.
@@ -104,6 +106,7 @@ def choose(
     derive = derived(store, tuple(name for name in told if name in NEEDS))
     found = pieces(store, ledger.TASKS, days, {})
     if any(map(may_have_parts, found)):  # a part has the values of its root, and not those of its row
+        told = (*told, "value_usd")
         parts = Families(store, found, told, needs((*told, *KIND)), rates, derive)
         return Range(store, found, where, by, rates, parts)
     return Range(store, holding(found, ledger.TASKS, where), where, by, rates)
@@ -240,6 +243,7 @@ def _measures(chosen: Range, day: str, table: Any, cost: Any) -> dict[str, Any]:
     }
     if table["value_usd"].null_count < table.num_rows:
         made["valued"] = table["value_usd"].is_valid().cast(schema.COUNT)
+        made["valued_cost"] = cost * made["valued"].to_numpy()
     return made
 
 

@@ -57,6 +57,11 @@ def at_least(said: str, nano: int | None, unpriced: int) -> str:
     return f"≥{said}" if nano and not said.startswith("<") else NOTHING
 
 
+def at_most(said: str, nano: int | None, unpriced: int) -> str:
+    """What is said of a margin over such an amount: it is that or less."""
+    return said if nano is None or not unpriced else f"≤{said}"
+
+
 def usd(nano: int | None, decimals: int | None = None) -> str:
     """An amount in US dollars for reading."""
     return Amounts().one(nano, decimals)

@@ -19,7 +19,9 @@ from accounting.reports import calls, rows, tasks
 from accounting.reports.tasks import DATE, TOTAL, choose, rank, tally
 from broker.errors import ConfigError, LedgerError
 from broker.events import Fact, Finished, Rated, Routed, Submitted
+from broker.settings import FlatCost
 from tests.accounting.stories import CHAIN, DAY, NOON_US, attempted, day_of_stories, entry, publish, story
+from tests.accounting.test_report import page
 
 NEXT = "2026-01-02"
 POUNDS = rates_of("GBP", {"GBP": {DAY: Decimal("0.75"), NEXT: Decimal("0.8")}})
@@ -221,9 +223,50 @@ def test_a_price_or_what_people_said_makes_a_margin(
     ingest.drain_all(client, store, quarantine)
     rollup.rollup_dirty(client, store)
     told = report.build(store, since=DAY, until=DAY).totals
-    assert (told.value_nano, told.margin_nano, told.margin_share) == (5 * 10**9, 2 * 10**9, 0.4)
+    assert (told.value_nano, told.valued, told.valued_cost_nano) == (5 * 10**9, 1, 10**9)
+    assert (told.margin_nano, told.margin_share) == (4 * 10**9, 0.8), "the other two's worth is not known"
     sold = report.build(store, since=DAY, until=DAY, asked=Question(price_nano=10**9)).totals
     assert (sold.value_nano, sold.margin_nano) == (2 * 10**9, -(10**9))
+    assert (sold.valued, sold.valued_cost_nano) == (3, 3 * 10**9), "what failed was not sold, and is paid for"
+
+
+def test_margins_of_groups_add_up_and_say_of_how_many_tasks_they_are(
+    client: redis.Redis, store: LocalStore, quarantine: LocalStore
+) -> None:
+    """Ten tasks for a dollar each; of two of acme's somebody said what they are worth, and one of these failed."""
+    routed = Routed("intent", "extractive", "regex", "", 1.0, CHAIN, "local", "")
+    stories = [
+        story(
+            f"t-{n}",
+            [
+                Submitted("sync", value_nano=5 * 10**9 if n < 2 else None), routed,
+                attempted(f"t-{n}-1", cost_nano=10**9), Finished("succeeded", n > 0),
+            ],
+            workspace="acme" if n < 5 else "globex",
+        )
+        for n in range(10)
+    ]  # fmt: skip
+    publish(client, map(entry, stories))
+    ingest.drain_all(client, store, quarantine)
+    rollup.rollup_dirty(client, store)
+    seat = FlatCost.model_validate({"name": "seat", "usd_per_month": "31"})
+    made = report.build(store, since=DAY, until=DAY, asked=Question(by=["workspace"], monthly=[seat]))
+    margins = {one.name: (one.valued, one.margin_nano) for one in made.groups["workspace"]}
+    assert margins == {"acme": (2, 3 * 10**9), "globex": (0, None)}
+    assert (made.totals.valued, made.totals.margin_nano) == (2, 3 * 10**9)
+    assert made.loaded is not None
+    assert made.loaded.margin_nano is None, "the seat is paid for all tasks"
+    lines = [" ".join(line.split()) for line in page(made, 160).splitlines()]
+    for line in (
+        "Worth of what succeeded, where told $5.00 (told of 2 of 10 tasks)",
+        "Margin over what these tasks cost $3.00 (60.0%)",
+    ):
+        assert line in lines
+    start = lines.index("By workspace") + 2
+    ends = [line.split()[-2:] for line in lines[start : start + 3]]
+    assert ends == [["2", "$3.00"], ["0", "-"], ["2", "$3.00"]]
+    told = report.to_dict(made)["totals"]
+    assert (told["valued"], told["valued_cost_usd"], told["margin_usd"]) == (2, "2.0", "3.0")
 
 
 def test_against_another_day_the_difference_is_explained_to_the_nano(two_days: LocalStore) -> None:

@@ -267,6 +267,25 @@ def test_moves_worth_and_ratings_are_of_tasks_and_not_of_their_parts(
     assert (found.work().reviewed, found.work().human_nano) == (1, 5 * CENT)
 
 
+def test_what_parts_spent_is_in_the_margin_of_their_root_and_a_part_s_own_worth_is_not(
+    client: redis.Redis, store: LocalStore, quarantine: LocalStore
+) -> None:
+    """The root is worth a dollar; a part of it came a day later, and one of a root that nobody valued says its own."""
+    stories = [told("a", "draft", 10), told("b", "draft", 7)]
+    stories[0].append(Event("acme", "a", 5, NOON_US + 5_000, NOON_US, Rated(value_nano=100 * CENT)))
+    parts = [
+        told("p", "judge", 5, root="a"),
+        told("q", "judge", 3, root="a", day=1),
+        told("r", "judge", 2, root="b"),
+    ]
+    parts[2].append(Event("acme", "r", 5, NOON_US + 5_000, NOON_US, Rated(value_nano=9 * CENT)))
+    rolled(client, store, quarantine, [*stories, *parts])
+    made = of_days(store)
+    assert (made.totals.valued, made.totals.valued_cost_nano) == (1, 18 * CENT)
+    assert made.totals.margin_nano == 82 * CENT
+    assert [one.margin_nano for one in made.days] == [85 * CENT, -3 * CENT]
+
+
 def test_a_pattern_that_found_parts_is_not_called_useless(
     client: redis.Redis, store: LocalStore, quarantine: LocalStore
 ) -> None:

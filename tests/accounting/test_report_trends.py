@@ -165,7 +165,7 @@ def test_weeks_begin_on_mondays_and_sum_to_their_days() -> None:
 
 def busy(number: int, tasks: int, cost_nano: int) -> Group:
     return Group(
-        day(number), tasks, 0, 0, cost_nano, None, None, None, number, None, None, None, None, None, None, None, 0
+        day(number), tasks, 0, 0, cost_nano, None, None, None, number, None, None, None, None, None, 0, 0, None, None, 0
     )  # fmt: skip
 
 
