@@ -12,7 +12,7 @@ from rich.text import Text
 from accounting.reports import first, further
 from accounting.reports.calls import CALL_DAYS
 from accounting.reports.figures import Report
-from accounting.reports.wording import Amounts, Grid, counted, left_out
+from accounting.reports.wording import NOTHING, Amounts, Grid, counted, left_out
 
 GAP = 2
 NAME_WIDTH = 34  # a longer name is wrapped
@@ -68,14 +68,17 @@ def notes(report: Report) -> tuple[str, ...]:
             "Monthly prices are paid for all tasks: no part of them is in the spend of the tasks chosen here."
         )
     if said.unjudged_tasks:
+        judged = money.least(said.cost_per_judged_success_nano, said.unpriced_calls)
         found.append(
-            f"No verdict on {counted(said.unjudged_tasks, 'task')} ({money.one(said.unjudged_nano)}), for want of a "
-            "gate or of an end: they are in no success rate, and their spend is in the figure above. Over judged tasks "
-            f"alone, a success costs {money.least(said.cost_per_judged_success_nano, said.unpriced_calls)}."
+            f"No verdict on {counted(said.unjudged_tasks, 'task')} "
+            f"({money.least(said.unjudged_nano, said.unpriced_calls)}), for want of a gate or of an end: "
+            "they are in no success rate, and their spend is in the figure above."
+            + (f" Over judged tasks alone, a success costs {judged}." if judged != NOTHING else "")
         )
     if said.parked_tasks:
         found.append(
-            f"Waiting for a person: {counted(said.parked_tasks, 'task')}, {money.one(said.parked_nano)} spent so far "
+            f"Waiting for a person: {counted(said.parked_tasks, 'task')}, "
+            f"{money.least(said.parked_nano, said.unpriced_calls)} spent so far "
             "(laneway review list)."
         )
     if said.unfinished_tasks:

@@ -334,4 +334,5 @@ def _micros(column: Any) -> Any:
 
 
 def _tokens_per_s(made: Mapping[str, int]) -> float | None:
-    return made["tokens"] / made["busy"] * 1_000_000 if made["busy"] else None
+    """None where no call says that anything came out: people and tools do not write tokens."""
+    return made["tokens"] / made["busy"] * 1_000_000 if made["busy"] and made["tokens"] else None

@@ -59,14 +59,15 @@ def grids(report: Report) -> tuple[Grid, ...]:
         made.append(_groups("day", report.days, report, money))
     made += [_groups(name, groups, report, money) for name, groups in report.groups.items()]
     if report.lanes:
-        made += [_lanes(report, money), _speeds(report.speeds)]
+        made += [_lanes(report, money), *([_speeds(report.speeds)] if report.speeds else [])]
     elif report.work:
         made.append(_work(report, money))
     if report.visits:
         visited = f"Cost of 1,000 tasks on each lane that they were on, {report.currency}"
         made.append(_cells(_without(visited, report), report.visits, money))
     ended = _without(f"Cost of 1,000 tasks in all, by the lane that ended them, {report.currency}", report)
-    return (*made, _cells(ended, report.cells, money), _dearest(report, money))
+    spread = _dearest(report, money)
+    return (*made, _cells(ended, report.cells, money), *([spread] if spread.rows else []))
 
 
 def _without(title: str, report: Report) -> str:
@@ -473,6 +474,7 @@ def _dearest(report: Report, money: Amounts) -> Grid:
             percent(line.spend_share),
         )
         for line in report.dearest
+        if line.of_tasks * report.totals.tasks >= 1  # of fewer, one task is a larger part
     ]
     heads = ("the dearest", "tasks", "each from", report.currency, "of spend")
     return Grid(_without("How the spend is spread", report), heads, rows, yields=("each from",))

@@ -260,9 +260,9 @@ def test_the_page_says_what_the_figures_leave_open(small: LocalStore) -> None:
     for said in (
         "Cost per successful task ≥$0.310",
         "90.9% (10 of 11)",
-        "No verdict on 2 tasks ($1.00)",
+        "No verdict on 2 tasks (≥$1.00)",
         "a success costs ≥$0.210",
-        "Waiting for a person: 1 task, $1.00 spent so far",
+        "Waiting for a person: 1 task, ≥$1.00 spent so far",
         "2 calls had no known price",
         "1 call got lost on the way",
         "of which overhead (all but inference) $0.5000 16.1%",
@@ -402,6 +402,37 @@ def test_a_workflow_that_climbs_is_told_to_go_to_cheaper_lanes_and_not_to_call_l
         1_001,
     )
     assert (plain.action, plain.tasks) == (choices.AS_USUAL, 5)
+
+
+def test_of_few_tasks_that_people_did_the_page_says_nothing_that_is_not_so(
+    client: redis.Redis, store: LocalStore, quarantine: LocalStore
+) -> None:
+    """One of three is no hundredth of them, a person writes no tokens a second, and no success costs nothing."""
+    by_hand: list[list[Event]] = [
+        story(
+            f"t-{number}",
+            [
+                Submitted("sync"),
+                routed("human"),
+                attempted("c", lane="human", engine="human", model="", purpose="human", cost_nano=10**9),
+                Finished("succeeded", None, "human"),
+            ],
+        )
+        for number in range(3)
+    ]
+    made = report.build(rolled(client, store, quarantine, by_hand), since=DAY, until=DAY)
+    assert [(one.name, one.output_tokens_per_s) for one in made.lanes] == [("human", None)]
+    text = page(made)
+    for said in (
+        "How the spend is spread",
+        "How fast lanes answer",
+        "Over judged tasks alone",
+        "1% of tasks",
+    ):
+        assert said not in text
+    assert "10% of tasks" in page(
+        report.build(rolled(client, store, quarantine, day_of_stories(12)), since=DAY, until=DAY)
+    )
 
 
 def rated_days() -> list[list[Event]]:
