@@ -59,7 +59,7 @@ def _only(_: click.Context, option: click.Parameter, values: Sequence[str]) -> d
     type=day_type,
     callback=day,
     metavar="DAY",
-    help="To this UTC day, and with it; alone: of this day.",
+    help="To this UTC day, and with it, or to today; alone: of this day.",
 )
 @click.option(
     "--by",
@@ -106,7 +106,8 @@ def report(
 ) -> None:  # fmt: skip
     """Cost per task and per success, latencies, overhead, concentration.
 
-    Of the last day that was rolled, where no other is named. `laneway rollup` brings the files up to date.
+    Of the last day that was rolled, where no other is named; with --since alone, up to that one. `laneway rollup`
+    brings the files up to date.
     """
     if date and (since or until):
         raise click.UsageError("give --date, or --since and --until, not both")
@@ -155,17 +156,26 @@ def _p95(settings: Settings) -> int | None:
 
 
 def _range(files: ledger.Store, date: str | None, since: str | None, until: str | None) -> tuple[str, str]:
-    """The first and the last day of the report. Raises LedgerError where there is none."""
-    least, most = date or since or "", date or until or "9999-12-31"
-    days = ledger.days(files, ledger.TASKS)
-    wanted = [one for one in days if least <= one <= most]
-    if not wanted:
-        if date and days and date not in ledger.days(files, ledger.EVENTS):
-            return date, date  # a day on which nobody asked for anything
-        named = f" of {date}" if date else f" since {since}" if since else f" until {until}" if until else ""
-        today = date or since or until or datetime.now(tz=UTC).date().isoformat()
-        raise LedgerError(f"the ledger has no nightly files{named}", mend=f"laneway rollup --date {today}")
-    return (since or wanted[-1], wanted[-1])
+    """The first and the last day of the report: those that were asked for, with tasks or without, as far as they have
+    come. Raises LedgerError where none of them was rolled, and some should be; UsageError where the first is to come.
+    """
+    rolled, told = ledger.days(files, ledger.TASKS), ledger.days(files, ledger.EVENTS)
+    if not rolled and not told:
+        raise LedgerError("the ledger has no nightly files", mend="laneway rollup")
+    newest = (rolled or told)[-1]
+    # A node's clock may be ahead of this one's.
+    today = max(newest, *told, datetime.now(tz=UTC).date().isoformat())
+    first = date or since or until or newest
+    if first > today:
+        raise click.UsageError(f"{first} has not come yet: nothing can be told of it")
+    last = first if since is None else min(today, until or (newest if first <= newest else today))
+    waiting = [day for day in told if first <= day <= last]
+    if waiting and not any(first <= day <= last for day in rolled):
+        named, mend = f"from {first} to {last}", f"--since {waiting[0]}"
+        if first == last:
+            named, mend = f"of {first}", f"--date {first}"
+        raise LedgerError(f"the ledger has no nightly files {named}", mend=f"laneway rollup {mend}")
+    return first, last
 
 
 def _write(made: Report, html: Path | None, plot: Path | None, csv: Path | None) -> None:
