@@ -53,6 +53,13 @@ def notes(report: Report) -> tuple[str, ...]:
     found = ["Cost per successful task = all spend ÷ successes: what failed tasks spent is in it."]
     if report.unrolled:
         found.append(f"{left_out(report.unrolled)}.")
+    if report.change is not None and report.change.before.unrolled:
+        found.append(
+            f"Of the days compared with, {left_out(report.change.before.unrolled)}. What seems to have changed may be "
+            "what they lack."
+        )
+    if earlier := [day for day in report.window.unrolled if day < report.since]:
+        found.append(f"Of the days since {report.window.since}, {left_out(earlier)}.")
     if report.unfired:
         found.append(
             f"The patterns of {', '.join(report.unfired)} found none of {counted(report.classified or 0, 'task')} that "

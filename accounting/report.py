@@ -156,7 +156,7 @@ def build(
         bands=trends.bands(by_day),
         change=None if asked.against is None else _change(store, asked, rates, (since, until), tallies),
         open=groups.open_(kinds),
-        unrolled=ledger.unrolled(store, (ledger.TASKS, ledger.ATTEMPTS, ledger.DAILY), since, until),
+        unrolled=_unrolled(store, since, until),
         classified=classified,
         unfired=unfired,
     )
@@ -171,6 +171,10 @@ def _days(store: Store, since: str, until: str, rates: Rates | None) -> tuple[st
         if spent // MICRO * max(map(rates.micros, days)) >= _SUM_LIMIT:
             raise too_large(rates)
     return days
+
+
+def _unrolled(store: Store, since: str, until: str) -> tuple[str, ...]:
+    return ledger.unrolled(store, (ledger.TASKS, ledger.ATTEMPTS, ledger.DAILY), since, until)
 
 
 def _reads_calls(asked: Question, days: Sequence[str]) -> bool:
@@ -190,7 +194,8 @@ def _window(store: Store, until: str, where: Where, rates: Rates | None) -> Wind
         sums = from_daily(store, days, where, (), rates)
     else:
         sums = summed(found)
-    return groups.window(since, until, len(days), sums, unpriced(store, days, where, found))
+    left = _unrolled(store, since, until)
+    return groups.window(since, until, len(days), left, sums, unpriced(store, days, where, found))
 
 
 def _flat(
@@ -236,17 +241,18 @@ def _with_rate(since: str, rates: Rates | None) -> str:
 
 def _change(store: Store, asked: Question, rates: Rates | None, span: tuple[str, str], now: Tallies) -> Any:
     since, until = (date.fromisoformat(day) for day in span)
-    first = date.fromisoformat(asked.against or "")
-    last = (first + (until - since)).isoformat()
-    days = days_between(store, ledger.TASKS, first.isoformat(), last)
+    first = asked.against or ""
+    last = (date.fromisoformat(first) + (until - since)).isoformat()
+    days, unrolled = days_between(store, ledger.TASKS, first, last), _unrolled(store, first, last)
     if not days:
+        mend = f"laneway rollup --since {unrolled[0]}" if unrolled else "name another day"
         raise LedgerError(
-            f"the ledger has no nightly files from {first} to {last} to compare with",
-            mend=f"name another day, or: laneway rollup --since {first}",
+            f"the ledger has no nightly files from {first} to {last} to compare with", mend=mend
         )
     before = tally(choose(store, days, asked.wanted, asked.columns, rates), ranks=False)
-    sides = change.side(first.isoformat(), last, before.kinds), change.side(*span, now.kinds)
-    return change.change(before, now, sides, asked.by)
+    was = change.side(first, last, before.kinds, unrolled)
+    is_ = change.side(*span, now.kinds, _unrolled(store, *span))
+    return change.change(before, now, (was, is_), asked.by)
 
 
 def to_dict(report: Report) -> dict[str, Any]:

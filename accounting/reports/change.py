@@ -16,12 +16,13 @@ from broker.money import round_half_even
 Sums = Mapping[str, int]
 
 
-def side(since: str, until: str, kinds: Any) -> Side:
+def side(since: str, until: str, kinds: Any, unrolled: tuple[str, ...] = ()) -> Side:
     sums = totals(kinds)
     cost, unpriced = sums["cost"], sums["unpriced_calls"]
     return Side(
         since,
         until,
+        unrolled,
         sums["tasks"],
         sums["succeeded"],
         cost,

@@ -270,11 +270,13 @@ WINDOW_DAYS = 30
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """The last 30 days to the end of the report, of which ``days`` have files: what one success costs."""
+    """The last 30 days to the end of the report, of which ``days`` have files: what one success costs. ``unrolled`` is
+    as in ``Report``."""
 
     since: str
     until: str
     days: int
+    unrolled: tuple[str, ...]
     tasks: int
     succeeded: int
     cost_nano: int
@@ -318,10 +320,11 @@ class Goal:
 
 @dataclass(frozen=True, slots=True)
 class Side:
-    """One of two ranges that are compared."""
+    """One of two ranges that are compared. ``unrolled`` is as in ``Report``."""
 
     since: str
     until: str
+    unrolled: tuple[str, ...]
     tasks: int
     succeeded: int
     cost_nano: int

@@ -542,6 +542,27 @@ def test_days_that_were_never_rolled_are_told(small: LocalStore) -> None:
     assert report.build(small, since=DAY, until=DAY).unrolled == ()
 
 
+def test_days_that_were_never_rolled_are_told_of_the_month_and_of_the_range_compared_with(
+    client: redis.Redis, store: LocalStore, quarantine: LocalStore
+) -> None:
+    two_days = [*day_of_stories(4), *day_of_stories(3, 9, at_us=NOON_US + 2 * 86_400_000_000)]
+    rolled(client, store, quarantine, two_days)
+    asked = Question(against=DAY)
+    assert "no nightly files" not in page(
+        report.build(store, since="2026-01-03", until="2026-01-04", asked=asked)
+    )
+    (store.root / "events" / f"date={NEXT}").mkdir()
+    made = report.build(store, since="2026-01-03", until="2026-01-04", asked=asked)
+    assert made.change is not None
+    assert (made.change.before.unrolled, made.change.now.unrolled) == ((NEXT,), ())
+    assert (made.window.unrolled, made.unrolled) == ((NEXT,), ())
+    told = report.to_dict(made)
+    assert told["window"]["unrolled"] == told["change"]["before"]["unrolled"] == [NEXT]
+    text = " ".join(page(made).split())
+    assert "Of the days compared with, 1 day has events and no nightly files" in text
+    assert "Of the days since 2025-12-06, 1 day has events and no nightly files" in text
+
+
 @pytest.mark.parametrize("width", [60, 80, 100, 160])
 def test_no_figure_is_ever_cut(
     width: int, client: redis.Redis, store: LocalStore, quarantine: LocalStore
