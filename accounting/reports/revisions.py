@@ -1,6 +1,7 @@
 """Of each task the model that was tried last, and with which revision: what ``tasks`` has not got as a column.
 
-The revision stands in ``attempts``; it is looked up by the task's id there, which two workspaces may share on a day.
+The revision stands in ``attempts``; it is looked up there by the task's workspace and id. Files that are older than
+the column ``workspace`` have the id alone, which two workspaces may share on a day.
 """
 
 from __future__ import annotations
@@ -13,11 +14,11 @@ import pyarrow.compute as pc
 
 from accounting import ledger, schema
 from accounting.ledger import Store
-from accounting.reports.rows import Derive, read_days
+from accounting.reports.rows import Derive, names_of, read_days
 
 MODEL, VERSION = "model", "version"
 #: Derived column → the columns of ``tasks`` that it is made from.
-NEEDS = {MODEL: ("models",), VERSION: ("models", "task_id")}
+NEEDS = {MODEL: ("models",), VERSION: ("models", "workspace", "task_id")}
 
 
 def derived(store: Store, wanted: Sequence[str]) -> Derive:
@@ -43,16 +44,17 @@ def _last(lists: Any) -> Any:
 
 
 def _revised(store: Store, day: str, rows: Any) -> Any:
-    """``model revision`` of the last call that has both the task's id and its last model."""
+    """``model revision`` of the last call that is of the task and has its last model."""
     models = _last(rows["models"])
-    calls = read_days(
-        store, ledger.ATTEMPTS, schema.ATTEMPTS, day, day, ("task_id", "model", "model_revision")
-    )
+    names = ("workspace", "task_id", "model", "model_revision")
+    calls = read_days(store, ledger.ATTEMPTS, schema.ATTEMPTS, day, day, names)
+    by_workspace = not calls["workspace"].null_count
     calls = calls.filter(pc.is_valid(calls["model_revision"]))
-    known = _pair(calls["task_id"], calls["model"])
+    known = _pair(names_of(calls, by_workspace=by_workspace), calls["model"])
     newest = pa.table({"known": known, "place": pa.array(range(len(known)), schema.COUNT)}).group_by("known")
     last = newest.aggregate([("place", "max")])
-    at = pc.index_in(_pair(rows["task_id"], models), value_set=last["known"].combine_chunks())
+    wanted = _pair(names_of(rows, by_workspace=by_workspace), models)
+    at = pc.index_in(wanted, value_set=last["known"].combine_chunks())
     revision = calls["model_revision"].take(last["place_max"].take(at)).combine_chunks()
     both = pc.binary_join_element_wise(models, revision, " ")
     return pc.if_else(pc.is_null(both), models, both)

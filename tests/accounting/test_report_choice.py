@@ -153,6 +153,31 @@ def test_by_model_and_version_every_task_counts_once(
     }
 
 
+def test_versions_of_workspaces_that_share_an_id_are_told_apart(
+    client: redis.Redis, store: LocalStore, quarantine: LocalStore
+) -> None:
+    for workspace, revision, usd in (("acme", "1", 1), ("globex", "2", 3)):
+        facts: list[Fact] = [
+            Submitted("sync"),
+            Routed("intent", "extractive", "regex", "", 1.0, CHAIN, "local", ""),
+            attempted("t-1", model="m", model_revision=revision, cost_nano=usd * 10**9),
+            Finished("succeeded", True),
+        ]
+        publish(client, [entry(story("t", facts, workspace=workspace))])
+    ingest.drain_all(client, store, quarantine)
+    rollup.rollup_dirty(client, store)
+    asked = Question(by=["version"])
+    made = report.build(store, since=DAY, until=DAY, asked=asked)
+    assert {one.name: one.cost_nano for one in made.groups["version"]} == {"m 1": 10**9, "m 2": 3 * 10**9}
+    only = report.build(store, since=DAY, until=DAY, asked=Question(where={"version": ["m 1"]}))
+    assert only.totals.cost_nano == 10**9
+    path = store.root / "attempts" / f"date={DAY}" / "attempts.parquet"
+    older = pq.read_table(path, partitioning=None).drop_columns(["workspace"])
+    pq.write_table(older, path, store_decimal_as_integer=True)
+    made = report.build(store, since=DAY, until=DAY, asked=asked)
+    assert {one.name: one.tasks for one in made.groups["version"]} == {"m 2": 2}, "the id alone tells no more"
+
+
 def test_each_task_is_converted_at_the_rate_of_its_day(two_days: LocalStore) -> None:
     dollars, pounds = ask(two_days), ask(two_days, rates=POUNDS)
     found = rows_of(two_days, f"select date::varchar, {', '.join(schema.PARTS)} from {{tasks}}")
