@@ -122,7 +122,7 @@ def build(
         window=window,
         flat=paid,
         loaded=loaded.loaded(everything, window, paid, paid_in_window) if paid and not where else None,
-        goal=groups.goal(_exchanged(asked.p95_nano, rates, until), everything, by_day),
+        goal=groups.goal(asked.p95_nano, rates, until, everything, by_day),
         parts=parts,
         categories=categories,
         loaded_categories=loaded.categories(categories, paid) if paid and not where else (),
@@ -179,10 +179,6 @@ def _unrolled(store: Store, since: str, until: str) -> tuple[str, ...]:
 
 def _reads_calls(asked: Question, days: Sequence[str]) -> bool:
     return len(days) <= CALL_DAYS if asked.calls is None else asked.calls
-
-
-def _exchanged(nano: int | None, rates: Rates | None, day: str) -> int | None:
-    return nano if nano is None or rates is None else rates.convert(nano, day)
 
 
 def _window(store: Store, until: str, where: Where, rates: Rates | None) -> Window:

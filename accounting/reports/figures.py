@@ -310,7 +310,8 @@ class Loaded:
 
 @dataclass(frozen=True, slots=True)
 class Goal:
-    """What 95 of 100 tasks should stay under, and on which days they did not. ``is_nano`` is over the whole range."""
+    """What 95 of 100 tasks should stay under, and on which days they did not. ``is_nano`` is over the whole range.
+    ``limit_nano`` is at the rate of the last day; each day is held against the limit at its own."""
 
     limit_nano: int
     is_nano: int | None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from accounting.currency import USD
 from accounting.reports.figures import WINDOW_DAYS, Cell, Group, Lane, Report, Speed, Window, Work, share
 from accounting.reports.wording import (
     NOTHING,
@@ -192,7 +193,10 @@ def _goal(report: Report, money: Amounts) -> list[tuple[str, str]]:
     if any(day.unpriced_calls and day.name not in goal.broken_on for day in report.days):
         kept = f"at most {kept}"
     p95 = money.least(goal.is_nano, report.totals.unpriced_calls)
-    return [(f"95 of 100 tasks under {money.one(goal.limit_nano)}", f"{p95}; kept on {kept}")]
+    limit = money.one(goal.limit_nano)
+    if report.currency != USD:
+        limit += f" (at the rate of {report.until})"
+    return [(f"95 of 100 tasks under {limit}", f"{p95}; kept on {kept}")]
 
 
 def _parts(report: Report, money: Amounts) -> Grid:

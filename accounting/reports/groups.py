@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from math import ceil
 from typing import Any
 
+from accounting.currency import Rates
 from accounting.reports.figures import Dearest, Goal, Group, Open, Part, Window, Work, share, unit_cost
 from accounting.reports.ranks import Answers
 from accounting.reports.sums import PARTS, RATINGS, by, picked, total, totals
@@ -138,11 +139,18 @@ def window(
     return Window(since, until, days, unrolled, total(sums, "tasks"), succeeded, cost, each, unpriced)
 
 
-def goal(limit_nano: int | None, all_days: Group, each: Sequence[Group]) -> Goal | None:
+def goal(
+    limit_nano: int | None, rates: Rates | None, until: str, all_days: Group, each: Sequence[Group]
+) -> Goal | None:
+    """``limit_nano`` is in US dollars; each day is held against what that is at its own rate."""
     if limit_nano is None:
         return None
-    broken = [day.name for day in each if day.p95_nano is not None and day.p95_nano > limit_nano]
-    return Goal(limit_nano, all_days.p95_nano, len(each), tuple(broken))
+
+    def limit(day: str) -> int:
+        return limit_nano if rates is None else rates.convert(limit_nano, day)
+
+    broken = [day.name for day in each if day.p95_nano is not None and day.p95_nano > limit(day.name)]
+    return Goal(limit(until), all_days.p95_nano, len(each), tuple(broken))
 
 
 def statuses(kinds: Any) -> dict[str, int]:

@@ -336,6 +336,19 @@ def test_a_limit_on_the_95th_percentile_names_the_days_that_broke_it(two_days: L
     assert made.broken_on == tuple(day for day, one in p95.items() if one > min(p95.values()))
 
 
+def test_such_a_limit_is_broken_on_the_same_days_in_whatever_currency(two_days: LocalStore) -> None:
+    falling = rates_of("GBP", {"GBP": {DAY: Decimal("0.75"), NEXT: Decimal("0.25")}})
+    p95 = [day.p95_nano or 0 for day in ask(two_days).days]
+    for limit in (min(p95) // 2, min(p95) + 1_000, max(p95) + 1_000):
+        dollars, pounds = (
+            ask(two_days, p95_nano=limit).goal,
+            ask(two_days, p95_nano=limit, rates=falling).goal,
+        )
+        assert dollars is not None
+        assert pounds is not None
+        assert (pounds.broken_on, pounds.limit_nano) == (dollars.broken_on, round(limit / 4))
+
+
 def test_row_groups_that_hold_no_wanted_row_are_not_read(two_days: LocalStore, tmp_path: Path) -> None:
     path = two_days.root / "tasks" / f"date={DAY}" / "tasks.parquet"
     table = pq.read_table(path, partitioning=None).sort_by("workspace")
