@@ -270,8 +270,8 @@ WINDOW_DAYS = 30
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """The last 30 days to the end of the report, of which ``days`` have files: what one success costs. ``unrolled`` is
-    as in ``Report``."""
+    """The last 30 days to the end of the report, those before a currency's first rate aside: what one success costs.
+    ``days`` of them have files; ``unrolled`` is as in ``Report``."""
 
     since: str
     until: str

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from accounting.currency import USD
+from accounting.ledger import days_of
 from accounting.reports.figures import WINDOW_DAYS, Cell, Group, Lane, Report, Speed, Window, Work, share
 from accounting.reports.wording import (
     NOTHING,
@@ -113,11 +114,12 @@ def _totals(report: Report, money: Amounts) -> Grid:
 
 
 def _window(window: Window) -> str:
-    some = (
-        f"{WINDOW_DAYS} days, {window.days} of them in the ledger"
-        if window.days < WINDOW_DAYS
-        else f"{WINDOW_DAYS} days"
-    )
+    days = len(tuple(days_of(window.since, window.until)))
+    some = counted(days, "day")
+    if window.days < days:
+        some += f", {window.days} of them in the ledger"
+    if days < WINDOW_DAYS:
+        some += "; none before has a rate"
     return f"The same since {window.since} ({some})"
 
 
