@@ -17,20 +17,19 @@ from accounting.reports.wording import NOTHING, Amounts, Grid, counted, left_out
 GAP = 2
 NAME_WIDTH = 34  # a longer name is wrapped
 NO_TASKS = "No tasks in these days. Where some were submitted, `laneway rollup` writes their files."
+NONE_CHOSEN = "No task of these days is one of those that were chosen."
 
 
 def render(report: Report, console: Console) -> None:
-    """Prints the report. With nothing in it, one line that says so and what to do."""
+    """Prints the report. With nothing in it, a note that says so and what to do."""
     console.rule(Text("What tasks cost"))
     console.print(Text(heading(report), style="italic"))
-    if not report.totals.tasks and not report.totals.cost_nano:
-        console.print(NO_TASKS)
-        return
     for place, grid in enumerate(grids(report)):
         if place:
             console.print()
         console.print(draw(grid, console.width))
-    console.print()
+    if not report.empty:
+        console.print()
     for note in notes(report):
         console.print(f"• {note}", highlight=False, markup=False)
 
@@ -43,16 +42,17 @@ def heading(report: Report) -> str:
 
 
 def grids(report: Report) -> tuple[Grid, ...]:
-    """All tables of the report, in their order."""
-    return (*first.grids(report), *further.grids(report))
+    """All tables of the report, in their order; none where it is empty."""
+    return () if report.empty else (*first.grids(report), *further.grids(report))
 
 
 def notes(report: Report) -> tuple[str, ...]:
     """What a reader must know to read the figures right; only what applies."""
     said, money = report.open, Amounts(report.currency)
-    found = ["Cost per successful task = all spend ÷ successes: what failed tasks spent is in it."]
-    if report.unrolled:
-        found.append(f"{left_out(report.unrolled)}.")
+    missing = [f"{left_out(report.unrolled)}."] if report.unrolled else []
+    if report.empty:
+        return (NONE_CHOSEN if report.where else NO_TASKS, *missing)
+    found = ["Cost per successful task = all spend ÷ successes: what failed tasks spent is in it.", *missing]
     if report.change is not None and report.change.before.unrolled:
         found.append(
             f"Of the days compared with, {left_out(report.change.before.unrolled)}. What seems to have changed may be "

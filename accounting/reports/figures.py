@@ -438,6 +438,11 @@ class Report:
     unfired: tuple[str, ...]
 
     @property
+    def empty(self) -> bool:
+        """Whether there is nothing to show: no task or part of one, nothing paid by the month, no comparison."""
+        return not self.days and self.loaded is None and self.change is None
+
+    @property
     def overhead_nano(self) -> int:
         return self.totals.cost_nano - self.parts[0].nano
 

@@ -26,7 +26,7 @@ def write_tables(report: Report, folder: Path) -> list[Path]:
 
 def write_page(report: Report, path: Path) -> Path:
     """One HTML file that needs no other. Raises LedgerError where it cannot be written."""
-    charts = plots.draw(report, "svg").decode() if plots.installed() and report.totals.tasks else None
+    charts = plots.draw(report, "svg").decode() if plots.installed() and report.days else None
     return _put(path, page.html(report, charts).encode())
 
 

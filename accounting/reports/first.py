@@ -53,6 +53,7 @@ _CATEGORY_TITLES = {
 
 
 def grids(report: Report) -> tuple[Grid, ...]:
+    """Those that have something to say."""
     money = Amounts(report.currency)
     made = [_totals(report, money), _parts(report, money), _categories(report, money)]
     if report.flat:
@@ -68,8 +69,8 @@ def grids(report: Report) -> tuple[Grid, ...]:
         visited = f"Cost of 1,000 tasks on each lane that they were on, {report.currency}"
         made.append(_cells(_without(visited, report), report.visits, money))
     ended = _without(f"Cost of 1,000 tasks in all, by the lane that ended them, {report.currency}", report)
-    spread = _dearest(report, money)
-    return (*made, _cells(ended, report.cells, money), *([spread] if spread.rows else []))
+    made += [_cells(ended, report.cells, money), _dearest(report, money)]
+    return tuple(grid for grid in made if grid.rows)
 
 
 def _without(title: str, report: Report) -> str:
@@ -86,7 +87,7 @@ def _totals(report: Report, money: Amounts) -> Grid:
         for nano in (total.p50_nano, total.p95_nano, total.p99_nano, total.max_nano)
     )
     rows = [
-        ("Tasks", f"{total.tasks:,}: {statuses}"),
+        ("Tasks", f"{total.tasks:,}: {statuses}" if statuses else "0"),
         ("Spent", money.least(total.cost_nano, unpriced, decimals)),
         *_with_flat(report, money, decimals),
         (

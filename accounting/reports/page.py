@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from html import escape
 
-from accounting.present import NO_TASKS, grids, heading, notes
+from accounting.present import grids, heading, notes
 from accounting.reports.figures import Report
 from accounting.reports.wording import Grid
 
@@ -26,14 +26,13 @@ NO_CHARTS = "Charts are left out: matplotlib is not installed here (pip install 
 
 
 def html(report: Report, charts: str | None) -> str:
-    """``charts`` is an SVG document; None where there is nothing to draw with."""
-    if not report.totals.tasks:
-        body = f"<p>{escape(NO_TASKS)}</p>"
-    else:
+    """``charts`` is an SVG document; None where there is nothing to draw, or nothing to draw with."""
+    drawn = ""
+    if report.days:
         drawn = f"<p>{escape(NO_CHARTS)}</p>" if charts is None else charts[charts.index("<svg") :]
-        tables = "".join(map(_table, grids(report)))
-        said = "".join(f"<li>{escape(note)}</li>" for note in notes(report))
-        body = f"<section>{drawn}</section>{tables}<ul>{said}</ul>"
+    tables = "".join(map(_table, grids(report)))
+    said = "".join(f"<li>{escape(note)}</li>" for note in notes(report))
+    body = f"<section>{drawn}</section>{tables}<ul>{said}</ul>"
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
         f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">'

@@ -36,7 +36,7 @@ def draw(report: Report, kind: str) -> bytes:
         raise LedgerError(
             "pictures need matplotlib, which is not installed here", mend="pip install 'laneway[plot]'"
         )
-    if not report.totals.tasks:
+    if not report.days:
         raise LedgerError("no tasks in these days, so there is nothing to draw", mend="name other days")
     from matplotlib import rc_context
     from matplotlib.figure import Figure

@@ -542,6 +542,18 @@ def test_days_that_were_never_rolled_are_told(small: LocalStore) -> None:
     assert report.build(small, since=DAY, until=DAY).unrolled == ()
 
 
+def test_of_days_that_have_none_of_the_chosen_tasks_it_is_said_that_they_have_none(small: LocalStore) -> None:
+    (small.root / "events" / f"date={NEXT}").mkdir(parents=True)
+    for asked, says in ((Question(where={"workflow": ["nope"]}), True), (Question(), False)):
+        text = page(report.build(small, since=DAY, until=DAY, asked=asked))
+        assert ("No task of these days is one of those that were chosen" in text) is says
+        assert "rollup" not in text
+    both = Question(where={"workflow": ["nope"]})
+    assert "laneway rollup --since 2026-01-02" in page(
+        report.build(small, since=DAY, until=NEXT, asked=both), 200
+    )
+
+
 def test_days_that_were_never_rolled_are_told_of_the_month_and_of_the_range_compared_with(
     client: redis.Redis, store: LocalStore, quarantine: LocalStore
 ) -> None:

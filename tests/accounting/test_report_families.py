@@ -16,6 +16,7 @@ from accounting import ledger, measured, report
 from accounting.currency import Rates
 from accounting.ledger import LocalStore
 from accounting.report import Question, Report
+from accounting.reports import files
 from accounting.reports.calls import Calls
 from accounting.reports.tasks import choose
 from broker.events import Escalated, Event, Fact, Finished, Rated, Routed, Submitted
@@ -197,6 +198,15 @@ def test_a_day_of_parts_alone_has_its_money_on_the_page(family: LocalStore) -> N
     text = page(of_days(family, NEXT, NEXT))
     assert "No tasks in these days" not in text
     assert "$0.0200" in text
+
+
+def test_a_day_of_parts_alone_is_drawn_and_has_its_page(family: LocalStore, tmp_path: Path) -> None:
+    made = of_days(family, NEXT, NEXT)
+    html = files.write_page(made, tmp_path / "r.html").read_text(encoding="utf-8")
+    assert "No tasks in these days" not in html
+    assert "$0.0200" in html
+    assert "<svg" in html
+    assert files.write_plot(made, tmp_path / "r.png").stat().st_size
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,7 @@ from accounting.ledger import LocalStore
 from accounting.report import Question
 from accounting.reports import files
 from accounting.reports.loaded import flat
+from broker.errors import LedgerError
 from broker.events import Fact, Finished, Routed, Submitted
 from broker.settings import FlatCost
 from tests.accounting.stories import CHAIN, NOON_US, attempted, entry, publish, story
@@ -96,6 +97,19 @@ def test_no_figure_of_the_tasks_has_any_of_it(two_tasks: LocalStore) -> None:
 
 def test_days_before_the_ledgers_first_are_paid_by_nobody(two_tasks: LocalStore) -> None:
     assert ask(two_tasks, SEAT, since="2020-01-01").flat == ask(two_tasks, SEAT).flat
+
+
+def test_a_day_that_has_only_such_a_price_shows_it(two_tasks: LocalStore, tmp_path: Path) -> None:
+    quiet = "2026-01-31"
+    made = report.build(two_tasks, since=quiet, until=quiet, asked=Question(monthly=[SEAT]))
+    html = files.write_page(made, tmp_path / "r.html").read_text(encoding="utf-8")
+    for text in (page(made), html):
+        assert "No tasks in these days" not in text
+        assert "Spent with monthly prices" in text
+        assert "$1.00" in text
+        assert "By task type" not in text, "a table without rows"
+    with pytest.raises(LedgerError, match="nothing to draw"):
+        files.write_plot(made, tmp_path / "r.png")
 
 
 def test_a_price_that_did_not_hold_is_not_there(two_tasks: LocalStore) -> None:
