@@ -96,7 +96,7 @@ def _only(_: click.Context, option: click.Parameter, values: Sequence[str]) -> d
     "--csv",
     type=click.Path(file_okay=False, path_type=Path),
     metavar="FOLDER",
-    help="Also each table as a file for spreadsheets.",
+    help="Also each table as a file for spreadsheets; those of an earlier report there go.",
 )
 @json_option
 def report(
@@ -184,12 +184,16 @@ def _write(made: Report, html: Path | None, plot: Path | None, csv: Path | None)
         return
     from accounting.reports import files  # with all that draws
 
-    written = []
+    written: list[Path] = []
+    removed: list[Path] = []
     if plot is not None:
         written.append(files.write_plot(made, plot))
     if html is not None:
         written.append(files.write_page(made, html))
     if csv is not None:
-        written += files.write_tables(made, csv)
+        tables, removed = files.write_tables(made, csv)
+        written += tables
     for path in written:
         click.echo(f"written: {path}", err=True)
+    for path in removed:
+        click.echo(f"removed, as this report has no such table: {path}", err=True)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+import re
+from dataclasses import fields, is_dataclass
 from html.parser import HTMLParser
 from pathlib import Path
 from xml.etree import ElementTree
@@ -13,9 +15,10 @@ import redis
 from accounting import ingest, report, rollup
 from accounting.ledger import LocalStore
 from accounting.report import Question, Report
-from accounting.reports import files, plots
+from accounting.reports import figures, files, plots
 from broker.errors import LedgerError
 from broker.events import Finished, Routed, Submitted
+from broker.settings import FlatCost
 from tests.accounting.stories import CHAIN, DAY, attempted, entry, publish, story
 
 EVIL = [
@@ -50,7 +53,7 @@ def made(client: redis.Redis, store: LocalStore, quarantine: LocalStore) -> Repo
 
 
 def test_no_cell_of_a_spreadsheet_is_a_formula_and_amounts_stay_numbers(made: Report, tmp_path: Path) -> None:
-    written = files.write_tables(made, tmp_path)
+    written, _ = files.write_tables(made, tmp_path)
     assert {path.stem for path in written} >= {
         "report",
         "totals",
@@ -69,6 +72,64 @@ def test_no_cell_of_a_spreadsheet_is_a_formula_and_amounts_stay_numbers(made: Re
         found = {row["name"]: row for row in csv.DictReader(file)}
     assert set(found) == {f"'{name}" if name[0] in "=+@" else name for name in EVIL}
     assert {(row["cost_usd"], row["margin_usd"]) for row in found.values()} == {("0.01", "-0.01")}
+
+
+def rows_of(path: Path) -> list[dict[str, str]]:
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_the_tables_say_what_was_chosen_what_is_missing_and_when_the_limit_was_broken(
+    made: Report, store: LocalStore, tmp_path: Path
+) -> None:
+    (store.root / "events" / "date=2026-01-02").mkdir()
+    (store.root / "events" / "date=2026-01-03").mkdir()
+    asked = Question(where={"user": EVIL[:2], "lane": ["local"]}, p95_nano=1)
+    some = report.build(store, since=DAY, until="2026-01-03", asked=asked)
+    files.write_tables(some, tmp_path)
+    assert [(row["column"], row["value"]) for row in rows_of(tmp_path / "where.csv")] == [
+        ("user", f"'{EVIL[0]}"), ("user", f"'{EVIL[1]}"), ("lane", "local"),
+    ]  # fmt: skip
+    [row] = rows_of(tmp_path / "report.csv")
+    assert (row["unrolled"], row["unfired"]) == ("2026-01-02 2026-01-03", "")
+    [row] = rows_of(tmp_path / "goal.csv")
+    assert row["broken_on"] == DAY
+
+
+def test_tables_of_an_earlier_report_go_and_nothing_else_does(
+    made: Report, store: LocalStore, tmp_path: Path
+) -> None:
+    folder, foreign = tmp_path / "tables", "a,b\r\n1,2\r\n"
+    folder.mkdir()
+    (folder / "odd.csv").write_text(foreign, encoding="utf-8-sig")
+    both = report.build(store, since="2026-01-02", until="2026-01-02", asked=Question(against=DAY))
+    written, removed = files.write_tables(both, folder)
+    assert (removed, folder / "change.csv" in written) == ([], True)
+    assert (folder / "odd.csv").exists(), "no report was there before"
+    (folder / "odd.csv").unlink()
+    mine = {folder / name for name in ("mine.csv", "flat.csv")}
+    for path in mine:
+        path.write_text(foreign, encoding="utf-8")
+    written, removed = files.write_tables(made, folder)
+    assert {path.name for path in removed} >= {"change.csv", "change-before.csv", "change-groups-type.csv"}
+    assert set(folder.iterdir()) == mine | set(written)
+    assert files.write_tables(made, folder)[1] == []
+
+
+def test_every_table_and_every_list_of_a_report_is_known(made: Report, store: LocalStore) -> None:
+    nouns = [one for one in vars(figures).values() if is_dataclass(one)]
+    texts = {one.name for noun in nouns for one in fields(noun) if one.type == "tuple[str, ...]"}
+    assert texts == set(files._TEXTS)
+    tables = {
+        one.name
+        for one in fields(Report)
+        if one.name not in texts and not re.fullmatch(r"(str|int)( \| None)?", str(one.type))
+    }
+    assert tables <= {name.partition("-")[0] for name in files.TABLES}
+    seat = FlatCost.model_validate({"name": "seat", "usd_per_month": "31"})
+    asked = Question(by=list(report.BY), against=DAY, where={}, monthly=[seat], p95_nano=1)
+    for one in (made, report.build(store, since="2026-01-02", until="2026-01-02", asked=asked)):
+        assert files.tables(one).keys() <= set(files.TABLES)
 
 
 @pytest.mark.parametrize(
