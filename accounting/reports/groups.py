@@ -131,9 +131,7 @@ def work(sums: Any) -> tuple[Work, ...]:
     return tuple(sorted(found, key=lambda one: (-one.cost_nano, one.lane, one.model)))
 
 
-def window(
-    since: str, until: str, days: int, unrolled: tuple[str, ...], sums: Any, unpriced: int
-) -> Window:
+def window(since: str, until: str, days: int, unrolled: tuple[str, ...], sums: Any, unpriced: int) -> Window:
     cost, succeeded = total(sums, "cost"), total(sums, "succeeded")
     each = unit_cost(cost, succeeded, unpriced)
     return Window(since, until, days, unrolled, total(sums, "tasks"), succeeded, cost, each, unpriced)
