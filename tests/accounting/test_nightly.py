@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from datetime import date, timedelta
+from decimal import Decimal
 
 import pytest
 import redis
@@ -13,12 +14,15 @@ from accounting import ingest, ledger, nightly, rollup
 from accounting.actor import Accounting
 from accounting.ledger import LocalStore
 from accounting.offers import Offers
+from broker import keys
 from broker.errors import LedgerError
-from broker.events import Submitted
+from broker.events import Finished, Submitted
 from broker.keys import EVENTS
 from broker.settings import Settings, parse
 from broker.store import Store as State
+from broker.task import Task
 from tests.accounting.stories import DAY, NOON_US, attempted, day_of_stories, entry, publish, story
+from tests.accounting.test_rollup import query
 
 HOUR_US = 3_600_000_000
 TOML = """
@@ -165,3 +169,39 @@ def test_a_large_day_of_the_night_is_offered_to_the_other_nodes(
     assert f"folded 8 spans of {DAY}" in caplog.text
     assert ledger.days(store, "tasks") == (DAY,)
     assert not client.exists(ingest.DIRTY)
+
+
+#: A dollar of wear a day; 90 seconds at 200 watts are 5 Wh, which are 0.18 cents.
+OWN = """
+[lanes.local]
+engine = "echo"
+threads = 1
+hardware = { price_usd = 1460, life_years = 4, watts = 200, usd_per_kwh = "0.36" }
+
+[types.general]
+chain = ["local"]
+"""
+
+
+@pytest.mark.parametrize(
+    ("days_ago", "calls", "costs"),
+    [(0, [], "0.002"), (1, [1], "1.0018"), (2, [1], "1.0018"), (3, [], "0.002")],
+)
+def test_the_night_shares_out_what_the_machines_of_the_last_two_days_did_cost(
+    days_ago: int, calls: list[int], costs: str, client: redis.Redis, store: LocalStore, quarantine: LocalStore,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """One call, booked at a fifth of a cent when it ended."""
+    settings = parse(OWN)
+    State(client, settings.fleet).submit([Task("t", "acme", ({"role": "user", "content": "hi"},))])
+    client.hset(keys.task_key("acme/t"), mapping={"submitted": NOON_US, "seq": 3})
+    client.delete(EVENTS)
+    call = attempted(
+        "t-1", node="mac-1", started_us=NOON_US, ended_us=NOON_US + 90_000_000, cost_nano=2_000_000
+    )
+    publish(client, [entry(story("t", [Submitted("sync"), call, Finished("succeeded", True)]))])
+    monkeypatch.setattr(State, "now_us", lambda _: NOON_US + days_ago * ledger.US_PER_DAY)
+    night = nightly.run(client, store, quarantine, settings)
+    assert [one.calls for one in night.machines] == calls
+    for files in ("attempts", "tasks"):
+        assert query(f"select cost_usd from '{store.root}/{files}/*/*.parquet'") == [(Decimal(costs),)]
