@@ -55,5 +55,6 @@ def batch_of(rows: list[AttemptRow]) -> Any:
 
 
 def written(store: LocalStore, rows: list[AttemptRow], day: str = DAY) -> None:
+    """Of tasks that were submitted on that day."""
     data = drafts.encode(schema.table(schema.ATTEMPTS, [one.columns for one in rows]))
     store.put(f"{ledger.partition(ledger.ATTEMPTS, day)}/attempts.parquet", data)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from decimal import Decimal
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from accounting import ledger
 from accounting.booked import Key, Ours
 from accounting.flat import flat_nano
 from accounting.ledger import US_PER_DAY, LocalStore
@@ -130,8 +132,8 @@ def test_the_same_calls_at_the_same_prices_leave_nothing(store: LocalStore) -> N
         ),
         (
             [row("mid", Usage(MTOK)), row("mid", Usage(), cost_nano=0, failure="rate_limited")],
-            [used("gpt-4o-mini", MTOK, 0, 1)],
-            {},  # a call that was turned away is none of the provider's
+            [used("gpt-4o-mini", 2 * MTOK, 0, 1)],
+            {"tokens": 150_000_000},  # a call that was turned away is none of the provider's: their numbers are alike
         ),
         (
             [row("mid", Usage(MTOK)), row("mid", Usage(MTOK), ended_us=NEXT_DAY_US)],
@@ -278,3 +280,43 @@ def test_the_causes_sum_to_the_difference_whatever_both_sides_say(
     assert one.booked_nano == booked + ours.unsettled_nano
     if billed is not None:
         assert one.billed_nano == billed
+
+
+@pytest.mark.parametrize(
+    ("usage", "said", "calls"),
+    [
+        (Usage(), {"failure": "rate_limited"}, 0),
+        (Usage(), {"failure": "timeout", "settled": False}, 1),
+        (Usage(1), {"failure": "gate"}, 1),
+        (Usage(0, 1), {}, 1),
+        (Usage(0, 0, 1), {}, 1),
+        (Usage(0, 0, 0, 1), {}, 1),
+        (Usage(0, 0, 0, 0, 1), {}, 1),
+        (Usage(0, 0, 0, 0, 0, 1), {}, 1),
+    ],
+)
+def test_a_provider_counts_no_call_that_it_turned_away(
+    store: LocalStore, usage: Usage, said: dict[str, Any], calls: int
+) -> None:
+    """One that used no token, and whose end is known."""
+    rows = [row("mid", Usage(MTOK)), row("mid", usage, cost_nano=0, **said)]
+    [one] = reconciled(store, rows, [used("gpt-4o-mini", MTOK, 0, 1)]).models
+    assert one.calls == 1 + calls
+
+
+DAY_US = NOON_US - 12 * 3_600_000_000
+
+
+@pytest.mark.parametrize("submitted_days_ago", [0, 1, 3])
+@pytest.mark.parametrize(
+    ("ended_us", "calls"),
+    [(DAY_US - 1, 0), (DAY_US, 1), (DAY_US + ledger.US_PER_DAY - 1, 1), (DAY_US + ledger.US_PER_DAY, 0)],
+)
+def test_a_call_is_billed_on_the_day_on_which_it_ends_whenever_its_task_was_submitted(
+    store: LocalStore, submitted_days_ago: int, ended_us: int, calls: int
+) -> None:
+    submitted = ledger.day_of(NOON_US - submitted_days_ago * ledger.US_PER_DAY)
+    written(store, [row("mid", Usage(MTOK), ended_us=ended_us)], submitted)
+    made = reconcile(store, SETTINGS, "openai", [used("gpt-4o-mini", MTOK, 0, 1)])
+    assert [one.calls for one in made.models] == [calls]
+    assert made.causes == ({} if calls else {"not in the ledger": 150_000_000})
