@@ -6,7 +6,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import pytest
+
+from broker.store import Record
+from broker.task import Progress, Task
 from laneway.cli.compare import figures
+from tests.accounting.stories import attempted
 
 TOML = """
 [lanes.local]
@@ -96,3 +101,40 @@ def test_what_does_not_end_in_time_is_said_so(laneway: Any) -> None:
     path = cases(laneway, {"prompt": "x"})
     said = laneway.run("compare", "--file", path, "--variant", "all", "--wait", "0.1", code=1).stderr
     assert "1 of 1 tasks have not ended within 0.1 s" in said
+
+
+def record(status: str, cost_nano: int, family_nano: int, *purposes: str) -> Record:
+    """Of a task whose calls each read 7 tokens, and 3 that were kept or are kept from now on."""
+    calls = tuple(
+        attempted(f"a-{place}", purpose=purpose, input_tokens=7, cached_input_tokens=2, cache_write_tokens=1)
+        for place, purpose in enumerate(purposes)
+    )
+    progress = Progress(attempts=calls, history_tokens=20, passages_tokens=5, unused_tokens=11)
+    task = Task("t", "compare", ({"role": "user", "content": "hi"},))
+    return Record(task, progress, None, status, "", 1, cost_nano, 0, 0, 0, 0, 0, {}, "", family_nano)
+
+
+@pytest.mark.parametrize(
+    ("records", "usd", "per_success", "calls", "tools"),
+    [
+        ([record("succeeded", 2_000_000_000, 500_000_000, "task", "tool", "tool")], "2.5", "2.5", 1, 2),
+        ([record("succeeded", 9, 0, "task"), record("failed", 0, 1, "task", "retry")], *["0.00000001"] * 2, 3, 0),
+        ([record("succeeded", 4, 1, "task"), record("succeeded", 6, 1, "task")], "0.000000012", "0.000000006", 2, 0),
+        ([record("failed", 20, 0, "task", "reprompt", "judge")], "0.00000002", None, 3, 0),
+        ([record("parked", 20, 0, "task", "tool", "human", "human")], "0.00000002", None, 1, 1),
+        ([], "0.0", None, 0, 0),
+    ],
+)  # fmt: skip
+def test_what_the_tasks_of_a_variant_came_to_by_hand(
+    records: list[Record], usd: str, per_success: str | None, calls: int, tools: int
+) -> None:
+    """Sub-tasks are paid for too; people are neither models nor tools."""
+    told = figures(records)
+    assert (told["cost_usd"], told["usd_per_success"]) == (usd, per_success)
+    assert (told["llm_calls"], told["tool_calls"]) == (calls, tools)
+    assert told["input_tokens"] == 10 * calls
+    assert (told["tokens_cut"], told["unused_tokens"]) == (25 * len(records), 11 * len(records))
+    assert (told["tasks"], told["succeeded"]) == (
+        len(records),
+        sum(one.status == "succeeded" for one in records),
+    )
