@@ -8,10 +8,13 @@ from typing import Any
 import pytest
 
 from broker.events import Attempted, Submitted
-from broker.store import Intent, Move
+from broker.store import Intent, Move, Record
+from broker.task import Progress, Task
 from dispatcher.actor import Dispatcher
 from dispatcher.classify import Classifier
 from dispatcher.embedding import HashEmbedder
+from laneway.cli.story import story
+from tests.accounting.stories import attempted
 
 
 def test_a_task_from_its_submission_to_its_feedback(laneway: Any) -> None:
@@ -324,3 +327,48 @@ def test_show_draws_the_tree_of_a_tasks_parts_with_what_each_cost(laneway: Any) 
     used = records[0].cost_nano + records[0].family_nano
     assert Decimal(told["cost"]["with_parts_usd"]) == Decimal(used).scaleb(-9)
     assert used <= total
+
+
+@pytest.mark.parametrize(
+    ("calls", "cost_nano", "parts"),
+    [
+        ([], 0, {}),
+        ([], 3, {"routing_and_lost_usd": "0.000000003"}),
+        ([{"cost_nano": 40}], 40, {"inference_usd": "0.00000004"}),
+        ([{"cost_nano": 40}], 43, {"inference_usd": "0.00000004", "routing_and_lost_usd": "0.000000003"}),
+        (
+            [{"cost_nano": 500, "failure": "worker_lost", "settled": False}, {"cost_nano": 40}],
+            543,
+            {"inference_usd": "0.00000004", "routing_and_lost_usd": "0.000000503"},
+        ),
+        ([{"cost_nano": 40, "failure": "timeout", "settled": False}], 40, {"inference_usd": "0.00000004"}),
+        ([{"cost_nano": None}], 0, {"inference_usd": "0.0"}),
+        ([{"cost_nano": 40, "purpose": "of a later version"}], 40, {"inference_usd": "0.00000004"}),
+        ([{"cost_nano": 40}], 38, {"inference_usd": "0.00000004", "routing_and_lost_usd": "-0.000000002"}),
+        (
+            [{"cost_nano": 40, "gate_cost_nano": 2}, {"cost_nano": 50, "purpose": "retry", "gate_cost_nano": 1}],
+            93,
+            {"inference_usd": "0.00000004", "retry_usd": "0.00000005", "validation_usd": "0.000000003"},
+        ),
+        (
+            [{"cost_nano": nano, "purpose": name} for nano, name in ((6, "judge"), (5, "tool"), (4, "eval"))],
+            15,
+            {"validation_usd": "0.000000006", "tool_usd": "0.000000005", "eval_usd": "0.000000004"},
+        ),
+    ],
+)  # fmt: skip
+def test_what_a_task_did_cost_in_its_parts_by_hand(
+    calls: list[dict[str, Any]], cost_nano: int, parts: dict[str, str]
+) -> None:
+    """What was booked for a call whose worker was lost is no inference: nobody knows what came of it."""
+    attempts = tuple(attempted(f"a-{place}", **said) for place, said in enumerate(calls))
+    task = Task("t", "acme", ({"role": "user", "content": "hi"},))
+    record = Record(
+        task, Progress(attempts=attempts), None, "succeeded", "", 1, cost_nano, 0, 0, 0, 0, 0, {}, "", 7
+    )
+    cost = story(record)["cost"]
+    assert cost["parts"] == parts
+    assert sum(map(Decimal, parts.values())) == Decimal(cost["total_usd"])
+    assert Decimal(cost["with_parts_usd"]) == Decimal(cost["total_usd"]) + Decimal("0.000000007")
+    assert cost["unpriced_calls"] == sum(one.cost_nano is None for one in attempts)
+    assert cost["unsettled_calls"] == sum(not one.settled for one in attempts)
