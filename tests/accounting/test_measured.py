@@ -6,10 +6,12 @@ from fractions import Fraction
 from typing import Any
 
 import duckdb
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import redis
 
-from accounting import ledger, measured
+from accounting import drafts, ledger, measured, schema
 from accounting.ledger import LocalStore
 from broker.events import Escalated, Event, Fact, Finished, Routed, Submitted
 from tests.accounting.stories import CHAIN, DAY, NOON_US, attempted, day_of_stories, story
@@ -183,3 +185,41 @@ def test_two_thousand_tasks_over_two_days_as_duckdb_sums_them(
         ] == [*figures[:4], *nano, *figures[6:]]  # fmt: skip
     assert found.work().tasks == 2000
     assert sum(found.work(name).cost_nano for name in found.types) == found.work().cost_nano
+
+
+def test_each_part_of_what_tasks_cost_is_in_one_figure_of_their_work(
+    client: redis.Redis, store: LocalStore, quarantine: LocalStore
+) -> None:
+    """Each part another power of two, so that no sum of others is the same. What data and orchestration cost, other
+    writers of the files may say."""
+    routed = Routed("intent", "extractive", "regex", "", 1.0, CHAIN, "local", "", cost_nano=2 * CENT)
+    purposes = {
+        "task": 1,
+        "retry": 4,
+        "reprompt": 8,
+        "judge": 16,
+        "tool": 32,
+        "embed": 64,
+        "eval": 128,
+        "human": 256,
+    }
+    calls = [
+        attempted(
+            f"a-{name}", purpose=name, cost_nano=cents * CENT, gate_cost_nano=512 * CENT * (name == "task")
+        )
+        for name, cents in purposes.items()
+    ]
+    rolled(client, store, quarantine, [story("a", [Submitted("sync"), routed, *calls, ENDED])])
+    path = f"tasks/date={DAY}/tasks.parquet"
+    rows = pq.read_table(store.root / path, partitioning=None)
+    for name, cents in (("data_usd", 1024), ("orchestration_usd", 2048), ("cost_usd", 4095)):
+        amount = schema.money(pa.array([cents * CENT], schema.COUNT))
+        rows = rows.set_column(rows.column_names.index(name), name, amount)
+    store.put(path, drafts.encode(rows))
+    work = taken(store).work("intent")
+    assert work.inference_nano == CENT
+    assert work.redone_nano == (4 + 8 + 16 + 512) * CENT
+    assert work.around_nano == (2 + 64 + 32 + 1024 + 2048) * CENT
+    assert (work.eval_nano, work.human_nano) == (128 * CENT, 256 * CENT)
+    parts = work.inference_nano + work.redone_nano + work.around_nano + work.eval_nano + work.human_nano
+    assert parts == work.cost_nano == work.p95_nano == 4095 * CENT
