@@ -1,6 +1,7 @@
 """What is a trend and what is a spike: a made-up clock; and the watch over a real Redis."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from decimal import Decimal
 
 import pytest
@@ -91,6 +92,7 @@ def test_what_no_gate_judged_has_no_price_of_a_success() -> None:
 def test_the_95th_of_a_hundred() -> None:
     costs = [Ended(0, "x", cost, True) for cost in range(1, 101)]
     assert [p95(costs), p95(costs[:20]), p95(costs[:1])] == [95, 19, 1]
+    assert [p95(costs[:21]), p95(costs[:10]), p95(costs[1:3])] == [20, 10, 3], "the next whole rank"
 
 
 def test_the_watch_sees_ends_as_they_come_and_tells_of_a_trend_once(
@@ -153,3 +155,87 @@ def finish(store: Store, task_id: str, cost: int, family: tuple[tuple[str, int],
             )
         ]
     )
+
+
+def some(*counts: int, cost: int = 400, judged: bool = True) -> list[Ended]:
+    """So many ends in the last minute, the one before it, and so on."""
+    made = [
+        one
+        for ago, count in enumerate(counts)
+        for one in ends(range(ago, ago + 1), lambda _: cost, each=count)
+    ]
+    return made if judged else [replace(one, succeeded=None) for one in made]
+
+
+@pytest.mark.parametrize(
+    ("seen", "told"),
+    [
+        (some(2, 2, 1), 1),
+        (some(2, 1, 1), 0),
+        (some(3, 3), 0),
+        (some(0, 0, 2, 2, 1), 1),
+        (some(0, 0, 0, 3, 3, 3), 0),
+        (some(2, 2, 2, cost=301), 1),
+        (some(2, 2, 2, cost=300), 0),
+        (some(2, 2, 2, judged=False), 1),
+    ],
+)  # fmt: skip
+def test_three_minutes_and_five_ends_above_the_limit_are_the_least_that_is_told_of(
+    seen: list[Ended], told: int
+) -> None:
+    assert [alert.period for alert in trends(seen, NOW, 300)] == ["p95"] * told
+
+
+HOUR = ends(range(5, 65), lambda _: 100)
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "told"),
+    [
+        (HOUR, some(2, 2, 2, cost=151), 1),
+        (HOUR, some(2, 2, 2, cost=150), 0),
+        (HOUR, [*some(2, 2, cost=900), *ends(range(2, 3), lambda _: 150)], 0),
+        (HOUR, some(2, 2, 1), 1),
+        (HOUR, some(2, 1, 1), 0),
+        (HOUR, some(3, 3), 0),
+        (HOUR, [*some(3, 3), *some(0, 0, 9, judged=False)], 0),
+        (HOUR, [*some(2, 1, 1), *some(9, judged=False)], 0),
+        (ends(range(5, 9), lambda _: 100, each=5), some(2, 2, 2), 1),
+        (ends(range(5, 9), lambda _: 100, each=5)[1:], some(2, 2, 2), 0),
+        (ends(range(5, 9), lambda _: 100, each=6, failing=1), some(2, 2, 2), 1),
+        (ends(range(5, 9), lambda _: 100, each=5, failing=1), some(2, 2, 2), 0),
+        (ends(range(61, 65), lambda _: 100, each=5), some(2, 2, 2), 1),
+        (ends(range(62, 66), lambda _: 100, each=5), some(2, 2, 2), 0),
+        (ends(range(65, 600), lambda _: 100), some(2, 2, 2), 0),
+    ],
+)  # fmt: skip
+def test_a_success_at_more_than_one_and_a_half_times_what_twenty_of_the_hour_before_cost_is_told_of(
+    before: list[Ended], now: list[Ended], told: int
+) -> None:
+    assert [alert.period for alert in trends([*before, *now], NOW, None)] == ["rising"] * told
+
+
+def test_a_trend_that_goes_on_is_told_of_again_after_an_hour(
+    client: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = Store(client, Fleet())
+    watch = Watch(store, Decimal("0.0000003"))
+    watch.ended.extend(some(2, 2, 2))
+    monkeypatch.setattr(store, "now_us", lambda: NOW)
+    assert [alert.period for alert in watch.round()] == ["p95"]
+    [mark] = client.keys("*type:x|p95")
+    assert 3_590 < client.ttl(mark) <= 3_600
+    client.delete(mark)
+    assert [alert.period for alert in watch.round()] == ["p95"]
+
+
+def test_the_watch_holds_ends_for_as_long_as_an_hour_before_the_five_minutes_asks_for(
+    client: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = Store(client, Fleet())
+    watch = Watch(store, None)
+    monkeypatch.setattr(store, "now_us", lambda: NOW)
+    ages_us = (66 * MINUTE, 65 * MINUTE + 1, 65 * MINUTE - 1, 10 * MINUTE, 0)
+    watch.ended.extend(Ended(NOW - age_us, "x", 1, True) for age_us in ages_us)
+    watch.round()
+    assert [NOW - one.at_us for one in watch.ended] == [65 * MINUTE - 1, 10 * MINUTE, 0]
