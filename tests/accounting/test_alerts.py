@@ -7,8 +7,10 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import suppress
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import msgpack
@@ -32,7 +34,9 @@ def alert(level: int = 80, period: str = "day", scope: str = "workspace:acme", a
     ("one", "present", "done"),
     [
         (alert(50), True, ()),
+        (alert(79), True, ()),
         (alert(80), True, ("webhook", "command")),
+        (alert(99), True, ("webhook", "command")),
         (alert(100), True, ("kill", "webhook", "command")),
         (alert(100), False, ("webhook", "command")),
         (alert(100, "soft", "task:acme/t"), True, ()),
@@ -266,3 +270,53 @@ def test_a_command_that_fails_is_told_so_and_never_outlives_its_time(
     with pytest.raises(tell.NotTold, match=told):
         tell.run(command, {}, timeout_s=0.3)
     assert time.monotonic() - began < 5
+
+
+def test_a_round_ends_in_time_and_the_next_one_tells_the_rest(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each takes eleven seconds of the twenty."""
+    clock, told = [0.0], []
+
+    def slow(news: Any) -> None:
+        told.append(news["level"])
+        clock[0] += 11
+
+    monkeypatch.setattr(tell, "time", SimpleNamespace(monotonic=lambda: clock[0]))
+    push(store, today(store, 80), today(store, 100), Alert(5 * S, "type:x", "rising", "", 100, 9, 5))
+    tell.take(store, Alerts(command=("/bin/true",)))
+    assert tell.tell(store, ALL, channels={"command": slow}) == 2
+    assert store.client.zcard(tell.DUE) == 1
+    assert tell.tell(store, ALL, channels={"command": slow}) == 1
+    assert sorted(told) == [80, 100, 100]
+    assert store.client.zcard(tell.DUE) == 0
+
+
+def test_the_same_news_has_one_id_whenever_it_is_told_and_other_news_another() -> None:
+    assert alert(at_us=6 * S).id == alert(at_us=5 * S).id
+    trend = alert(100, "rising", "type:x")
+    others = [
+        alert(), alert(100), alert(scope="fleet"), replace(alert(), window="2026-02-01"),
+        replace(alert(), period="month"), replace(alert(), limit_nano=1001), trend, replace(trend, at_us=6 * S),
+    ]  # fmt: skip
+    assert len({one.id for one in others}) == len(others)
+
+
+def test_a_channel_that_fails_is_asked_once_a_round(store: Store) -> None:
+    asked: list[Any] = []
+
+    def broken(news: Any) -> None:
+        asked.append(news)
+        raise tell.NotTold("it is away")
+
+    push(store, today(store, 80), today(store, 100), today(store, 80, "fleet"))
+    tell.take(store, Alerts(command=("/bin/true",), kill_switch=True))
+    assert store.client.zcard(tell.DUE) == 3, "a switch is pulled at once, and told to nobody"
+    assert tell.tell(store, ALL, channels={"command": broken}) == 0
+    assert len(asked) == 1
+    assert store.client.zcard(tell.DUE) == 3
+
+
+def test_a_hundred_alerts_are_taken_at_once_and_the_rest_next_time(store: Store) -> None:
+    push(store, *(today(store, 50, f"user:{number}") for number in range(101)))
+    assert [tell.take(store, ALL) for _ in range(3)] == [100, 1, 0]
