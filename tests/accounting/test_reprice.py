@@ -165,3 +165,14 @@ def test_kinds_are_found_whatever_is_missing(rows: int) -> None:
     columns = columns_of(batch_of([row("gone", Usage(), price_ref=None)] * rows))
     assert columns.kinds == [Kind("", "gone", "")] * rows
     assert np.array_equal(columns.code, np.zeros(rows))
+
+
+def test_the_first_calls_that_differ_are_named_of_all_days(store: LocalStore) -> None:
+    """Eighteen on the first day, five on the next; one that comes to what it was booked at is no example."""
+    wrong = [row("mid", Usage(1_000), cost_nano=1) for _ in range(23)]
+    written(store, [row("mid", Usage(1_000)), *wrong[:18]])
+    written(store, [*wrong[18:], row("mid", Usage(1_000))], "2026-11-25")
+    made = reprice(store, [DAY, "2026-11-25"], LANES)
+    assert made.examples == tuple(one.attempt_id for one in wrong[:20])
+    assert [(one.calls, one.differ) for one in made.kinds] == [(25, 23)]
+    assert reprice(store, ["2026-11-25"], LANES).examples == tuple(one.attempt_id for one in wrong[18:])
