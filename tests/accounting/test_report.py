@@ -18,12 +18,24 @@ from accounting import ingest, present, report, rollup
 from accounting.ledger import LocalStore
 from accounting.report import Question
 from accounting.reports import choices
+from accounting.reports.figures import Within
 from accounting.reports.groups import CATEGORIES
 from accounting.reports.sums import PARTS
 from accounting.reports.wording import Amounts
 from accounting.reports.wording import usd as usd_of
 from broker.errors import LedgerError
-from broker.events import Escalated, Event, Fact, Finished, Parked, Rated, Routed, Submitted
+from broker.events import (
+    Allotted,
+    Attempted,
+    Escalated,
+    Event,
+    Fact,
+    Finished,
+    Parked,
+    Rated,
+    Routed,
+    Submitted,
+)
 from tests.accounting.stories import CHAIN, DAY, NOON_US, attempted, day_of_stories, entry, publish, story
 
 NEXT = "2026-01-02"
@@ -613,3 +625,47 @@ def test_columns_add_up_as_printed(amounts: list[int], decimals: int, printed: l
 )
 def test_amounts_have_the_figures_that_count(nano: int | None, printed: str) -> None:
     assert usd_of(nano) == printed
+
+
+def test_what_is_within_the_spend_by_hand(
+    client: redis.Redis, store: LocalStore, quarantine: LocalStore
+) -> None:
+    """A cent of routing and two of checking are ours. First calls on further lanes cost 400 and 800 cents; the further
+    ones there are another thing. Of two calls on a machine 15 of 16 and 30 of 32 cents are its wear and idle time."""
+    cent = 10**7
+
+    def call(number: int, cents: int, **said: Any) -> Attempted:
+        return attempted(f"w-{number}", cost_nano=cents * cent, **said)
+
+    calls = [
+        call(1, 6, marginal_nano=cent),
+        call(2, 32, marginal_nano=2 * cent, purpose="retry", gate_cost_nano=2 * cent),
+        call(3, 400, hop=1, lane="midtier"),
+        call(4, 100, hop=1, lane="midtier", purpose="retry"),
+        call(5, 200, hop=1, lane="midtier", purpose="tool"),
+        call(6, 800, hop=2, lane="frontier", marginal_nano=800 * cent),
+        call(7, 3_000, hop=3, lane="human", purpose="human"),
+    ]
+    facts: list[Fact] = [
+        Submitted("sync"), routed(cost_nano=cent), *calls, Allotted("w-1", 10 * cent), Finished("succeeded", True),
+    ]  # fmt: skip
+    made = report.build(rolled(client, store, quarantine, [story("w", facts)]), since=DAY, until=DAY)
+    assert made.within == Within(3 * cent, (400 + 800) * cent, (15 + 30) * cent)
+    assert made.totals.cost_nano == (1 + 16 + 34 + 400 + 100 + 200 + 800 + 3_000) * cent
+
+
+def test_tasks_that_wait_and_tasks_in_hand_are_unfinished_and_parked_ones_are_told_apart(
+    client: redis.Redis, store: LocalStore, quarantine: LocalStore
+) -> None:
+    started: list[Fact] = [Submitted("sync"), routed(), attempted("r-1")]
+    stories = [
+        story("q-1", [Submitted("sync")]),
+        story("q-2", [Submitted("sync"), routed()]),
+        story("r", started),
+        story("p", [*started, Parked("budget")]),
+        story("f", [*started, Finished("failed", False)]),
+        story("c", [Submitted("sync"), Finished("cancelled", None)]),
+    ]
+    made = report.build(rolled(client, store, quarantine, stories), since=DAY, until=DAY)
+    assert made.statuses == {"queued": 2, "running": 1, "parked": 1, "failed": 1, "cancelled": 1}
+    assert (made.open.unfinished_tasks, made.open.parked_tasks) == (3, 1)
