@@ -165,26 +165,31 @@ def test_a_lane_beats_another_where_it_is_no_worse_in_anything_and_both_were_jud
 
 
 @pytest.mark.parametrize(
-    ("said", "action"),
+    ("said", "lanes", "action"),
     [
-        ({"human": 49}, choices.AS_USUAL),
-        ({"human": 51}, choices.ASK_PEOPLE_LESS),
-        ({"cost": 108}, choices.AS_USUAL),
-        ({"cost": 112}, choices.CLIMB_LESS),
-        ({"cost": 112, "input": 149}, choices.CLIMB_LESS),
-        ({"cost": 112, "input": 151}, choices.READ_LESS),
-        ({"cost": 112, "input": 149, "attempts": 149}, choices.CLIMB_LESS),
-        ({"cost": 112, "input": 149, "attempts": 151}, choices.CALL_LESS),
-        ({"cost": 108, "input": 900, "attempts": 300}, choices.AS_USUAL),
+        ({"human": 49}, 1.0, choices.AS_USUAL),
+        ({"human": 50}, 1.0, choices.ASK_PEOPLE_LESS),
+        ({"cost": 109}, 9.0, choices.AS_USUAL),
+        ({"cost": 109, "tasks": 90}, 1.0, choices.NOT_KNOWN),
+        ({"cost": 200}, 1.49, choices.NOT_KNOWN),
+        ({"cost": 200}, 1.51, choices.CLIMB_LESS),
+        ({"cost": 200, "tokens": 149, "input": 149}, 1.0, choices.NOT_KNOWN),
+        ({"cost": 200, "tokens": 151, "input": 151}, 1.0, choices.READ_LESS),
+        ({"cost": 200, "tokens": 160, "output": 15}, 1.0, choices.WRITE_LESS),
+        ({"cost": 200, "calls": 149, "llm_calls": 149}, 1.0, choices.NOT_KNOWN),
+        ({"cost": 200, "calls": 151}, 1.0, choices.CALL_LESS),
+        ({"cost": 200, "calls": 151}, 1.6, choices.CLIMB_LESS),
+        ({"cost": 200, "calls": 300, "unpriced_calls": 1}, 9.0, choices.NOT_KNOWN),
     ],
 )
-def test_what_would_lower_the_cost_is_told_where_tasks_are_a_tenth_dearer_than_all_are(
-    said: dict[str, int], action: str
+def test_what_would_lower_the_cost_is_told_where_tasks_are_a_tenth_dearer_than_those_of_others(
+    said: dict[str, int], lanes: float, action: str
 ) -> None:
-    """A hundred tasks of a thousand, each of a call of a token for a cent, as all are, but for what is said."""
-    every = {"tasks": 1_000, "cost": 1_000, "attempts": 1_000, "input": 1_000, "human": 0}
-    usual_ones = {"tasks": 100, "cost": 100, "attempts": 100, "input": 100, "human": 0}
-    assert choices.action({**usual_ones, **said}, every) == action
+    """A hundred tasks of one of two workflows, each of a call of a token for a cent, as the other's are, but for what
+    is said."""
+    usual_ones = dict.fromkeys(("tasks", "cost", "calls", "llm_calls", "tokens", "input"), 100)
+    usual_ones |= dict.fromkeys(("output", "human", "unpriced_calls"), 0)
+    assert choices.action({**usual_ones, **said}, usual_ones, lanes, 2) == action
 
 
 def drifting(rows: list[dict[str, Any]], scope: str = "intent") -> dict[str, float]:
@@ -195,8 +200,8 @@ def drifting(rows: list[dict[str, Any]], scope: str = "intent") -> dict[str, flo
 
 @pytest.mark.parametrize(
     ("last", "times"),
-    [(470, {}), (430, {}), (500, {"input tokens a call": 1.25}), (800, {"input tokens a call": 2.0}),
-     (340, {}), (320, {"input tokens a call": 0.8}), (200, {"input tokens a call": 0.5})],
+    [(470, {}), (430, {}), (500, {"input tokens a model call": 1.25}), (800, {"input tokens a model call": 2.0}),
+     (340, {}), (320, {"input tokens a model call": 0.8}), (200, {"input tokens a model call": 0.5})],
 )  # fmt: skip
 def test_a_fifth_more_or_less_than_at_first_is_a_drift(last: int, times: dict[str, float]) -> None:
     """From 400 tokens a call, on ten days and on the ten after them."""
@@ -208,7 +213,7 @@ def test_a_fifth_more_or_less_than_at_first_is_a_drift(last: int, times: dict[st
     ("days", "times"), [(1, {}), (3, {}), (4, {"calls a task": 0.5}), (7, {"calls a task": 0.5})]
 )
 def test_most_of_a_week_must_be_otherwise_for_a_drift(days: int, times: dict[str, float]) -> None:
-    dear = {"attempts": 200, "input": 80_000, "output": 4_000}
+    dear = {"attempts": 200, "llm_calls": 200, "input": 80_000, "output": 4_000}
     rows = [usual(number, **(dear if number < days else {})) for number in range(20)]
     assert drifting(rows) == times
 
@@ -227,5 +232,5 @@ def test_a_type_of_a_few_tasks_a_day_does_not_drift_by_itself(tasks: int, drifts
         usual(number, tasks=tasks, attempts=tasks, input=tasks * (100 if number < 5 else 300), output=tasks)
         for number in range(10)
     ]
-    assert ("input tokens a call" in drifting(rows)) is drifts
-    assert drifting(rows, "all tasks")["input tokens a call"] == 3.0
+    assert ("input tokens a model call" in drifting(rows)) is drifts
+    assert drifting(rows, "all tasks")["input tokens a model call"] == 3.0
