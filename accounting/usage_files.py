@@ -146,10 +146,13 @@ def _anthropic(row: Row) -> Used:
     fresh = (
         row["uncached_input_tokens"] if "uncached_input_tokens" in row else row["usage_input_tokens_no_cache"]
     )
+    kept = row.get("usage_input_tokens_cache_write")  # as exports called it before there were two kinds
     tokens = {
         INPUT: _count(fresh),
         CACHED: _count(_either(row, "cache_read_input_tokens", "usage_input_tokens_cache_read")),
-        WRITE: _count(made.get("ephemeral_5m_input_tokens", row.get("usage_input_tokens_cache_write_5m"))),
+        WRITE: _count(
+            made.get("ephemeral_5m_input_tokens", row.get("usage_input_tokens_cache_write_5m", kept))
+        ),
         LONG: _count(made.get("ephemeral_1h_input_tokens", row.get("usage_input_tokens_cache_write_1h"))),
         OUTPUT: _count(_either(row, "output_tokens", "usage_output_tokens")),
     }

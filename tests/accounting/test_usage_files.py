@@ -179,6 +179,12 @@ ANTHROPIC_TOKENS = {INPUT: 1500, CACHED: 200, WRITE: 500, LONG: 1000, OUTPUT: 50
         ),
         (
             "anthropic",
+            "usage_date_utc,model_version,usage_input_tokens_no_cache,usage_input_tokens_cache_write,"
+            "usage_input_tokens_cache_read,usage_output_tokens,web_search_count\n2026-01-01,m,1500,500,200,500,0\n",
+            [Used(DAY, "m", ANTHROPIC_TOKENS | {LONG: 0})],
+        ),
+        (
+            "anthropic",
             "usage_date_utc,model,workspace,api_key,usage_type,context_window,token_type,cost_usd,list_price_usd,"
             "cost_type,inference_geo,speed\n"
             "2026-01-01,Claude Haiku 4.5,Default,k,message,≤ 200k,input_no_cache,0.05,0.05,token,not_available,\n"
