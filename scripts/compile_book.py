@@ -262,14 +262,19 @@ def _clock(first: time, last: time) -> str:
     return f"~{begins}-{ends}"
 
 
+_BEGUN = re.compile(r"[-@](20\d\d-?)?$")  # a version of which only the beginning is there
+
+
 def _names(clause: Any) -> Iterator[str]:
-    """Names that a clause takes as they stand, and with a ``*`` those that it takes with something behind them."""
+    """Names that a clause takes as they stand, and with a ``*`` those that it takes with a version behind them. It may
+    name the beginning of the version too, as ``gpt-5-nano-`` or ``claude-sonnet-4-2025``."""
     match clause:
         case ClauseEquals(equals=name):
             yield from _name(name)
         case ClauseStartsWith(starts_with=name) | ClauseContains(contains=name):
             yield from _name(name)
             yield from _name(f"{name}*")
+            yield from _name(f"{_BEGUN.sub('', name)}*")
         case ClauseOr(or_=clauses) | ClauseAnd(and_=clauses):
             for one in clauses:
                 yield from _names(one)
