@@ -179,7 +179,9 @@ def _in_file(store: Store, path: str, settled_from_us: int) -> Iterator[Calls]:
 def _last_settled_us(meta: Any, group: int) -> float:
     """When the last call of a row group was settled; infinity where it does not say."""
     names = meta.schema.names
-    said = meta.row_group(group).column(names.index("settled_at")).statistics if "settled_at" in names else None
+    said = (
+        meta.row_group(group).column(names.index("settled_at")).statistics if "settled_at" in names else None
+    )
     return math.inf if said is None or not said.has_min_max else int(said.max_raw)
 
 

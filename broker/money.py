@@ -48,9 +48,9 @@ def text(nano_usd: int) -> str:
 
 
 def shown(amount: str) -> str:
-    """What ``text`` has written, for a person: with a sign, and to the cent at least."""
-    whole, _, cents = amount.partition(".")
-    return f"${whole}.{cents:0<2}"
+    """What ``text`` has written, for a person: in dollars, and to the cent at least."""
+    whole, _, cents = amount.removeprefix("-").partition(".")
+    return f"{'-' if amount.startswith('-') else ''}${whole}.{cents:0<2}"
 
 
 def round_half_even(numerator: int, denominator: int) -> int:

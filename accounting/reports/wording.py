@@ -23,13 +23,17 @@ class Amounts:
     currency: str = USD
 
     def one(self, nano: int | None, decimals: int | None = None) -> str:
-        """An amount for reading: as many decimals as asked for, else enough for three figures that count."""
+        """An amount for reading: as many decimals as asked for, else enough for three figures that count. What is too
+        little for the decimals is not printed as nothing."""
         if nano is None:
             return NOTHING
         places = _decimals(nano) if decimals is None else decimals
-        units = round_half_even(nano, 10 ** (9 - places))
+        unit = 10 ** (9 - places)
+        units = round_half_even(abs(nano), unit)
+        if nano and not units:
+            return f"<{self.one(unit, places)}"
         sign = "$" if self.currency == USD else f"{self.currency} "
-        return f"{sign}{Decimal(units).scaleb(-places):,.{places}f}"
+        return f"{'-' if nano < 0 else ''}{sign}{Decimal(units).scaleb(-places):,.{places}f}"
 
     def least(self, nano: int | None, unpriced: int, decimals: int | None = None) -> str:
         """An amount that so many calls without a known price are missing from."""

@@ -620,6 +620,8 @@ def test_columns_add_up_as_printed(amounts: list[int], decimals: int, printed: l
         (12_345_678, "$0.0123"),
         (1_234_567_890, "$1.23"),
         (1_234_567_890_123, "$1,234.57"),
+        (-38_830_000_000, "-$38.83"),
+        (-1, "-$0.000000001"),
         (None, "-"),
     ],
 )
@@ -669,3 +671,8 @@ def test_tasks_that_wait_and_tasks_in_hand_are_unfinished_and_parked_ones_are_to
     made = report.build(rolled(client, store, quarantine, stories), since=DAY, until=DAY)
     assert made.statuses == {"queued": 2, "running": 1, "parked": 1, "failed": 1, "cancelled": 1}
     assert (made.open.unfinished_tasks, made.open.parked_tasks) == (3, 1)
+
+
+def test_what_is_too_little_to_be_printed_is_not_printed_as_nothing() -> None:
+    assert [usd_of(nano, 4) for nano in (0, 37_035, 100_000)] == ["$0.0000", "<$0.0001", "$0.0001"]
+    assert Amounts("GBP").one(-38_830_000_000, 2) == "-GBP 38.83"

@@ -42,7 +42,7 @@ def test_dollars_and_text_lose_nothing(amount: int) -> None:
         (2_400_000_000, "$2.40"),
         (10**11, "$100.00"),
         (120_000, "$0.00012"),
-        (-5 * 10**8, "$-0.50"),
+        (-5 * 10**8, "-$0.50"),
     ],
 )
 def test_an_amount_for_a_person_has_its_cents_and_all_its_figures(amount: int, words: str) -> None:

@@ -118,6 +118,10 @@ def test_a_report_that_reads_many_calls_says_how_far_it_is(
     assert laneway.run("report", "--no-calls").stderr == ""
 
 
+def test_an_amount_below_nothing_has_its_sign_first() -> None:
+    assert [output.price(amount) for amount in ("-38.83", "0.5", None)] == ["-$38.83", "$0.5", "unpriced"]
+
+
 def test_rollup_drains_the_stream_and_report_adds_up(laneway: Any) -> None:
     laneway.configure(
         '[fleet]\ncpu_usd_per_hour = "0"\n' + laneway.config.read_text()
