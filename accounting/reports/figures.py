@@ -121,7 +121,8 @@ class Within:
 @dataclass(frozen=True, slots=True)
 class Work:
     """What a model did on a lane. Costs of finding the lane and of checking answers stand where the task ended. Input
-    tokens count cached ones too, output tokens those of reasoning."""
+    tokens count cached ones too, output tokens those of reasoning. In another currency a day's sum is exchanged as one,
+    so that these may be off the spend, of which each task is, by a few billionths."""
 
     lane: str
     model: str
