@@ -117,10 +117,10 @@ def _totals(report: Report, money: Amounts) -> Grid:
 def _window(window: Window) -> str:
     days = len(tuple(days_of(window.since, window.until)))
     some = counted(days, "day")
+    if days < WINDOW_DAYS:
+        some += " with a rate"
     if window.days < days:
         some += f", {window.days} of them in the ledger"
-    if days < WINDOW_DAYS:
-        some += "; none before has a rate"
     return f"The same since {window.since} ({some})"
 
 

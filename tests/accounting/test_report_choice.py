@@ -216,7 +216,7 @@ def test_a_day_by_itself_is_held_against_the_weeks_before_it(
     late = rates_of("GBP", {"GBP": {last: Decimal("0.8")}})
     pounds = report.build(store, since=last, until=last, asked=Question(rates=late))
     assert (pounds.odd, pounds.window.since) == ((), last), "days without a rate are left out"
-    assert "The same since 2026-01-09 (1 day; none before has a rate)" in page(pounds)
+    assert "The same since 2026-01-09 (1 day with a rate)" in page(pounds)
     assert "The same since 2025-12-11 (30 days, 9 of them in the ledger)" in page(alone)
 
 
