@@ -173,16 +173,6 @@ def _may_hold(group: Any, where: Where) -> bool:
     return True
 
 
-def greatest(piece: Piece, column: str) -> Any:
-    """The greatest value that the piece has there, as its footer tells; None where it does not."""
-    if piece.source is None or column not in piece.meta.schema.names:
-        return None
-    place = piece.meta.schema.names.index(column)
-    said = [piece.meta.row_group(group).column(place).statistics for group in piece.groups]
-    known = all(one is not None and one.has_min_max for one in said)
-    return max((one.max for one in said), default=None) if known else None
-
-
 def read(piece: Piece, columns: Sequence[str]) -> Any:
     """These columns of the piece's rows; null where its file is older than the column."""
     if piece.source is None:

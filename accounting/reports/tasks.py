@@ -29,7 +29,7 @@ from accounting.reports.ranks import (
     seen,
 )
 from accounting.reports.revisions import MODEL, NEEDS, VERSION, derived
-from accounting.reports.rows import Piece, Where, at_once, each, greatest, holding, pieces, worded
+from accounting.reports.rows import Piece, Where, at_once, each, holding, pieces, worded
 from accounting.reports.sums import Sums, added, cost_columns, dated, nanos, spent, summed_up, text, total
 
 Made = TypeVar("Made")
@@ -181,10 +181,9 @@ def summed(chosen: Range) -> Any:
 
 def unpriced(store: Store, days: Sequence[str], where: Where, chosen: Range | None = None) -> int:
     """How many calls of these tasks have no known price; ``chosen`` where more than the rows' own columns has to tell
-    which tasks. A footer that knows of none spares the reading."""
+    which tasks. ``daily`` does not know, and one column that hardly has a value is read fast."""
     chosen = chosen or Range(store, pieces(store, ledger.TASKS, days, where), where)
-    found = tuple(piece for piece in chosen.found if greatest(piece, UNPRICED) != 0)
-    return sum(_each(replace(chosen, found=found), (UNPRICED,), lambda _, rows: total(rows, UNPRICED)))
+    return sum(_each(chosen, (UNPRICED,), lambda _, rows: total(rows, UNPRICED)))
 
 
 def _each(chosen: Range, columns: Sequence[str], work: Callable[[str, Any], Made]) -> Iterator[Made]:
