@@ -75,3 +75,40 @@ def test_a_split_over_nothing_is_refused() -> None:
         split(1, [])
     with pytest.raises(ValueError, match="negative"):
         split(1, [1, -1])
+
+
+@pytest.mark.parametrize(
+    ("numerator", "denominator", "nearest"),
+    [(1, 2, 0), (3, 2, 2), (5, 2, 2), (7, 2, 4), (-1, 2, 0), (-3, 2, -2), (-5, 2, -2), (2, 3, 1), (1, 3, 0), (4, 2, 2)],
+)  # fmt: skip
+def test_a_half_goes_to_the_even_neighbour(numerator: int, denominator: int, nearest: int) -> None:
+    assert round_half_even(numerator, denominator) == nearest
+
+
+@pytest.mark.parametrize(
+    ("amount", "written"),
+    [
+        (0, "0.0"), (1, "0.000000001"), (10**9, "1.0"), (120_000, "0.00012"), (-5 * 10**8, "-0.5"),
+        (12_345_678_900_000_000, "12345678.9"), (10**10, "10.0"),
+    ],
+)  # fmt: skip
+def test_an_amount_is_written_in_full_with_one_decimal_at_least(amount: int, written: str) -> None:
+    assert text(amount) == written
+
+
+@pytest.mark.parametrize(
+    ("total", "weights", "parts"),
+    [
+        (10, [1, 1], [5, 5]),
+        (10, [1, 1, 1], [4, 3, 3]),
+        (11, [1, 1, 1], [4, 4, 3]),
+        (-10, [1, 1, 1], [-4, -3, -3]),
+        (10, [1, 2, 4], [1, 3, 6]),
+        (7, [0, 0, 0], [7, 0, 0]),
+        (-7, [0], [-7]),
+        (1, [0, 5, 0], [0, 1, 0]),
+        (0, [3, 4], [0, 0]),
+    ],
+)
+def test_the_largest_remainders_have_what_is_left(total: int, weights: list[int], parts: list[int]) -> None:
+    assert split(total, weights) == parts
