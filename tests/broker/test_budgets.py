@@ -267,7 +267,8 @@ def test_what_its_parts_used_counts_in_a_tasks_own_limit(store: Store) -> None:
     whole = claimed(store, "whole")
     part = claimed(store)
     part = Claim(part.task, Progress(family=((whole.ref, 100),)), part.epoch, part.queue, 0, 0, 0, 0)
-    assert begun(store, part, 60) == "go"
+    words = store.begin([Intent(part, 60, call(part), SCOPES), Intent(whole, 41, call(whole), SCOPES, 100)])
+    assert words == ["go", "over|task||40"], "also what is reserved in the same moment"
     assert begun(store, whole, 41, 100) == "over|task||40"
     store.release([part], "its worker was lost")
     assert begun(store, whole, 41, 100) == "over|task||40"
