@@ -14,7 +14,7 @@ import redis
 from broker import keys
 from broker.events import Allotted, Attempted, Fact, Finished, Resumed
 from broker.settings import BudgetRow, Fleet
-from broker.store import PERIODS, Intent, Move, Rate, Store
+from broker.store import PERIODS, Intent, Move, Rate, Share, Store
 from broker.task import DISPATCH, Claim, Outcome, Progress, Task
 
 SCOPES = ("fleet", "workspace:acme", "lane:x")
@@ -365,10 +365,16 @@ def test_a_part_of_a_machines_day_replaces_the_one_before_it(store: Store) -> No
     assert begun(store, claim, 60) == "go"
     assert ended(store, claim, 25) == "moved"
     day = store.windows()["day"]
+    turn, _ = store.begin_sharing(day, {"local": "a machine"})
 
-    def allotted(nano: int, ref: str = claim.ref) -> tuple[int, tuple[int, int], int]:
+    def share(
+        nano: int, ref: str = claim.ref, attempt_id: str = claim.attempt_id, later_us: int = 0
+    ) -> Share:
+        return Share(ref, claim.submitted_us + later_us, Allotted(attempt_id, nano), SCOPES)
+
+    def allotted(nano: int, **said: Any) -> tuple[int | None, tuple[int, int], int]:
         before: Any = store.client.xlen(keys.EVENTS)
-        changed = store.allot(day, [(ref, Allotted(claim.attempt_id, nano), SCOPES)])
+        changed = store.allot(day, turn, [share(nano, **said)])
         assert int(store.client.xlen(keys.EVENTS)) - before == changed
         return changed, counted(store), store.record(claim.ref).cost_nano
 
@@ -376,9 +382,12 @@ def test_a_part_of_a_machines_day_replaces_the_one_before_it(store: Store) -> No
     assert allotted(30) == (1, (55, 0), 55)
     assert allotted(30) == (0, (55, 0), 55)
     assert allotted(-5) == (1, (20, 0), 20)
-    assert allotted(99, "acme/long-gone") == (0, (20, 0), 20)
-    other = Allotted(f"{claim.attempt_id}-2", 4)
-    assert store.allot(day, [(claim.ref, other, SCOPES)] * 2) == 1
+    assert allotted(99, ref="acme/long-gone") == (0, (20, 0), 20)
+    assert allotted(99, later_us=1) == (0, (20, 0), 20)
+    other = share(4, attempt_id=f"{claim.attempt_id}-2")
+    assert store.allot(day, turn, [other] * 2) == 1
+    store.begin_sharing(day, {})
+    assert store.allot(day, turn, [share(77)]) is None
     assert (counted(store), store.record(claim.ref).cost_nano) == ((24, 0), 24)
 
 
