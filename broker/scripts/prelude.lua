@@ -205,27 +205,52 @@ local function hold(day, scopes, by)
   count('held:', day, scopes, by)
 end
 
--- What operators and the configuration say of scopes, one small hash that is read whole: limit|scope|period over
--- file|scope|period → nano-dollars, killed|scope → since when, closed|scope|period → the window of an overrun.
-local rules
+-- What operators and the configuration say of scopes: limit|scope|period over file|scope|period → nano-dollars,
+-- killed|scope → since when, closed|scope|period → the window of an overrun. Every user may have a limit: of many rules
+-- only those of the scopes at hand are read, all of a task at once. Few are read whole: up to so many, Redis keeps a hash
+-- as a list, in which it takes longer to look for names.
+local FEW_RULES = 512
+local rules, read_of, how_many = {}, {}, nil
 
-local function rule(name)
-  if not rules then
-    rules = {}
-    local rows = redis.call('HGETALL', P .. 'rules')
-    for i = 1, #rows, 2 do
-      rules[rows[i]] = rows[i + 1]
+-- Has the rules of these scopes at hand, in "rules". False: there are none of any scope.
+local function read_rules(scopes)
+  if not how_many then
+    how_many = redis.call('HLEN', P .. 'rules')
+    if how_many > 0 and how_many <= FEW_RULES then
+      local rows = redis.call('HGETALL', P .. 'rules')
+      for i = 1, #rows, 2 do
+        rules[rows[i]] = rows[i + 1]
+      end
     end
-    rules.any = #rows > 0
   end
-  return rules[name]
+  if how_many > FEW_RULES then
+    local names = {}
+    for _, scope in ipairs(each(scopes)) do
+      if not read_of[scope] then
+        read_of[scope] = true
+        names[#names + 1] = 'killed|' .. scope
+        for i = 1, 3 do
+          local id = scope .. '|' .. PERIODS[i]
+          names[#names + 1] = 'limit|' .. id
+          names[#names + 1] = 'file|' .. id
+          names[#names + 1] = 'closed|' .. id
+        end
+      end
+    end
+    if #names > 0 then
+      for i, value in ipairs(redis.call('HMGET', P .. 'rules', unpack(names))) do
+        rules[names[i]] = value
+      end
+    end
+  end
+  return how_many > 0
 end
 
 -- Calls with (period, limit) of each limit of the scope, until told to stop by a true answer, which it gives.
 local function under_limits(scope, visit)
   for i = 1, 3 do
     local id = scope .. '|' .. PERIODS[i]
-    local limit = rule('limit|' .. id) or rule('file|' .. id)
+    local limit = rules['limit|' .. id] or rules['file|' .. id]
     if limit then
       local answer = visit(PERIODS[i], tonumber(limit), id)
       if answer then
@@ -257,11 +282,11 @@ local function refusal(now, day, scopes, worst, spent, hard)
   if hard >= 0 and (worst < 0 or spent + worst > hard) then
     return worst < 0 and 'unpriced|task' or 'over|task||' .. text(hard - spent)
   end
-  if not rule('any') then
+  if not read_rules(scopes) then
     return false
   end
   for _, scope in ipairs(each(scopes)) do
-    if rule('killed|' .. scope) then
+    if rules['killed|' .. scope] then
       return 'killed|' .. scope
     end
   end
@@ -270,7 +295,7 @@ local function refusal(now, day, scopes, worst, spent, hard)
       if worst < 0 then
         return 'unpriced|' .. id
       end
-      if rule('closed|' .. id) == window(day, period) then
+      if rules['closed|' .. id] == window(day, period) then
         return 'closed|' .. id
       end
       local left = limit - used(day, period, scope)
@@ -317,7 +342,7 @@ local function use_of_family(refs, by)
 end
 
 local function alerts(now, day, scopes)
-  if rule('any') then
+  if read_rules(scopes) then
     for _, scope in ipairs(each(scopes)) do
       under_limits(scope, function(period, limit)
         alert(now, day, scope, period, limit)
@@ -329,10 +354,11 @@ end
 -- What the provider used is above what was reserved: booked as it was, and nothing more leaves under these limits. Where a
 -- later window is closed a call of an earlier one changes nothing: it would open that again.
 local function close_scopes(now, day, scopes)
+  read_rules(scopes)
   for _, scope in ipairs(each(scopes)) do
     under_limits(scope, function(period, limit, id)
       local span = window(day, period)
-      if (rule('closed|' .. id) or '') < span then
+      if (rules['closed|' .. id] or '') < span then
         rules['closed|' .. id] = span
         redis.call('HSET', P .. 'rules', 'closed|' .. id, span)
         redis.call('RPUSH', P .. 'alerts',

@@ -1,6 +1,7 @@
 """Who watches budgets is told once a level and window, of money that is spent and not of what is only reserved."""
 
 import time
+from decimal import Decimal
 from typing import Any
 
 import msgpack
@@ -10,17 +11,19 @@ import redis
 from broker import keys
 from broker.events import Attempted, Finished
 from broker.scopes import LOG_LEVEL, OPERATIONS_LEVEL, USED_UP
-from broker.settings import Fleet
+from broker.settings import BudgetRow, Fleet
 from broker.store import Intent, Move, Store
 from broker.task import DISPATCH, Claim, Outcome, Progress, Task
 
 SCOPE = "workspace:acme"
 
 
-@pytest.fixture
-def store(client: redis.Redis) -> Store:
+@pytest.fixture(params=[0, 1000], ids=["alone", "among a thousand limits"])
+def store(client: redis.Redis, request: pytest.FixtureRequest) -> Store:
     store = Store(client, Fleet(lease_s=1.0))
     store.set_limit(SCOPE, "day", 1000)
+    others = [f"workspace:other-{n}" for n in range(request.param)]
+    store.declare_limits([BudgetRow(scope=scope, period="day", usd=Decimal(1)) for scope in others])
     return store
 
 
@@ -68,6 +71,20 @@ def test_each_level_is_told_once_a_window(store: Store) -> None:
     store.set_limit(SCOPE, "month", 1000)
     spend(store, 10)
     assert told(store)[2:] == [(SCOPE, "month", 50, 820), (SCOPE, "month", 80, 820)]
+
+
+@pytest.mark.parametrize("store", [1000], indirect=True)
+def test_a_calls_money_reads_nothing_of_the_limits_of_others(store: Store) -> None:
+    store.client.config_resetstat()
+    claim, word = begin(store, 600)
+    assert word == "go"
+    end(store, claim, 600)
+    assert told(store) == [(SCOPE, "day", 50, 600)]
+    stats: Any = store.client.info("commandstats")
+    assert "cmdstat_hgetall" not in stats
+    assert begin(store, 401)[1] == f"over|{SCOPE}|day|400|1000"
+    store.kill(SCOPE)
+    assert begin(store, 1)[1] == f"killed|{SCOPE}"
 
 
 def test_what_is_only_reserved_is_no_alert(store: Store) -> None:
