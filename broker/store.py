@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from datetime import UTC, datetime, timedelta
 from importlib.resources import files
@@ -74,6 +74,8 @@ SYNC_FIRST = 2 * PRIORITY_LIMIT + 1
 GROUP_FACTS = 32
 PERIODS = ("day", "month", "total")
 LEVELS = (50, 80, 100)
+#: What is asked of Redis of any number of names is asked of so many at a time: it does nothing else meanwhile.
+AT_ONCE = 1000
 #: Fields of a task that each digest has: those up to guards. What later versions add counts where it is said.
 DIGESTED = [one.name for one in fields(Task)].index("guards") + 1
 _digested = attrgetter(*(one.name for one in fields(Task)[:DIGESTED]))
@@ -236,7 +238,7 @@ class BudgetState:
 
     A reservation made before midnight counts in the window in which it was made. ``file_nano`` is what the
     configuration says, None for nothing; ``overridden``: an operator says otherwise. ``alerted`` are the levels that
-    somebody was told of.
+    somebody was told of. ``killed``: the scope is switched off.
     """
 
     scope: str
@@ -249,6 +251,7 @@ class BudgetState:
     file_nano: int | None
     overridden: bool
     alerted: tuple[int, ...]
+    killed: bool
 
     @property
     def left_nano(self) -> int:
@@ -785,7 +788,7 @@ class Store:
     def declare_limits(self, rows: Sequence[BudgetRow]) -> None:
         """The limits that the configuration names, in place of those it named before."""
         named = {f"file|{row.scope}|{row.period}": str(nano(row.usd)) for row in rows}
-        before = [name for name in self._rules_of_scopes() if name.startswith("file|") and name not in named]
+        before = [name for name in self._rules_of_scopes("file|*") if name not in named]
         self._note_down(keys.RULES, named, before)
 
     def set_limit(self, scope: str, period: str, limit_nano: int | None) -> None:
@@ -811,45 +814,47 @@ class Store:
         self._note_down(keys.RULES, {}, names)
 
     def killed(self) -> list[str]:
-        names = self._rules_of_scopes()
-        return sorted(name.removeprefix("killed|") for name in names if name.startswith("killed|"))
+        return sorted(name.removeprefix("killed|") for name in self._rules_of_scopes("killed|*"))
 
-    def _rules_of_scopes(self) -> dict[str, str]:
-        rules = self._ask(lambda: self.client.hgetall(keys.RULES))
-        return {name.decode(): value.decode() for name, value in rules.items()}
+    def is_killed(self, scope: str) -> bool:
+        return bool(self._ask(lambda: self.client.hexists(keys.RULES, f"killed|{scope}")))
+
+    def _rules_of_scopes(self, names: str = "*") -> dict[str, str]:
+        """Those of such names, read page by page: every user may have a limit."""
+        pages = self._ask(lambda: list(self.client.hscan_iter(keys.RULES, match=names, count=AT_ONCE)))
+        return {name.decode(): value.decode() for name, value in pages}
 
     def budgets(self) -> list[BudgetState]:
         """Every limited scope in its present window."""
+        return self._states(self._rules_of_scopes())
+
+    def budget(self, scope: str, period: str) -> BudgetState | None:
+        """The same of one limit, None where there is none."""
+        names = [f"killed|{scope}", *(f"{kind}|{scope}|{period}" for kind in ("limit", "file", "closed"))]
+        values = self._ask(lambda: self.client.hmget(keys.RULES, names))
+        found = zip(names, values, strict=True)
+        states = self._states({name: value.decode() for name, value in found if value is not None})
+        return states[0] if states else None
+
+    def _states(self, rules: Mapping[str, str]) -> list[BudgetState]:
+        """Of the limits among these rules. Many more scopes have spent something than have a limit."""
         windows = self.windows()
-        pipe = self.client.pipeline()
-        for period in PERIODS:
-            pipe.hgetall(keys.used_key(windows[period]))
-            pipe.hgetall(keys.held_key(windows[period]))
-            pipe.hkeys(keys.alerted_key(windows[period]))
-        found = self._ask(pipe.execute)
-        used, held = (dict(zip(PERIODS, found[at::3], strict=True)) for at in (0, 1))
-        told = {name.decode() for names in found[2::3] for name in names}
-        rules = self._rules_of_scopes()
         limited = {name.partition("|")[2] for name in rules if name.startswith(("file|", "limit|"))}
         states = []
-        for name in sorted(limited):
-            scope, _, period = name.rpartition("|")
-            used_nano, held_nano = (int(those[period].get(scope.encode(), 0)) for those in (used, held))
-            states.append(
-                BudgetState(
-                    scope=scope,
-                    period=period,
-                    window=windows[period],
-                    limit_nano=int(rules.get(f"limit|{name}") or rules[f"file|{name}"]),
-                    spent_nano=used_nano - held_nano,
-                    reserved_nano=held_nano,
-                    closed=rules.get(f"closed|{name}") == windows[period],
-                    file_nano=int(rules[f"file|{name}"]) if f"file|{name}" in rules else None,
-                    overridden=f"limit|{name}" in rules,
-                    alerted=tuple(level for level in LEVELS if f"{name}|{level}" in told),
-                )
-            )
-        return states
+        for period in PERIODS:
+            for names in _parts(sorted(name for name in limited if name.endswith(f"|{period}"))):
+                scopes = [name.rpartition("|")[0] for name in names]
+                pipe = self.client.pipeline()
+                pipe.hmget(keys.used_key(windows[period]), scopes)
+                pipe.hmget(keys.held_key(windows[period]), scopes)
+                levels = [f"{name}|{level}" for name in names for level in LEVELS]
+                pipe.hmget(keys.alerted_key(windows[period]), levels)
+                used, held, told = self._ask(pipe.execute)
+                for at, name in enumerate(names):
+                    fired = told[at * len(LEVELS) : (at + 1) * len(LEVELS)]
+                    amounts = int(used[at] or 0), int(held[at] or 0)
+                    states.append(_state(rules, name, windows[period], *amounts, fired))
+        return sorted(states, key=lambda one: f"{one.scope}|{one.period}")
 
     def windows(self) -> dict[str, str]:
         """The present window of each period."""
@@ -981,6 +986,37 @@ def _record(ref: str, row: dict[bytes, bytes]) -> Record:
         row.get(b"batch", b"").decode(),
         int(row.get(b"family", 0)),
     )
+
+
+def _state(
+    rules: Mapping[str, str],
+    name: str,
+    window: str,
+    used_nano: int,
+    held_nano: int,
+    told: Sequence[bytes | None],
+) -> BudgetState:
+    """``told`` says of each level when somebody was told of it."""
+    scope, _, period = name.rpartition("|")
+    in_file = rules.get(f"file|{name}")
+    return BudgetState(
+        scope=scope,
+        period=period,
+        window=window,
+        limit_nano=int(rules.get(f"limit|{name}") or rules[f"file|{name}"]),
+        spent_nano=used_nano - held_nano,
+        reserved_nano=held_nano,
+        closed=rules.get(f"closed|{name}") == window,
+        file_nano=None if in_file is None else int(in_file),
+        overridden=f"limit|{name}" in rules,
+        alerted=tuple(level for level, at in zip(LEVELS, told, strict=True) if at is not None),
+        killed=f"killed|{scope}" in rules,
+    )
+
+
+def _parts(names: Sequence[str]) -> Iterator[Sequence[str]]:
+    for start in range(0, len(names), AT_ONCE):
+        yield names[start : start + AT_ONCE]
 
 
 def patiently(question: Callable[[], Answer]) -> Answer:

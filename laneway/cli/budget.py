@@ -64,24 +64,25 @@ def list_budgets(as_json: bool) -> None:
     settings = load()
     store = connect(settings)
     states, killed = store.budgets(), store.killed()
-    unlimited = [scope for scope in killed if scope not in {one.scope for one in states}]
+    limited = {one.scope for one in states}
     if as_json:
-        emit({"budgets": [_row(one, killed) for one in states], "killed": killed})
+        emit({"budgets": [_row(one) for one in states], "killed": killed})
     elif states:
         table(
             ("scope", "per", "limit", "spent", "reserved", "left", "used", "alerts", "state"),
-            (_cells(_row(one, killed)) for one in states),
+            (_cells(_row(one)) for one in states),
             right=("limit", "spent", "reserved", "left", "used"),
         )
     else:
         say("no limits")
     if not as_json:
-        for scope in unlimited:
-            say(f"{scope} is switched off")
+        for scope in killed:
+            if scope not in limited:
+                say(f"{scope} is switched off")
     _tell_of_the_file(settings, states)
 
 
-def _row(one: BudgetState, killed: list[str]) -> dict[str, Any]:
+def _row(one: BudgetState) -> dict[str, Any]:
     used = one.spent_nano + one.reserved_nano
     return {
         "scope": one.scope,
@@ -96,7 +97,7 @@ def _row(one: BudgetState, killed: list[str]) -> dict[str, Any]:
         "used_share": round(used / one.limit_nano, 4) if one.limit_nano else None,
         "alerts": list(one.alerted),
         "closed": one.closed,
-        "killed": one.scope in killed,
+        "killed": one.killed,
     }
 
 
@@ -146,10 +147,9 @@ def set_budget(scope: str, period: str, limit_nano: int | None, as_json: bool) -
     _known_lane(scope, settings)
     store = connect(settings)
     store.set_limit(scope, period, limit_nano)
-    states = {(one.scope, one.period): one for one in store.budgets()}
-    state = states.get((scope, period))
+    state = store.budget(scope, period)
     if as_json:
-        emit({"budget": _row(state, store.killed()) if state else None})
+        emit({"budget": _row(state) if state else None})
     elif state is None:
         say(f"{scope} per {period} has no limit")
     else:

@@ -208,7 +208,7 @@ def _desk(
 ) -> _Desk:
     """Raises ReviewRefused for a task that does not wait for a person, and where people's work is switched off."""
     client = Client()
-    if f"lane:{HUMAN}" in client.store.killed():
+    if client.store.is_killed(f"lane:{HUMAN}"):
         raise ReviewRefused(
             "people's work is switched off", mend=f"laneway budget unkill lane:{HUMAN} switches it on"
         )
