@@ -40,7 +40,10 @@ class Sums:
         self._settled = self._pending = 0  # rows
 
     def add(self, table: Any) -> None:
-        self._tables.append(table)
+        measures = [name for name in table.column_names if name not in self._keys]
+        self._tables.append(
+            table.select([*self._keys, *measures])
+        )  # in the order of those that were added up
         self._pending += table.num_rows
         if self._pending > self._settled + PENDING_ROWS:
             self._tables = [self.table()]

@@ -15,7 +15,7 @@ from accounting import drafts, ingest, ledger, report, rollup, schema
 from accounting.currency import rates_of
 from accounting.ledger import LocalStore
 from accounting.report import Question
-from accounting.reports import calls, rows, tasks
+from accounting.reports import calls, rows, sums, tasks
 from accounting.reports.tasks import DATE, TOTAL, choose, rank, tally
 from broker.errors import ConfigError, LedgerError
 from broker.events import Fact, Finished, Rated, Routed, Submitted
@@ -349,6 +349,21 @@ def test_such_a_limit_is_broken_on_the_same_days_in_whatever_currency(two_days: 
         assert dollars is not None
         assert pounds is not None
         assert (pounds.broken_on, pounds.limit_nano) == (dollars.broken_on, round(limit / 4))
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {"by": ["workflow", "user"], "calls": True},
+        {"where": {"lane": ["local"]}, "against": DAY, "rates": POUNDS},
+    ],
+)
+def test_sums_that_are_added_up_on_the_way_are_those_of_all_at_once(
+    asked: dict[str, Any], two_days: LocalStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    at_once = report.to_dict(ask(two_days, **asked))
+    monkeypatch.setattr(sums, "PENDING_ROWS", 1)
+    assert report.to_dict(ask(two_days, **asked)) == at_once
 
 
 def test_row_groups_that_hold_no_wanted_row_are_not_read(two_days: LocalStore, tmp_path: Path) -> None:
