@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 from accounting import ledger, schema
 from accounting.ledger import Store
 from accounting.reports.families import PARTS_NANO, Families, may_have_parts, wholes
-from accounting.reports.rows import names_of, pieces, read_days, share_ids
+from accounting.reports.rows import Files, as_it_is, names_of, pieces, read_days, share_ids
 from broker.errors import CallCancelled, CallNeverMade
 from broker.money import NANO_PER_USD
 from broker.purpose import MODEL_CALLS, TASK
@@ -173,7 +173,8 @@ def measure(store: Store, since: str, until: str) -> Measured | None:
     parts = None
     if any(map(may_have_parts, files)):
         columns = ("task_type", "succeeded")
-        parts = Families(store, files, columns, _TASK_COLUMNS, None, lambda _, rows, _start: rows)
+        opened = Files(store, ledger.TASKS, files)
+        parts = Families(opened, found, columns, _TASK_COLUMNS, None, as_it_is)
     for day in found:
         if parts is None:
             tasks = read_days(store, ledger.TASKS, schema.TASKS, day, day, _TASK_COLUMNS)

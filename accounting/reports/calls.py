@@ -26,6 +26,7 @@ from accounting.reports.figures import Lane, Speed, Within
 from accounting.reports.ranks import HELD_KEYS, HISTOGRAM_KEYS, Answers, Ranks, Seen, held, histograms, seen
 from accounting.reports.revisions import NEEDS, derived
 from accounting.reports.rows import (
+    Files,
     Piece,
     Where,
     at_once,
@@ -246,7 +247,8 @@ def _tasks(wanted: _Wanted, day: str) -> tuple[Any, bool]:
         rows = families.told(day, families.rows_of(day, names))
     else:
         rows = read_days(wanted.store, ledger.TASKS, schema.TASKS, day, day, names)
-        rows = derived(wanted.store, tuple(name for name in where if name in NEEDS))(day, rows, 0)
+        more = tuple(name for name in where if name in NEEDS)
+        rows = derived(wanted.store, Files(wanted.store, ledger.TASKS), more)(day, rows, 0)
     kept = chosen(rows, where)
     own = OWN_TYPE if OWN_TYPE in kept.column_names else "task_type"
     columns = {"workspace": kept["workspace"], "task_id": kept["task_id"], "task_type": kept[own]}

@@ -18,11 +18,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from accounting import ledger, schema
+from accounting import schema
 from accounting.currency import Rates
-from accounting.ledger import Store
 from accounting.order import Rows
-from accounting.reports.rows import Derive, Piece, pieces, read
+from accounting.reports.rows import Derive, Files, Piece, read
 from accounting.reports.sums import cost_columns, spent
 
 ROOT = "root_task_id"
@@ -66,22 +65,19 @@ class Families:
 
     def __init__(
         self,
-        store: Store,
-        found: Sequence[Piece],
+        files: Files,
+        days: Sequence[str],
         columns: Sequence[str],
         needed: Sequence[str],
         rates: Rates | None,
         derive: Derive,
     ) -> None:
-        """``found`` are all files of these days. ``columns`` are those that a part takes over from its root, made by
-        ``derive`` from the ``needed`` ones."""
-        self._store, self._columns, self._rates, self._derive = store, tuple(columns), rates, derive
+        """``files`` are those of tasks, ``days`` those that are asked for. ``columns`` are those that a part takes over
+        from its root, made by ``derive`` from the ``needed`` ones."""
+        self._files, self._columns, self._rates, self._derive = files, tuple(columns), rates, derive
         #: Columns of ``tasks`` that rows must have to be told.
         self.needed = tuple(dict.fromkeys(("task_type", *needed)))
-        self._pieces: dict[str, list[Piece]] = {}
-        for piece in found:
-            self._pieces.setdefault(piece.day, []).append(piece)
-        self._range = frozenset(self._pieces)
+        self._range = frozenset(days)
         self._lock = Lock()
         self._ids: dict[str, tuple[Any, Any]] = {}
         self._parts: dict[str, _Parts] = {}
@@ -89,7 +85,9 @@ class Families:
 
     def rows_of(self, day: str, names: Sequence[str]) -> Any:
         """All of the day's rows in these columns, of the files that ``told`` counts them in; no text is coded."""
-        return pa.concat_tables([_plain(read(piece, names)) for piece in self._of(day)]).combine_chunks()
+        return pa.concat_tables(
+            [_plain(read(piece, names)) for piece in self._files.of(day)]
+        ).combine_chunks()
 
     def told(self, day: str, rows: Any, start: int = 0) -> Any:
         """The day's rows from ``start`` on with ``PART``, ``PARTS_NANO`` and ``OWN_TYPE``; as they are where no part is
@@ -157,7 +155,7 @@ class Families:
     def _spent(self, day: str, those: Rows) -> Rows:
         """What these rows of the day spent."""
         found = [np.zeros(0, dtype=np.int64)]
-        for piece in self._of(day):
+        for piece in self._files.of(day):
             if mine := _within(those, piece):
                 rows = read(piece, cost_columns(self._rates))
                 found.append(spent(rows, day, self._rates)[mine])
@@ -166,17 +164,11 @@ class Families:
     def _values(self, day: str, those: Rows) -> Any:
         """What these rows of the day have in the columns that parts take over."""
         found = []
-        for piece in self._of(day):
+        for piece in self._files.of(day):
             if mine := _within(those, piece):
                 rows = self._derive(day, read(piece, self.needed), piece.start).select(list(self._columns))
                 found.append(_plain(rows.take(pa.array(mine))))
         return pa.concat_tables(found).combine_chunks()
-
-    def _of(self, day: str) -> Sequence[Piece]:
-        """The same files each time, whatever takes their place meanwhile."""
-        if day not in self._pieces:
-            self._pieces[day] = list(pieces(self._store, ledger.TASKS, (day,), {}))
-        return self._pieces[day]
 
 
 def may_have_parts(piece: Piece) -> bool:

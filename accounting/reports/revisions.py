@@ -1,34 +1,45 @@
 """Of each task the model that was tried last, and with which revision: what ``tasks`` has not got as a column.
 
-The revision stands in ``attempts``; it is looked up there by the task's workspace and id. Files that are older than
-the column ``workspace`` have the id alone, which two workspaces may share on a day.
+The revision stands in ``attempts``: the calls of a day are gone through once. Files that are older than the workspace
+of a call tell it of one task alone, where two workspaces share an id on a day.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache, partial
+from threading import Lock
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from accounting import ledger, schema
 from accounting.ledger import Store
-from accounting.reports.rows import Derive, names_of, read_days
+from accounting.order import Rows
+from accounting.reports.beside import NONE, at, beside
+from accounting.reports.rows import MOST_THREADS, Derive, Files, Piece, at_once, coded, pieces, read
 
 MODEL, VERSION = "model", "version"
 #: Derived column → the columns of ``tasks`` that it is made from.
-NEEDS = {MODEL: ("models",), VERSION: ("models", "workspace", "task_id")}
+NEEDS = {MODEL: ("models",), VERSION: ("models",)}
 
 
-def derived(store: Store, wanted: Sequence[str]) -> Derive:
-    """What adds these columns to the rows of a day."""
+def derived(store: Store, tasks: Files, wanted: Sequence[str]) -> Derive:
+    """What adds these columns to the rows of a day of ``tasks``. Thread-safe."""
+    revisions, lock = lru_cache(MOST_THREADS + 1)(partial(_revisions, store, tasks)), Lock()
 
-    def derive(day: str, rows: Any, _start: int = 0) -> Any:
+    def derive(day: str, rows: Any, start: int = 0) -> Any:
         if MODEL in wanted:
             rows = rows.append_column(MODEL, _last(rows["models"]).dictionary_encode())
         if VERSION in wanted:
-            rows = rows.append_column(VERSION, _revised(store, day, rows).dictionary_encode())
+            models = _last(rows["models"])
+            with lock:
+                names, codes = revisions(day)
+            revision = names.take(at(codes[start : start + rows.num_rows]))
+            both = pc.coalesce(pc.binary_join_element_wise(models, revision, " "), models)
+            rows = rows.append_column(VERSION, both.dictionary_encode())
         return rows
 
     return derive
@@ -43,23 +54,26 @@ def _last(lists: Any) -> Any:
     return lists.values.take(places).cast(schema.TEXT).fill_null("")
 
 
-def _revised(store: Store, day: str, rows: Any) -> Any:
-    """``model revision`` of the last call that is of the task and has its last model."""
-    models = _last(rows["models"])
-    names = ("workspace", "task_id", "model", "model_revision")
-    calls = read_days(store, ledger.ATTEMPTS, schema.ATTEMPTS, day, day, names)
-    by_workspace = not calls["workspace"].null_count
-    calls = calls.filter(pc.is_valid(calls["model_revision"]))
-    known = _pair(names_of(calls, by_workspace=by_workspace), calls["model"])
-    newest = pa.table({"known": known, "place": pa.array(range(len(known)), schema.COUNT)}).group_by("known")
-    last = newest.aggregate([("place", "max")])
-    wanted = _pair(names_of(rows, by_workspace=by_workspace), models)
-    at = pc.index_in(wanted, value_set=last["known"].combine_chunks())
-    revision = calls["model_revision"].take(last["place_max"].take(at)).combine_chunks()
-    both = pc.binary_join_element_wise(models, revision, " ")
-    return pc.if_else(pc.is_null(both), models, both)
+def _revisions(store: Store, tasks: Files, day: str) -> tuple[Any, Rows]:
+    """Names, and of each task of the day the place of its own: of its last call that has its last model."""
+    numbers: dict[str, int] = {}
+    found = np.full(sum(piece.rows for piece in tasks.of(day)), NONE, dtype=np.int32)
+    calls = at_once(_revised, pieces(store, ledger.ATTEMPTS, (day,), {}))
+    for some, near, rows in beside(lambda: map(_tried, tasks.of(day)), calls):
+        same = pc.equal(near["model"].take(at(rows)), some["model"]).fill_null(False).to_numpy()
+        names, codes = coded(some["model_revision"])
+        number = np.array([numbers.setdefault(name, len(numbers)) for name in names], dtype=np.int32)
+        found[near["row"].to_numpy()[rows[same]]] = number[codes[same]]  # of several the last
+    return pa.array(numbers, schema.TEXT), found.astype(np.min_scalar_type(-len(numbers) - 1))
 
 
-def _pair(first: Any, second: Any) -> Any:
-    joined = pc.binary_join_element_wise(first.cast(schema.TEXT), second, "\n")
-    return joined.combine_chunks() if isinstance(joined, pa.ChunkedArray) else joined
+def _tried(piece: Piece) -> Any:
+    rows = read(piece, ("workspace", "task_id", "models"))
+    places = np.arange(piece.start, piece.start + rows.num_rows)
+    home, model = rows["workspace"].cast(schema.TEXT), _last(rows["models"])
+    return pa.table({"workspace": home, "task_id": rows["task_id"], "row": places, "model": model})
+
+
+def _revised(piece: Piece) -> Any:
+    rows = read(piece, ("workspace", "task_id", "model", "model_revision"))
+    return rows.filter(rows["model_revision"].is_valid())

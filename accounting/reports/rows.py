@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
+from threading import Lock
 from typing import Any, TypeVar
 
 import numpy as np
@@ -58,6 +59,10 @@ class Piece:
 Derive = Callable[[str, Any, int], Any]
 
 
+def as_it_is(_day: str, rows: Any, _start: int) -> Any:
+    return rows
+
+
 def days_between(store: Store, dataset: str, since: str, until: str) -> tuple[str, ...]:
     return tuple(day for day in ledger.days(store, dataset) if since <= day <= until)
 
@@ -68,12 +73,30 @@ def pieces(store: Store, dataset: str, days: Sequence[str], where: Where) -> tup
     return found or (Piece("", "", _SCHEMAS[dataset], None, None, ()),)
 
 
+class Files:
+    """The pieces of a data set by day. Each file is opened once, whatever takes its place meanwhile."""
+
+    def __init__(self, store: Store, dataset: str, found: Sequence[Piece] = ()) -> None:
+        """``found`` are all pieces of some days."""
+        self._store, self._dataset, self._lock = store, dataset, Lock()
+        self._pieces: dict[str, list[Piece]] = {}
+        for piece in found:
+            self._pieces.setdefault(piece.day, []).append(piece)
+
+    def of(self, day: str) -> Sequence[Piece]:
+        """At least one, of which the day may have no rows. Raises LedgerError for a file that cannot be read."""
+        with self._lock:
+            if day not in self._pieces:
+                self._pieces[day] = list(pieces(self._store, self._dataset, (day,), {}))
+            return self._pieces[day]
+
+
 def each(
     found: Sequence[Piece],
     columns: Sequence[str],
     where: Where,
     work: Callable[[str, Any], Made],
-    derive: Derive = lambda _, rows, _start: rows,
+    derive: Derive = as_it_is,
 ) -> Iterator[Made]:
     """``work(day, rows)`` over all pieces, some at once. ``derive`` adds columns that ``where`` may name. Raises
     LedgerError for a file that cannot be read."""
@@ -84,7 +107,7 @@ def each(
     return at_once(one, found)
 
 
-def at_once(work: Callable[[Given], Made], things: Sequence[Given]) -> Iterator[Made]:
+def at_once(work: Callable[[Given], Made], things: Iterable[Given]) -> Iterator[Made]:
     """``work`` of each, in their order, some at once; whoever is slow to take what is made has few of it waiting."""
     waiting: deque[Future[Made]] = deque()
     with ThreadPoolExecutor(_threads()) as pool:
@@ -180,6 +203,8 @@ def read(piece: Piece, columns: Sequence[str]) -> Any:
     known = piece.meta.schema.to_arrow_schema()
     there, missing = _of_age(known.names, columns, piece.columns)
     texts = [name for name in there if known.field(name).type == schema.TEXT]
+    if piece.columns is schema.TASKS:
+        texts = [name for name in texts if name != "task_id"]  # no value comes twice
     try:
         file = pq.ParquetFile(piece.source, metadata=piece.meta, read_dictionary=texts)
         table = file.read_row_groups(list(piece.groups), columns=there, use_threads=False)

@@ -29,7 +29,18 @@ from accounting.reports.ranks import (
     seen,
 )
 from accounting.reports.revisions import MODEL, NEEDS, VERSION, derived
-from accounting.reports.rows import Piece, Where, at_once, each, holding, pieces, worded
+from accounting.reports.rows import (
+    Derive,
+    Files,
+    Piece,
+    Where,
+    as_it_is,
+    at_once,
+    each,
+    holding,
+    pieces,
+    worded,
+)
 from accounting.reports.sums import Sums, added, cost_columns, dated, nanos, spent, summed_up, text, total
 
 Made = TypeVar("Made")
@@ -74,7 +85,7 @@ VERDICT, FAILED, SUCCEEDED, NONE, OF_PARTS = "verdict", 0, 1, 2, 3  # the last o
 @dataclass(frozen=True, slots=True)
 class Range:
     """Which tasks: those of the pieces that have the wanted values. ``by`` are the columns to break down by.
-    ``families`` None: none of them has parts."""
+    ``families`` None: none of them has parts; ``derive`` adds the columns that rows have not got themselves."""
 
     store: Store
     found: tuple[Piece, ...]
@@ -82,6 +93,7 @@ class Range:
     by: tuple[str, ...] = ()
     rates: Rates | None = None
     families: Families | None = None
+    derive: Derive = as_it_is
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,13 +115,14 @@ def choose(
     by = tuple(dict.fromkeys(by))
     # How a part was classified is told of itself: a rule that found it has fired.
     told = tuple(dict.fromkeys((*KIND[:-1], WORKFLOW, "succeeded", *by, *where)))
-    derive = derived(store, tuple(name for name in told if name in NEEDS))
     found = pieces(store, ledger.TASKS, days, {})
+    files = Files(store, ledger.TASKS, found)
+    derive = derived(store, files, tuple(name for name in told if name in NEEDS))
     if any(map(may_have_parts, found)):  # a part has the values of its root, and not those of its row
         told = (*told, "value_usd")
-        parts = Families(store, found, told, needs((*told, *KIND)), rates, derive)
+        parts = Families(files, days, told, needs((*told, *KIND)), rates, derive)
         return Range(store, found, where, by, rates, parts)
-    return Range(store, holding(found, ledger.TASKS, where), where, by, rates)
+    return Range(store, holding(found, ledger.TASKS, where), where, by, rates, None, derive)
 
 
 def needs(names: Iterable[str]) -> tuple[str, ...]:
@@ -191,8 +204,7 @@ def _each(chosen: Range, columns: Sequence[str], work: Callable[[str, Any], Made
     if chosen.families is not None:
         needed = tuple(dict.fromkeys((*needs(wanted), *chosen.families.needed)))
         return each(chosen.found, needed, chosen.where, work, chosen.families.told)
-    more = derived(chosen.store, tuple(name for name in wanted if name in NEEDS))
-    return each(chosen.found, needs(wanted), chosen.where, work, more)
+    return each(chosen.found, needs(wanted), chosen.where, work, chosen.derive)
 
 
 def _first(chosen: Range, day: str, table: Any, ranks: bool) -> tuple[dict[str, Any], Seen | None]:

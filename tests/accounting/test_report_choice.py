@@ -175,7 +175,27 @@ def test_versions_of_workspaces_that_share_an_id_are_told_apart(
     older = pq.read_table(path, partitioning=None).drop_columns(["workspace"])
     pq.write_table(older, path, store_decimal_as_integer=True)
     made = report.build(store, since=DAY, until=DAY, asked=asked)
-    assert {one.name: one.tasks for one in made.groups["version"]} == {"m 2": 2}, "the id alone tells no more"
+    of_one = {one.name: one.tasks for one in made.groups["version"]}
+    assert of_one == {"m 2": 1, "m": 1}, "the id alone tells no more"
+
+
+def test_the_calls_of_a_day_are_gone_through_once_for_its_versions(two_days: LocalStore) -> None:
+    opened: list[str] = []
+
+    class Counted(LocalStore):
+        def open(self, path: str) -> Any:
+            opened.append(path)
+            return super().open(path)
+
+    made = report.build(
+        Counted(two_days.root),
+        since=DAY,
+        until=NEXT,
+        asked=Question(by=["version"], where={"version": ["gpt-4o", "smollm2 rev-1"]}, calls=False),
+    )
+    assert made.totals.tasks
+    of_calls = [path for path in opened if path.startswith(ledger.ATTEMPTS)]
+    assert len(of_calls) == 4, "two days, for the range and for the 30 days"
 
 
 def test_each_task_is_converted_at_the_rate_of_its_day(two_days: LocalStore) -> None:
