@@ -258,11 +258,9 @@ def _calls(files: Files, owned: Mapping[str, _Owned], day: str) -> Iterator[Any]
 
 def _has_any(files: Files, submission: str, begin_us: int, chosen: Callable[[Any], Rows]) -> bool:
     """Whether the tasks of an earlier day have such calls: only parts that were written since then are looked at."""
-    return any(
-        len(chosen(parts.read(part, (0, parts.BUCKETS), _MADE_BY)))
-        # A clock that was set back may have written it before the call had ended.
-        for part in parts.of_day(files, submission, begin_us - ledger.US_PER_DAY)
-    )
+    # A clock that was set back may have written it before the call had ended.
+    since_us = begin_us - ledger.US_PER_DAY
+    return any(len(chosen(calls)) for calls in parts.since(files, submission, since_us, _MADE_BY))
 
 
 def _ended(calls: Any, *, lanes: Any, begin_us: int) -> Rows:

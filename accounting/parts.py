@@ -7,9 +7,9 @@ Within a stripe facts of one kind stand together, which makes the many columns t
 
 from __future__ import annotations
 
-import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -25,9 +25,6 @@ from accounting import facts, ledger, schema
 from accounting.ledger import Store
 from broker.errors import LedgerError
 
-_NAME = re.compile(
-    r"\d+-\d+-(\d+)-\d+(-late)?\.parquet"
-)  # the ids of its first entry and its last, in milliseconds
 Span = tuple[int, int]  # of buckets: the first, and the first beyond
 BUCKETS = 256
 #: On average at least. Smaller ones are larger files: 30 bytes an event at 3,000, 28 from here on.
@@ -39,6 +36,9 @@ _FIRST_NEW = "unpriced"  # a column that version 1 has not
 _NEW = ("root_task_id", "avoided_usd")  # that version 2 has not
 #: At most; a larger part has larger ones. A further stripe costs more, in the footer and to be found, than it saves.
 MOST_STRIPES = 8
+#: As ingest names them, by the first and the last entry of the stream that are in it: when these came in, by Redis's
+#: clock. Names of another form say nothing.
+_NAMED = re.compile(r"\d+-\d+-(?P<last_ms>\d+)-\d+(-late)?\.parquet")
 _STATISTICS = ("workspace", "task_id", "seq", "at", "submitted_at", "kind")
 #: Integers near to those above them, or mostly the same: such a page is so small that nothing is left to compress.
 _DELTA = (
@@ -135,18 +135,26 @@ class Part:
         return [at for at, first in enumerate(self.firsts) if first < high and low < first + self.width]
 
 
-def of_day(store: Store, day: str, written_from_us: int = 0) -> list[Part]:
-    """The day's parts with their footers; those are left alone whose names say that they were written before. Raises
-    LedgerError where one cannot be read."""
+def of_day(store: Store, day: str) -> list[Part]:
+    """The day's parts with their footers. Raises LedgerError where one cannot be read."""
+    return [_part(store, path) for path in _paths(store, day)]
+
+
+def since(store: Store, day: str, at_us: int, columns: Sequence[str]) -> Iterator[Any]:
+    """These columns of the day's parts that may hold a fact which came in at that time or later, part by part, the
+    latest first. Others, as their names say, are not opened. Raises LedgerError as ``read`` does."""
+    for path in reversed(_paths(store, day)):
+        named = _NAMED.fullmatch(path.rpartition("/")[2])
+        if named is None or (int(named["last_ms"]) + 1) * 1000 > at_us:
+            with _told(path):
+                file = _opened(store, path)
+                table = _rows(file, range(file.num_row_groups), columns)
+            yield table
+
+
+def _paths(store: Store, day: str) -> list[str]:
     folder = ledger.partition(ledger.EVENTS, day)
-    names = [name for name in store.list(folder) if name.endswith(".parquet")]
-    return [_part(store, f"{folder}/{name}") for name in names if _written_us(name) >= written_from_us]
-
-
-def _written_us(name: str) -> float:
-    """When the last entry of a part came into the stream, by its id; infinity where its name is of another hand."""
-    named = _NAME.fullmatch(name)
-    return int(named[1]) * 1000 if named else math.inf
+    return [f"{folder}/{name}" for name in store.list(folder) if name.endswith(".parquet")]
 
 
 def _part(store: Store, path: str) -> Part:
@@ -194,29 +202,41 @@ def read(part: Part, span: Span, columns: Sequence[str]) -> Any:
 
     Raises LedgerError where it cannot be read, LedgerChanged where another file has taken its place.
     """
-    wanted = as_read(tuple(columns))
-    try:
+    with _told(part.path):
         file = _opened(part.store, part.path)
         if (file.metadata.num_rows, file.metadata.num_row_groups) != (part.rows, len(part.firsts)):
             raise ledger.replaced(part.path)
-        old = _is_old(file.metadata)
-        asked = list(facts.OLD_COLUMNS if old else columns)
-        table = file.read_row_groups(part.groups(*span), columns=asked, use_threads=False)
-        if old:
-            table = facts.upgraded(table)
-        for field in (one for one in wanted if one.name in _NEW and one.name not in table.column_names):
-            table = table.append_column(field, pa.nulls(table.num_rows, field.type))
-        table = table if table.schema.equals(wanted) else table.select(wanted.names).cast(wanted)
-        if missing := [name for name in facts.IDENTITY if name in columns and table[name].null_count]:
-            raise KeyError(f"facts without {missing[0]}")
-        if "kind" in columns:
-            _refuse_unknown(table["kind"])
-        return table
+        return _rows(file, part.groups(*span), columns)
+
+
+def _rows(file: Any, groups: Sequence[int], columns: Sequence[str]) -> Any:
+    """Raises one of _BROKEN for a damaged file, ValueError for a fact of a newer version."""
+    wanted = as_read(tuple(columns))
+    old = _is_old(file.metadata)
+    asked = list(facts.OLD_COLUMNS if old else columns)
+    table = file.read_row_groups(groups, columns=asked, use_threads=False)
+    if old:
+        table = facts.upgraded(table)
+    for field in (one for one in wanted if one.name in _NEW and one.name not in table.column_names):
+        table = table.append_column(field, pa.nulls(table.num_rows, field.type))
+    table = table if table.schema.equals(wanted) else table.select(wanted.names).cast(wanted)
+    if missing := [name for name in facts.IDENTITY if name in columns and table[name].null_count]:
+        raise KeyError(f"facts without {missing[0]}")
+    if "kind" in columns:
+        _refuse_unknown(table["kind"])
+    return table
+
+
+@contextmanager
+def _told(path: str) -> Iterator[None]:
+    """What reading a part raises, as a LedgerError."""
+    try:
+        yield
     except _BROKEN as error:
-        raise _damaged(part.path, error) from error
+        raise _damaged(path, error) from error
     except ValueError as error:
         raise LedgerError(
-            f"{part.path} holds a fact that this version cannot read: {error}",
+            f"{path} holds a fact that this version cannot read: {error}",
             mend="roll the day with the version that wrote it, or a newer one",
         ) from error
 

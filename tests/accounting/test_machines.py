@@ -398,6 +398,45 @@ def test_a_call_that_the_clock_ended_after_its_fact_was_written_is_found(
     assert [one.calls for one in allot(store, state, settings, DAY)] == [1]
 
 
+def test_of_earlier_days_only_parts_whose_names_say_that_they_came_in_since_are_opened(
+    state: Store, store: LocalStore, quarantine: LocalStore, settings: Settings,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """Each minute's facts of the week before are a part of their own; a call of one of its tasks ended on the day."""
+    midnight_us = ledger.midnight_us(DAY)
+    hour_us = 3_600_000_000
+    told: list[tuple[int, Event]] = []  # when each came in
+    for day in range(7):
+        for minute in range(5):
+            at_us = midnight_us - day * ledger.US_PER_DAY - 6 * hour_us + minute * 60_000_000
+            one = attempted(f"{day}-{minute}", started_us=at_us, ended_us=at_us + 10**6, node="mac-1")
+            told += [(at_us + 10**7, event) for event in story(f"t{day}-{minute}", [one], at_us=at_us)]
+    ended_us, late_us = midnight_us + 2 * hour_us, midnight_us - 3 * ledger.US_PER_DAY
+    late = attempted("late", started_us=midnight_us + hour_us, ended_us=ended_us, node="mac-1")
+    told += [(ended_us, replace(event, at_us=ended_us)) for event in story("late", [late], at_us=late_us)]
+    for came_us, event in sorted(told, key=lambda one: one[0]):
+        state.client.xadd(keys.EVENTS, {"b": entry([event])}, id=f"{came_us // 1000}-1")
+        ingest.drain_all(state.client, store, quarantine)
+    opened: list[str] = []
+    known = LocalStore.open
+
+    def noted(self: LocalStore, path: str) -> Any:
+        opened.append(path)
+        return known(self, path)
+
+    monkeypatch.setattr(LocalStore, "open", noted)
+
+    [day_of_one] = allot(store, state, settings, DAY)
+    assert day_of_one.calls == 1
+    late_day, eve = (ledger.partition(ledger.EVENTS, ledger.day_of(us)) for us in (late_us, midnight_us - 1))
+    assert {path.rpartition("/")[0] for path in opened} == {late_day, eve}
+    assert sum(path.startswith(eve) for path in opened) == 5, "looked at once, though written before midnight"
+
+    for number, name in enumerate(store.list(late_day)):  # nothing is known of when these came in
+        (store.root / late_day / name).rename(store.root / late_day / f"{number}.parquet")
+    assert [one.calls for one in allot(store, state, settings, DAY)] == [1]
+
+
 def test_a_machine_is_on_while_its_processes_speak(state: Store, client: redis.Redis) -> None:
     day = state.windows()["day"]
     state.keep([], ["local"], node="p1")
