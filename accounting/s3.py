@@ -11,7 +11,7 @@ import io
 import os
 import re
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
@@ -25,8 +25,10 @@ from accounting.lock import LEASE_S, ObjectLock
 from broker.errors import ConfigError, LedgerError
 from broker.settings import S3
 
-#: What a reader gets at once: a small file whole, of a large one first the end with its footer.
-PIECE = 4 * MEGABYTE
+#: Of a file a reader gets so much of its end first: a small one whole, of a large one the footer.
+END = 2**17
+#: The least of a large file that it gets at once then: what lies between two columns comes sooner than another reply.
+PIECE = MEGABYTE
 PARALLEL = 8
 PROBE, OTHER_ETAG = b"laneway", '"00000000000000000000000000000000"'
 _NAME = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
@@ -44,7 +46,8 @@ def open_bucket(place: str, settings: S3) -> S3Store:
 
 
 class S3Store:
-    """``piece`` is how many bytes a reader gets at once; ``lease_s`` after how long a dead holder's lock is taken."""
+    """``piece`` is the least number of bytes that a reader gets at once; ``lease_s`` after how long a dead holder's
+    lock is taken."""
 
     def __init__(self, bucket: Bucket, prefix: str, *, piece: int = PIECE, lease_s: float = LEASE_S) -> None:
         self.bucket = bucket
@@ -79,8 +82,11 @@ class S3Store:
         return tuple(sorted(self.versions(folder)))
 
     def open(self, path: str) -> Any:
+        return self.pinned(path)()
+
+    def pinned(self, path: str) -> Callable[[], Any]:
         key = self._key(path)
-        got = self.bucket.get(key, span=f"-{self._piece}")
+        got = self.bucket.get(key, span=f"-{min(END, self._piece)}")
         if got is None:
             raise LedgerError(
                 f"cannot open s3://{self.bucket.name}/{key}: it is not there",
@@ -88,8 +94,8 @@ class S3Store:
             )
         found, tail = got
         if len(tail) == found.size:
-            return pa.BufferReader(tail)
-        return pa.PythonFile(_Pinned(self.bucket, key, found, tail, self._piece), mode="r")
+            return lambda: pa.BufferReader(tail)
+        return lambda: pa.PythonFile(_Pinned(self.bucket, key, found, tail, self._piece), mode="r")
 
     def read(self, path: str) -> bytes | None:
         got = self.bucket.get(self._key(path))
@@ -154,10 +160,8 @@ class S3Store:
 
 
 class _Pinned(io.RawIOBase):
-    """An object that is larger than a piece, all of it of the version that was found.
-
-    Reading raises LedgerChanged once it was replaced.
-    """
+    """An object of which more than its end is wanted, all of it of the version that was found; for one thread at a
+    time. Reading raises LedgerChanged once it was replaced."""
 
     def __init__(self, bucket: Bucket, key: str, found: Found, tail: bytes, piece: int) -> None:
         self._bucket, self._key, self._found, self._piece = bucket, key, found, piece
@@ -179,20 +183,20 @@ class _Pinned(io.RawIOBase):
         self._at = base + offset
         return self._at
 
-    def readinto(self, buffer: Any) -> int:
-        end = min(self._at + len(buffer), self._found.size)
-        length = max(0, end - self._at)
-        if length:
-            buffer[:length] = self._bytes(self._at, end)
-        self._at += length
-        return length
+    def read(self, size: int = -1) -> bytes:
+        first, end = self._at, self._found.size if size < 0 else min(self._at + size, self._found.size)
+        self._at = max(first, end)
+        return self._bytes(first, end) if first < end else b""
 
     def _bytes(self, first: int, end: int) -> bytes:
         for start, data in (self._tail, self._last):
             if start <= first and end <= start + len(data):
                 return data[first - start : end - start]
-        until = min(self._found.size, max(end, first + self._piece))
-        got = self._bucket.get(self._key, span=f"{first}-{until - 1}", version=self._found.version)
+        start, data = self._last
+        there = data[first - start :] if start <= first else b""
+        rest = first + len(there)
+        until = min(self._found.size, max(end, rest + self._piece))
+        got = self._bucket.get(self._key, span=f"{rest}-{until - 1}", version=self._found.version)
         assert got is not None  # a missing one is a changed one
-        self._last = (first, got[1])
-        return got[1][: end - first]
+        self._last = (first, there + got[1])
+        return self._last[1][: end - first]

@@ -40,8 +40,8 @@ Where = Mapping[str, frozenset[str]]
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """Some row groups of one file: ``rows`` rows of the day, from ``start`` on. ``source`` is the open file and
-    ``meta`` its footer, so that whoever reads twice reads the same rows, even where the day is published anew
+    """Some row groups of one file: ``rows`` rows of the day, from ``start`` on. ``source`` opens the file and
+    ``meta`` is its footer, so that whoever reads twice reads the same rows, even where the day is published anew
     meanwhile. ``columns`` is the schema of the data set, of which an older file has not all. Without a source there are
     no rows."""
 
@@ -172,9 +172,9 @@ def _of_day(store: Store, dataset: str, day: str, where: Where) -> Iterator[Piec
     start = 0
     for name in (one for one in store.list(folder) if one.endswith(".parquet")):
         path = f"{folder}/{name}"
-        source = store.open(path)
+        source = store.pinned(path)
         try:
-            meta = pq.read_metadata(source)
+            meta = pq.read_metadata(source())
         except (pa.ArrowInvalid, OSError) as error:
             raise damaged(path, day, error) from error
         for group in range(meta.num_row_groups):
@@ -206,11 +206,14 @@ def read(piece: Piece, columns: Sequence[str]) -> Any:
     if piece.columns is schema.TASKS:
         texts = [name for name in texts if name != "task_id"]  # no value comes twice
     try:
-        file = pq.ParquetFile(piece.source, metadata=piece.meta, read_dictionary=texts)
-        table = file.read_row_groups(list(piece.groups), columns=there, use_threads=False)
+        file = pq.ParquetFile(piece.source(), metadata=piece.meta, read_dictionary=texts)
+        in_order = [
+            name for name in known.names if name in there
+        ]  # so that what lies together is got together
+        table = file.read_row_groups(list(piece.groups), columns=in_order, use_threads=False)
     except (pa.ArrowInvalid, OSError) as error:
         raise damaged(piece.path, piece.day, error) from error
-    return _with_nulls(table, missing, piece.columns).unify_dictionaries().combine_chunks()
+    return _with_nulls(table.select(there), missing, piece.columns).unify_dictionaries().combine_chunks()
 
 
 def chosen(table: Any, where: Where) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 import threading
@@ -10,10 +11,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from accounting import bucket, ledger, lock
 from accounting.ledger import LocalStore
+from accounting.reports import rows
 from accounting.s3 import S3Store, open_bucket
 from broker.errors import ConfigError, LedgerChanged, LedgerError
 from broker.settings import S3, parse
@@ -101,6 +106,33 @@ def test_what_did_not_change_is_not_put(store: S3Store, proxy: Proxy) -> None:
     assert {method for method, _, _ in proxy.seen} == {"HEAD", "GET"}
     assert store.put("a/b", b"longer")
     assert proxy.count("GET") == 1  # of another size, so it was not read
+
+
+def test_of_a_large_file_no_more_is_got_than_the_columns_that_are_read(
+    s3: S3Server, prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two columns of eight, of row groups that are read by several threads, and nothing twice."""
+    chance = np.random.default_rng(1)
+    table = pa.table({name: chance.integers(0, 2**62, 300_000) for name in "hgfedcba"})
+    sink = io.BytesIO()
+    pq.write_table(table, sink, row_group_size=150_000, compression="none", use_dictionary=False)
+    store = s3.store(prefix)
+    store.put(f"{ledger.partition(ledger.TASKS, '2026-01-01')}/tasks.parquet", sink.getvalue())
+    got: list[int] = []
+    known = bucket.Bucket.get
+
+    def noted(self: bucket.Bucket, *said: Any, **more: Any) -> Any:
+        found = known(self, *said, **more)
+        got.append(len(found[1]) if found else 0)
+        return found
+
+    monkeypatch.setattr(bucket.Bucket, "get", noted)
+    pieces = rows.pieces(store, ledger.TASKS, ("2026-01-01",), {})
+    found = list(rows.each(pieces, ["a", "e"], {}, lambda _, read: read))
+    assert pa.concat_tables(found).equals(table.select(["a", "e"]))
+    assert len(pieces) == 2
+    assert len(got) == 1 + 2 * len(pieces)
+    assert sum(got) < 1.1 * 2 * 8 * table.num_rows
 
 
 def uploads(s3: S3Server, prefix: str) -> list[Any]:
