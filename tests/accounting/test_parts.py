@@ -190,7 +190,7 @@ def test_no_file_of_a_day_is_published_before_all_are_whole(
         raise OverflowError("it sums to too much")
 
     stored(tmp_path, events())
-    monkeypatch.setattr(daily, "merged", overflows)
+    monkeypatch.setattr(daily.Merging, "tables", overflows)
     with pytest.raises(LedgerError, match=f"{DAY} cannot be rolled: it sums to too much"):
         rollup.rollup(LocalStore(tmp_path), DAY)
     assert LocalStore(tmp_path).list("") == ("events",)
