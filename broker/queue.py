@@ -267,7 +267,8 @@ def _first_line(error: BaseException) -> str:
 
 
 class _Keeper(Middleware):
-    """One thread a process that says what is still in hand and which lanes are served, three times a lease."""
+    """One thread a process that says what is still in hand and which lanes are served, three times a lease; more often
+    while what is lost or has been kept long enough is more than a round takes."""
 
     def __init__(self, store: Store, hands: Hands, lanes: Sequence[str], stopping: threading.Event) -> None:
         self.store, self.hands, self.lanes = store, hands, tuple(lanes)
@@ -293,26 +294,33 @@ class _Keeper(Middleware):
 
     def _run(self) -> None:
         pause_s = self.store.fleet.lease_s / 3
+        more = False
         while True:
             began = time.monotonic()
-            if not self._round():
-                self.hands.prolong(time.monotonic() - began + pause_s)
-            if self.ended.wait(pause_s):
+            kept = self._round(again=more)
+            took_s = time.monotonic() - began
+            if kept is None:
+                self.hands.prolong(took_s + pause_s)
+            more = kept is not None and kept.more
+            # A pause as long as the round leaves at least half of Redis to the others.
+            if self.ended.wait(min(took_s, pause_s) if more else pause_s):
                 return
 
-    def _round(self) -> bool:
-        """False: Redis was away."""
+    def _round(self, *, again: bool) -> Kept | None:
+        """None: Redis was away."""
         try:
-            kept = self.speak()
+            kept = self.speak(again=again)
         except (RedisUnavailable, redis.ResponseError) as error:
             log.warning("leases not renewed, trying again in a third of a lease: %s", error)
-            return False
+            return None
         if kept.recovered or kept.replaced:
             log.warning("recovered %d lost claims and %d lost places", kept.recovered, kept.replaced)
-        return True
+        return kept
 
-    def speak(self) -> Kept:
-        kept = self.store.keep(self.hands.to_renew(), self.lanes, node=self.node, well=not self.hands.paused)
+    def speak(self, *, again: bool = False) -> Kept:
+        kept = self.store.keep(
+            self.hands.to_renew(), self.lanes, node=self.node, well=not self.hands.paused, again=again
+        )
         self.hands.break_off(kept.broken)
         return kept
 

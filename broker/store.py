@@ -201,11 +201,13 @@ class Record:
 
 @dataclass(frozen=True, slots=True)
 class Kept:
-    """A keeper's round: claims (ref, epoch) to break off here, how many lost claims and places the fleet got back."""
+    """A keeper's round: claims (ref, epoch) to break off here, how many lost claims and places the fleet got back.
+    ``more``: it left some of what is lost or has been kept long enough to the next one, which need not wait."""
 
     broken: frozenset[tuple[str, int]]
     recovered: int
     replaced: int
+    more: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -528,14 +530,20 @@ class Store:
             self._call("release", _pack(rows), *self._rules)
 
     def keep(
-        self, held: Sequence[tuple[str, int]], lanes: Sequence[str], *, node: str = "", well: bool = True
+        self,
+        held: Sequence[tuple[str, int]],
+        lanes: Sequence[str],
+        *,
+        node: str = "",
+        well: bool = True,
+        again: bool = False,
     ) -> Kept:
         """Renew the leases of (ref, epoch) in hand, say which lanes ``node`` serves, look after what is lost.
 
-        ``well`` False: the node's engine makes no tokens just now.
+        ``well`` False: the node's engine makes no tokens just now. ``again``: the round before left more.
         """
         rows = [[ref, str(epoch)] for ref, epoch in held]
-        broken, recovered, replaced = self._call(
+        broken, recovered, replaced, more = self._call(
             "keep",
             _pack(rows),
             self.lease_us,
@@ -543,9 +551,10 @@ class Store:
             *self._rules,
             self.fleet.result_ttl_s * MICRO,
             self.fleet.node if lanes else "",
+            int(again),
         )
         claims = frozenset((ref.decode(), int(epoch)) for ref, epoch in broken)
-        return Kept(claims, recovered, replaced)
+        return Kept(claims, recovered, replaced, bool(more))
 
     def lanes_seen(self) -> dict[str, Seen]:
         """What nodes said of each lane that any of them ever spoke of."""

@@ -2,7 +2,9 @@
 -- look after what is lost.
 -- ARGV[1] = [[ref, epoch], …] in hand, ARGV[2] = lease in microseconds, ARGV[3] = [[lane, process, 1 when it is well], …],
 -- ARGV[4..8] = rules of give_up, ARGV[9] = how long payloads and results of ended tasks are kept, in microseconds,
--- ARGV[10] = the machine that this process runs on. Gives {claims to break off, tasks recovered, tasks whose place was lost}.
+-- ARGV[10] = the machine that this process runs on, ARGV[11] = 1 where the round before left more that is lost or kept for
+-- too long: a round takes so many of them that Redis is soon there for others again. Gives {claims to break off, tasks
+-- recovered, tasks whose place was lost, 1 where more is left}.
 local now = clock()
 local lease = tonumber(ARGV[2])
 local rules = { tonumber(ARGV[4]), tonumber(ARGV[5]), ARGV[6], ARGV[7], ARGV[8] }
@@ -35,11 +37,12 @@ if ARGV[10] ~= '' then
   redis.call('EXPIRE', key, KEPT_S)
 end
 
-local recovered, replaced = 0, 0
+local LOST_AT_ONCE, ENDED_AT_ONCE = 100, 300
+local recovered, replaced, more = 0, 0, 0
 local pause = lease / 4
 local swept = redis.call('GET', P .. 'swept')
 local gap = swept and math.abs(now - tonumber(swept)) or pause
-if gap >= pause then
+if gap >= pause or ARGV[11] == '1' then
   redis.call('SET', P .. 'swept', text(now))
   -- Redis was away or its clock was set, and nobody could renew what is in hand: that time runs against no lease. What is
   -- lost comes back all the same where each sweep is late.
@@ -50,22 +53,28 @@ if gap >= pause then
       redis.call('ZADD', P .. 'leases', text(ends), held[i])
     end
   end
-  for _, ref in ipairs(redis.call('ZRANGEBYSCORE', P .. 'leases', '-inf', text(now), 'LIMIT', 0, 500)) do
+  local lost = redis.call('ZRANGEBYSCORE', P .. 'leases', '-inf', text(now), 'LIMIT', 0, LOST_AT_ONCE)
+  for _, ref in ipairs(lost) do
     give_up(ref, now, 'its worker was lost', rules)
     recovered = recovered + 1
   end
-  for _, ref in ipairs(redis.call('ZRANGEBYSCORE', P .. 'results', '-inf', text(now - tonumber(ARGV[9])), 'LIMIT', 0, 500)) do
+  local until_then = text(now - tonumber(ARGV[9]))
+  local ended = redis.call('ZRANGEBYSCORE', P .. 'results', '-inf', until_then, 'LIMIT', 0, ENDED_AT_ONCE)
+  for _, ref in ipairs(ended) do
     redis.pcall('HDEL', task_key(ref), 'task', 'progress', 'outcome')
     remove(P .. 'results', ref)
     remove(P .. 'reviewed', ref)
   end
+  apply(now)
+  more = (#lost == LOST_AT_ONCE or #ended == ENDED_AT_ONCE) and 1 or 0
+end
+if gap >= pause then
   local lanes = redis.call('HGETALL', P .. 'lanes')
   for i = 1, #lanes, 2 do  -- of a node that is gone
     if string.find(lanes[i], '|', 1, true) and math.abs(tonumber(lanes[i + 1])) < now - 100 * lease then
       redis.call('HDEL', P .. 'lanes', lanes[i])
     end
   end
-  apply(now)
   local unseen = redis.call('ZRANGEBYSCORE', P .. 'open', '-inf', text(now - 2 * lease), 'LIMIT', 0, 500)
   for _, ref in ipairs(unseen) do
     local h = redis.pcall('HMGET', task_key(ref), 'status', 'queue', 'workspace', 'priority', 'batch')
@@ -88,4 +97,4 @@ if gap >= pause then
   end
 end
 apply(now)
-return { broken, recovered, replaced }
+return { broken, recovered, replaced, more }

@@ -96,3 +96,13 @@ def test_time_in_which_redis_was_away_does_not_count_against_what_is_in_hand(
     finally:
         client.config_set("min-replicas-to-write", 0)
         broker.keeper.after_worker_shutdown(broker, None)
+
+
+def test_a_keeper_goes_on_at_once_while_there_is_more_to_clear_away(client: redis.Redis) -> None:
+    broker = LaneBroker(Store(client, Fleet(lease_s=600)))
+    client.zadd(keys.RESULTS, {f"acme/t{number}": 1 for number in range(2000)})
+    broker.keeper.before_worker_boot(broker, None)
+    try:
+        eventually(lambda: client.zcard(keys.RESULTS) == 0, 20)
+    finally:
+        broker.keeper.after_worker_shutdown(broker, None)

@@ -450,6 +450,30 @@ def test_a_result_goes_after_its_time_and_its_id_stays_the_same_task(
         store.record("acme/dead")
 
 
+def test_what_a_round_leaves_of_the_lost_and_the_long_ended_the_next_ones_take_at_once(
+    client: redis.Redis,
+) -> None:
+    many = 700
+    brief = Store(client, Fleet(result_ttl_s=1))
+    brief.submit([task(f"{number:03}") for number in range(2 * many)])
+    claims = sorted(take(brief, want=2 * many), key=lambda claim: claim.ref)
+    brief.commit([done(claim) for claim in claims[:many]])
+    client.zadd(keys.RESULTS, {claim.ref: 1 for claim in claims[:many]})
+    client.zadd(keys.LEASES, {claim.ref: 1 for claim in claims[many:]})
+    kept = brief.keep([], [])
+    recovered, rounds = kept.recovered, 1
+    assert 0 < recovered < many
+    assert 0 < client.zcard(keys.RESULTS) < many
+    while kept.more:
+        kept = brief.keep([], [], again=True)
+        recovered, rounds = recovered + kept.recovered, rounds + 1
+    assert recovered == many
+    assert client.zcard(keys.RESULTS) == client.zcard(keys.LEASES) == 0
+    assert rounds < 12
+    assert client.exists(keys.task_key(claims[0].ref))
+    assert not client.hexists(keys.task_key(claims[0].ref), "task")
+
+
 def test_every_reader_of_an_end_is_told(store: Store) -> None:
     store.submit([task("a")])
     assert store.watch("one", ["acme/a"]) == 0
