@@ -16,13 +16,13 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from mmap import mmap
 from typing import Any
 
 import boto3
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError, PartialCredentialsError
 
+from accounting.ledger import Data, pieces
 from broker.errors import ConfigError, LedgerChanged, LedgerError
 from broker.settings import S3
 
@@ -116,7 +116,7 @@ class Bucket:
                 pause(tried)
         raise AssertionError("the last try returns or raises")
 
-    def put(self, key: str, data: bytes | mmap, *, over: str, in_parts: bool | None = None) -> str | None:
+    def put(self, key: str, data: Data, *, over: str, in_parts: bool | None = None) -> str | None:
         """Replaces the version ``over``, "" for none. The new version, or None where the object has another one.
 
         ``in_parts`` None: as its size says.
@@ -129,13 +129,21 @@ class Bucket:
             said = self._ask("write", key, self._client.put_object, asked, none_for=_REFUSED)
         return self.holds(key, data) if said is None else str(said["ETag"])
 
-    def holds(self, key: str, data: bytes | mmap) -> str | None:
-        """The object's version where it has these very bytes, else None."""
+    def holds(self, key: str, data: Data) -> str | None:
+        """The object's version where it has these very bytes, else None. Some of them are in memory at a time."""
         there = self.look(key)
         if there is None or there.size != len(data):
             return None
-        got = self.get(key)
-        return got[0].version if got is not None and got[1] == data[:] else None
+        at = 0
+        try:
+            for piece in pieces(data, self._part):
+                got = self.get(key, span=f"{at}-{at + len(piece) - 1}", version=there.version)
+                if got is None or got[1] != piece:
+                    return None
+                at += len(piece)
+        except LedgerChanged:
+            return None
+        return there.version
 
     def names(self, prefix: str) -> dict[str, str]:
         """What lies directly under the prefix: objects, each with its version, and folders, which have "" for one."""
@@ -160,7 +168,7 @@ class Bucket:
             self._give_up(upload["Key"], {"UploadId": upload["UploadId"]})
         return len(old)
 
-    def _put_in_parts(self, key: str, data: bytes | mmap, condition: Mapping[str, str]) -> Any:
+    def _put_in_parts(self, key: str, data: Data, condition: Mapping[str, str]) -> Any:
         """Nobody sees anything of it before its completion, which is the conditional step. None where it is refused."""
         begun = self._ask("write", key, self._client.create_multipart_upload, self._sealed)
         upload = {"UploadId": begun["UploadId"]}

@@ -235,7 +235,7 @@ class LocalStore:
             with (self.root / path).open("rb") as file:
                 if os.fstat(file.fileno()).st_size != len(data):
                     return False
-                return all(file.read(PIECE) == piece for piece in _pieces(data))
+                return all(file.read(PIECE) == piece for piece in pieces(data))
         except (FileNotFoundError, NotADirectoryError):
             return False
         except OSError as error:
@@ -323,18 +323,18 @@ class LocalStore:
 
 def _write_through(path: Path, data: Data) -> None:
     with path.open("wb") as file:
-        for piece in _pieces(data):
+        for piece in pieces(data):
             file.write(piece)
         file.flush()
         os.fsync(file.fileno())
 
 
-def _pieces(data: Data) -> Iterator[bytes]:
+def pieces(data: Data, size: int = PIECE) -> Iterator[bytes]:
     """All of it, some at a time; of a file that is mapped no more than that stays in memory."""
-    for at in range(0, len(data), PIECE):
-        yield data[at : at + PIECE]
+    for at in range(0, len(data), size):
+        yield data[at : at + size]
         if isinstance(data, mmap) and hasattr(data, "madvise"):
-            data.madvise(MADV_DONTNEED, at, min(PIECE, len(data) - at))
+            data.madvise(MADV_DONTNEED, at, min(size, len(data) - at))
 
 
 def _sync_folder(folder: Path) -> None:

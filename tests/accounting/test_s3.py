@@ -108,8 +108,38 @@ def test_what_did_not_change_is_not_put(store: S3Store, proxy: Proxy) -> None:
     assert proxy.count("GET") == 1  # of another size, so it was not read
 
 
+@pytest.fixture
+def got(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many bytes each reading of an object got."""
+    found: list[int] = []
+    known = bucket.Bucket.get
+
+    def noted(self: bucket.Bucket, *said: Any, **more: Any) -> Any:
+        one = known(self, *said, **more)
+        found.append(len(one[1]) if one else 0)
+        return one
+
+    monkeypatch.setattr(bucket.Bucket, "get", noted)
+    return found
+
+
+def test_a_large_file_that_is_there_is_compared_some_bytes_at_a_time(
+    got: list[int], s3: S3Server, prefix: str, proxy: Proxy
+) -> None:
+    store = s3.store(prefix, port=proxy.port, part=PART)
+    store.put("tasks/x", LARGE)
+    assert not store.put("tasks/x", LARGE)
+    assert got == [PART, PART, 4321]
+    got.clear()
+    assert store.put("tasks/x", LARGE[::-1])
+    assert got == [PART], "what comes after the first difference is not looked at"
+    proxy.have(lambda: s3.store(prefix).put("tasks/x", LARGE), "before", "GET", "tasks/x", skip=1)
+    assert store.put("tasks/x", LARGE[::-1]), "it was replaced while it was compared"
+    assert store.read("tasks/x") == LARGE[::-1]
+
+
 def test_of_a_large_file_no_more_is_got_than_the_columns_that_are_read(
-    s3: S3Server, prefix: str, monkeypatch: pytest.MonkeyPatch
+    s3: S3Server, prefix: str, got: list[int]
 ) -> None:
     """Two columns of eight, of row groups that are read by several threads, and nothing twice."""
     chance = np.random.default_rng(1)
@@ -118,15 +148,6 @@ def test_of_a_large_file_no_more_is_got_than_the_columns_that_are_read(
     pq.write_table(table, sink, row_group_size=150_000, compression="none", use_dictionary=False)
     store = s3.store(prefix)
     store.put(f"{ledger.partition(ledger.TASKS, '2026-01-01')}/tasks.parquet", sink.getvalue())
-    got: list[int] = []
-    known = bucket.Bucket.get
-
-    def noted(self: bucket.Bucket, *said: Any, **more: Any) -> Any:
-        found = known(self, *said, **more)
-        got.append(len(found[1]) if found else 0)
-        return found
-
-    monkeypatch.setattr(bucket.Bucket, "get", noted)
     pieces = rows.pieces(store, ledger.TASKS, ("2026-01-01",), {})
     found = list(rows.each(pieces, ["a", "e"], {}, lambda _, read: read))
     assert pa.concat_tables(found).equals(table.select(["a", "e"]))
