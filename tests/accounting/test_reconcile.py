@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from decimal import Decimal
 from typing import Any
 
@@ -320,3 +321,61 @@ def test_a_call_is_billed_on_the_day_on_which_it_ends_whenever_its_task_was_subm
     made = reconcile(store, SETTINGS, "openai", [used("gpt-4o-mini", MTOK, 0, 1)])
     assert [one.calls for one in made.models] == [calls]
     assert made.causes == ({} if calls else {"not in the ledger": 150_000_000})
+
+
+@pytest.mark.parametrize(
+    ("one", "calls"),
+    [
+        (row("mid", Usage(MTOK)), 1),
+        (
+            row(
+                "gone",
+                Usage(MTOK),
+                price_ref="book:openai/gpt-4o-mini@2026-01-01",
+                cost_nano=1,
+                model="gpt-4o-mini",
+            ),
+            1,
+        ),
+        (
+            row(
+                "gone",
+                Usage(MTOK),
+                price_ref="book:azure/gpt-4o-mini@2026-01-01",
+                cost_nano=1,
+                model="gpt-4o-mini",
+            ),
+            0,
+        ),
+        (row("mid", Usage(MTOK), price_ref="tool:search", cost_nano=1), 0),
+        (row("", Usage(MTOK), price_ref="book:openai/gpt-4o-mini@2026-01-01", cost_nano=1), 0),
+        (row("gateway", Usage(MTOK), price_ref=THREE, cost_nano=10**9, model="gpt-4o-mini"), 0),
+    ],
+)
+def test_calls_are_a_providers_by_the_address_of_their_lane_or_by_their_price(
+    store: LocalStore, one: AttemptRow, calls: int
+) -> None:
+    made = reconciled(store, [one], [used("gpt-4o-mini", MTOK, 0, 1)])
+    assert [one.calls for one in made.models] == [calls]
+
+
+def test_what_we_never_used_has_the_price_that_our_calls_were_booked_at(store: LocalStore) -> None:
+    ours = row("gateway", Usage(MTOK), price_ref=THREE, cost_nano=10**9, model="m")
+    made = reconciled(store, [ours], [Used(DAY, "m", {INPUT: MTOK, OUTPUT: MTOK}, None, 1)], "acme")
+    assert made.causes == {"tokens": 3 * 10**9}
+
+
+def test_calls_of_all_days_of_the_file_are_counted_and_those_that_nobody_settled_or_priced_told(
+    store: LocalStore,
+) -> None:
+    rows = [
+        row("mid", Usage(MTOK)),
+        row("mid", Usage(MTOK), ended_us=NOON_US + ledger.US_PER_DAY),
+        row("mid", Usage(), settled=False, cost_nano=7_000),
+        row("mid", Usage(MTOK), cost_nano=None, price_ref=None),
+    ]
+    days = [ledger.day_of(NOON_US + number * ledger.US_PER_DAY) for number in (0, 1)]
+    lines = [replace(used("gpt-4o-mini", MTOK, 0, 2), day=one) for one in days]
+    [one] = reconciled(store, rows, lines).models
+    assert (one.requests, one.calls, one.unsettled, one.unpriced) == (4, 4, 1, 1)
+    assert one.booked_nano == 2 * 150_000_000 + 7_000
