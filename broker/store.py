@@ -627,7 +627,7 @@ class Store:
 
     def watch(self, reader: str, refs: Sequence[str]) -> int:
         """Have ``reader`` told of each ref's end. Gives how many of them are unknown."""
-        return int(self._call("watch", keys.reply_key(reader), *refs))
+        return sum(int(self._call("watch", keys.reply_key(reader), *part)) for part in _parts(refs))
 
     def next_ends(self, reader: str, timeout_s: float, limit: int = 500) -> list[str]:
         """The next refs that ended or were parked, as many as there are; none when the time is over."""

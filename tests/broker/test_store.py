@@ -484,6 +484,22 @@ def test_every_reader_of_an_end_is_told(store: Store) -> None:
     assert [store.next_ends(reader, 1) for reader in ("one", "two", "three")] == [["acme/a"]] * 3
 
 
+def test_a_reader_of_very_many_ends_holds_redis_up_for_a_thousand_of_them_at_most(
+    store: Store, client: redis.Redis
+) -> None:
+    many = 2 * AT_ONCE + 1
+    refs = [f"acme/{number}" for number in range(many)]
+    store.submit([task(str(number)) for number in range(0, many, 2)])
+    store.watch("other", refs[:1])
+    client.config_resetstat()
+    assert store.watch("one", refs) == AT_ONCE
+    stats: Any = client.info("commandstats")
+    assert stats["cmdstat_evalsha"]["calls"] == 3
+    (*_, last) = sorted(take(store, want=many), key=lambda claim: int(claim.task.task_id))
+    store.commit([done(last)])
+    assert store.next_ends("one", 1) == [refs[-1]]
+
+
 def test_strays_and_unreadable_records_become_dead_letters_and_their_neighbours_go_on(
     store: Store, client: redis.Redis
 ) -> None:
