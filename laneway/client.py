@@ -13,7 +13,7 @@ from broker.connect import connect
 from broker.errors import BadTask, RedisFull, ResultTimeout, TaskConflict, UnknownTask
 from broker.money import dollars, nano, text
 from broker.settings import Settings, load
-from broker.store import Record, Store, digest, unknown
+from broker.store import AT_ONCE, Record, Store, digest, unknown
 from broker.task import LABEL, TASK_ID, TERMINAL, Task, reference
 from laneway.submission import SAME_ID, Ids, rated, shown, stored_now
 from laneway.submission import Budget as Budget
@@ -197,26 +197,27 @@ class Client:
     def _ends(self, refs: Sequence[str], timeout_s: float | None) -> Iterator[list[str]]:
         """The refs, handful by handful as they end or are parked.
 
-        Asks anew now and then: a Redis that restarted and forgot who waits is no reason to wait for ever.
+        Asks anew now and then: a Redis that restarted and forgot who waits is no reason to wait for ever. The more
+        wait, the more it has to do for that, and the less often it is asked.
         """
         until = None if timeout_s is None else monotonic() + timeout_s
         waiting = set(refs)
+        reader = uuid.uuid4().hex
         while waiting:
-            reader = uuid.uuid4().hex
             missing = self.store.watch(reader, sorted(waiting))
             if missing:
                 raise UnknownTask(
                     f"{missing} of {len(waiting)} tasks are unknown", mend="check ids and workspaces"
                 )
-            silent = False
-            while waiting and not silent:
+            silences = 1 + len(waiting) // AT_ONCE
+            while waiting and silences:
                 left_s = LONGEST_WAIT_S if until is None else min(LONGEST_WAIT_S, until - monotonic())
                 ended = self.store.next_ends(reader, left_s) if left_s > 0 else []
                 news = [ref for ref in dict.fromkeys(ended) if ref in waiting]
                 waiting.difference_update(news)
                 if news:
                     yield news
-                silent = not ended
+                silences -= not ended
             if until is not None and monotonic() >= until:
                 return
 

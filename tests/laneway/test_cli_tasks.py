@@ -83,6 +83,23 @@ def test_a_wait_that_is_over_names_what_goes_on(laneway: Any) -> None:
     assert "has not ended" in laneway.run("result", "slow", "--wait", "0.1", code=1).stderr
 
 
+def test_who_waits_long_stays_one_reader_and_asks_the_less_often_the_more_it_waits_for(
+    laneway: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("laneway.client.LONGEST_WAIT_S", 0.02)
+    handles = laneway.client.submit_many(
+        [{"prompt": "hello", "task_id": f"t{number}"} for number in range(50)]
+    )
+    assert list(laneway.client.results(handles[:1], timeout_s=0.2)) == []
+    assert laneway.store.client.scard("laneway:watch:default/t0") == 1
+    monkeypatch.setattr("laneway.client.AT_ONCE", 1)
+    laneway.store.client.config_resetstat()
+    assert list(laneway.client.results(handles, timeout_s=0.2)) == []
+    assert laneway.store.client.info("commandstats")["cmdstat_evalsha"]["calls"] == 1
+    laneway.work()
+    assert len(list(laneway.client.results(handles, timeout_s=5))) == 50
+
+
 @pytest.mark.parametrize("by", ["file", "stdin", "pipe"])
 def test_a_file_is_submitted_and_waited_for_in_json_lines(laneway: Any, by: str) -> None:
     rows = [{"prompt": f"task {number}", "task_id": f"t{number}"} for number in range(1200)]
