@@ -55,16 +55,16 @@ def at(rows: Rows) -> Any:
 
 def _rows(calls: Any, tasks: Any) -> Rows:
     ids, homes = calls["task_id"], calls["workspace"]
-    rows = _first_of(ids, tasks["task_id"])
+    rows = first_of(ids, tasks["task_id"])
     if homes.null_count:
         return rows
     there = tasks["workspace"].take(at(rows))
     if pc.all(pc.equal(there, homes), min_count=0).as_py():
         return rows
-    return _first_of(*(names_of(some, by_workspace=True) for some in (calls, tasks)))
+    return first_of(*(names_of(some, by_workspace=True) for some in (calls, tasks)))
 
 
-def _first_of(names: Any, among: Any) -> Rows:
+def first_of(names: Any, among: Any) -> Rows:
     """The row of each name. The calls of a task are several, so it is their names that are made an index of."""
     names = names.combine_chunks() if isinstance(names, pa.ChunkedArray) else names
     names = names if pa.types.is_dictionary(names.type) else names.dictionary_encode()

@@ -21,15 +21,14 @@ import pyarrow.compute as pc
 from accounting import schema
 from accounting.currency import Rates
 from accounting.order import Rows
-from accounting.reports.rows import Derive, Files, Piece, read
+from accounting.reports.beside import NONE, first_of
+from accounting.reports.rows import Derive, Files, Piece, at_once, names_of, read, wider
 from accounting.reports.sums import cost_columns, spent
 
 ROOT = "root_task_id"
 #: Columns that rows have where parts are near: whether the row is a part, what its parts spent in nano-dollars, and
 #: its own type.
 PART, PARTS_NANO, OWN_TYPE = "part", "parts_nano", "own_type"
-_KEYS = ("workspace", "task_id", ROOT)
-_NONE = -1  # in place of a row: there is none
 _NEAR = 6  # days that are kept: as many as are read at once, and one on either side
 Made = TypeVar("Made")
 
@@ -41,23 +40,25 @@ def wholes(rows: Any) -> Any:
 
 @dataclass(frozen=True, slots=True)
 class _Parts:
-    """The parts of a day: their rows among the day's, and the row of the root of each on that day, or else on the one
-    before."""
+    """The parts of a day: their rows among the day's, the row of the root of each on that day, or else on the one
+    before, and what each spent in nano-dollars."""
 
     rows: Rows
     same_day: Rows
     day_before: Rows
+    nanos: Rows
 
 
 @dataclass(frozen=True, slots=True)
 class _Day:
-    """Of each row of a day what ``told`` adds, and of a part which of the ``roots`` is its own; None where there is
-    no root."""
+    """The parts of a day, and of each which of the ``roots`` is its own, NONE where none is there; the day's rows that
+    have parts, and what these spent."""
 
-    is_part: Any
-    parts_nano: Rows
+    parts: Rows
     place: Rows
     roots: Any
+    wholes: Rows
+    nanos: Rows
 
 
 class Families:
@@ -79,7 +80,6 @@ class Families:
         self.needed = tuple(dict.fromkeys(("task_type", *needed)))
         self._range = frozenset(days)
         self._lock = Lock()
-        self._ids: dict[str, tuple[Any, Any]] = {}
         self._parts: dict[str, _Parts] = {}
         self._days: dict[str, _Day | None] = {}
 
@@ -97,17 +97,22 @@ class Families:
             mine = _kept(self._days, day, self._of_day)
         if mine is None:
             return rows
-        here = slice(start, start + rows.num_rows)
-        own_type, place = rows["task_type"], mine.place[here]
-        if (place != _NONE).any():
-            at = pa.array(place, mask=place == _NONE)
+        here = start, start + rows.num_rows
+        some = slice(*np.searchsorted(mine.parts, here))
+        part, place = mine.parts[some] - start, mine.place[some]
+        own_type, known = rows["task_type"], place != NONE
+        if known.any():
             for name in self._columns:
-                taken = _theirs(rows[name], mine.roots[name].take(at), at)
+                taken = _theirs(rows[name], part[known], mine.roots[name].take(pa.array(place[known])))
                 rows = rows.set_column(rows.column_names.index(name), name, taken)
-        rows = rows.append_column(PART, pa.array(mine.is_part[here]))
-        return rows.append_column(PARTS_NANO, pa.array(mine.parts_nano[here])).append_column(
-            OWN_TYPE, own_type
-        )
+        is_part, nanos = np.zeros(rows.num_rows, dtype=np.bool_), np.zeros(rows.num_rows, dtype=np.int64)
+        is_part[part] = True
+        some = slice(*np.searchsorted(mine.wholes, here))
+        nanos[mine.wholes[some] - start] = mine.nanos[some]
+        more = {PART: is_part, PARTS_NANO: nanos, OWN_TYPE: own_type}
+        for name, values in more.items():
+            rows = rows.append_column(name, values if name == OWN_TYPE else pa.array(values))
+        return rows
 
     def _of_day(self, day: str) -> _Day | None:
         before, after = _after(day, -1), _after(day, 1)
@@ -115,60 +120,81 @@ class Families:
         later = self._parts_of(after) if after in self._range else None
         if not len(parts.rows) and (later is None or not len(later.rows)):
             return None
-        count = len(self._ids_of(day)[0])
-        nanos, is_part = np.zeros(count, dtype=np.int64), np.zeros(count, dtype=np.bool_)
-        is_part[parts.rows] = True
-        _add(nanos, parts.same_day, self._spent(day, parts.rows))
-        if later is not None and len(later.rows):
-            _add(nanos, later.day_before, self._spent(after, later.rows))
         here, there = (_distinct(rows) for rows in (parts.same_day, parts.day_before))
-        place = np.full(count, _NONE, dtype=np.int64)
-        of_parts = np.where(parts.same_day == _NONE, _NONE, np.searchsorted(here, parts.same_day))
+        of_day = np.where(parts.same_day == NONE, NONE, np.searchsorted(here, parts.same_day))
         earlier = len(here) + np.searchsorted(there, parts.day_before)
-        place[parts.rows] = np.where(parts.day_before == _NONE, of_parts, earlier)
-        roots = [self._values(*one) for one in ((day, here), (before, there)) if len(one[1])]
-        return _Day(is_part, nanos, place, pa.concat_tables(roots) if roots else None)
+        place = np.where(parts.day_before == NONE, of_day, earlier)
+        found = [self._values(*one) for one in ((day, here), (before, there)) if len(one[1])]
+        spent = [(parts.same_day, parts.nanos)]
+        spent += [(later.day_before, later.nanos)] if later is not None else []
+        rows, nanos = (np.concatenate(column) for column in zip(*spent, strict=True))
+        wholes = _distinct(rows)
+        sums, known = np.zeros(len(wholes), dtype=np.int64), rows != NONE
+        np.add.at(sums, np.searchsorted(wholes, rows[known]), nanos[known])
+        return _Day(parts.rows, place, pa.concat_tables(found) if found else None, wholes, sums)
 
     def _parts_of(self, day: str) -> _Parts:
         return _kept(self._parts, day, self._found)
 
     def _found(self, day: str) -> _Parts:
-        own, roots = self._ids_of(day)
-        rows = np.flatnonzero(roots.is_valid())
-        wanted = roots.take(pa.array(rows))
-        same = _rows_of(wanted, own)
-        missing = (same == _NONE).any()
-        before = _rows_of(wanted, self._ids_of(_after(day, -1))[0]) if missing else same
-        return _Parts(rows, same, np.where(same == _NONE, before, _NONE))
+        found = [self._named(piece) for piece in self._files.of(day) if may_have_parts(piece)]
+        nothing = np.zeros(0, dtype=np.int64)
+        if not sum(names.num_rows for _, names in found):
+            return _Parts(nothing, nothing, nothing, nothing)
+        rows = np.concatenate([rows for rows, _ in found])
+        names = pa.concat_tables([names for _, names in found]).combine_chunks()
+        same = self._rows_of(day, names)
+        before, missing = np.full(len(rows), NONE, dtype=np.int64), np.flatnonzero(same == NONE)
+        if len(missing):
+            before[missing] = self._rows_of(_after(day, -1), names.take(pa.array(missing)))
+        return _Parts(rows, same, before, self._spent(day, rows))
 
-    def _ids_of(self, day: str) -> tuple[Any, Any]:
-        """Of each of the day's tasks its name in the fleet, and that of its root; null where it is no part."""
-        return _kept(self._ids, day, self._read_ids)
+    def _named(self, piece: Piece) -> tuple[Rows, Any]:
+        """The rows of the piece's parts among the day's, and the names of their roots."""
+        table = read(piece, ("workspace", ROOT))
+        rows = np.flatnonzero(table[ROOT].is_valid())
+        return piece.start + rows, _plain(table.take(pa.array(rows)).rename_columns(["workspace", "task_id"]))
 
-    def _read_ids(self, day: str) -> tuple[Any, Any]:
-        rows = self.rows_of(day, _KEYS)
-        own, roots = (
-            pc.binary_join_element_wise(rows["workspace"], rows[name], "/") for name in ("task_id", ROOT)
+    def _rows_of(self, day: str, names: Any) -> Rows:
+        """The row of each of these tasks on the day."""
+        ids, wanted = (
+            pc.unique(names["task_id"]),
+            schema.in_one(names_of(names, by_workspace=True)).dictionary_encode(),
         )
-        return schema.in_one(own), schema.in_one(roots)
+
+        def among(piece: Piece) -> Rows:
+            table = read(piece, ("workspace", "task_id"))
+            near = np.flatnonzero(pc.is_in(table["task_id"], value_set=ids))
+            rows = first_of(wanted, names_of(table.take(pa.array(near)), by_workspace=True))
+            return np.where(rows == NONE, NONE, piece.start + np.append(near, NONE)[rows])
+
+        found = np.full(names.num_rows, NONE, dtype=np.int64)
+        for rows in at_once(
+            among, wider(self._files.of(day), len(ids))
+        ):  # an index of all ids is made for each
+            found = np.where(found == NONE, rows, found)
+        return found
 
     def _spent(self, day: str, those: Rows) -> Rows:
         """What these rows of the day spent."""
-        found = [np.zeros(0, dtype=np.int64)]
-        for piece in self._files.of(day):
-            if mine := _within(those, piece):
-                rows = read(piece, cost_columns(self._rates))
-                found.append(spent(rows, day, self._rates)[mine])
-        return np.concatenate(found)
+
+        def of_piece(piece: Piece) -> Rows:
+            rows = read(piece, cost_columns(self._rates))
+            return np.asarray(spent(rows, day, self._rates)[_within(those, piece)])
+
+        return np.concatenate(list(at_once(of_piece, self._having(day, those))))
 
     def _values(self, day: str, those: Rows) -> Any:
         """What these rows of the day have in the columns that parts take over."""
-        found = []
-        for piece in self._files.of(day):
-            if mine := _within(those, piece):
-                rows = self._derive(day, read(piece, self.needed), piece.start).select(list(self._columns))
-                found.append(_plain(rows.take(pa.array(mine))))
-        return pa.concat_tables(found).combine_chunks()
+
+        def of_piece(piece: Piece) -> Any:
+            rows = self._derive(day, read(piece, self.needed), piece.start).select(list(self._columns))
+            return _plain(rows.take(pa.array(_within(those, piece))))
+
+        return pa.concat_tables(at_once(of_piece, self._having(day, those))).combine_chunks()
+
+    def _having(self, day: str, those: Rows) -> list[Piece]:
+        return [piece for piece in self._files.of(day) if len(_within(those, piece))]
 
 
 def may_have_parts(piece: Piece) -> bool:
@@ -198,26 +224,17 @@ def _after(day: str, count: int) -> str:
     return (date.fromisoformat(day) + timedelta(days=count)).isoformat()
 
 
-def _rows_of(keys: Any, among: Any) -> Rows:
-    return np.asarray(
-        pc.index_in(keys, value_set=among).fill_null(_NONE).to_numpy(zero_copy_only=False), dtype=np.int64
-    )
-
-
 def _distinct(rows: Rows) -> Rows:
-    found = np.unique(rows)
-    return np.asarray(found[found != _NONE])
+    """In their order."""
+    there = np.zeros(rows.max(initial=NONE) + 1, dtype=np.bool_)
+    there[rows[rows != NONE]] = True
+    return np.flatnonzero(there)
 
 
-def _add(amounts: Rows, rows: Rows, more: Rows) -> None:
-    there = rows != _NONE
-    np.add.at(amounts, rows[there], more[there])
-
-
-def _within(those: Rows, piece: Piece) -> list[int]:
+def _within(those: Rows, piece: Piece) -> Rows:
     """Those of the day's rows, in their order, that the piece has, counted from its first one."""
     low, high = np.searchsorted(those, (piece.start, piece.start + piece.rows))
-    return (those[low:high] - piece.start).tolist()  # type: ignore[no-any-return]
+    return np.asarray(those[low:high] - piece.start)
 
 
 def _plain(rows: Any) -> Any:
@@ -226,9 +243,14 @@ def _plain(rows: Any) -> Any:
     return rows.cast(pa.schema(zip(rows.column_names, kinds, strict=True)))
 
 
-def _theirs(own: Any, of_roots: Any, place: Any) -> Any:
-    """What the roots say where there is one, else what the rows do; in the type of the rows' column."""
-    coded = pa.types.is_dictionary(own.type)
-    plain = own.cast(schema.TEXT) if coded else own
-    made = pc.if_else(place.is_valid(), schema.in_one(of_roots), schema.in_one(plain))
-    return made.dictionary_encode() if coded else made
+def _theirs(own: Any, rows: Rows, of_roots: Any) -> Any:
+    """The column with what the roots say in those rows."""
+    own, taken = schema.in_one(own), schema.in_one(of_roots)
+    if not pa.types.is_dictionary(own.type):
+        mask = np.zeros(len(own), dtype=np.bool_)
+        mask[rows] = True
+        return pc.replace_with_mask(own, pa.array(mask), taken)
+    words = pc.unique(pa.concat_arrays([own.dictionary, taken.drop_null()]))
+    codes = own.indices.fill_null(NONE).to_numpy().copy()
+    codes[rows] = pc.index_in(taken, value_set=words).fill_null(NONE).to_numpy()
+    return pa.DictionaryArray.from_arrays(pa.array(codes, mask=codes == NONE), words)

@@ -10,7 +10,7 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from threading import Lock
 from typing import Any, TypeVar
@@ -155,6 +155,17 @@ def _with_nulls(table: Any, missing: Sequence[str], columns: Any) -> Any:
 
 def _threads() -> int:
     return min(MOST_THREADS, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 2)
+
+
+def wider(found: Sequence[Piece], rows: int) -> list[Piece]:
+    """Neighbours of one file taken together until each has so many rows."""
+    made: list[Piece] = []
+    for piece in found:
+        if made and made[-1].path == piece.path and made[-1].rows < rows:
+            last = made.pop()
+            piece = replace(last, groups=last.groups + piece.groups, rows=last.rows + piece.rows)
+        made.append(piece)
+    return made
 
 
 def holding(found: Sequence[Piece], dataset: str, where: Where) -> tuple[Piece, ...]:

@@ -16,7 +16,7 @@ from accounting import ledger, measured, report
 from accounting.currency import Rates
 from accounting.ledger import LocalStore
 from accounting.report import Question, Report
-from accounting.reports import files
+from accounting.reports import beside, families, files
 from accounting.reports.calls import Calls
 from accounting.reports.tasks import choose
 from broker.events import Escalated, Event, Fact, Finished, Rated, Routed, Submitted
@@ -380,6 +380,24 @@ def without(path: Path, *columns: str) -> None:
     pq.write_table(table.drop_columns(list(columns)), path, store_decimal_as_integer=True)
 
 
+def test_no_more_names_are_looked_for_than_there_are_parts(
+    client: redis.Redis, store: LocalStore, quarantine: LocalStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stories = [told(f"t{number}", "draft", 1, day=number % 2) for number in range(200)]
+    stories += [told(f"p{day}", "judge", 5, root="t0", day=day) for day in range(2)]
+    rolled(client, store, quarantine, stories)
+    indexed: list[int] = []
+
+    def counted(names: Any, among: Any) -> Any:
+        indexed.append(len(names))
+        return beside.first_of(names, among)
+
+    monkeypatch.setattr(families, "first_of", counted)
+    made = of_days(store, where={"type": ["draft"]})
+    assert (made.totals.tasks, made.totals.cost_nano) == (200, 210 * CENT)
+    assert set(indexed) == {1}
+
+
 @dataclass
 class Whole:
     """What a task and its parts come to."""
@@ -414,6 +432,9 @@ def test_random_families_against_sums_by_hand(
             one.cents += cents
         wholes[f"t{number}"] = one
     rolled(client, store, quarantine, stories)
+    for path in store.root.glob("tasks/*/*.parquet"):  # files of many pieces
+        table = pq.read_table(path, partitioning=None)
+        pq.write_table(table, path, row_group_size=chance.randrange(2, 20), store_decimal_as_integer=True)
     made = of_days(store, DAY, THIRD, by=("type", "user"))
     assert {one.name: one.cost_nano for one in made.days} == {
         day: cents * CENT for day, cents in spent_on.items()
