@@ -7,9 +7,11 @@ what it has not seen. Only ``.tmp/`` holds anything but data: the lock, what a r
 
 from __future__ import annotations
 
+import fcntl
 import io
 import os
 import re
+import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -31,6 +33,7 @@ END = 2**17
 PIECE = MEGABYTE
 PARALLEL = 8
 PROBE, OTHER_ETAG = b"laneway", '"00000000000000000000000000000000"'
+_SCRATCH, _HELD = "laneway-near-", ".held"
 _NAME = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
 
 
@@ -127,8 +130,8 @@ class S3Store:
 
     @contextmanager
     def nearby(self, folder: str) -> Iterator[Store]:
-        with tempfile.TemporaryDirectory(prefix="laneway-") as scratch:
-            near = Path(scratch, folder)
+        with _scratch() as scratch:
+            near = scratch / folder
 
             def fetch(name: str) -> None:
                 data = self.read(f"{folder}/{name}")
@@ -144,7 +147,7 @@ class S3Store:
                     f"cannot copy {folder} of the ledger to {scratch}: {error}",
                     mend="make room for a day's events there, or let TMPDIR name another disk",
                 ) from error
-            yield LocalStore(Path(scratch))
+            yield LocalStore(scratch)
 
     def exclusive(self, name: str) -> AbstractContextManager[object]:
         return ObjectLock(self.bucket, self._key(f"{TEMPORARY}/{name}.lock"), lease_s=self.lease_s)
@@ -153,10 +156,36 @@ class S3Store:
         self.bucket.delete(self._key(path))
 
     def tidy(self) -> int:
-        return self.bucket.abandon(self.root, LEFTOVER_S)
+        return self.bucket.abandon(self.root, LEFTOVER_S) + _tidied()
 
     def _key(self, path: str) -> str:
         return self.root + path
+
+
+@contextmanager
+def _scratch() -> Iterator[Path]:
+    """A folder under TMPDIR with a file that is locked while this process lives, by which ``_tidied`` knows it."""
+    with tempfile.TemporaryDirectory(prefix=_SCRATCH) as name:
+        folder = Path(name)
+        with (folder / "draft").open("wb") as held:
+            fcntl.flock(held, fcntl.LOCK_EX)
+            (folder / "draft").rename(folder / _HELD)  # nobody sees it before it is locked
+            yield folder
+
+
+def _tidied() -> int:
+    """Removes such folders of processes that were killed: this user's own, on this machine. How many there were."""
+    removed = 0
+    for folder in Path(tempfile.gettempdir()).glob(f"{_SCRATCH}*"):
+        try:
+            if folder.lstat().st_uid == os.getuid():
+                with (folder / _HELD).open("rb") as held:
+                    fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    shutil.rmtree(folder)
+                removed += 1
+        except OSError:  # it is in use, or none of ours, or somebody else tidies too
+            continue
+    return removed
 
 
 class _Pinned(io.RawIOBase):

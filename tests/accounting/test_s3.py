@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 import os
+import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -203,8 +205,9 @@ def test_an_upload_whose_parts_fail_for_good_is_given_up(
 
 
 def test_uploads_of_dead_writers_are_given_up_after_a_day(
-    s3: S3Server, prefix: str, monkeypatch: pytest.MonkeyPatch
+    s3: S3Server, prefix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     store = s3.store(prefix)
     for key in (f"{prefix}/tasks/x", f"{prefix}-of-another/tasks/x"):
         s3.client().create_multipart_upload(Bucket=BUCKET, Key=key)
@@ -213,6 +216,46 @@ def test_uploads_of_dead_writers_are_given_up_after_a_day(
     assert store.tidy() == 1
     assert uploads(s3, f"{prefix}/") == []
     assert len(uploads(s3, prefix)) == 1
+
+
+READER_OF_A_DAY = """
+import sys
+from accounting.ledger import open_store
+from broker.settings import load
+with open_store(load()).nearby("events/x"):
+    print("copied", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_the_copy_of_a_day_goes_when_the_process_that_made_it_was_killed(
+    s3: S3Server, prefix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = s3.store(prefix)
+    store.put("events/x/a.parquet", b"facts")
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    others = [tmp_path / name for name in ("laneway-near-of-another-hand", "laneway-0-socket", "other")]
+    for folder in others:
+        folder.mkdir()
+    there = {"LANEWAY_FLEET__LEDGER": f"s3://{BUCKET}/{prefix}", "TMPDIR": str(tmp_path)}
+    child = subprocess.Popen(
+        [sys.executable, "-c", READER_OF_A_DAY],
+        cwd=Path(__file__).parents[2],
+        env=os.environ | s3.environment | there,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    assert child.stdout is not None
+    assert child.stdout.readline() == b"copied\n"
+    copies = [path for path in tmp_path.rglob("a.parquet") if path.read_bytes() == b"facts"]
+    with store.nearby("events/x"):
+        assert (store.tidy(), len(copies), copies[0].exists()) == (0, 1, True)
+        assert len(list(tmp_path.rglob("a.parquet"))) == 2
+    child.kill()
+    child.communicate()
+    assert copies[0].exists()
+    assert store.tidy() == 1
+    assert sorted(tmp_path.iterdir()) == sorted(others)
 
 
 @pytest.mark.parametrize(
