@@ -6,7 +6,7 @@ import getpass
 import json
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
@@ -30,6 +30,7 @@ from laneway.submission import MONEY_LIMIT_NANO
 from workers.human import Word, Work, answered, approved, carry_out, lane_to_try, priced, rejected, sent_back
 
 SHOWN = 1000
+PAGE = 100  # records that are in memory at a time: each may be as large as a payload
 MICRO = 1_000_000
 Command = Callable[..., None]
 
@@ -58,7 +59,8 @@ def review() -> None:
 @json_option
 def list_parked(sort: str, as_json: bool) -> None:
     """All of them, with how long each has waited."""
-    rows = parked(connect(load()))
+    found = parked(connect(load()))
+    rows = list(found if as_json else map(_brief, found))
     if sort == "priority":
         rows.sort(key=lambda row: -row["priority"])
     if as_json:
@@ -76,8 +78,8 @@ def list_parked(sort: str, as_json: bool) -> None:
                 row["type"],
                 str(row["priority"]),
                 price(row["cost_usd"]),
-                shorten(row["why"], 80),
-                shorten(row["prompt"], 60),
+                row["why"],
+                row["prompt"],
             )
             for row in rows
         ),
@@ -85,11 +87,22 @@ def list_parked(sort: str, as_json: bool) -> None:
     )
 
 
-def parked(store: Store) -> list[dict[str, Any]]:
+def _brief(row: dict[str, Any]) -> dict[str, Any]:
+    """What a table shows of it: a prompt may be as long as a payload."""
+    return row | {"why": shorten(row["why"], 80), "prompt": shorten(row["prompt"], 60), "last_answer": None}
+
+
+def parked(store: Store) -> Iterator[dict[str, Any]]:
     """The longest waiting first."""
-    records = store.records(store.parked(SHOWN))
     now_us = store.now_us()
-    return [_row(record, now_us) for record in records]
+    for record in _paged(store, "parked", store.parked(SHOWN)):
+        yield _row(record, now_us)
+
+
+def _paged(store: Store, status: str, refs: Sequence[str]) -> Iterator[Record]:
+    """Those that are still kept and of this status, page by page."""
+    for start in range(0, len(refs), PAGE):
+        yield from store.records_that_are(status, refs[start : start + PAGE])
 
 
 def _row(record: Record, now_us: int) -> dict[str, Any]:
@@ -353,26 +366,29 @@ def export(out: str, task_type: str | None, as_json: bool) -> None:
     """
     if as_json and out == "-":
         raise click.UsageError("--json and --out - would both write to standard output")
-    cases = [case for case in golden(connect(load())) if task_type in (None, case["type"])]
-    lines = "".join(json.dumps(case) + "\n" for case in cases)
+    cases = (case for case in golden(connect(load())) if task_type in (None, case["type"]))
     if out == "-":
-        click.echo(lines, nl=False)
+        for case in cases:
+            click.echo(json.dumps(case))
         return
-    written = Path(f"{out}.part")
-    written.write_text(lines, encoding="utf-8")
-    written.replace(out)
+    count = 0
+    unfinished = Path(f"{out}.part")
+    with unfinished.open("w", encoding="utf-8") as file:
+        for case in cases:
+            file.write(json.dumps(case) + "\n")
+            count += 1
+    unfinished.replace(out)
     if as_json:
-        emit({"out": out, "cases": len(cases)})
+        emit({"out": out, "cases": count})
     else:
-        say(f"{len(cases)} cases in {out}")
+        say(f"{count} cases in {out}")
 
 
-def golden(store: Store) -> list[dict[str, Any]]:
+def golden(store: Store) -> Iterator[dict[str, Any]]:
     """The oldest first."""
-    living = [ref for ref in store.reviewed() if store.record_status(ref) == "succeeded"]
-    return [
-        _case(record) for record in store.records(living) if record.outcome and record.outcome.lane == HUMAN
-    ]
+    for record in _paged(store, "succeeded", store.reviewed()):
+        if record.outcome and record.outcome.lane == HUMAN:
+            yield _case(record)
 
 
 def _case(record: Record) -> dict[str, Any]:

@@ -2,6 +2,8 @@
 
 import json
 import time
+import tracemalloc
+from collections.abc import Callable
 from decimal import Decimal
 from typing import Any
 
@@ -254,6 +256,47 @@ def test_answered_and_approved_tasks_are_golden_cases_and_rejected_ones_are_not(
         {"messages": messages, "type": "intent", "expected": "card"},
     ]
     assert laneway.run("review", "export", "--out", "-", "--type", "general").stdout == ""
+
+
+def test_a_golden_case_whose_record_goes_meanwhile_is_left_out(laneway: Any) -> None:
+    for name in ("kept", "gone", "forgotten"):
+        park(laneway, name)
+        laneway.run("review", "answer", name, "--text", "refund")
+    laneway.store.client.hdel(keys.task_key("default/gone"), "task", "progress", "outcome")
+    laneway.store.client.delete(keys.task_key("default/forgotten"))
+    assert len(laneway.run("review", "export", "--out", "-").stdout.splitlines()) == 1
+
+
+def test_what_is_listed_and_exported_passes_through_memory_page_by_page(
+    laneway: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("laneway.cli.review.PAGE", 4)
+    tasks = [{"prompt": f"intent: be rude {'x' * 200_000}", "task_id": f"t{n:02}"} for n in range(30)]
+    laneway.client.submit_many(tasks)
+    laneway.work()
+    assert peak_of(lambda: laneway.run("review", "list")) < 4_000_000
+    said = laneway.run("review", "list").stdout
+    assert [f"default/t{n:02}" in said for n in range(30)] == [True] * 30
+    work = priced(laneway.settings.human, by="ann", at_us=laneway.store.now_us(), minutes=None)
+    for task in tasks:
+        record = laneway.client.record(task["task_id"])
+        assert carry_out(laneway.store, record, approved(record, work)) == "done"
+    assert peak_of(lambda: laneway.run("review", "export", "--out", "golden.jsonl")) < 4_000_000
+    prompts = [
+        json.loads(line)["prompt"] for line in (laneway.folder / "golden.jsonl").read_text().splitlines()
+    ]
+    assert prompts == [task["prompt"] for task in tasks]
+
+
+def peak_of(deed: Callable[[], object]) -> int:
+    """The bytes that it has in memory at most, the second time, when all that it needs is loaded."""
+    deed()
+    tracemalloc.start()
+    try:
+        deed()
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
 
 
 @pytest.mark.parametrize(
