@@ -64,10 +64,10 @@ class Watch:
         after, self.last = self.last, newest[0][0].decode()
         if not after:
             return []
-        entries: Any = client.xrange(keys.EVENTS, min=f"({after}", max=self.last, count=ENTRIES)
+        entries = self.store.newest_entries(ENTRIES, after=f"({after}", until=self.last)
         ends = [
             event
-            for table in wire.tables((fields.get(b"b") for _, fields in entries), FACTS)
+            for table in wire.tables(entries, FACTS)
             for event in facts.events(table.filter(pc.equal(table["kind"], facts.END)))
         ]
         ends.sort(key=lambda event: event.at_us)

@@ -76,6 +76,8 @@ PERIODS = ("day", "month", "total")
 LEVELS = (50, 80, 100)
 #: What is asked of Redis of any number of names is asked of so many at a time: it does nothing else meanwhile.
 AT_ONCE = 1000
+#: Entries of the stream that are read at a time: the facts of one call are one entry, which may have hundreds of them.
+ENTRIES_AT_ONCE = 50
 #: Fields of a task that each digest has: those up to guards. What later versions add counts where it is said.
 DIGESTED = [one.name for one in fields(Task)].index("guards") + 1
 _digested = attrgetter(*(one.name for one in fields(Task)[:DIGESTED]))
@@ -657,6 +659,22 @@ class Store:
         for ref in refs:
             pipe.hgetall(keys.task_key(ref))
         return self._ask(pipe.execute)  # type: ignore[no-any-return]
+
+    def newest_entries(self, most: int, *, after: str = "-", until: str = "+") -> Iterator[bytes | None]:
+        """The newest entries of the stream of facts, newest first and read as they are asked for: ``most`` at most,
+        between these places. None: one that is no entry."""
+        while most > 0:
+            count = min(most, ENTRIES_AT_ONCE)
+            page = self._read_back(until, after, count)
+            for _, row in page:
+                yield row.get(b"b")
+            if len(page) < count:
+                return
+            most -= count
+            until = f"({page[-1][0].decode()}"
+
+    def _read_back(self, until: str, after: str, count: int) -> list[tuple[bytes, dict[bytes, bytes]]]:
+        return self._ask(lambda: self.client.xrevrange(keys.EVENTS, until, after, count))  # type: ignore[no-any-return]
 
     def record_status(self, ref: str) -> str | None:
         """The status alone, readable even where the rest of the record is not. None: unknown."""

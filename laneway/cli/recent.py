@@ -9,9 +9,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from accounting import facts, ledger, wire
-from broker import keys
 from broker.errors import LedgerError
-from broker.store import Store, ask
+from broker.store import Store
 
 STREAM_ENTRIES, STREAM_FACTS = 1000, 10_000
 COLUMNS = ["kind", "lane", "failure", "verdict"]
@@ -22,8 +21,7 @@ Counts = dict[str, Counter[str]]
 def verdicts(store: Store, files: ledger.Store) -> Counts:
     """By lane the number of ``pass``, ``fail``, ``ungated``, and of each failure by its code."""
     found: Counts = {}
-    newest: Any = ask(lambda: store.client.xrevrange(keys.EVENTS, count=STREAM_ENTRIES))
-    for table in wire.tables((fields.get(b"b") for _, fields in newest), STREAM_FACTS):
+    for table in wire.tables(store.newest_entries(STREAM_ENTRIES), STREAM_FACTS):
         _count_table(found, table)
     for day in ledger.days(files, ledger.EVENTS)[-1:]:
         folder = ledger.partition(ledger.EVENTS, day)

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import replace
 from decimal import Decimal
+from typing import Any
 
 import pytest
 import redis
@@ -10,7 +11,8 @@ import redis
 from accounting.alerts import decode
 from accounting.tell import NEW
 from accounting.trend import Ended, p95, per_success, trends
-from accounting.watch import Watch
+from accounting.watch import ENDS, Watch
+from broker import keys
 from broker.events import Finished
 from broker.settings import Fleet
 from broker.store import Move, Store
@@ -136,6 +138,31 @@ def test_the_watch_sees_a_task_with_its_parts_as_one(client: redis.Redis) -> Non
     store.commit([Move(whole, "succeeded", told, cost_nano=10, outcome=done, facts=(fact,))])
     watch.round()
     assert [one.cost_nano for one in watch.ended] == [40]
+
+
+def test_the_watch_reads_no_more_of_the_stream_than_it_looks_at(client: redis.Redis) -> None:
+    store = Store(client, Fleet())
+    watch = Watch(store, None)
+    finish(store, "first", 9)
+    watch.round()
+    store.submit([Task(f"t{n}", "acme", ({"role": "user", "content": "hi"},)) for n in range(200)])
+    claims = store.fetch(DISPATCH, 200, idle=True).claims
+    done, told, fact = (
+        Outcome("succeeded", output="ok"),
+        Progress(task_type="picky"),
+        Finished("succeeded", True),
+    )
+    store.commit([Move(one, "succeeded", told, outcome=done, facts=(fact,)) for one in claims])
+    newest: Any = client.xrevrange(keys.EVENTS, count=1)
+    entry = newest[0][1]  # two hundred ends
+    for _ in range(199):
+        client.xadd(keys.EVENTS, entry)
+    before: Any = client.info("stats")
+    watch.round()
+    after: Any = client.info("stats")
+    assert len(watch.ended) == ENDS
+    read = after["total_net_output_bytes"] - before["total_net_output_bytes"]
+    assert read < 100 * len(entry[b"b"])
 
 
 def finish(store: Store, task_id: str, cost: int, family: tuple[tuple[str, int], ...] = ()) -> None:

@@ -16,7 +16,7 @@ from broker.errors import CallNeverMade, RedisFull, RedisUnavailable, ResultGone
 from broker.events import Attempted, Fact, Finished, decode_entry
 from broker.hands import Hands
 from broker.settings import BudgetRow, Fleet
-from broker.store import AT_ONCE, Intent, Move, Record, Store, digest
+from broker.store import AT_ONCE, ENTRIES_AT_ONCE, Intent, Move, Record, Store, digest
 from broker.task import DISPATCH, Claim, Outcome, Progress, Task
 
 LEASE_S = 0.3
@@ -755,6 +755,23 @@ def test_dropping_what_is_no_dead_letter_leaves_a_task_alone(store: Store, clien
     store.submit([task("a")])
     assert not store.drop_dead("acme/a")
     assert client.ttl(keys.task_key("acme/a")) == -1
+
+
+def test_the_newest_entries_are_read_no_further_than_they_are_asked_for(
+    store: Store, client: redis.Redis
+) -> None:
+    many = 2 * ENTRIES_AT_ONCE + 7
+    places: list[Any] = [client.xadd(keys.EVENTS, {"b": b"%d" % number}) for number in range(many)]
+    client.xadd(keys.EVENTS, {"c": b""})
+    backwards = [b"%d" % number for number in reversed(range(many))]
+    assert list(store.newest_entries(1000)) == [None, *backwards]
+    assert list(store.newest_entries(ENTRIES_AT_ONCE + 3)) == [None, *backwards[: ENTRIES_AT_ONCE + 2]]
+    last, first = (places[number].decode() for number in (-3, 3))
+    assert list(store.newest_entries(1000, after=f"({first}", until=last)) == backwards[2:-4]
+    client.config_resetstat()
+    assert next(store.newest_entries(1000)) is None
+    stats: Any = client.info("commandstats")
+    assert stats["cmdstat_xrevrange"]["calls"] == 1
 
 
 @pytest.mark.parametrize("at_once", [1, 100])

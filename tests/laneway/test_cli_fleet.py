@@ -53,6 +53,20 @@ def test_lanes_count_the_latest_verdicts_in_the_stream_and_in_the_ledger(laneway
     assert local["recent"] == {"fail": 1, "pass": 1}
 
 
+def test_lanes_read_no_more_of_the_stream_than_they_count(laneway: Any) -> None:
+    laneway.client.submit_many([{"prompt": "hello"} for _ in range(100)])
+    laneway.work()
+    client = laneway.store.client
+    [(_, entry)] = client.xrevrange("laneway:events", count=1)  # a hundred calls and ends
+    for _ in range(400):
+        client.xadd("laneway:events", entry)
+    before = client.info("stats")["total_net_output_bytes"]
+    [local, _] = laneway.json("lanes")["lanes"]
+    assert local["recent"] == {"ungated": 5000}
+    read = client.info("stats")["total_net_output_bytes"] - before
+    assert 50 * len(entry[b"b"]) < read < 100 * len(entry[b"b"])
+
+
 def test_queues_tell_what_waits_and_what_is_in_hand(laneway: Any) -> None:
     for number in range(3):
         laneway.client.submit("hello", task_id=f"t{number}")
