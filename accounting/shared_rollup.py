@@ -34,6 +34,7 @@ from broker.errors import LedgerError, RedisUnavailable
 
 FOLDER = f"{ledger.TEMPORARY}/rollup"
 WAIT_S = 1.0  # for others, before the coordinator looks whether a span of theirs came back
+_CHECKSUM_BYTES = 4
 _COLUMNS = (schema.EVENTS, schema.TASKS, schema.ATTEMPTS, schema.DAILY)
 #: Rows are shared by nodes alone that make the same of the same facts.
 _FORM = f"{version('laneway')} {crc32(' '.join(map(str, _COLUMNS)).encode()):08x}"
@@ -245,19 +246,23 @@ def clear(store: Store, offers: Offers | None) -> None:
 
 
 def encode(lot: Folded) -> bytes:
-    """The lot as three Arrow streams, texts as the dictionaries that they are."""
+    """The lot as three Arrow streams, texts as the dictionaries that they are, and a checksum of all."""
     sink = pa.BufferOutputStream()
     sums = {"events": str(lot.events), "cost_nano": str(lot.cost_nano)}
     options = pa.ipc.IpcWriteOptions(compression="lz4", use_threads=False)
     for table in (lot.tasks.replace_schema_metadata(sums), lot.attempts, lot.daily):
         with pa.ipc.new_stream(sink, table.schema, options=options) as writer:
             writer.write_table(table)
-    return bytes(sink.getvalue())
+    made = sink.getvalue()
+    return b"".join((made, _checksum(made)))
 
 
 def decode(data: bytes) -> Folded:
-    """Raises pa.ArrowInvalid or OSError for what is no lot."""
-    source, options = pa.BufferReader(data), pa.ipc.IpcReadOptions(use_threads=False)
+    """Raises pa.ArrowInvalid or OSError for what is no lot, or of which some bytes are others."""
+    made = pa.py_buffer(data).slice(0, max(0, len(data) - _CHECKSUM_BYTES))
+    if data[made.size :] != _checksum(made):
+        raise pa.ArrowInvalid("they are not what was put there")
+    source, options = pa.BufferReader(made), pa.ipc.IpcReadOptions(use_threads=False)
     tasks, attempts, daily = (pa.ipc.open_stream(source, options=options).read_all() for _ in range(3))
     sums = tasks.schema.metadata
     return Folded(
@@ -267,6 +272,10 @@ def decode(data: bytes) -> Folded:
         daily,
         int(sums[b"cost_nano"]),
     )
+
+
+def _checksum(made: Any) -> bytes:
+    return crc32(made).to_bytes(_CHECKSUM_BYTES)
 
 
 def _put(store: Store, offer: str, number: int, lot: Folded) -> None:

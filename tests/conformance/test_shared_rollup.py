@@ -295,14 +295,25 @@ def test_a_coordinator_whose_offer_another_cleared_away_ends_alone(
     assert nothing_is_left(filled, client)
 
 
+def turned(data: Data, chance: random.Random) -> bytes:
+    """With one bit that is another."""
+    made = bytearray(data)
+    made[chance.randrange(len(made))] ^= 1 << chance.randrange(8)
+    return bytes(made)
+
+
 def test_rows_that_are_lost_or_cannot_be_read_are_folded_again(filled: Place, client: redis.Redis) -> None:
     whole = alone(filled)
     helper = Helper(Offers(client, LEASE_S), filled.store())
 
     def damaged() -> None:
         assert helper.round() == SPANS - 1
-        [path] = [path for path in filled.files() if path.endswith(".7.arrow")]
-        filled.store().put(path, b"no rows")
+        rows = {path: data for path, data in filled.files().items() if path.endswith(".arrow")}
+        assert len(rows) == SPANS - 1
+        for path, data in rows.items():
+            filled.store().put(path, b"no rows" if path.endswith(".7.arrow") else turned(data, chance))
+
+    chance = random.Random(3)
 
     _, files = together(filled, client, tell=after_the_first(damaged))
     assert files == whole
@@ -506,12 +517,14 @@ def test_a_lot_is_the_same_after_its_way_through_the_store(tmp_path: Path, clien
             ):
                 assert one.schema.equals(other.schema, check_metadata=True)
                 assert one.equals(other)
-    with pytest.raises(pa.ArrowInvalid):
-        shared_rollup.decode(b"")
+    data, chance = shared_rollup.encode(lot), random.Random(5)
+    for damaged in (b"", data[:3], data[:-1], data + b"x", *(turned(data, chance) for _ in range(200))):
+        with pytest.raises(pa.ArrowInvalid):
+            shared_rollup.decode(damaged)
 
 
 class Unlucky(LocalStore):
-    """Of what is folded for others some is lost, and some cannot be written."""
+    """Of what is folded for others some is lost, some is damaged, and some cannot be written."""
 
     def __init__(self, root: Path, chance: random.Random, ill: float) -> None:
         super().__init__(root)
@@ -519,9 +532,10 @@ class Unlucky(LocalStore):
 
     def put(self, path: str, data: Data, *, over: str | None = None) -> bool:
         if path.endswith(".arrow") and self.chance.random() < self.ill:
-            if self.chance.random() < 0.5:
+            fate = self.chance.randrange(3)
+            if not fate:
                 raise LedgerError("no room")
-            return False
+            return fate == 1 and super().put(path, turned(data, self.chance), over=over)
         return super().put(path, data, over=over)
 
 
