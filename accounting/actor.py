@@ -6,6 +6,7 @@ from __future__ import annotations
 import logging
 import sys
 import threading
+import time
 from pathlib import Path
 
 from accounting import ingest, ledger, nightly, tell
@@ -22,6 +23,8 @@ from broker.store import Store, ask
 INGEST_EVERY_S = 1.0
 BATCHES_A_ROUND = 20
 NIGHTLY_EVERY_S = 30.0
+#: After a night that failed: what it read, it reads again.
+NIGHTLY_AGAIN_S = 600.0
 HELP_EVERY_S = 1.0
 ALERTS_EVERY_S = 1.0
 WATCH_EVERY_S = 10.0
@@ -41,6 +44,7 @@ class Accounting:
         self.helper = Helper(self.offers, files)
         self.watch = Watch(store, settings.alerts.task_p95_usd)
         self.rolled: str | None = None
+        self.rests_until_s = 0.0  # of this machine's monotonic clock
 
     def ingest(self) -> None:
         try:
@@ -62,6 +66,8 @@ class Accounting:
         return done.entries + done.late
 
     def nightly(self) -> None:
+        if time.monotonic() < self.rests_until_s:
+            return
         try:
             self.rolled = ask(
                 lambda: nightly.run_if_due(
@@ -73,8 +79,11 @@ class Accounting:
                     offers=self.offers,
                 )
             )
-        except (LedgerError, RedisUnavailable) as error:
+        except RedisUnavailable as error:
             log.error("the rollup is tried again in %.0f s: %s", NIGHTLY_EVERY_S, error)
+        except LedgerError as error:
+            self.rests_until_s = time.monotonic() + NIGHTLY_AGAIN_S
+            log.error("the rollup is tried again in %.0f s: %s", NIGHTLY_AGAIN_S, error)
 
     def help_others(self, stopping: threading.Event) -> None:
         try:

@@ -62,7 +62,7 @@ local days = tonumber(ARGV[4])
 for i = 5, 4 + days do redis.call('HSET', KEYS[4], ARGV[i], ARGV[2]) end
 for i = 5 + days, #ARGV do
   local entry = redis.call('XRANGE', KEYS[3], ARGV[i], ARGV[i])[1]
-  redis.call('XADD', KEYS[5], '*', unpack(entry[2]))
+  if entry then redis.call('XADD', KEYS[5], '*', unpack(entry[2])) end
 end
 redis.call('XTRIM', KEYS[3], 'MINID', ARGV[3])
 redis.call('DEL', KEYS[2])

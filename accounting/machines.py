@@ -132,9 +132,9 @@ class _Owned:
 
 def allot(
     files: Files, store: Store, settings: Settings, day: str, told: Callable[[], object] = lambda: None
-) -> list[MachineDay]:
-    """Shares out the machines' day among their calls, which may be done again at any time. Who begins later has it:
-    then this ends, and gives nothing.
+) -> list[MachineDay] | None:
+    """Shares out the machines' day among their calls, which may be done again at any time. None: somebody began later,
+    and has it.
 
     ``told`` is called each time that some facts of it have come into the stream, so that they can be taken off it
     before there are too many. Raises LedgerError.
@@ -158,7 +158,7 @@ def allot(
         for calls in waiting.tables():
             if not _tell(store, day, turn, calls, sharings):
                 log.info("%s: another node began to share out its machines, and goes on with it", day)
-                return []
+                return None
             told()
     return days
 

@@ -95,15 +95,21 @@ def run(
     state = State(client, settings.fleet)
     machines: list[MachineDay] = []
     failures: list[LedgerError] = []
+    whole = True
     known: Any = client.get(SHARED)
     note = client.register_script(_NOTE)
     for day in days_to_share(ledger.day_of(state.now_us()), known.decode() if known else None):
         try:
-            machines += allot(store, state, settings, day, drain)
+            shared = allot(store, state, settings, day, drain)
         except LedgerError as failure:
             log.error("the machines of %s stay to be shared out: %s", day, failure.message)
             failures.append(failure)
-        if not failures:
+            shared = None
+        machines += shared or ()
+        whole = (
+            whole and shared is not None
+        )  # another node that began later notes what it comes to the end of
+        if whole:
             note(keys=[SHARED], args=[day])
     rolled = rollup.rollup_dirty(client, store, offers=offers)
     if failures:

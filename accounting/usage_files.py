@@ -23,6 +23,7 @@ from decimal import Decimal, InvalidOperation
 from typing import Any
 
 from broker.money import nano
+from broker.pricebook import book
 
 INPUT, CACHED, WRITE, LONG, OUTPUT = range(5)
 CLASSES = ("input", "cached input", "cache write", "cache write 1 h", "output")
@@ -120,14 +121,16 @@ def _money_of(row: Row) -> int | None:
     return None
 
 
-_ITEM = re.compile(r"(\w+ \| )?(?P<model>[\w.:/-]+), .*(input|output|cache)", re.IGNORECASE)
+_ITEM = re.compile(r"([\w ]+ \| )?(?P<model>[\w.:/-]+), .*(input|output|cache)", re.IGNORECASE)
 
 
 def _model_of(item: str) -> str:
     """The model of a line of the bill such as ``gpt-4o-2024-08-06, cached input``, or ``priority | gpt-5.2, output``;
     "" for what is paid otherwise."""
     found = _ITEM.match(item)
-    return found["model"] if found else ""
+    model = found["model"] if found else ""
+    # Nearly all have a digit, and other things that are paid for have none.
+    return model if any(map(str.isdigit, model)) or book().find(model, "openai") else ""
 
 
 def _anthropic(row: Row) -> Used:

@@ -181,7 +181,7 @@ class Record:
 
     ``since_us`` is when it came to where it is: into its queue, or to a person. ``raised`` are limits other than money
     that an operator gave it, ``batch`` is the provider batch that holds it, "" for none. ``family_nano`` is what its
-    sub-tasks have spent and reserved.
+    sub-tasks have spent and reserved, ``shares_nano`` what of ``cost_nano`` is of machines' days beside its calls.
     """
 
     task: Task
@@ -199,6 +199,7 @@ class Record:
     raised: Mapping[str, Any]
     batch: str
     family_nano: int
+    shares_nano: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -1021,6 +1022,7 @@ def _record(ref: str, row: dict[bytes, bytes]) -> Record:
         msgpack.unpackb(row[b"raised"]) if b"raised" in row else {},
         row.get(b"batch", b"").decode(),
         int(row.get(b"family", 0)),
+        int(row.get(b"shares", 0)),
     )
 
 

@@ -16,9 +16,18 @@ for _, item in ipairs(cmsgpack.unpack(ARGV[1])) do
   local key = task_key(ref)
   local h = redis.call('HMGET', key, 'submitted', 'seq', 'cost', 'part:' .. attempt, 'shares')
   local by = nano - tonumber(h[4] or '0')
+  local shares = tonumber(h[5] or '0')
   if h[1] and tonumber(h[1]) == submitted and by ~= 0 then
+    if h[4] and not h[5] then -- told by a version that kept no sum of them
+      local fields = redis.call('HGETALL', key)
+      for i = 1, #fields, 2 do
+        if string.sub(fields[i], 1, 5) == 'part:' then
+          shares = shares + tonumber(fields[i + 1])
+        end
+      end
+    end
     redis.call('HSET', key, 'seq', text(book(ref, submitted, tonumber(h[2]), { fact })), 'cost', text(tonumber(h[3]) + by),
-      'part:' .. attempt, text(nano), 'shares', text(tonumber(h[5] or '0') + by))
+      'part:' .. attempt, text(nano), 'shares', text(shares + by))
     use(day, scopes, by)
     changed = changed + 1
   end

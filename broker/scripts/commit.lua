@@ -29,7 +29,7 @@ end
 
 local function read(key, lost)
   return redis.call('HMGET', key, 'epoch', 'done', 'cancel', 'submitted', 'workspace', 'priority', lost, 'queue', 'seq',
-    'cost', 'call', 'watched', 'reserved', 'held', 'soft', 'human', 'stepped', 'scopes')
+    'cost', 'call', 'watched', 'reserved', 'held', 'soft', 'human', 'stepped', 'scopes', 'shares')
 end
 
 local day = day_of(now)
@@ -103,7 +103,7 @@ for i, item in ipairs(cmsgpack.unpack(ARGV[1])) do
     if h[14] then
       alerts(now, h[14], scopes)
     end
-    local own = spent + cost - tonumber(h[16] or '0')
+    local own = spent + cost - tonumber(h[16] or '0') - tonumber(h[19] or '0')
     if soft >= 0 and own >= soft and not h[15] then
       redis.call('HSET', key, 'soft', '1')
       redis.call('RPUSH', P .. 'alerts', cmsgpack.pack({ 1, now, 'task:' .. ref, 'soft', '', 100, own, soft }))

@@ -33,7 +33,7 @@ local rows = {}
 local function claim(ref)
   local key = task_key(ref)
   local h = redis.pcall('HMGET', key, 'status', 'epoch', 'task', 'progress', 'submitted', 'enqueued', 'cost', 'waited',
-    'raised', 'losses')
+    'raised', 'losses', 'shares')
   if not (h[1] and tonumber(h[2] or '') and h[3] and tonumber(h[5] or '') and tonumber(h[6] or '') and tonumber(h[7] or '')) then
     local cause = h[1] and 'unreadable record: fields of a task are missing' or 'unreadable message: no task of that name'
     dead_letter('message:' .. queue .. ':' .. ref, now, cause, queue, 0, ref)
@@ -46,7 +46,8 @@ local function claim(ref)
     local epoch = text(tonumber(h[2]) + 1)
     redis.call('HSET', key, 'epoch', epoch)
     add(P .. 'leases', lease_end, ref)
-    rows[#rows + 1] = { ref, epoch, h[3], h[4] or '', h[5], h[6], h[7], h[8] or '0', h[9] or '', h[10] or '' }
+    rows[#rows + 1] = { ref, epoch, h[3], h[4] or '', h[5], h[6], text(tonumber(h[7]) - tonumber(h[11] or '0')),
+      h[8] or '0', h[9] or '', h[10] or '' }
   end
 end
 

@@ -190,7 +190,7 @@ def raise_budget(
             f"{ref} has ended as {record.status}; no limit brings it back",
             mend="submit it again under a new id",
         )
-    spent = own_nano(record.cost_nano, record.progress.attempts)
+    spent = own_nano(record.cost_nano - record.shares_nano, record.progress.attempts)
     if limit_nano is not None and limit_nano <= spent:
         raise ReviewRefused(
             f"{ref} has cost {price(usd(spent))} so far; it could not go on with {price(usd(limit_nano))}",

@@ -118,6 +118,13 @@ def state(client: redis.Redis, settings: Settings) -> Store:
     return Store(client, settings.fleet)
 
 
+def shared(*asked: Any) -> list[MachineDay]:
+    """As ``allot``, by the one night that there is."""
+    found = allot(*asked)
+    assert found is not None
+    return found
+
+
 def made(state: Store, count: int) -> list[Claim]:
     state.submit(
         [Task(f"t{n}", "acme", ({"role": "user", "content": "hi"},), user="u") for n in range(count)]
@@ -162,7 +169,7 @@ def test_the_nightly_files_sum_to_the_days_of_the_machines(
     client.hset(keys.uptime_key(today), mapping={"mac-1": 3600 * 10**6})
     ingest.drain_all(client, store, quarantine)
 
-    first = {one.machine: one for one in allot(store, state, settings, today)}
+    first = {one.machine: one for one in shared(store, state, settings, today)}
     assert {name: (one.booked_nano, one.calls) for name, one in first.items()} == {
         "mac-1": (3000, 3),
         "mac-2": (500, 1),
@@ -170,7 +177,7 @@ def test_the_nightly_files_sum_to_the_days_of_the_machines(
     mac_1 = nano(WEAR + (4 * Decimal(200) + 3596 * Decimal(10)) / 1000 / 3600 * Decimal("0.30"))
     assert first["mac-1"].cost_nano == mac_1
     facts_written = client.xlen(keys.EVENTS)
-    assert allot(store, state, settings, today) == list(first.values())
+    assert shared(store, state, settings, today) == list(first.values())
     assert client.xlen(keys.EVENTS) == facts_written, "what is shared out again changes nothing"
 
     ingest.drain_all(client, store, quarantine)
@@ -194,10 +201,10 @@ def test_a_call_that_settles_late_changes_what_the_others_have(
     early, late = made(state, 2)
     end(state, early, call(early, "local", 1000, 100))
     ingest.drain_all(state.client, store, quarantine)
-    (before,) = allot(store, state, settings, today)
+    (before,) = shared(store, state, settings, today)
     end(state, late, call(late, "local", 3000, 300))
     ingest.drain_all(state.client, store, quarantine)
-    (after,) = allot(store, state, settings, today)
+    (after,) = shared(store, state, settings, today)
     assert (before.calls, after.calls) == (1, 2)
     costs = [state.record(claim.ref).cost_nano for claim in (early, late)]
     assert sum(costs) == after.cost_nano
@@ -240,7 +247,7 @@ def test_a_call_is_found_however_long_its_task_has_waited(
     ingest.drain_all(state.client, store, quarantine)
     before = ledger.day_of(NOON_US - 30 * ledger.US_PER_DAY)  # of which nothing is opened
     store.put(f"events/date={before}/1764590400000-0-1764590460000-0.parquet", b"no part")
-    [day] = allot(store, state, settings, DAY)
+    [day] = shared(store, state, settings, DAY)
     assert (day.machine, day.calls) == ("mac-1", 1)
 
 
@@ -274,7 +281,7 @@ def test_a_machines_day_is_the_same_read_at_once_as_fact_by_fact(
         ingest.drain_all(state.client, store, quarantine)
     expected = by_hand(events, settings, DAY)
     assert len(expected) == 3
-    found = {one.machine: one for one in allot(store, state, settings, DAY)}
+    found = {one.machine: one for one in shared(store, state, settings, DAY)}
     assert found == {
         node: MachineDay(node, day_cost_nano(MACHINE, on_us=0, busy_us=busy_us), booked, calls)
         for node, (booked, calls, busy_us) in expected.items()
@@ -291,7 +298,7 @@ def test_what_was_shared_out_is_told_before_all_of_it_is_in_the_stream(
         end(state, claim, call(claim, "local", 1000, 100))
     ingest.drain_all(state.client, store, quarantine)
     drained: list[int] = []
-    [day] = allot(
+    [day] = shared(
         store, state, settings, today,
         lambda: drained.append(ingest.drain_all(state.client, store, quarantine).events),
     )  # fmt: skip
@@ -317,9 +324,9 @@ def test_who_was_overtaken_tells_nothing_more(
             for claim in claims[40:]:
                 end(state, claim, call(claim, "local", 1000, 100))
             ingest.drain_all(state.client, store, quarantine)
-            newer.extend(allot(store, state, settings, today))
+            newer.extend(shared(store, state, settings, today))
 
-    assert allot(store, state, settings, today, another_night) == []
+    assert allot(store, state, settings, today, another_night) is None
     [day] = newer
     assert day.calls == 60
     assert sum(state.record(claim.ref).cost_nano for claim in claims) == day.cost_nano
@@ -334,7 +341,7 @@ def test_a_later_task_of_the_same_id_has_no_part_of_an_earlier_ones_call(
     ingest.drain_all(state.client, store, quarantine)
     state.client.delete(keys.task_key(claim.ref))
     made(state, 1)
-    allot(store, state, settings, today)
+    shared(store, state, settings, today)
     assert state.record(claim.ref).cost_nano == 0
 
 
@@ -346,7 +353,7 @@ def test_a_call_without_a_price_has_no_part_of_the_machine(
     end(state, priced, call(priced, "local", 1000, 100))
     end(state, unpriced, replace(call(unpriced, "local", 1000, 0), cost_nano=None))
     ingest.drain_all(state.client, store, quarantine)
-    [day] = allot(store, state, settings, today)
+    [day] = shared(store, state, settings, today)
     ingest.drain_all(state.client, store, quarantine)
     rollup.rollup(store, today)
     [(total,)] = query(f"select sum(cost_usd) from '{store.root}/tasks/*/*.parquet'")
@@ -360,10 +367,10 @@ def test_a_lane_that_was_taken_out_is_still_the_machines_when_its_day_is_shared_
     for claim, lane in zip(made(state, 2), ("local", "local-guided"), strict=True):
         end(state, claim, call(claim, lane, 1000, 100))
     ingest.drain_all(state.client, store, quarantine)
-    before = allot(store, state, settings, today)
+    before = shared(store, state, settings, today)
     rented = {name: lane for name, lane in settings.lanes.items() if lane.hardware is None}
-    assert allot(store, state, settings.model_copy(update={"lanes": rented}), today) == before
-    assert allot(store, state, settings.model_copy(update={"lanes": rented}), "2026-01-01") == []
+    assert shared(store, state, settings.model_copy(update={"lanes": rented}), today) == before
+    assert shared(store, state, settings.model_copy(update={"lanes": rented}), "2026-01-01") == []
 
 
 def test_the_machines_day_is_none_of_a_tasks_own_limit(
@@ -378,13 +385,53 @@ def test_the_machines_day_is_none_of_a_tasks_own_limit(
         [Move(claim, "queued", Progress(), queue=DISPATCH, cost_nano=1000, attempts=(first,), scopes=scopes)]
     )
     ingest.drain_all(state.client, store, quarantine)
-    [day] = allot(store, state, settings, today)
+    [day] = shared(store, state, settings, today)
     assert state.record(claim.ref).cost_nano == day.cost_nano > 10**9
     [again] = state.fetch(DISPATCH, 1, idle=True).claims
     intent = Intent(again, 10**6, first, scopes, hard_nano=10**6 + 1000)
     assert state.begin([replace(intent, hard_nano=10**6 + 999)]) == ["over|task||999999"]
     assert state.begin([intent]) == ["go"]
     assert int(state.client.hget(keys.used_key("total"), "fleet") or 0) == day.cost_nano + 10**6
+
+
+def test_a_share_that_an_earlier_version_told_is_none_of_a_tasks_own_limit_once_it_is_told_again(
+    state: Store, store: LocalStore, quarantine: LocalStore, settings: Settings
+) -> None:
+    today = datetime.fromtimestamp(state.now_us() / 1e6, tz=UTC).date().isoformat()
+    claims = made(state, 2)
+    first, other = (call(claim, "local", 1000, 1000) for claim in claims)
+    move = Move(
+        claims[0], "queued", Progress(), queue=DISPATCH, cost_nano=1000, attempts=(first,), scopes=("fleet",)
+    )
+    state.commit([move])
+    ingest.drain_all(state.client, store, quarantine)
+    shared(store, state, settings, today)
+    state.client.hdel(keys.task_key(claims[0].ref), "shares")
+    end(state, claims[1], other)
+    ingest.drain_all(state.client, store, quarantine)
+    shared(store, state, settings, today)
+    [again] = state.fetch(DISPATCH, 1, idle=True).claims
+    assert state.begin([Intent(again, 10**6, first, ("fleet",), hard_nano=10**6 + 1000)]) == ["go"]
+
+
+def test_the_machines_day_is_none_of_a_soft_limit(
+    state: Store, store: LocalStore, quarantine: LocalStore, settings: Settings
+) -> None:
+    today = datetime.fromtimestamp(state.now_us() / 1e6, tz=UTC).date().isoformat()
+    [claim] = made(state, 1)
+    first = call(claim, "local", 1000, 1000)
+    queued = Move(
+        claim, "queued", Progress(), queue=DISPATCH, cost_nano=1000, attempts=(first,), scopes=("fleet",)
+    )
+    state.commit([queued])
+    ingest.drain_all(state.client, store, quarantine)
+    shared(store, state, settings, today)
+    [again] = state.fetch(DISPATCH, 1, idle=True).claims
+    state.commit([replace(queued, claim=again, cost_nano=500, soft_nano=1501)])
+    assert not state.client.exists("laneway:alerts")
+    [last] = state.fetch(DISPATCH, 1, idle=True).claims
+    state.commit([replace(queued, claim=last, cost_nano=1, soft_nano=1501)])
+    assert state.client.llen("laneway:alerts") == 1
 
 
 def test_a_call_that_the_clock_ended_after_its_fact_was_written_is_found(
@@ -395,7 +442,7 @@ def test_a_call_that_the_clock_ended_after_its_fact_was_written_is_found(
     [submitted, made_of] = story("t", [Submitted("sync"), one], at_us=midnight_us - 3 * 3_600_000_000)
     publish(state.client, [entry([submitted, replace(made_of, at_us=midnight_us - 100_000)])])
     ingest.drain_all(state.client, store, quarantine)
-    assert [one.calls for one in allot(store, state, settings, DAY)] == [1]
+    assert [one.calls for one in shared(store, state, settings, DAY)] == [1]
 
 
 def test_of_earlier_days_only_parts_whose_names_say_that_they_came_in_since_are_opened(
@@ -426,7 +473,7 @@ def test_of_earlier_days_only_parts_whose_names_say_that_they_came_in_since_are_
 
     monkeypatch.setattr(LocalStore, "open", noted)
 
-    [day_of_one] = allot(store, state, settings, DAY)
+    [day_of_one] = shared(store, state, settings, DAY)
     assert day_of_one.calls == 1
     late_day, eve = (ledger.partition(ledger.EVENTS, ledger.day_of(us)) for us in (late_us, midnight_us - 1))
     assert {path.rpartition("/")[0] for path in opened} == {late_day, eve}
@@ -434,7 +481,7 @@ def test_of_earlier_days_only_parts_whose_names_say_that_they_came_in_since_are_
 
     for number, name in enumerate(store.list(late_day)):  # nothing is known of when these came in
         (store.root / late_day / name).rename(store.root / late_day / f"{number}.parquet")
-    assert [one.calls for one in allot(store, state, settings, DAY)] == [1]
+    assert [one.calls for one in shared(store, state, settings, DAY)] == [1]
 
 
 def test_a_machine_is_on_while_its_processes_speak(state: Store, client: redis.Redis) -> None:

@@ -270,3 +270,21 @@ def test_a_providers_file_is_read_in_disjoint_classes(provider: str, text: str, 
 def test_what_is_no_usage_is_told(provider: str, text: str, said: str) -> None:
     with pytest.raises(ValueError, match=said):
         read(text, provider)
+
+
+@pytest.mark.parametrize(
+    ("item", "model"),
+    [
+        ("gpt-4o-2024-08-06, cached input", "gpt-4o-2024-08-06"),
+        ("priority | gpt-5.2, output", "gpt-5.2"),
+        ("flex tier | gpt-5, input", "gpt-5"),
+        ("codex-mini-latest, input", "codex-mini-latest"),
+        ("storage, file input", ""),
+        ("code-interpreter, output", ""),
+        ("Fine-tuning, training input tokens", ""),
+        ("web search calls", ""),
+    ],
+)
+def test_a_line_of_openais_bill_is_of_a_model_or_of_something_else(item: str, model: str) -> None:
+    text = f'start_time,amount_value,amount_currency,line_item\n1767225600,1,usd,"{item}"\n'
+    assert read(text, "openai") == [Used(DAY, model, nano=10**9, what=item)]

@@ -247,7 +247,7 @@ COSTS = "the call may cost $0.00000003"
         ("over|workspace:acme|day|20|100", 30, f"{COSTS}, workspace:acme per day has $0.00000002 left"),
         ("over|task||20|100", 30, f"{COSTS}, the task's own limit has $0.00000002 left"),
         ("over|task:acme/whole||20|100", 30, f"{COSTS}, the limit of task acme/whole has $0.00000002 left"),
-        ("over|fleet|day", 30, f"{COSTS}, fleet per day has $0.0 left"),
+        ("over|fleet|day", 30, f"{COSTS}, fleet per day has $0.00 left"),
         ("unpriced|fleet|total", None, "the call has no known price, and fleet per total is limited"),
         ("killed|lane:x", 30, "lane:x is switched off"),
         ("closed|fleet|day", 30, "fleet per day is closed: a provider used more than was reserved"),

@@ -133,7 +133,7 @@ def test_a_report_that_reads_many_calls_says_how_far_it_is(
 
 
 def test_an_amount_below_nothing_has_its_sign_first() -> None:
-    assert [output.price(amount) for amount in ("-38.83", "0.5", None)] == ["-$38.83", "$0.5", "unpriced"]
+    assert [output.price(amount) for amount in ("-38.83", "0.5", None)] == ["-$38.83", "$0.50", "unpriced"]
 
 
 def test_rollup_drains_the_stream_and_report_adds_up(laneway: Any) -> None:
