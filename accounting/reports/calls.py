@@ -27,6 +27,7 @@ from accounting.reports.ranks import HELD_KEYS, HISTOGRAM_KEYS, Answers, Ranks, 
 from accounting.reports.revisions import NEEDS, derived
 from accounting.reports.rows import (
     Files,
+    Names,
     Piece,
     Where,
     at_once,
@@ -48,8 +49,13 @@ _READ = (
 )  # fmt: skip
 #: What percentiles are asked of: by lane all calls that answered, by type and lane those that were to answer the task.
 _LATENCY, _FIRST_TOKEN, _WAIT, _FIRST_TOKEN_OF_TYPE = "latency", "first token", "wait", "first token of type"
-_PERCENTS = {_LATENCY: (50, 95), _FIRST_TOKEN: (50,), _WAIT: (50, 95), _FIRST_TOKEN_OF_TYPE: (50, 95)}
 _BY_LANE, _BY_TYPE = "by lane", "by type and lane"
+_PERCENTS = {
+    _LATENCY: (_BY_LANE, (50, 95)),
+    _FIRST_TOKEN: (_BY_LANE, (50,)),
+    _WAIT: (_BY_TYPE, (50, 95)),
+    _FIRST_TOKEN_OF_TYPE: (_BY_TYPE, (50, 95)),
+}
 _KEY = "key"
 _BETWEEN = "\0"  # in a key, between the type and the lane
 _UNKNOWN = -1  # in place of a type: the task is none of those that were chosen
@@ -58,11 +64,12 @@ MOST_KEPT = 300_000_000  # bytes that stay in memory between the two looks: of t
 
 @dataclass(frozen=True, slots=True)
 class _Wanted:
-    """Whose calls are looked at."""
+    """Whose calls are looked at. ``names`` are those of lanes, and of types and lanes."""
 
     store: Store
     where: Where
     families: Families | None
+    names: Mapping[str, Names]
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +110,7 @@ class Calls:
         tell: Callable[[str, int, int], None] = lambda *_: None,
     ) -> None:
         """``families`` of the tasks: calls of a part are chosen where those of its root are."""
-        wanted = _Wanted(store, where, families)
+        wanted = _Wanted(store, where, families, {_BY_LANE: Names(), _BY_TYPE: Names()})
         sums = {_BY_LANE: Sums([_KEY]), _BY_TYPE: Sums([_KEY])} | {
             name: Sums(HISTOGRAM_KEYS) for name in _PERCENTS
         }
@@ -125,11 +132,11 @@ class Calls:
             name: dict(by(sums[name].table(), _KEY)) if days else {} for name in (_BY_LANE, _BY_TYPE)
         }
         ranks = (
-            {name: Ranks(sums[name].table(), percents) for name, percents in _PERCENTS.items()}
+            {name: Ranks(sums[name].table(), percents) for name, (_, percents) in _PERCENTS.items()}
             if days
             else {}
         )
-        self._answers = _second(ranks, kept, at_once(partial(_seen_of, wanted), again))
+        self._answers = _second(wanted.names, ranks, kept, at_once(partial(_seen_of, wanted), again))
 
     def lanes(self) -> tuple[Lane, ...]:
         """The dearest first."""
@@ -186,13 +193,14 @@ def _first(wanted: _Wanted, rates: Rates | None, day: str) -> _Look:
             int((cost - marginal)[priced].sum())
         ]
         tables += _sums(some, cost, ~ours)
-        measures = _measures(some)
+        measures = _measures(wanted.names, some)
         tables += [(name, histograms(one)[_KEY]) for name, one in measures.items()]
         found.append(measures)
     return _Look(tuple(tables), (within[0], within[1], within[2]), tuple(found))
 
 
 def _second(
+    names: Mapping[str, Names],
     ranks: Mapping[str, Ranks],
     kept: Sequence[Mapping[str, Seen]],
     again: Iterator[tuple[Mapping[str, Seen], ...]],
@@ -201,11 +209,13 @@ def _second(
     for measures in chain(kept, chain.from_iterable(again)):
         for name, one in measures.items():
             sums[name].add(held(one, {_KEY: ranks[name]})[_KEY])
-    return {name: one.answers(sums[name].table()) for name, one in ranks.items()}
+    return {
+        name: one.answers(sums[name].table(), names[_PERCENTS[name][0]].all()) for name, one in ranks.items()
+    }
 
 
 def _seen_of(wanted: _Wanted, day: str) -> tuple[Mapping[str, Seen], ...]:
-    return tuple(map(_measures, _of_day(wanted, day)))
+    return tuple(_measures(wanted.names, some) for some in _of_day(wanted, day))
 
 
 def _of_day(wanted: _Wanted, day: str) -> Iterator[_Found]:
@@ -285,9 +295,10 @@ def _added(keys: tuple[Any, Any], measures: Mapping[str, Any], those: Any) -> An
     return pa.table({_KEY: names.take(pa.array(some)), **{name: sums[some] for name, sums in made.items()}})
 
 
-def _measures(some: _Found) -> dict[str, Seen]:
+def _measures(names: Mapping[str, Names], some: _Found) -> dict[str, Seen]:
     rows = some.rows
-    lanes, typed = worded(rows["lane"]), _typed(some)
+    words, codes = _typed(some)
+    lanes, typed = names[_BY_LANE].of(rows["lane"]), (names[_BY_TYPE].numbers(words), codes)
     answered, last = _answered(rows) & ~_are_ours(rows), _answers(rows)
     return {
         _LATENCY: _measure(rows["latency_ms"], lanes, answered),
@@ -298,9 +309,9 @@ def _measures(some: _Found) -> dict[str, Seen]:
 
 
 def _measure(column: Any, keys: tuple[Any, Any], those: Any) -> Seen:
-    names, codes = keys
+    numbers, codes = keys
     known = those & column.is_valid().to_numpy(zero_copy_only=False)
-    return seen(_micros(column)[known], {_KEY: (names, codes[known])})
+    return seen(_micros(column)[known], {_KEY: (numbers, codes[known])})
 
 
 def _typed(some: _Found) -> tuple[Any, Any]:

@@ -19,7 +19,7 @@ from accounting import ledger, schema
 from accounting.ledger import Store
 from accounting.order import Rows
 from accounting.reports.beside import NONE, at, beside
-from accounting.reports.rows import MOST_THREADS, Derive, Files, Piece, at_once, coded, pieces, read
+from accounting.reports.rows import MOST_THREADS, Derive, Files, Names, Piece, at_once, pieces, read
 
 MODEL, VERSION = "model", "version"
 #: Derived column → the columns of ``tasks`` that it is made from.
@@ -56,15 +56,14 @@ def _last(lists: Any) -> Any:
 
 def _revisions(store: Store, tasks: Files, day: str) -> tuple[Any, Rows]:
     """Names, and of each task of the day the place of its own: of its last call that has its last model."""
-    numbers: dict[str, int] = {}
+    names = Names()
     found = np.full(sum(piece.rows for piece in tasks.of(day)), NONE, dtype=np.int32)
     calls = at_once(_revised, pieces(store, ledger.ATTEMPTS, (day,), {}))
     for some, near, rows in beside(lambda: map(_tried, tasks.of(day)), calls):
         same = pc.equal(near["model"].take(at(rows)), some["model"]).fill_null(False).to_numpy()
-        names, codes = coded(some["model_revision"])
-        number = np.array([numbers.setdefault(name, len(numbers)) for name in names], dtype=np.int32)
-        found[near["row"].to_numpy()[rows[same]]] = number[codes[same]]  # of several the last
-    return pa.array(numbers, schema.TEXT), found.astype(np.min_scalar_type(-len(numbers) - 1))
+        numbers, codes = names.of(some["model_revision"])
+        found[near["row"].to_numpy()[rows[same]]] = numbers[codes[same]]  # of several the last
+    return names.all(), found.astype(np.min_scalar_type(-len(names.all()) - 1))
 
 
 def _tried(piece: Piece) -> Any:

@@ -255,6 +255,28 @@ def worded(column: Any) -> tuple[Any, Any]:
     return names, codes.to_numpy(zero_copy_only=False)
 
 
+class Names:
+    """The values of a column, each with a number: the first that came has 0. Thread-safe."""
+
+    def __init__(self) -> None:
+        self._known, self._lock = pa.array([], schema.TEXT), Lock()
+
+    def of(self, column: Any) -> tuple[Any, Any]:
+        """The numbers of the column's values, and for each row the place of its own among them. Null is ""."""
+        names, codes = worded(column)
+        return self.numbers(names), codes
+
+    def numbers(self, names: Any) -> Any:
+        with self._lock:
+            new = names.filter(pc.invert(pc.is_in(names, value_set=self._known)))
+            self._known = pa.concat_arrays([self._known, pc.unique(new)]) if len(new) else self._known
+            return pc.index_in(names, value_set=self._known).to_numpy()
+
+    def all(self) -> Any:
+        """By their numbers."""
+        return self._known
+
+
 def share_ids(tasks: Any) -> bool:
     """Whether two tasks of the day have one id, each in a workspace of its own."""
     return pc.count_distinct(tasks["task_id"]).as_py() < tasks.num_rows  # type: ignore[no-any-return]

@@ -6,7 +6,7 @@ What the second look needs stays in memory as far as ``MOST_KEPT`` goes; beyond 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import chain
 from typing import Any, TypeVar
 
@@ -26,12 +26,15 @@ from accounting.reports.ranks import (
     Seen,
     held,
     histograms,
+    in_order,
+    only,
     seen,
 )
 from accounting.reports.revisions import MODEL, NEEDS, VERSION, derived
 from accounting.reports.rows import (
     Derive,
     Files,
+    Names,
     Piece,
     Where,
     as_it_is,
@@ -39,7 +42,6 @@ from accounting.reports.rows import (
     each,
     holding,
     pieces,
-    worded,
 )
 from accounting.reports.sums import Sums, added, cost_columns, dated, nanos, spent, summed_up, text, total
 
@@ -79,6 +81,7 @@ ALL = (
 UNPRICED = "unpriced_calls"
 _FLAWS = (UNPRICED, "unsettled_calls")
 MOST_KEPT = 300_000_000  # bytes that stay in memory between the two looks: of 30 million tasks and more
+MOST_HISTOGRAMS = 1 << 12  # of a column
 VERDICT, FAILED, SUCCEEDED, NONE, OF_PARTS = "verdict", 0, 1, 2, 3  # the last one on top of another
 
 
@@ -99,13 +102,15 @@ class Range:
 @dataclass(frozen=True, slots=True)
 class Tallies:
     """Tables of sums: ``kinds`` by day and all that tells kinds of tasks apart, ``workflows`` by day, workflow and
-    final lane, and one that tells each column asked for; ``histograms`` as ``Ranks`` takes them; ``kept`` of each piece
-    what its ranks are made from, None where that would be too much memory."""
+    final lane, and one that tells each column asked for; ``histograms`` as ``Ranks`` takes them, of the columns that
+    have few enough ``names``; ``kept`` of each piece what its ranks are made from, None where that would be too much
+    memory."""
 
     kinds: Any
     workflows: Any
     groups: Mapping[str, Any]
     histograms: Mapping[str, Any]
+    names: Mapping[str, Names] = field(default_factory=dict)
     kept: tuple[Seen | None, ...] = ()
 
 
@@ -133,46 +138,70 @@ def needs(names: Iterable[str]) -> tuple[str, ...]:
 def tally(chosen: Range, *, ranks: bool = True) -> Tallies:
     """The first reading. Without ``ranks`` no histograms are made."""
     sums = {"kinds": Sums((DATE, *KIND)), "workflows": Sums((DATE, WORKFLOW, LANE))}
-    sums |= {f"by {column}": Sums((column,)) for column in chosen.by if column not in KIND}
-    counts = {name: Sums(HISTOGRAM_KEYS) for name in ((TOTAL, DATE, *chosen.by) if ranks else ())}
+    sums |= {_by(column): Sums((_by(column),)) for column in chosen.by if column not in KIND}
+    names = {name: Names() for name in (TOTAL, DATE, *chosen.by)}
+    counts = {name: Sums(HISTOGRAM_KEYS) for name in (names if ranks else ())}
     kept: list[Seen | None] = []
     left = MOST_KEPT
     columns = (*READ, *cost_columns(chosen.rates))
-    for made, some in _each(chosen, columns, lambda day, rows: _first(chosen, day, rows, ranks)):
+    for made, some in _each(chosen, columns, lambda day, rows: _first(chosen, names, day, rows, ranks)):
         for name, table in made.items():
             (sums | counts)[name].add(table)
         left -= 0 if some is None else some.size
         kept.append(some if left >= 0 else None)
     tables = {name: one.table() for name, one in sums.items()}
-    return Tallies(
-        tables["kinds"],
-        tables["workflows"],
-        {column: tables.get(f"by {column}", tables["kinds"]) for column in chosen.by},
-        {name: one.table() for name, one in counts.items()},
-        tuple(kept),
-    )
+    groups = dict.fromkeys(chosen.by, tables["kinds"])
+    groups |= {
+        column: _named(tables[_by(column)], column, names[column]) for column in groups if column not in KIND
+    }
+    histograms = {name: one.table() for name, one in counts.items() if name not in _wide(chosen, names)}
+    return Tallies(tables["kinds"], tables["workflows"], groups, histograms, names, tuple(kept))
+
+
+def _wide(chosen: Range, names: Mapping[str, Names]) -> frozenset[str]:
+    """Columns of so many names that a histogram of each would come to as much as the values themselves."""
+    return frozenset(column for column in chosen.by if len(names[column].all()) > MOST_HISTOGRAMS)
 
 
 def rank(chosen: Range, tallies: Tallies, greatest: Sequence[int]) -> Mapping[str, Answers]:
     """The percentiles of each breakdown, ``total`` and ``date`` among them, and of the total the sums of the greatest
     so many. What the first reading could not keep is read once more."""
+    kept, names = [some for some in tallies.kept if some is not None], tallies.names
+    histograms_of, wide = dict(tallies.histograms), _wide(chosen, names)
+    if wide and None in tallies.kept:
+        counts = _added(chosen, tallies, HISTOGRAM_KEYS, lambda some: histograms(only(some, wide)), wide)
+        histograms_of, wide = histograms_of | counts, frozenset()
     ranks = {
         name: Ranks(table, PERCENTS, greatest if name == TOTAL else ())
-        for name, table in tallies.histograms.items()
+        for name, table in histograms_of.items()
     }
-    sums = {name: Sums(HELD_KEYS) for name in ranks}
+    sums = _added(chosen, tallies, HELD_KEYS, lambda some: held(only(some, ranks), ranks), ranks)
+    answers = {name: one.answers(sums[name], names[name].all()) for name, one in ranks.items()}
+    return answers | {name: in_order(kept, name, names[name].all(), PERCENTS) for name in wide}
+
+
+def _added(
+    chosen: Range,
+    tallies: Tallies,
+    keys: Sequence[str],
+    work: Callable[[Seen], Mapping[str, Any]],
+    columns: Iterable[str],
+) -> dict[str, Any]:
+    """The sums of what ``work`` makes of all pieces, by column."""
+    sums = {name: Sums(keys) for name in columns}
     again = tuple(piece for piece, some in zip(chosen.found, tallies.kept, strict=True) if some is None)
 
-    def second(day: str, rows: Any) -> dict[str, Any]:
-        return held(_seen(chosen, day, *_whole(rows, spent(rows, day, chosen.rates))), ranks)
+    def anew(day: str, rows: Any) -> Mapping[str, Any]:
+        coded = {column: tallies.names[column].of(rows[column]) for column in chosen.by}
+        return work(_seen(tallies.names, day, rows, spent(rows, day, chosen.rates), coded))
 
     for made in chain(
-        at_once(lambda some: held(some, ranks), [some for some in tallies.kept if some is not None]),
-        _each(replace(chosen, found=again), cost_columns(chosen.rates), second),
+        at_once(work, [some for some in tallies.kept if some is not None]),
+        _each(replace(chosen, found=again), cost_columns(chosen.rates), anew),
     ):
         for name, table in made.items():
             sums[name].add(table)
-    return {name: one.answers(sums[name].table()) for name, one in ranks.items()}
+    return {name: one.table() for name, one in sums.items()}
 
 
 def summed(chosen: Range) -> Any:
@@ -207,10 +236,14 @@ def _each(chosen: Range, columns: Sequence[str], work: Callable[[str, Any], Made
     return each(chosen.found, needs(wanted), chosen.where, work, chosen.derive)
 
 
-def _first(chosen: Range, day: str, table: Any, ranks: bool) -> tuple[dict[str, Any], Seen | None]:
+def _first(
+    chosen: Range, names: Mapping[str, Names], day: str, table: Any, ranks: bool
+) -> tuple[dict[str, Any], Seen | None]:
     """The sums of one piece, and what its ranks are made from."""
     cost = spent(table, day, chosen.rates)
-    keys = {key: table[key] for key in dict.fromkeys((*KIND, WORKFLOW, *chosen.by))}
+    coded = {column: names[column].of(table[column]) for column in chosen.by}
+    keys = {key: table[key] for key in (*KIND, WORKFLOW)}
+    keys |= {_by(column): pa.array(keys[codes]) for column, (keys, codes) in coded.items()}
     verdict = table["succeeded"].cast(pa.int8()).fill_null(NONE)
     if PART in table.column_names:
         of_parts = pc.multiply(table[PART].cast(pa.int8()), pa.scalar(OF_PARTS, pa.int8()))
@@ -220,19 +253,22 @@ def _first(chosen: Range, day: str, table: Any, ranks: bool) -> tuple[dict[str, 
         "kinds": dated(_summed(rows, KIND, ALL), day),
         "workflows": dated(_summed(rows, (WORKFLOW, LANE), (*GROUP, *REASONS)), day),
     }
-    made |= {f"by {column}": _summed(rows, (column,), GROUP) for column in chosen.by if column not in KIND}
+    made |= {_by(column): _summed(rows, (_by(column),), GROUP) for column in chosen.by if column not in KIND}
     if not ranks:
         return made, None
-    some = _seen(chosen, day, *_whole(table, cost))
-    return made | histograms(some), some
+    some = _seen(names, day, table, cost, coded)
+    return made | histograms(only(some, names.keys() - _wide(chosen, names))), some
 
 
-def _whole(table: Any, cost: Any) -> tuple[Any, Any]:
-    """The tasks that are no parts, and what each cost with its own parts."""
-    if PART not in table.column_names:
-        return table, cost
-    whole = wholes(table)
-    return table.filter(whole), (cost + table[PARTS_NANO].to_numpy())[whole.to_numpy()]
+def _by(column: str) -> str:
+    """What a column is called while its values are numbers."""
+    return f"by {column}"
+
+
+def _named(table: Any, column: str, names: Names) -> Any:
+    numbers = table[_by(column)].combine_chunks()
+    place = table.column_names.index(_by(column))
+    return table.set_column(place, column, names.all().take(numbers))
 
 
 def _measures(chosen: Range, day: str, table: Any, cost: Any) -> dict[str, Any]:
@@ -293,10 +329,17 @@ def added_up(table: Any, first: str, *others: str) -> Any:
     return whole
 
 
-def _seen(chosen: Range, day: str, rows: Any, cost: Any) -> Seen:
-    all_alike = np.zeros(rows.num_rows, dtype=np.int32)
-    columns = {column: worded(rows[column]) for column in chosen.by}
-    columns |= {
-        name: (pa.array([said], schema.TEXT), all_alike) for name, said in ((TOTAL, TOTAL), (DATE, day))
+def _seen(
+    names: Mapping[str, Names], day: str, table: Any, cost: Any, coded: Mapping[str, tuple[Any, Any]]
+) -> Seen:
+    """Of the tasks that are no parts, what each cost with its own parts."""
+    if PART in table.column_names:
+        whole = wholes(table).to_numpy()
+        cost = (cost + table[PARTS_NANO].to_numpy())[whole]
+        coded = {column: (keys, codes[whole]) for column, (keys, codes) in coded.items()}
+    all_alike = np.zeros(len(cost), dtype=np.int32)
+    more = {
+        name: (names[name].numbers(pa.array([said])), all_alike)
+        for name, said in ((TOTAL, TOTAL), (DATE, day))
     }
-    return seen(cost, columns)
+    return seen(cost, {**coded, **more})

@@ -386,6 +386,17 @@ def test_sums_that_are_added_up_on_the_way_are_those_of_all_at_once(
     assert report.to_dict(ask(two_days, **asked)) == at_once
 
 
+@pytest.mark.parametrize("kept", [0, tasks.MOST_KEPT])
+def test_columns_of_many_names_have_the_percentiles_of_those_of_few(
+    kept: int, two_days: LocalStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: dict[str, Any] = {"by": ["user", "type", "version"], "calls": False}
+    of_few = report.to_dict(ask(two_days, **asked))
+    monkeypatch.setattr(tasks, "MOST_KEPT", kept)
+    monkeypatch.setattr(tasks, "MOST_HISTOGRAMS", 3)
+    assert report.to_dict(ask(two_days, **asked)) == of_few
+
+
 def test_row_groups_that_hold_no_wanted_row_are_not_read(two_days: LocalStore, tmp_path: Path) -> None:
     path = two_days.root / "tasks" / f"date={DAY}" / "tasks.parquet"
     table = pq.read_table(path, partitioning=None).sort_by("workspace")
