@@ -101,7 +101,7 @@ def build(
     said = ratings(store, days, where, asked.columns) if daily_answers(where, parts=False) else None
     everything = groups.all_tasks(kinds, ranks[TOTAL], price, said)
     by_day = groups.days(kinds, ranks[DATE], whole, price, said)
-    window = _window(store, until, where, rates)
+    window = _window(store, (since, until), where, rates, kinds)
     paid, paid_in_window = (
         _flat(store, asked.monthly, first, until, rates) for first in (since, window.since)
     )
@@ -181,10 +181,15 @@ def _reads_calls(asked: Question, days: Sequence[str]) -> bool:
     return len(days) <= CALL_DAYS if asked.calls is None else asked.calls
 
 
-def _window(store: Store, until: str, where: Where, rates: Rates | None) -> Window:
-    """Over the last 30 days, whatever the range; of those that have a rate."""
+def _window(store: Store, span: tuple[str, str], where: Where, rates: Rates | None, kinds: Any) -> Window:
+    """Over the last 30 days, whatever the range; of those that have a rate. ``kinds`` are the sums of the range, which
+    may be the same days."""
+    until = span[1]
     since = _with_rate(_days_before(until, WINDOW_DAYS - 1), rates)
     days = days_between(store, ledger.TASKS, since, until)
+    if days == days_between(store, ledger.TASKS, *span):
+        left = _unrolled(store, since, until)
+        return groups.window(since, until, len(days), left, kinds, total(kinds, "unpriced_calls"))
     found = None if daily_answers(where, parts=True) else choose(store, days, where, (), rates)
     if found is None or daily_answers(where, parts=found.families is not None):
         sums = from_daily(store, days, where, (), rates)
