@@ -9,10 +9,13 @@ import threading
 import time
 from pathlib import Path
 
-from accounting import ingest, ledger, nightly, tell
-from accounting.offers import Offers
-from accounting.shared_rollup import Helper
-from accounting.watch import Watch
+from accounting.alerting import tell
+from accounting.alerting.watch import Watch
+from accounting.files import ledger
+from accounting.intake import ingest
+from accounting.rollup import nightly
+from accounting.rollup.offers import Offers
+from accounting.rollup.shared_rollup import Helper
 from broker.connect import connect
 from broker.errors import LanewayError, LedgerError, RedisUnavailable
 from broker.keys import EVENTS, LATE

@@ -23,8 +23,9 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
-from accounting import ledger, rollup
-from accounting.ledger import LocalStore
+from accounting.files import ledger
+from accounting.files.ledger import LocalStore
+from accounting.rollup import rollup
 from benchmarks import duck_day, made_day
 
 ROUNDS = 5

@@ -24,9 +24,11 @@ from pathlib import Path
 import duckdb
 import redis
 
-from accounting import ingest, report, rollup
-from accounting.fold import COLUMNS
-from accounting.ledger import LocalStore
+from accounting.files.ledger import LocalStore
+from accounting.intake import ingest
+from accounting.reports import report
+from accounting.rollup import rollup
+from accounting.rollup.fold import COLUMNS
 from benchmarks import made_day
 from benchmarks.bench_duck import OURS, alone
 from broker import embedded

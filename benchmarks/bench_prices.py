@@ -22,9 +22,10 @@ import pyarrow.parquet as pq
 from genai_prices import Usage as TheirUsage
 from genai_prices import calc_price
 
-from accounting import drafts, ledger, schema
-from accounting.ledger import LocalStore
-from accounting.reprice import CLASSES, NAMES, ROWS, Finder, again, columns_of, reprice
+from accounting.bills.reprice import CLASSES, NAMES, ROWS, Finder, again, columns_of, reprice
+from accounting.files import ledger, schema
+from accounting.files.ledger import LocalStore
+from accounting.rollup import drafts
 from broker.call import Usage
 from broker.prices import TokenPrice, cost_nano
 from broker.tariff import book_price

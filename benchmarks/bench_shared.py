@@ -20,10 +20,10 @@ from pathlib import Path
 
 import redis
 
-from accounting import rollup
-from accounting.ledger import LocalStore
-from accounting.offers import Offers
-from accounting.rollup import Progress
+from accounting.files.ledger import LocalStore
+from accounting.rollup import rollup
+from accounting.rollup.offers import Offers
+from accounting.rollup.rollup import Progress
 from benchmarks import made_day
 from benchmarks.bench_idle import cpu_s, tree
 from benchmarks.bench_path import dramatiq, processes

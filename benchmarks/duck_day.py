@@ -19,9 +19,9 @@ from typing import Any
 
 import duckdb
 
-from accounting import schema
-from accounting.drafts import GROUP_ROWS
-from accounting.fold import COLUMNS
+from accounting.files import schema
+from accounting.rollup.drafts import GROUP_ROWS
+from accounting.rollup.fold import COLUMNS
 from broker.purpose import MODEL_CALLS, PART_OF, TOOL
 
 _TASK = "workspace, task_id, submitted_at"

@@ -16,8 +16,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from accounting import facts, ledger, parts, schema
-from accounting.ledger import LocalStore
+from accounting.files import facts, ledger, parts, schema
+from accounting.files.ledger import LocalStore
 from broker.events import (
     Allotted,
     Attempted,

@@ -21,8 +21,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from accounting import drafts, ledger, schema
-from accounting.ledger import LocalStore
+from accounting.files import ledger, schema
+from accounting.files.ledger import LocalStore
+from accounting.rollup import drafts
 from broker.purpose import PART_OF
 
 TASKS, DAYS, DIFFERENT = 1_000_000, 30, 7

@@ -30,7 +30,7 @@ laneway:rules             hash    limit|scope|period and, under it, file|scope|p
 laneway:machines          hash    machine → when it was last heard of
 laneway:uptime:<day>      hash    machine → for how long it was on, in microseconds
 laneway:sharing:<day>     hash    whose turn it is to share out that day of machines; lane:<lane> → its machine
-laneway:shared            string  the last day up to which all days of machines were shared out (accounting/nightly.py)
+laneway:shared            string  the last day up to which machines' days were shared out (accounting/rollup/nightly.py)
 laneway:used:<window>     hash    scope → spent and reserved in a day, a month or in all (total)
 laneway:held:<window>     hash    scope → of that what is reserved and not yet settled
 laneway:rates:<month>     hash    type|lane|purpose|tries, …|successes, …|nano: what calls came to
@@ -40,8 +40,8 @@ laneway:swept             string  when a process of the fleet last looked after 
 laneway:batch:<name>:lock string  who works on a batch, or fills one of a lane
 laneway:dirty             hash    day → the last entry of the stream that touched it since its rollup
 laneway:ingest:lock       string  who writes parts (and :batch, the entries that are being written)
-laneway:rollups           zset    large days that are offered to be folded (and what follows it: accounting/offers.py)
-laneway:alerts            list    alerts that nobody was told of yet (and what follows it: accounting/tell.py)
+laneway:rollups           zset    large days, offered to be folded (what follows it: accounting/rollup/offers.py)
+laneway:alerts            list    alerts that nobody was told of yet (and what follows it: accounting/alerting/tell.py)
 """
 
 PREFIX = "laneway:"

@@ -18,8 +18,11 @@ from typing import Any
 import click
 from rich.console import Console
 
-from accounting import ingest, ledger, nightly, present
-from accounting import report as reports
+from accounting.files import ledger
+from accounting.intake import ingest
+from accounting.reports import present
+from accounting.reports import report as reports
+from accounting.rollup import nightly
 from broker.errors import RedisUnavailable
 from broker.settings import HUMAN, Settings, load
 from broker.task import TERMINAL

@@ -19,9 +19,9 @@ import pytest
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
-from accounting.bucket import PART, Bucket
-from accounting.lock import LEASE_S
-from accounting.s3 import PIECE, S3Store
+from accounting.files.bucket import PART, Bucket
+from accounting.files.lock import LEASE_S
+from accounting.files.s3 import PIECE, S3Store
 from broker.settings import S3, Settings
 
 BUCKET = "ledger"

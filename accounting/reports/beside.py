@@ -1,7 +1,8 @@
 """A day's calls beside its tasks, some row groups of each in hand.
 
-Both files have tasks in one order (accounting/order.py): those of some calls are the next ones after those of the calls
-before, so that what lies behind is let go. Files whose orders differ are joined all the same, with all tasks in hand.
+Both files have tasks in one order (accounting/rollup/order.py): those of some calls are the next ones after those of
+the calls before, so that what lies behind is let go. Files whose orders differ are joined all the same, with all
+tasks in hand.
 """
 
 from __future__ import annotations
@@ -14,8 +15,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from accounting.order import Rows
 from accounting.reports.rows import names_of
+from accounting.rollup.order import Rows
 
 NONE = -1  # in place of a row: the task is not there
 

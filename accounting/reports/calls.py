@@ -17,10 +17,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from accounting import ledger, schema
-from accounting.calls import DISPATCHER, GATE
-from accounting.currency import Rates
-from accounting.ledger import Store
+from accounting.files import ledger, schema
+from accounting.files.ledger import Store
+from accounting.reports.currency import Rates
 from accounting.reports.families import OWN_TYPE, Families
 from accounting.reports.figures import Lane, Speed, Within
 from accounting.reports.ranks import HELD_KEYS, HISTOGRAM_KEYS, Answers, Ranks, Seen, held, histograms, seen
@@ -40,6 +39,7 @@ from accounting.reports.rows import (
     worded,
 )
 from accounting.reports.sums import Sums, by, nanos
+from accounting.rollup.calls import DISPATCHER, GATE
 from broker.purpose import FIRST_CALLS, MODEL_CALLS
 
 CALL_DAYS = 7  # calls of more days are read when asked for

@@ -7,7 +7,7 @@ from typing import Any
 
 import pyarrow.compute as pc
 
-from accounting import schema
+from accounting.files import schema
 from accounting.reports.figures import Change, Moved, Side, unit_cost
 from accounting.reports.sums import by, text, totals
 from accounting.reports.tasks import BY, Tallies

@@ -18,12 +18,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from accounting import schema
-from accounting.currency import Rates
-from accounting.order import Rows
+from accounting.files import schema
 from accounting.reports.beside import NONE, first_of
+from accounting.reports.currency import Rates
 from accounting.reports.rows import Derive, Files, Piece, at_once, names_of, read, wider
 from accounting.reports.sums import cost_columns, spent
+from accounting.rollup.order import Rows
 
 ROOT = "root_task_id"
 #: Columns that rows have where parts are near: whether the row is a part, what its parts spent in nano-dollars, and

@@ -11,8 +11,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from accounting.report import BY, Report, to_dict
 from accounting.reports import page, plots
+from accounting.reports.report import BY, Report, to_dict
 from broker.errors import LedgerError
 
 #: Spreadsheets take a cell that begins with one of these for a formula; the wide forms too.

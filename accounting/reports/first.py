@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from accounting.currency import USD
-from accounting.ledger import days_of
+from accounting.files.ledger import days_of
+from accounting.reports.currency import USD
 from accounting.reports.figures import WINDOW_DAYS, Cell, Group, Lane, Report, Speed, Window, Work, share
 from accounting.reports.wording import (
     NOTHING,

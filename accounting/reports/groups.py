@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from math import ceil
 from typing import Any
 
-from accounting.currency import Rates
+from accounting.reports.currency import Rates
 from accounting.reports.figures import Dearest, Goal, Group, Open, Part, Window, Work, share, unit_cost
 from accounting.reports.ranks import Answers
 from accounting.reports.sums import PARTS, RATINGS, by, picked, total, totals

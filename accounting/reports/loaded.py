@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from accounting.currency import Rates
-from accounting.flat import flat_nano
+from accounting.reports.currency import Rates
 from accounting.reports.figures import Flat, Group, Loaded, Part, Window, ratio, share
+from accounting.reports.flat import flat_nano
 from broker.settings import FlatCost
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 
 from html import escape
 
-from accounting.present import grids, heading, notes
 from accounting.reports.figures import Report
+from accounting.reports.present import grids, heading, notes
 from accounting.reports.wording import Grid
 
 _STYLE = """

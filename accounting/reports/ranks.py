@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from accounting import schema
+from accounting.files import schema
 from accounting.reports.sums import Sums
 
 _BITS_DROPPED = 48  # of the 52 bits of a float's fraction: four stay

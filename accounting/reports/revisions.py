@@ -15,11 +15,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from accounting import ledger, schema
-from accounting.ledger import Store
-from accounting.order import Rows
+from accounting.files import ledger, schema
+from accounting.files.ledger import Store
 from accounting.reports.beside import NONE, at, beside
 from accounting.reports.rows import MOST_THREADS, Derive, Files, Names, Piece, at_once, pieces, read
+from accounting.rollup.order import Rows
 
 MODEL, VERSION = "model", "version"
 #: Derived column → the columns of ``tasks`` that it is made from.

@@ -20,8 +20,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from accounting import ledger, schema
-from accounting.ledger import Store
+from accounting.files import ledger, schema
+from accounting.files.ledger import Store
 from broker.errors import LedgerError
 
 MOST_THREADS = 4

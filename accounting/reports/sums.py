@@ -13,9 +13,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from accounting import ledger, schema
-from accounting.currency import MICRO, Rates
-from accounting.ledger import Store
+from accounting.files import ledger, schema
+from accounting.files.ledger import Store
+from accounting.reports.currency import MICRO, Rates
 from accounting.reports.rows import Where, each, pieces
 from broker.errors import LedgerError
 from broker.money import half_even

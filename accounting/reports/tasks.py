@@ -14,9 +14,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from accounting import ledger, schema
-from accounting.currency import Rates
-from accounting.ledger import Store
+from accounting.files import ledger, schema
+from accounting.files.ledger import Store
+from accounting.reports.currency import Rates
 from accounting.reports.families import PART, PARTS_NANO, Families, may_have_parts, wholes
 from accounting.reports.ranks import (
     HELD_KEYS,

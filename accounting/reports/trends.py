@@ -12,7 +12,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from accounting import schema
+from accounting.files import schema
 from accounting.reports.figures import Band, Drift, Driver, Group, Period, ratio, share, unit_cost
 from accounting.reports.sums import by, picked
 from accounting.reports.tasks import DATE

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 
-from accounting.currency import USD
+from accounting.reports.currency import USD
 from broker.money import dollars, round_half_even, split
 
 NOTHING = "-"

@@ -19,8 +19,8 @@ from typing import Any, Literal
 
 import click
 
-from accounting.ledger import LocalStore, open_store
-from accounting.ledger import Store as Ledger
+from accounting.files.ledger import LocalStore, open_store
+from accounting.files.ledger import Store as Ledger
 from broker.connect import connect
 from broker.embedded import find_server
 from broker.errors import (

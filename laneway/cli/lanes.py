@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-from accounting.ledger import open_store
+from accounting.files.ledger import open_store
 from broker import keys
 from broker.batches import BatchBook
 from broker.connect import connect

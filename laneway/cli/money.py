@@ -8,11 +8,11 @@ from typing import Any
 
 import click
 
-from accounting import ledger
-from accounting.ingest import Ingested, drain_all, held_s
-from accounting.offers import Offers
-from accounting.rollup import Laying, Progress, RolledDay, Tell, rollup_dirty
-from accounting.rollup import rollup as roll
+from accounting.files import ledger
+from accounting.intake.ingest import Ingested, drain_all, held_s
+from accounting.rollup.offers import Offers
+from accounting.rollup.rollup import Laying, Progress, RolledDay, Tell, rollup_dirty
+from accounting.rollup.rollup import rollup as roll
 from broker.connect import connect
 from broker.errors import LedgerError, RedisUnavailable
 from broker.settings import Settings, load

@@ -10,8 +10,9 @@ from typing import Any
 
 import click
 
-from accounting import ledger, second_book
-from accounting.reprice import Priced, Repriced, reprice
+from accounting.bills import second_book
+from accounting.bills.reprice import Priced, Repriced, reprice
+from accounting.files import ledger
 from broker.errors import ConfigError, LedgerError
 from broker.pricebook import NO_PRICE, Book, book, rows_of
 from broker.prices import TokenPrice, mtok_usd

@@ -7,7 +7,8 @@ from collections import Counter
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from accounting import facts, ledger, wire
+from accounting.files import facts, ledger
+from accounting.intake import wire
 from broker.errors import LedgerError
 from broker.store import Store
 

@@ -8,10 +8,10 @@ from typing import Any
 
 import click
 
-from accounting import ledger
-from accounting import reconcile as pure
-from accounting.reconcile import Compared, Reconciled
-from accounting.usage_files import Used, read
+from accounting.bills import reconcile as pure
+from accounting.bills.reconcile import Compared, Reconciled
+from accounting.bills.usage_files import Used, read
+from accounting.files import ledger
 from broker.settings import load
 from laneway.cli.output import emit, json_option, price, say, table, usd
 

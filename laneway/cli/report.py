@@ -8,9 +8,9 @@ from pathlib import Path
 
 import click
 
-from accounting import ledger
-from accounting.currency import USD, rates_of
-from accounting.report import BY, DEFAULT_BY, Question, Report, build, to_dict
+from accounting.files import ledger
+from accounting.reports.currency import USD, rates_of
+from accounting.reports.report import BY, DEFAULT_BY, Question, Report, build, to_dict
 from broker.errors import LedgerError
 from broker.money import nano
 from broker.settings import Settings, load
@@ -139,7 +139,7 @@ def report(
     if as_json:
         emit(to_dict(made))
     else:
-        from accounting import present  # it loads rich, which --json does without
+        from accounting.reports import present  # it loads rich, which --json does without
 
         present.render(made, console(REPORT_WIDTH))
 

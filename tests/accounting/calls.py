@@ -7,8 +7,9 @@ from typing import Any
 
 import pyarrow as pa
 
-from accounting import drafts, ledger, schema
-from accounting.ledger import LocalStore
+from accounting.files import ledger, schema
+from accounting.files.ledger import LocalStore
+from accounting.rollup import drafts
 from broker.call import Usage
 from broker.prices import TokenPrice, cost_nano, row_of
 from broker.settings import Lane

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from accounting.ledger import LocalStore
+from accounting.files.ledger import LocalStore
 
 
 @pytest.fixture

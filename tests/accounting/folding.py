@@ -9,9 +9,11 @@ from typing import Any
 
 import pyarrow as pa
 
-from accounting import daily, facts, fold, parts, schema, wire
-from accounting.ledger import LocalStore
-from accounting.lots import Lot, Lots
+from accounting.files import facts, parts, schema
+from accounting.files.ledger import LocalStore
+from accounting.intake import wire
+from accounting.rollup import daily, fold
+from accounting.rollup.lots import Lot, Lots
 from broker.events import Event, encode_fact
 from tests.accounting.reference_rows import AttemptRow, Cost, Folded, TaskRow, Tokens
 from tests.accounting.stories import entry

@@ -19,8 +19,10 @@ import msgpack
 import pyarrow.parquet as pq
 import redis
 
-from accounting import ingest, ledger, rollup
-from accounting.ledger import LocalStore
+from accounting.files import ledger
+from accounting.files.ledger import LocalStore
+from accounting.intake import ingest
+from accounting.rollup import rollup
 from broker import embedded
 from broker.events import DeadLettered, Escalated, Event, Finished, Parked, Rated, Resumed, Routed, Submitted
 from broker.keys import EVENTS

@@ -17,8 +17,10 @@ from pathlib import Path
 
 import redis
 
-from accounting import ingest, ledger, rollup
-from accounting.ledger import LocalStore
+from accounting.files import ledger
+from accounting.files.ledger import LocalStore
+from accounting.intake import ingest
+from accounting.rollup import rollup
 from broker import embedded
 from tests import s3_server
 from tests.accounting.stories import NOON_US, day_of_stories, entry, publish

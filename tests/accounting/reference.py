@@ -1,4 +1,4 @@
-"""What a task's rows must say: its facts folded one by one. ``accounting/fold.py`` does it for many tasks at once.
+"""What a task's rows must say: its facts folded one by one. ``accounting/rollup/fold.py`` does it for many at once.
 
 Pure: the same set of facts gives the same rows, in whatever order and however often they come.
 """
@@ -9,8 +9,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from operator import add
 
-from accounting import facts, schema
-from accounting.fold import COLUMNS
+from accounting.files import facts, schema
+from accounting.rollup.fold import COLUMNS
 from broker.events import (
     Allotted,
     Attempted,

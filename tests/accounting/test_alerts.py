@@ -17,8 +17,8 @@ import msgpack
 import pytest
 import redis
 
-from accounting import tell
-from accounting.alerts import Alert, decode, deeds, encode, next_try_us, words
+from accounting.alerting import tell
+from accounting.alerting.alerts import Alert, decode, deeds, encode, next_try_us, words
 from broker.settings import Alerts, Fleet
 from broker.store import Store
 

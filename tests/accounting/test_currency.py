@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from accounting.currency import rates_of
+from accounting.reports.currency import rates_of
 from broker.errors import ConfigError
 from broker.settings import parse
 

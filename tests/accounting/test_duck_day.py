@@ -10,8 +10,10 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from accounting import ledger, parts, rollup, schema, wire
-from accounting.ledger import LocalStore
+from accounting.files import ledger, parts, schema
+from accounting.files.ledger import LocalStore
+from accounting.intake import wire
+from accounting.rollup import rollup
 from benchmarks import duck_day, made_day
 from broker.events import (
     Allotted,

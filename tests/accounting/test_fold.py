@@ -9,7 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from accounting import daily
+from accounting.rollup import daily
 from broker.events import (
     Allotted,
     Attempted,

@@ -9,8 +9,10 @@ import msgpack
 import pytest
 import redis
 
-from accounting import ingest, ledger, rollup
-from accounting.ledger import LocalStore
+from accounting.files import ledger
+from accounting.files.ledger import LocalStore
+from accounting.intake import ingest
+from accounting.rollup import rollup
 from broker.events import KINDS, decode_entry
 from tests.accounting.golden import DATASETS, rows
 from tests.accounting.stories import DAY, publish

@@ -15,8 +15,9 @@ import redis
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from accounting import facts, ingest, parts, wire
-from accounting.ledger import LocalStore
+from accounting.files import facts, parts
+from accounting.files.ledger import LocalStore
+from accounting.intake import ingest, wire
 from broker.events import (
     KINDS,
     Attempted,

@@ -17,9 +17,11 @@ import pyarrow.parquet as pq
 import pytest
 import redis
 
-from accounting import ingest, ledger, nightly, schema, wire
 from accounting.actor import Accounting
-from accounting.ledger import Data, LocalStore
+from accounting.files import ledger, schema
+from accounting.files.ledger import Data, LocalStore
+from accounting.intake import ingest, wire
+from accounting.rollup import nightly
 from broker import store as broker_store
 from broker.embedded import Embedded
 from broker.errors import LedgerError

@@ -15,9 +15,11 @@ import redis
 from hypothesis import given
 from hypothesis import strategies as st
 
-from accounting import ingest, ledger, machines, rollup
-from accounting.ledger import LocalStore
-from accounting.machines import MachineDay, Sharing, allot, day_cost_nano
+from accounting.files import ledger
+from accounting.files.ledger import LocalStore
+from accounting.intake import ingest
+from accounting.rollup import machines, rollup
+from accounting.rollup.machines import MachineDay, Sharing, allot, day_cost_nano
 from broker import keys
 from broker.events import Attempted, Event, Finished, Submitted
 from broker.money import nano

@@ -11,8 +11,10 @@ import pyarrow.parquet as pq
 import pytest
 import redis
 
-from accounting import drafts, ledger, measured, schema
-from accounting.ledger import LocalStore
+from accounting.files import ledger, schema
+from accounting.files.ledger import LocalStore
+from accounting.reports import measured
+from accounting.rollup import drafts
 from broker.events import Escalated, Event, Fact, Finished, Routed, Submitted
 from tests.accounting.stories import CHAIN, DAY, NOON_US, attempted, day_of_stories, story
 from tests.accounting.test_report import rolled

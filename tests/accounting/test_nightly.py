@@ -10,10 +10,12 @@ from decimal import Decimal
 import pytest
 import redis
 
-from accounting import ingest, ledger, nightly, rollup
 from accounting.actor import Accounting
-from accounting.ledger import LocalStore
-from accounting.offers import Offers
+from accounting.files import ledger
+from accounting.files.ledger import LocalStore
+from accounting.intake import ingest
+from accounting.rollup import nightly, rollup
+from accounting.rollup.offers import Offers
 from broker import keys
 from broker.errors import LedgerError
 from broker.events import Finished, Submitted

@@ -14,9 +14,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from accounting import daily, facts, ledger, lots, parts, rollup, schema, wire
-from accounting.fold import COLUMNS
-from accounting.ledger import LocalStore
+from accounting.files import facts, ledger, parts, schema
+from accounting.files.ledger import LocalStore
+from accounting.intake import wire
+from accounting.rollup import daily, lots, rollup
+from accounting.rollup.fold import COLUMNS
 from broker.errors import LedgerError
 from broker.events import Event, Submitted, encode_fact
 from tests.accounting.folding import facts_in, lots_of

@@ -10,12 +10,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from accounting import ledger
-from accounting.booked import Key, Ours
-from accounting.flat import flat_nano
-from accounting.ledger import US_PER_DAY, LocalStore
-from accounting.reconcile import Reconciled, Theirs, compare, reconcile
-from accounting.usage_files import CACHED, INPUT, OUTPUT, WRITE, Used
+from accounting.bills.booked import Key, Ours
+from accounting.bills.reconcile import Reconciled, Theirs, compare, reconcile
+from accounting.bills.usage_files import CACHED, INPUT, OUTPUT, WRITE, Used
+from accounting.files import ledger
+from accounting.files.ledger import US_PER_DAY, LocalStore
+from accounting.reports.flat import flat_nano
 from broker.call import Usage
 from broker.pricebook import parse
 from broker.settings import FlatCost, Settings

@@ -14,15 +14,16 @@ import pytest
 import redis
 from rich.console import Console
 
-from accounting import ingest, present, report, rollup
-from accounting.ledger import LocalStore
-from accounting.report import Question
-from accounting.reports import choices
+from accounting.files.ledger import LocalStore
+from accounting.intake import ingest
+from accounting.reports import choices, present, report
 from accounting.reports.figures import Within
 from accounting.reports.groups import CATEGORIES
+from accounting.reports.report import Question
 from accounting.reports.sums import PARTS
 from accounting.reports.wording import Amounts
 from accounting.reports.wording import usd as usd_of
+from accounting.rollup import rollup
 from broker.errors import LedgerError
 from broker.events import (
     Allotted,

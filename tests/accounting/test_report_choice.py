@@ -11,12 +11,14 @@ import pyarrow.parquet as pq
 import pytest
 import redis
 
-from accounting import drafts, ingest, ledger, report, rollup, schema
-from accounting.currency import rates_of
-from accounting.ledger import LocalStore
-from accounting.report import Question
-from accounting.reports import calls, rows, sums, tasks
+from accounting.files import ledger, schema
+from accounting.files.ledger import LocalStore
+from accounting.intake import ingest
+from accounting.reports import calls, report, rows, sums, tasks
+from accounting.reports.currency import rates_of
+from accounting.reports.report import Question
 from accounting.reports.tasks import DATE, TOTAL, choose, rank, tally
+from accounting.rollup import drafts, rollup
 from broker.errors import ConfigError, LedgerError
 from broker.events import Fact, Finished, Rated, Routed, Submitted
 from broker.settings import FlatCost

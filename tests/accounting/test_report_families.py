@@ -12,12 +12,12 @@ import pyarrow.parquet as pq
 import pytest
 import redis
 
-from accounting import ledger, measured, report
-from accounting.currency import Rates
-from accounting.ledger import LocalStore
-from accounting.report import Question, Report
-from accounting.reports import beside, families, files
+from accounting.files import ledger
+from accounting.files.ledger import LocalStore
+from accounting.reports import beside, families, files, measured, report
 from accounting.reports.calls import Calls
+from accounting.reports.currency import Rates
+from accounting.reports.report import Question, Report
 from accounting.reports.tasks import choose
 from broker.events import Escalated, Event, Fact, Finished, Rated, Routed, Submitted
 from tests.accounting.stories import CHAIN, DAY, NOON_US, attempted, story

@@ -12,10 +12,11 @@ from xml.etree import ElementTree
 import pytest
 import redis
 
-from accounting import ingest, report, rollup
-from accounting.ledger import LocalStore
-from accounting.report import Question, Report
-from accounting.reports import figures, files, plots
+from accounting.files.ledger import LocalStore
+from accounting.intake import ingest
+from accounting.reports import figures, files, plots, report
+from accounting.reports.report import Question, Report
+from accounting.rollup import rollup
 from broker.errors import LedgerError
 from broker.events import Finished, Routed, Submitted
 from broker.settings import FlatCost

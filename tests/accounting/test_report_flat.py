@@ -13,12 +13,14 @@ import redis
 from hypothesis import given
 from hypothesis import strategies as st
 
-from accounting import ingest, ledger, report, rollup
-from accounting.currency import rates_of
-from accounting.ledger import LocalStore
-from accounting.report import Question
-from accounting.reports import files
+from accounting.files import ledger
+from accounting.files.ledger import LocalStore
+from accounting.intake import ingest
+from accounting.reports import files, report
+from accounting.reports.currency import rates_of
 from accounting.reports.loaded import flat
+from accounting.reports.report import Question
+from accounting.rollup import rollup
 from broker.errors import LedgerError
 from broker.events import Fact, Finished, Routed, Submitted
 from broker.settings import FlatCost

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from accounting import report, schema
-from accounting.reports import change, choices, further, odd, trends
+from accounting.files import schema
+from accounting.reports import change, choices, further, odd, report, trends
 from accounting.reports.figures import Drift, Group, Odd
 from accounting.reports.tasks import ALL, DATE, GROUP, KIND, LANE, REASONS, WORKFLOW, Tallies
 

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from accounting.ledger import LocalStore
-from accounting.reprice import CLASSES, Finder, Kind, again, columns_of, priced, reprice
+from accounting.bills.reprice import CLASSES, Finder, Kind, again, columns_of, priced, reprice
+from accounting.files.ledger import LocalStore
 from broker.call import Usage
 from broker.pricebook import parse
 from broker.prices import TokenPrice, cost_nano

@@ -14,8 +14,10 @@ import pyarrow.parquet as pq
 import pytest
 import redis
 
-from accounting import fold, ingest, ledger, rollup, schema
-from accounting.ledger import Data, LocalStore
+from accounting.files import ledger, schema
+from accounting.files.ledger import Data, LocalStore
+from accounting.intake import ingest
+from accounting.rollup import fold, rollup
 from broker.errors import LedgerError
 from broker.events import Event, Fact, Finished, Rated, Submitted
 from tests.accounting.stories import DAY, NOON_US, attempted, day_of_stories, entry, publish, story

@@ -18,10 +18,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from accounting import bucket, ledger, lock
-from accounting.ledger import LocalStore
+from accounting.files import bucket, ledger, lock
+from accounting.files.ledger import LocalStore
+from accounting.files.s3 import S3Store, open_bucket
 from accounting.reports import rows
-from accounting.s3 import S3Store, open_bucket
 from broker.errors import ConfigError, LedgerChanged, LedgerError
 from broker.settings import S3, parse
 from tests import s3_proxy
@@ -215,7 +215,7 @@ def test_uploads_of_dead_writers_are_given_up_after_a_day(
     for key in (f"{prefix}/tasks/x", f"{prefix}-of-another/tasks/x"):
         s3.client().create_multipart_upload(Bucket=BUCKET, Key=key)
     assert store.tidy() == 0
-    monkeypatch.setattr("accounting.s3.LEFTOVER_S", -1)
+    monkeypatch.setattr("accounting.files.s3.LEFTOVER_S", -1)
     assert store.tidy() == 1
     assert uploads(s3, f"{prefix}/") == []
     assert len(uploads(s3, prefix)) == 1
@@ -223,7 +223,7 @@ def test_uploads_of_dead_writers_are_given_up_after_a_day(
 
 READER_OF_A_DAY = """
 import sys
-from accounting.ledger import open_store
+from accounting.files.ledger import open_store
 from broker.settings import load
 with open_store(load()).nearby("events/x"):
     print("copied", flush=True)
@@ -402,7 +402,7 @@ def test_a_busy_bucket_does_not_end_a_rollup_s_lock(store: S3Store, proxy: Proxy
 def test_a_folder_needs_no_boto3_and_a_bucket_without_it_says_how_to_get_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setitem(sys.modules, "accounting.s3", None)
+    monkeypatch.setitem(sys.modules, "accounting.files.s3", None)
     assert isinstance(ledger.open_store(parse("")), LocalStore)
     with pytest.raises(ConfigError, match="is not installed") as refused:
         ledger.open_store(parse('[fleet]\nledger = "s3://bucket/prefix"'))

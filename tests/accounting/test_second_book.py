@@ -7,7 +7,7 @@ from importlib.resources import files
 
 import pytest
 
-from accounting.second_book import Difference, compare, read
+from accounting.bills.second_book import Difference, compare, read
 from broker.pricebook import book
 from broker.pricebook import read as book_of
 

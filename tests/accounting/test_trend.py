@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 import redis
 
-from accounting.alerts import decode
-from accounting.tell import NEW
-from accounting.trend import Ended, p95, per_success, trends
-from accounting.watch import ENDS, Watch
+from accounting.alerting.alerts import decode
+from accounting.alerting.tell import NEW
+from accounting.alerting.trend import Ended, p95, per_success, trends
+from accounting.alerting.watch import ENDS, Watch
 from broker import keys
 from broker.events import Finished
 from broker.settings import Fleet

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from accounting.usage_files import CACHED, INPUT, LONG, OUTPUT, WRITE, Used, read
+from accounting.bills.usage_files import CACHED, INPUT, LONG, OUTPUT, WRITE, Used, read
 
 OPENAI_USAGE = {
     "object": "page",

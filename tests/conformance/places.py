@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from accounting.ledger import LocalStore, Store
+from accounting.files.ledger import LocalStore, Store
 from broker.settings import Settings
 from tests.s3_server import BUCKET, S3Server
 

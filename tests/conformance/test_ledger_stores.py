@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from accounting import ledger
+from accounting.files import ledger
 from broker.errors import LedgerChanged, LedgerError
 from tests.conformance.places import Place
 
@@ -215,7 +215,7 @@ def test_a_sound_place_passes_its_check_and_nothing_is_left_of_it(place: Place) 
 COUNTER = """
 import sys
 from pathlib import Path
-from accounting.ledger import open_store
+from accounting.files.ledger import open_store
 from broker.settings import load
 count = Path(sys.argv[1])
 for _ in range(3):
@@ -226,7 +226,7 @@ for _ in range(3):
 """
 HOLDER = """
 import sys
-from accounting.ledger import open_store
+from accounting.files.ledger import open_store
 from broker.settings import load
 with open_store(load()).exclusive("rollup"):
     print("held", flush=True)

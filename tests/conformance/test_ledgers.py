@@ -19,8 +19,11 @@ import pyarrow.parquet as pq
 import pytest
 import redis
 
-from accounting import ingest, ledger, nightly, report, rollup, schema
-from accounting.ledger import Data, LocalStore, Store
+from accounting.files import ledger, schema
+from accounting.files.ledger import Data, LocalStore, Store
+from accounting.intake import ingest
+from accounting.reports import report
+from accounting.rollup import nightly, rollup
 from broker.embedded import Embedded
 from broker.errors import LedgerChanged
 from broker.events import Event, Submitted, encode_fact
@@ -46,8 +49,9 @@ CHILD = """
 import os, signal, sys
 from pathlib import Path
 import redis
-from accounting import ingest, rollup
-from accounting.ledger import LocalStore, open_store
+from accounting.intake import ingest
+from accounting.rollup import rollup
+from accounting.files.ledger import LocalStore, open_store
 from broker.settings import load
 
 url, aside, step = sys.argv[1:]

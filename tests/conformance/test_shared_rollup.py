@@ -20,11 +20,13 @@ import redis
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from accounting import fold, ingest, ledger, parts, rollup, shared_rollup
-from accounting.ledger import Data, LocalStore, Store
-from accounting.offers import CLOSED, IN_HAND, OFFERS, TRIES, Offers
-from accounting.rollup import Progress
-from accounting.shared_rollup import FOLDER, Helper
+from accounting.files import ledger, parts
+from accounting.files.ledger import Data, LocalStore, Store
+from accounting.intake import ingest
+from accounting.rollup import fold, rollup, shared_rollup
+from accounting.rollup.offers import CLOSED, IN_HAND, OFFERS, TRIES, Offers
+from accounting.rollup.rollup import Progress
+from accounting.rollup.shared_rollup import FOLDER, Helper
 from broker.embedded import Embedded, start, stop
 from broker.errors import LedgerError
 from tests.accounting.folding import lots_of
@@ -37,10 +39,10 @@ ROWS, SPANS = 80, 16  # facts a slice, and what that makes of the day
 NODE = """
 import sys, time
 import redis
-from accounting import rollup
-from accounting.ledger import open_store
-from accounting.offers import Offers
-from accounting.shared_rollup import Helper
+from accounting.rollup import rollup
+from accounting.files.ledger import open_store
+from accounting.rollup.offers import Offers
+from accounting.rollup.shared_rollup import Helper
 from broker.settings import load
 
 url, rows = sys.argv[1:]

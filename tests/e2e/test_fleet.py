@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from accounting import ingest, ledger
+from accounting.files import ledger
+from accounting.intake import ingest
 from broker.keys import LEASES, OPEN
 from tests.e2e.conftest import LiveFleet
 

@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 import redis
 
-from accounting import ingest, rollup
-from accounting.ledger import LocalStore
-from accounting.offers import OFFERS, Offers
-from accounting.rollup import Progress
+from accounting.files.ledger import LocalStore
+from accounting.intake import ingest
+from accounting.rollup import rollup
+from accounting.rollup.offers import OFFERS, Offers
+from accounting.rollup.rollup import Progress
 from broker.settings import load
 from laneway import cli
 from laneway.cli import output

@@ -18,8 +18,9 @@ from pathlib import Path
 import pytest
 import redis
 
-from accounting import ingest, rollup
-from accounting.ledger import US_PER_DAY, LocalStore
+from accounting.files.ledger import US_PER_DAY, LocalStore
+from accounting.intake import ingest
+from accounting.rollup import rollup
 from broker import embedded
 from broker.events import Escalated, Event, Fact, Finished, Routed, Submitted
 from broker.settings import load

@@ -11,8 +11,9 @@ import click
 import pytest
 import redis
 
-from accounting import ingest, rollup
-from accounting.ledger import US_PER_DAY, LocalStore
+from accounting.files.ledger import US_PER_DAY, LocalStore
+from accounting.intake import ingest
+from accounting.rollup import rollup
 from broker.events import Fact, Finished, Routed, Submitted
 from laneway import cli
 from laneway.cli.econ import econ

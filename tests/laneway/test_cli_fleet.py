@@ -12,7 +12,8 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from accounting import ingest, rollup
+from accounting.intake import ingest
+from accounting.rollup import rollup
 from laneway.cli import output
 
 
@@ -208,8 +209,9 @@ KILLED_WRITER = """
 import os, signal, sys
 from pathlib import Path
 import redis
-from accounting import ingest, rollup
-from accounting.ledger import LocalStore
+from accounting.intake import ingest
+from accounting.rollup import rollup
+from accounting.files.ledger import LocalStore
 
 class Dying(LocalStore):
     def put(self, path, data, *, over=None):

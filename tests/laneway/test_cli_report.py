@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
-from accounting import ingest, rollup
-from accounting.ledger import ATTEMPTS, DAILY, TASKS, US_PER_DAY, LocalStore
+from accounting.files.ledger import ATTEMPTS, DAILY, TASKS, US_PER_DAY, LocalStore
+from accounting.intake import ingest
+from accounting.rollup import rollup
 from broker.events import Fact, Finished, Routed, Submitted
 from tests.accounting.stories import CHAIN, NOON_US, attempted, entry, publish, story
 

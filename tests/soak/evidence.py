@@ -12,7 +12,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from accounting import facts, ledger, parts, rollup, schema
+from accounting.files import facts, ledger, parts, schema
+from accounting.rollup import rollup
 from broker.events import Event
 from tests.soak.history import read
 

@@ -170,14 +170,14 @@ MUTATIONS = (
     ),
     Mutation(
         "fold: a late settlement counts beside what it corrects",
-        "accounting/calls.py",
+        "accounting/rollup/calls.py",
         (("np.flatnonzero(last[mine] == np.arange(len(places)))", "np.arange(len(places))"),),
         ("I2b",),
         ("stop lane",),
     ),
     Mutation(
         "rollup: a fact that comes twice counts twice",
-        "accounting/order.py",
+        "accounting/rollup/order.py",
         (("return rows[~same]", "return rows"),),
         ("I5",),
         ("lose replies",),

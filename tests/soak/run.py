@@ -18,7 +18,8 @@ from typing import Any
 
 import redis
 
-from accounting import ledger, nightly
+from accounting.files import ledger
+from accounting.rollup import nightly
 from broker import keys
 from broker.errors import LanewayError
 from broker.settings import Settings, parse

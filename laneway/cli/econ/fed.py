@@ -11,10 +11,10 @@ from fractions import Fraction
 
 import click
 
-from accounting import ledger
-from accounting.flat import holds
-from accounting.ledger import Store
-from accounting.measured import Measured, Tries, measure
+from accounting.files import ledger
+from accounting.files.ledger import Store
+from accounting.reports.flat import holds
+from accounting.reports.measured import Measured, Tries, measure
 from accounting.reports.wording import left_out, percent
 from broker.errors import LedgerError
 from broker.money import NANO_PER_USD

@@ -9,7 +9,7 @@ import click
 
 from accounting.econ import margin as selling
 from accounting.econ.margin import Margin, Offer
-from accounting.measured import Measured
+from accounting.reports.measured import Measured
 from laneway.cli.econ.answer import calculator
 from laneway.cli.econ.fed import asked, feed_offer, from_ledger, measured, part, period, source, type_option
 from laneway.cli.econ.given import Given, certain, number, usd

@@ -1,0 +1,1 @@
+"""From the stream into the ledger: ``wire`` (the stream's entries), ``ingest`` (entries into parts)."""
