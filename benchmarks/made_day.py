@@ -131,11 +131,11 @@ class _Told:
         for name in ("input_tokens", "output_tokens"):
             made[name] = _scaled(made[name], pace, 0)
         for name in ("attempt_id", "parent_attempt_id"):
-            made[name] = pc.if_else(
-                pc.fill_null(pc.not_equal(made[name], ""), False),
-                pc.binary_join_element_wise(task_id, made[name], "-"),
-                made[name],
-            )
+            known = pc.fill_null(pc.not_equal(made[name], ""), False)
+            number = pc.if_else(known, made[name], "0").cast(pa.int64()).to_numpy()
+            epoch = (number * 300 * pace).astype(np.int64)  # milliseconds since the submission
+            ids = pc.binary_join_element_wise(task_id, pa.array(epoch).cast(schema.TEXT), "-")
+            made[name] = pc.if_else(known, ids, made[name])
         return pa.table({name: made[name] for name in schema.EVENTS.names}, schema=schema.EVENTS)
 
 

@@ -48,7 +48,7 @@ class Hands:
         with self._changed:
             for claim in claims:
                 held = self._held.get(claim.ref)
-                if held and held.epoch == claim.epoch - 1:
+                if held and held.epoch < claim.epoch:
                     held.epoch, held.until = claim.epoch, time.monotonic() + held.hold_s
 
     def drop(self, claims: Iterable[Claim], queue: str) -> None:

@@ -419,7 +419,7 @@ class Store:
         cause = f"unreadable record: {why}"
         facts = [encode_fact(DeadLettered(cause)), encode_fact(Finished("failed", False, "", cause))]
         outcome = encode_outcome(Outcome("failed", cause))
-        row = [ref, epoch, 0, "failed", "", 0, b"", outcome, [], facts, cause, "", 0, -1, "", "", "", []]
+        row = [ref, epoch, 0, "failed", "", 0, b"", outcome, [], facts, cause, "", 0, -1, "", "", "", [], 0]
         self._commit([_pack(row)])
 
     def begin(self, intents: Sequence[Intent]) -> list[str]:
@@ -463,18 +463,18 @@ class Store:
 
     def step(self, moves: Sequence[Move]) -> list[Claim]:
         """``commit``, and the claims to go on with: those of steps after which the task is still ours."""
-        words = self.commit(moves) if moves else []
+        words = [word.partition("|") for word in self.commit(moves)] if moves else []
         now_us = self.now_us()
         return [
             replace(
                 move.claim,
                 progress=move.progress,
-                epoch=move.claim.epoch + 1,
+                epoch=int(epoch),
                 cost_nano=move.claim.cost_nano + move.cost_nano,
                 claimed_us=now_us,
                 enqueued_us=now_us,
             )
-            for move, word in zip(moves, words, strict=True)
+            for move, (word, _, epoch) in zip(moves, words, strict=True)
             if word == "goes on"
         ]
 
@@ -487,7 +487,7 @@ class Store:
         self._ask(lambda: self.client.set(keys.tool_result_key(key), text, px=round(ttl_s * 1000)))
 
     def commit(self, moves: Sequence[Move]) -> list[str]:
-        """Settle and move. One word each: ``moved``, ``goes on``, ``done before``, ``late`` or ``cancelled``."""
+        """Settle and move. One word each: ``moved``, ``goes on|epoch``, ``done before``, ``late`` or ``cancelled``."""
         packed = _Packed(fact for move in moves for fact in (*move.attempts, *move.facts))
         facts = iter(packed.facts)
         rows = [
@@ -512,6 +512,7 @@ class Store:
                     move.awaits,
                     # They are kept in the record, where they cannot lie in a group.
                     [encode_fact(one) for one in move.late or (move.attempts if packed.group else ())],
+                    move.claim.submitted_us,
                 ]
             )
             for move in moves

@@ -161,9 +161,9 @@ class Outcome:
 class Claim:
     """A worker's hold on a task: valid while the task's record carries the same epoch.
 
-    ``epoch`` grows with every claim and fences off stale holders. Times are microseconds of Redis's clock;
-    ``cost_nano`` is what it has cost without its parts of machines' days, ``waited_us`` how long it has waited for a
-    person in all. ``raised`` are limits that an operator gave the task, over what it and its type say.
+    ``epoch`` grows with every claim and fences off stale holders; none comes twice. Times are microseconds of Redis's
+    clock; ``cost_nano`` is what it has cost without its parts of machines' days, ``waited_us`` how long it has waited
+    for a person in all. ``raised`` are limits that an operator gave the task, over what it and its type say.
     """
 
     task: Task

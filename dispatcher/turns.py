@@ -24,15 +24,15 @@ def tools_of(task_type: TaskType, task: Task) -> tuple[str, ...]:
     return tuple(name for name in task_type.tools if task.tools is None or name in task.tools)
 
 
-def asked(text: str, calls: Sequence[ToolCall], lane: str, epoch: int) -> Turn:
-    """The model's turn in which it asks for tools.
+def asked(before: Sequence[Turn], text: str, calls: Sequence[ToolCall], lane: str) -> Turn:
+    """The model's turn in which it asks for tools, after those before it.
 
     The calls get ids of ours, unique within the task: some engines give the same ones again and again, and the form of
     these is one that every provider takes back (Mistral: nine letters or digits).
     """
     named = [
         {
-            "id": f"t{epoch:05d}{number:03d}",
+            "id": f"t{len(before):05d}{number:03d}",
             "type": "function",
             "function": {"name": call.name, "arguments": call.arguments},
         }

@@ -259,7 +259,8 @@ class Jobs:
         if never:
             return replace(self._not_made(job), late=(fact,), scopes=scopes)
         if asks:
-            asked = turns.asked(result.text, asks, self.name, job.claim.epoch)  # type: ignore[union-attr]
+            before = job.claim.progress.turns
+            asked = turns.asked(before, result.text, asks, self.name)  # type: ignore[union-attr]
             return self.going_on(job.claim, fact, asked, job.task_type, job.limits)
         away = self.away()
         step = next_step(job.claim, self.name, self._bounds(job, fact, away), ended, away)

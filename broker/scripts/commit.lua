@@ -1,13 +1,13 @@
 -- ARGV[1] = [[ref, epoch, cost, status, queue, delay_us, progress, outcome, attempt facts, move facts, cause,
--- scopes, overrun, soft limit, tally, family, awaits, late], …]. A cause makes the task a dead letter too; an overrun
+-- scopes, overrun, soft limit, tally, family, awaits, late, submitted], …]. A cause makes the task a dead letter too; an overrun
 -- closes the limited scopes; who watches budgets is told once of a task that passes its soft limit (below 0: it has
 -- none). Of a call that was booked as lost the late facts are written in place of the attempt facts, where there are any.
 -- ARGV[2..6] = rules of give_up, ARGV[7] = lease in microseconds, ARGV[8] = the facts where they are packed together
 -- (prelude.lua).
 -- Settles the call, writes the facts and takes the task to its next place, all or nothing for each task.
 -- A status of running is a step within the task: it stays in the same hands, under the next epoch and a new lease.
--- One word a task: moved, goes on (a step), done before (a repeated commit), late (another holds it, or Redis has lost
--- the claim: only its cost is booked), cancelled.
+-- One word a task: moved, goes on|epoch (a step), done before (a repeated commit), late (another holds it, or Redis has lost
+-- the claim or the task, in a failover or a power loss: only the cost is booked), cancelled.
 group = ARGV[8]
 local now = clock()
 local at = text(now)
@@ -27,52 +27,49 @@ local function wait_for(ref, awaited, queue, latest)
   return true
 end
 
-local function read(key, lost)
-  return redis.call('HMGET', key, 'epoch', 'done', 'cancel', 'submitted', 'workspace', 'priority', lost, 'queue', 'seq',
-    'cost', 'call', 'watched', 'reserved', 'held', 'soft', 'human', 'stepped', 'scopes', 'shares')
-end
-
 local day = day_of(now)
 local words = {}
 for i, item in ipairs(cmsgpack.unpack(ARGV[1])) do
   local ref, epoch, cost, status, queue, delay, progress, outcome, attempts, moves, cause, scopes, overrun, soft, tally,
-    family, awaits, late = unpack(item)
+    family, awaits, late, begun = unpack(item)
   local key = task_key(ref)
   local lost = 'lost:' .. epoch
-  local h = read(key, lost)
-  local recorded = tonumber(h[1] or '')
-  if recorded and recorded < tonumber(epoch) then
-    -- Redis lost what it wrote since the claim (a failover, a power loss). The call was paid all the same and counts as
-    -- one that was lost and booked at nothing. Who has the task by this record is given up, as no epoch may come twice.
-    if redis.call('ZSCORE', P .. 'leases', ref) or redis.call('HEXISTS', key, 'batch') == 1 then
-      give_up(ref, now, '', rules)
-    end
-    redis.call('HSET', key, 'epoch', epoch, 'done', epoch, lost, '0 ' .. day)
-    h = read(key, lost)
-  end
-  local submitted, seq, spent = tonumber(h[4] or '0'), tonumber(h[9] or '0'), tonumber(h[10] or '0')
-  if h[7] then
+  local h = redis.call('HMGET', key, 'epoch', 'done', 'cancel', 'submitted', 'workspace', 'priority', lost, 'queue', 'seq',
+    'cost', 'call', 'watched', 'reserved', 'held', 'soft', 'human', 'stepped', 'scopes', 'shares', 'ended')
+  local gone = not h[1] and P .. 'gone:' .. ref
+  local before = gone and redis.call('GET', gone) or h[20] or ''
+  local ended = before .. ' ' .. epoch
+  local submitted, seq, spent = tonumber(h[4] or begun), tonumber(h[9] or '0'), tonumber(h[10] or '0')
+  if h[1] and h[17] == epoch .. ' ' .. h[1] then
+    words[i] = 'goes on|' .. h[1]
+  elseif not h[7] and (h[2] == epoch or string.find(before .. ' ', ' ' .. epoch .. ' ', 1, true)
+    or not h[20] and tonumber(epoch) <= tonumber(h[2] or '0')) then -- by the version before, which kept no list
+    words[i] = 'done before'
+  elseif h[7] or h[1] ~= epoch then
     late = #late > 0 and late or attempts
     seq = book(ref, submitted, seq, late)
-    local booked, booked_day = string.match(h[7], '^(%-?%d+) (.*)$')
-    redis.call('HSET', key, 'seq', text(seq), 'cost', text(spent + cost - tonumber(booked)), 'losses', lost_calls(key, late))
+    -- What Redis has lost was paid all the same: as if it had been booked at nothing.
+    local booked, booked_day = string.match(h[7] or ('0 ' .. day), '^(%-?%d+) (.*)$')
+    if gone then
+      redis.call('SET', gone, ended, 'EX', 86400)
+    else
+      redis.call('HSET', key, 'ended', ended, 'seq', text(seq), 'cost', text(spent + cost - tonumber(booked)),
+        'losses', lost_calls(key, late))
+      redis.call('HDEL', key, lost)
+    end
     use(booked_day, scopes, cost - tonumber(booked))
     use_of_family(family, cost - tonumber(booked))
-    redis.call('HDEL', key, lost)
     if overrun == 1 then
       close_scopes(now, booked_day, scopes)
     end
     words[i] = 'late'
-  elseif h[17] == epoch and h[1] == text(tonumber(epoch) + 1) then
-    words[i] = 'goes on'
-  elseif h[1] ~= epoch or h[2] == epoch then
-    words[i] = 'done before'
   else
     if h[3] then
       status, queue, outcome, moves, cause = 'cancelled', '', rules[4], { rules[3] }, ''
     end
     seq = book(ref, submitted, book(ref, submitted, seq, attempts), moves)
-    local fields = { 'done', epoch, 'status', status, 'starts', '0', 'enqueued', at, 'seq', text(seq),
+    local next_epoch
+    local fields = { 'done', epoch, 'ended', ended, 'status', status, 'starts', '0', 'enqueued', at, 'seq', text(seq),
       'cost', text(spent + cost), 'queue', queue ~= '' and queue or h[8] }
     if progress ~= '' then
       fields[#fields + 1] = 'progress'
@@ -88,7 +85,8 @@ for i, item in ipairs(cmsgpack.unpack(ARGV[1])) do
     end
     redis.call('HSET', key, unpack(fields))
     if status == 'running' then
-      redis.call('HSET', key, 'stepped', epoch, 'epoch', text(tonumber(epoch) + 1))
+      next_epoch = epoch_after(epoch, submitted, now)
+      redis.call('HSET', key, 'stepped', epoch .. ' ' .. next_epoch, 'epoch', next_epoch)
     end
     local reserved = h[14] and tonumber(h[13]) or 0
     if h[14] and scopes == '' then -- of a record that nobody could read
@@ -139,7 +137,7 @@ for i, item in ipairs(cmsgpack.unpack(ARGV[1])) do
     else
       enqueue(queue, ref, h[5], tonumber(h[6]))
     end
-    words[i] = status == 'cancelled' and 'cancelled' or status == 'running' and 'goes on' or 'moved'
+    words[i] = status == 'cancelled' and 'cancelled' or status == 'running' and 'goes on|' .. next_epoch or 'moved'
   end
 end
 apply(now)

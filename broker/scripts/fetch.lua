@@ -43,7 +43,7 @@ local function claim(ref)
       tell_watchers(ref)
     end
   elseif not ENDS[h[1]] and h[1] ~= 'parked' then
-    local epoch = text(tonumber(h[2]) + 1)
+    local epoch = epoch_after(h[2], tonumber(h[5]), now)
     redis.call('HSET', key, 'epoch', epoch)
     add(P .. 'leases', lease_end, ref)
     rows[#rows + 1] = { ref, epoch, h[3], h[4] or '', h[5], h[6], text(tonumber(h[7]) - tonumber(h[11] or '0')),

@@ -4,13 +4,15 @@
 --   task      the submission, packed            progress  how far it has come, packed
 --   digest    of the submission                 outcome   what it ended as, packed
 --   status    queued running parked or an end   queue     where it waits or was taken from
---   epoch     grows with each claim             done      the last epoch that was committed
+--   epoch     of the last claim: milliseconds since its submission, or one more than before; fences off those before
+--   done      the last epoch that was committed
 --   starts    attempts begun without an end     call      the fact to book if the call is never settled
 --   reserved  nano-dollars held for that call   cost      nano-dollars booked
 --   held      the day of that reservation       scopes    the scopes that it is held in, one a line
 --   hard      the task's own limit, once raised  soft      1 once it passed its soft limit
 --   raised    its other limits, once raised, packed
---   stepped   the last epoch that ended in a step within the task
+--   stepped   the last epoch that ended in a step within the task, and the one that it goes on under
+--   ended     all that ended: committed, booked late, or given up with nothing begun, each after a space
 --   seq       facts written                     cancel    1 when somebody asked for its end
 --   watched   1 when somebody waits for its end
 --   part:<attempt>  what it has of its machine's day beside its own cost; in nano-dollars
@@ -35,6 +37,11 @@ end
 local function clock()
   local t = redis.call('TIME')
   return tonumber(t[1]) * 1000000 + tonumber(t[2])
+end
+
+-- None comes twice, also where Redis has lost what it wrote (a power loss, a failover).
+local function epoch_after(last, submitted, now)
+  return text(math.max(tonumber(last) + 1, math.floor((now - submitted) / 1000)))
 end
 
 local function task_key(ref)
@@ -539,7 +546,7 @@ end
 local function give_up(ref, now, cause, rules)
   local key = task_key(ref)
   local h = redis.pcall('HMGET', key, 'status', 'epoch', 'done', 'starts', 'call', 'reserved', 'cancel',
-    'queue', 'submitted', 'workspace', 'priority', 'seq', 'cost', 'watched', 'held', 'scopes')
+    'queue', 'submitted', 'workspace', 'priority', 'seq', 'cost', 'watched', 'held', 'scopes', 'ended')
   local status, epoch, starts, queue = h[1], h[2], tonumber(h[4] or '0'), h[8]
   remove(P .. 'leases', ref)
   if not status or ENDS[status] or h[3] == epoch then
@@ -580,7 +587,7 @@ local function give_up(ref, now, cause, rules)
   end
   redis.call('HDEL', key, 'call', 'reserved', 'held', 'batch')
   redis.call('HSET', key, 'done', epoch, 'status', status, 'enqueued', at, 'seq', text(seq), 'cost', text(cost),
-    'starts', text(starts))
+    'starts', text(starts), 'ended', (h[17] or '') .. (h[5] and '' or ' ' .. epoch))
   if h[5] then
     redis.call('HSET', key, 'lost:' .. epoch, reserved .. ' ' .. h[15], 'losses', lost_calls(key, { h[5] }))
   end

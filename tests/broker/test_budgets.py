@@ -49,7 +49,7 @@ def ended(store: Store, claim: Claim, cost: int, status: str = "succeeded", **sa
         claim, status, said.pop("progress", claim.progress), Q if status == "queued" else "", cost_nano=cost,
         outcome=outcome, attempts=(call(claim, cost),), facts=facts, scopes=SCOPES, **said,
     )  # fmt: skip
-    return store.commit([move])[0]
+    return store.commit([move])[0].partition("|")[0]
 
 
 def spent(store: Store, cost: int) -> None:

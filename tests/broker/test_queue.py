@@ -92,7 +92,7 @@ def test_time_in_which_redis_was_away_does_not_count_against_what_is_in_hand(
     broker.keeper.before_worker_boot(broker, None)
     try:
         eventually(lambda: time.monotonic() > held_until and "leases not renewed" in caplog.text, 5)
-        assert broker.hands.to_renew() == [("acme/a", 1)]
+        assert broker.hands.to_renew() == [(claim.ref, claim.epoch) for claim in claims]
     finally:
         client.config_set("min-replicas-to-write", 0)
         broker.keeper.after_worker_shutdown(broker, None)

@@ -215,25 +215,66 @@ def going_back(client: Any) -> Callable[[], None]:
     return back
 
 
-def test_a_call_whose_claim_redis_has_lost_is_booked_once_and_its_id_does_not_come_again(
-    store: Store, client: redis.Redis
+def costs_booked(client: Any) -> dict[str, int | None]:
+    """By attempt, each of which was booked once."""
+    calls = [fact for _, _, fact in facts(client) if isinstance(fact, Attempted)]
+    assert len({one.attempt_id for one in calls}) == len(calls)
+    return {one.attempt_id: one.cost_nano for one in calls}
+
+
+@pytest.mark.parametrize(
+    "since", [[], ["held"], ["handed on"], ["ended"], ["handed on", "held"], ["handed on", "ended"]], ids=str
+)
+def test_a_call_whose_claim_redis_has_lost_is_booked_once_whoever_had_the_task_since(
+    store: Store, client: redis.Redis, since: list[str]
 ) -> None:
     store.submit([task("a")])
     go_back = going_back(client)
     (claim,) = take(store)
     store.begin([Intent(claim, 500, call(claim, 500, settled=False), ("fleet",))])
     go_back()
+    costs, held = {claim.attempt_id: 200}, []
+    for cost, deed in enumerate(since, 1):
+        (other,) = take(store)
+        costs[other.attempt_id] = cost
+        store.begin([Intent(other, 50, call(other, 50, settled=False), ("fleet",))])
+        move = replace(done(other, cost), scopes=("fleet",))
+        if deed == "handed on":
+            move = replace(move, status="queued", queue=DISPATCH, outcome=None, facts=())
+        if deed == "held":
+            held.append(move)
+        else:
+            assert store.commit([move]) == ["moved"]
     paid = replace(done(claim, 200), scopes=("fleet",))
     assert store.commit([paid]) == ["late"]
     assert store.commit([paid]) == ["done before"]
-    assert (store.record("acme/a").status, store.record("acme/a").cost_nano) == ("queued", 200)
+    assert store.commit(held) == ["moved"] * len(held), "who has it is not disturbed"
+    assert costs_booked(client) == costs
+    assert len(costs) == 1 + len(since)
+    assert store.record("acme/a").cost_nano == sum(costs.values())
+    assert client.hget(keys.used_key("total"), "fleet") == str(sum(costs.values())).encode()
+
+
+def test_a_call_of_a_task_that_redis_has_lost_is_booked_once_on_the_day_of_its_submission(
+    store: Store, client: redis.Redis
+) -> None:
+    go_back = going_back(client)
+    store.submit([task("a")])
+    (claim,) = take(store)
+    store.begin([Intent(claim, 500, call(claim, 500, settled=False), ("fleet",))])
+    go_back()
+    paid = replace(done(claim, 200), scopes=("fleet",))
+    assert store.commit([paid]) == ["late"]
+    assert store.commit([paid]) == ["done before"]
+    entries: Any = client.xrange(keys.EVENTS)
+    (event,) = [event for _, entry in entries for event in decode_entry(entry[b"b"])]
+    assert (event.task_id, event.submitted_us, event.fact) == ("a", claim.submitted_us, call(claim, 200))
     assert client.hget(keys.used_key("total"), "fleet") == b"200"
+    assert 0 < client.ttl(f"laneway:gone:{claim.ref}") <= 86400
+    assert store.submit([task("a")]) == ["new"]
     (again,) = take(store)
     assert store.commit([done(again, 100)]) == ["moved"]
-    assert store.record("acme/a").cost_nano == 300
-    booked = [fact.attempt_id for _, _, fact in facts(client) if isinstance(fact, Attempted)]
-    assert booked == [claim.attempt_id, again.attempt_id]
-    assert len(set(booked)) == 2
+    assert store.record("acme/a").cost_nano == 100, "the same id once more is another task"
 
 
 def test_a_step_that_redis_has_lost_is_booked_and_the_one_before_it_counts_as_lost(
@@ -248,12 +289,13 @@ def test_a_step_that_redis_has_lost_is_booked_and_the_one_before_it_counts_as_lo
     store.begin([Intent(second, 500, call(second, 500, settled=False), ("fleet",))])
     go_back()
     assert store.commit([replace(done(second, 200), scopes=("fleet",))]) == ["late"]
+    lose(store)
     assert (store.record("acme/a").status, store.record("acme/a").cost_nano) == ("queued", 700)
     assert store.commit([step]) == ["late"], "it comes again"
     assert store.record("acme/a").cost_nano == 500
     assert client.hget(keys.used_key("total"), "fleet") == b"500"
     assert client.hget(keys.held_key("total"), "fleet") == b"0"
-    assert [claim.epoch for claim in take(store)] == [second.epoch + 1]
+    assert len({claim.epoch for claim in (first, second, *take(store))}) == 3
 
 
 def test_what_was_taken_but_never_begun_comes_back_without_counting_a_start(store: Store) -> None:

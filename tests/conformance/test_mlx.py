@@ -395,7 +395,7 @@ def test_each_step_of_a_tool_loop_finds_what_the_one_before_left_in_the_cache(
         call = compose(claim, Lane(engine="mlx", max_tokens=4), task_type, (), None, (TOOL,))
         usage = engine.call(replace(call, tool_choice="none"), lambda: False).usage
         sizes.append((usage.cached_input_tokens, usage.cached_input_tokens + usage.input_tokens))
-        asks = turns.asked("", [ToolCall("x", "weather", json.dumps({"city": f"Oslo{step}"}))], "local", step)
+        asks = turns.asked(said, "", [ToolCall("x", "weather", json.dumps({"city": f"Oslo{step}"}))], "local")
         said = (*said, asks, turns.told(turns.pending([asks])[0], f"{31 + step} days"))
     for (_, before), (cached, _) in pairwise(sizes):
         assert cached >= 0.8 * before

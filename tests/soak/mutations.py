@@ -41,18 +41,23 @@ def _lua(name: str) -> str:
     return f"broker/scripts/{name}.lua"
 
 
+_UNFENCED = (
+    "elseif not h[7] and (h[2] == epoch or string.find",
+    "elseif false and (h[2] == epoch or string.find",
+)
+
 MUTATIONS = (
     Mutation(
         "commit: no fencing",
         _lua("commit"),
-        (("elseif h[1] ~= epoch or h[2] == epoch then", "elseif false then"),),
+        (_UNFENCED, ("elseif h[7] or h[1] ~= epoch then", "elseif h[7] then")),
         ("I2a", "I2b", "I15", "I18"),
         ("lose replies",),
     ),
     Mutation(
         "commit: a stale attempt overwrites",
         _lua("commit"),
-        (("if h[7] then", "if false then"), ("elseif h[1] ~= epoch or h[2] == epoch then", "elseif false then")),
+        (_UNFENCED, ("elseif h[7] or h[1] ~= epoch then", "elseif false then")),
         ("I2a", "I2b", "I15", "I18"),
         ("stop lane", "lose replies",),
     ),
@@ -130,7 +135,7 @@ MUTATIONS = (
     Mutation(
         "fetch: a claim does not grow the epoch",
         _lua("fetch"),
-        (("local epoch = text(tonumber(h[2]) + 1)", "local epoch = text(math.max(1, tonumber(h[2])))"),),
+        (("epoch_after(h[2], tonumber(h[5]), now)", "text(math.max(1, tonumber(h[2])))"),),
         ("I6", "I15"),
         ("kill lane",),
     ),

@@ -503,7 +503,8 @@ def test_a_call_of_a_lost_batch_that_turns_up_is_settled_as_what_it_was_begun_as
         node.keeper.look()
     entries: Any = node.client.xrange(keys.EVENTS)
     facts = [event.fact for _, entry in entries for event in decode_entry(entry[b"b"])]
-    calls = [one for one in facts if isinstance(one, Attempted) and one.attempt_id == "t1-2"]
+    calls = [one for one in facts if isinstance(one, Attempted)]
+    calls = [one for one in calls if one.attempt_id == calls[0].attempt_id]
     assert [(one.settled, one.purpose, one.parent_attempt_id) for one in calls] == [
         (False, "task", ""),
         (True, "task", ""),

@@ -15,7 +15,7 @@ from broker.hands import Hands
 from broker.settings import Lane as LaneSettings
 from broker.settings import Settings, parse
 from broker.store import Store
-from broker.task import DISPATCH, Claim, Progress, Task
+from broker.task import DISPATCH, Task
 from dispatcher.actor import Dispatcher
 from dispatcher.classify import Classifier
 from dispatcher.embedding import HashEmbedder
@@ -192,10 +192,9 @@ def test_a_call_that_is_not_made_as_its_claim_was_lost_takes_back_what_was_booke
     routed = node.costs()
 
     def lose() -> None:
-        node.store.release(
-            [Claim(Task("t1", "acme", ()), Progress(), 2, "", 0, 0, 0, 0)], "its worker was lost"
-        )
-        node.hands.break_off([("acme/t1", 2)])
+        epoch = node.store.record("acme/t1").epoch
+        node.store.release_held([("acme/t1", epoch)], "its worker was lost")
+        node.hands.break_off([("acme/t1", epoch)])
 
     provider.meanwhile = lose
     node.work()
