@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from broker.call import ToolCall
-from broker.errors import RedisFull, RedisUnavailable, TaskTooLarge, ToolError
+from broker.errors import CallNeverMade, RedisFull, RedisUnavailable, TaskTooLarge, ToolError
 from broker.events import Attempted
 from broker.purpose import TOOL
 from broker.scopes import scopes_of
@@ -96,8 +96,9 @@ class ToolUses:
         started_us, began_ns = self.store.now_us(), time.monotonic_ns()
         if use.offer and isinstance(use.offer.row, SubtaskTool):
             found = self._handed_on(use, use.offer.row)
-            if isinstance(found, Move):
-                return found
+            if isinstance(found, Move):  # where it was booked as lost meanwhile: it was not made so far
+                never = self._fact(use, started_us, started_us, Used("", failure=CallNeverMade.failure))
+                return replace(found, late=(never,))
             used = found
         elif use.begun:
             used = Used(UNKNOWN_END, 0, "unknown_end")

@@ -47,20 +47,22 @@ for i, item in ipairs(cmsgpack.unpack(ARGV[1])) do
     words[i] = 'done before'
   elseif h[7] or h[1] ~= epoch then
     late = #late > 0 and late or attempts
-    seq = book(ref, submitted, seq, late)
-    -- What Redis has lost was paid all the same: as if it had been booked at nothing.
-    local booked, booked_day = string.match(h[7] or ('0 ' .. day), '^(%-?%d+) (.*)$')
-    if gone then
-      redis.call('SET', gone, ended, 'EX', 86400)
-    else
-      redis.call('HSET', key, 'ended', ended, 'seq', text(seq), 'cost', text(spent + cost - tonumber(booked)),
-        'losses', lost_calls(key, late))
-      redis.call('HDEL', key, lost)
-    end
-    use(booked_day, scopes, cost - tonumber(booked))
-    use_of_family(family, cost - tonumber(booked))
-    if overrun == 1 then
-      close_scopes(now, booked_day, scopes)
+    if #late > 0 then -- an amount of which no fact says anything would be in no ledger
+      seq = book(ref, submitted, seq, late)
+      -- What Redis has lost was paid all the same: as if it had been booked at nothing.
+      local booked, booked_day = string.match(h[7] or ('0 ' .. day), '^(%-?%d+) (.*)$')
+      if gone then
+        redis.call('SET', gone, ended, 'EX', 86400)
+      else
+        redis.call('HSET', key, 'ended', ended, 'seq', text(seq), 'cost', text(spent + cost - tonumber(booked)),
+          'losses', lost_calls(key, late))
+        redis.call('HDEL', key, lost)
+      end
+      use(booked_day, scopes, cost - tonumber(booked))
+      use_of_family(family, cost - tonumber(booked))
+      if overrun == 1 then
+        close_scopes(now, booked_day, scopes)
+      end
     end
     words[i] = 'late'
   else

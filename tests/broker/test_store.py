@@ -13,7 +13,7 @@ import redis
 
 from broker import embedded, keys
 from broker.errors import CallNeverMade, RedisFull, RedisUnavailable, ResultGone, TaskTooLarge, UnknownTask
-from broker.events import Attempted, Fact, Finished, decode_entry
+from broker.events import Attempted, Fact, Finished, Routed, decode_entry
 from broker.hands import Hands
 from broker.settings import BudgetRow, Fleet
 from broker.store import AT_ONCE, ENTRIES_AT_ONCE, Intent, Move, Record, Store, digest
@@ -191,6 +191,35 @@ def test_a_lost_call_that_was_never_made_is_no_call_of_its_task_and_is_booked_as
         (claim.attempt_id, 500),
         (claim.attempt_id, 0),
     ]
+
+
+def test_a_late_word_that_tells_of_no_call_leaves_what_was_booked_as_every_book_has_it(
+    store: Store, client: redis.Redis
+) -> None:
+    decision = Routed("general", "", "declared", "", 1.0, ("x",), "x", "", cost_nano=7)
+    store.submit([task("a")])
+    go_back = going_back(client)
+    decided = [
+        Move(claim, "queued", Progress(), queue=DISPATCH, cost_nano=7, facts=(decision,), scopes=("fleet",))
+        for claim in take(store)
+    ]
+    go_back()
+    assert store.commit(decided) == ["late"], "Redis lost its claim: nothing of it is decided"
+    assert store.record("acme/a").cost_nano == 0
+    (claim,) = take(store)
+    store.begin([Intent(claim, 500, call(claim, 500, settled=False), ("fleet",))])
+    store.release([claim], "its worker was lost")
+    waits = Move(claim, "queued", Progress(), queue=Q, scopes=("fleet",))
+    assert store.commit([waits]) == ["late"]
+    assert store.record("acme/a").cost_nano == 500
+    assert client.hget(keys.used_key("total"), "fleet") == b"500"
+    assert store.commit([replace(done(claim, 200), scopes=("fleet",))]) == ["late"], (
+        "what is known may come still"
+    )
+    assert store.record("acme/a").cost_nano == 200
+    assert client.hget(keys.used_key("total"), "fleet") == b"200"
+    booked = [fact.cost_nano for _, _, fact in facts(client) if isinstance(fact, Attempted | Routed)]
+    assert booked == [500, 200]
 
 
 def test_a_dead_letter_has_the_calls_that_were_lost(store: Store) -> None:

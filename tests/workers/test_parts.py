@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ import redis
 
 from broker import keys
 from broker.errors import ConfigError
-from broker.events import Attempted, Finished, Routed
+from broker.events import Attempted, Finished, Routed, decode_entry
 from broker.settings import parse
 from broker.store import Intent, Move, Record
 from broker.task import DISPATCH, Claim, Outcome, Task
@@ -23,6 +23,7 @@ from dispatcher.classify import Classifier
 from dispatcher.embedding import HashEmbedder
 from dispatcher.family import DEEPEST, LONGEST_ID, LONGEST_WAIT_S, NotIts, NotYet, family_of, part_id
 from dispatcher.route import chain_of
+from tests.accounting.reference import fold
 from tests.mock_provider import control, mock_provider, script
 from tests.workers.test_tool_loop import Node, calls, says
 
@@ -142,6 +143,34 @@ def test_a_parent_that_waits_is_called_back_by_the_end_of_its_part_and_by_nothin
     assert node.client.zscore(keys.queue_key("lane-rented-sync"), "acme/t") is not None
     node.work()
     assert node.record().status == "succeeded"
+
+
+def test_a_parent_that_was_thought_lost_while_it_handed_a_part_on_paid_nothing_for_that(
+    client: redis.Redis, url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    node = Node(client, url, tmp_path, TOML.replace('cpu_usd_per_hour = "0"', 'cpu_usd_per_hour = "1"'))
+    control(node.url, "POST", "reset")
+    script(node.url, hands_on("Left."))
+    node.store.submit([Task("t", "acme", ({"role": "user", "content": "Plan it."},))])
+    dispatch(node)
+    submit, booked = node.store.submit, []
+
+    def stalled(parts: Sequence[Task]) -> list[str]:
+        words = submit(parts)
+        node.store.release_held([("acme/t", node.record().epoch)], "its worker was lost")
+        booked.append(node.record().cost_nano)
+        return words
+
+    monkeypatch.setattr(node.store, "submit", stalled)
+    node.work()
+    node.endpoints.first.engine.close()
+    entries: Any = client.xrange(keys.EVENTS)
+    events = [event for _, entry in entries for event in decode_entry(entry[b"b"])]
+    paid = fold(event for event in events if event.task_id == "t").task
+    assert booked[0] > node.record().cost_nano == paid.cost.total
+    assert paid.unsettled_calls == 0
+    used: Any = client.hget(keys.used_key("total"), "fleet")
+    assert int(used) == paid.cost.total
 
 
 def test_a_part_that_failed_is_told_to_the_model(node: Node) -> None:
