@@ -30,6 +30,7 @@ laneway:rules             hash    limit|scope|period and, under it, file|scope|p
                                   killed|scope → since when; closed|scope|period → the window of an overrun
 laneway:machines          hash    machine → when it was last heard of
 laneway:uptime:<day>      hash    machine → for how long it was on, in microseconds
+laneway:sharing           hash    day of machines → the turn of who began to share it out and has not told all of it
 laneway:sharing:<day>     hash    whose turn it is to share out that day of machines; lane:<lane> → its machine
 laneway:shared            string  the last day up to which machines' days were shared out (accounting/rollup/nightly.py)
 laneway:used:<window>     hash    scope → spent and reserved in a day, a month or in all (total)
@@ -57,6 +58,7 @@ DEAD = PREFIX + "dead"
 LANES = PREFIX + "lanes"
 BATCHES = PREFIX + "batches"
 RULES = PREFIX + "rules"
+SHARING = PREFIX + "sharing"
 
 
 def task_key(ref: str) -> str:

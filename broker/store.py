@@ -310,7 +310,7 @@ class Store:
             name: client.register_script(f"{_flags(name)}\n{prelude}\n{_script(name)}")
             for name in (
                 "submit", "fetch", "begin", "commit", "release", "keep", "cancel", "watch", "note", "replay", "drop",
-                "note_down", "resume", "heard", "claims", "share", "allot",
+                "note_down", "resume", "heard", "claims", "share", "shared", "allot",
             )
         }  # fmt: skip
         # Each caller packs its own rows, so that one that cannot be packed fails alone and not its whole group.
@@ -939,6 +939,14 @@ class Store:
         ]
         changed = self._call("allot", _pack(rows), day, turn, *packed.group)
         return None if changed is None else int(changed)
+
+    def end_sharing(self, day: str, turn: int) -> None:
+        """All is told of that day of machines, but where somebody began to share it out after this turn."""
+        self._call("shared", day, turn)
+
+    def half_shared(self) -> list[str]:
+        """Days of machines of which somebody began to tell what calls have of them, and did not come to the end."""
+        return sorted(day.decode() for day in self._ask(lambda: self.client.hkeys(keys.SHARING)))
 
     def drop_dead(self, letter_id: str) -> bool:
         """Forget a dead letter; the task's record then ends with its time to live. False: there is none."""

@@ -161,6 +161,7 @@ def allot(
                 log.info("%s: another node began to share out its machines, and goes on with it", day)
                 return None
             told()
+    store.end_sharing(day, turn)
     return days
 
 

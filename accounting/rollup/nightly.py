@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date, timedelta
 from typing import Any
@@ -55,15 +56,17 @@ def due(now_us: int, last_day: str | None, rollup_at_utc: str) -> bool:
     return now_us >= begins_us and (last_day is None or last_day < today)
 
 
-def days_to_share(today: str, shared: str | None) -> list[str]:
-    """The days of machines that a night shares out: the last ones, and those since the last night that did. ``shared``
-    is the last day that was, None: not known."""
+def days_to_share(today: str, shared: str | None, half: Sequence[str] = ()) -> list[str]:
+    """The days of machines that a night shares out: the last ones, and those since the last night that did; then
+    earlier ones of which a night did not come to the end. ``shared`` is the last day that was, None: not known;
+    ``half`` are days that were shared out by half."""
     last = date.fromisoformat(today) - timedelta(days=1)
-    since = last - timedelta(days=SHARED_AGAIN_DAYS - 1)
+    since, earliest = (last - timedelta(days=days - 1) for days in (SHARED_AGAIN_DAYS, MOST_SHARED_DAYS))
     if shared is not None:
         missed = date.fromisoformat(shared) + timedelta(days=1)
-        since = max(min(since, missed), last - timedelta(days=MOST_SHARED_DAYS - 1))
-    return list(ledger.days_of(since.isoformat(), last.isoformat()))
+        since = max(min(since, missed), earliest)
+    left = (day for day in half if earliest.isoformat() <= day < since.isoformat())
+    return [*ledger.days_of(since.isoformat(), last.isoformat()), *sorted(left)]
 
 
 def run(
@@ -100,7 +103,9 @@ def run(
     whole = True
     known: Any = client.get(SHARED)
     note = client.register_script(_NOTE)
-    for day in days_to_share(ledger.day_of(state.now_us()), known.decode() if known else None):
+    shared_to = known.decode() if known else None
+    days = days_to_share(ledger.day_of(state.now_us()), shared_to, state.half_shared())
+    for day in days:
         try:
             shared = allot(store, state, settings, day, drain)
         except LedgerError as failure:
@@ -111,7 +116,7 @@ def run(
         whole = (
             whole and shared is not None
         )  # another node that began later notes what it comes to the end of
-        if whole:
+        if whole and day >= days[0]:
             note(keys=[SHARED], args=[day])
     rolled = rollup.rollup_dirty(client, store, offers=offers)
     if failures:

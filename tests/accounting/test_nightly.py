@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import logging
+import sys
 import threading
+from collections.abc import Iterable
 from datetime import date, timedelta
 from decimal import Decimal
+from typing import Any
 
 import pytest
 import redis
@@ -14,15 +17,17 @@ from accounting.actor import Accounting
 from accounting.files import ledger
 from accounting.files.ledger import LocalStore
 from accounting.intake import ingest
-from accounting.rollup import nightly, rollup
+from accounting.rollup import machines, nightly, rollup
 from accounting.rollup.offers import Offers
 from broker import keys
 from broker.errors import LedgerError
 from broker.events import Finished, Submitted
 from broker.keys import EVENTS
+from broker.money import nano
 from broker.settings import Settings, parse
+from broker.store import Move
 from broker.store import Store as State
-from broker.task import Task
+from broker.task import DISPATCH, Outcome, Task
 from tests.accounting.stories import DAY, NOON_US, attempted, day_of_stories, entry, publish, story
 from tests.accounting.test_rollup import query
 
@@ -73,6 +78,79 @@ def test_machines_are_shared_out_for_the_last_days_and_those_that_were_missed(
 def test_of_days_that_were_missed_for_long_the_last_thirty_are_shared_out() -> None:
     days = nightly.days_to_share("2026-03-10", "2020-01-01")
     assert (len(days), days[0], days[-1]) == (30, "2026-02-08", "2026-03-09")
+
+
+@pytest.mark.parametrize(
+    ("half", "days"),
+    [
+        (["2026-03-09"], []),
+        (["2026-03-07", "2026-03-05"], ["2026-03-05", "2026-03-07"]),
+        (["2026-02-08"], ["2026-02-08"]),
+        (["2026-02-07", "2026-03-10"], []),
+    ],
+)
+def test_what_a_night_left_half_shared_is_shared_out_again_within_thirty_days(
+    half: list[str], days: list[str]
+) -> None:
+    found = nightly.days_to_share("2026-03-10", "2026-03-09", half)
+    assert found == ["2026-03-08", "2026-03-09", *days]
+
+
+def test_a_day_whose_second_sharing_was_killed_on_the_way_is_shared_out_to_its_end_by_a_later_night(
+    client: redis.Redis, store: LocalStore, quarantine: LocalStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A call that settled late changes what all others have; a night that was killed had told some of them alone."""
+    monkeypatch.setattr(machines, "SLICE_ROWS", 20)
+    settings = parse(TOML)
+    state = State(client, settings.fleet)
+    now_us = state.now_us()
+
+    def made(names: Iterable[str], took_us: int) -> None:
+        state.submit([Task(name, "acme", ({"role": "user", "content": "hi"},)) for name in names])
+        claims = state.fetch(DISPATCH, 100, idle=True).claims
+        said = {"ended_us": now_us, "started_us": now_us - took_us, "cost_nano": 100, "node": "mac-1"}
+        state.commit(
+            [
+                Move(
+                    claim, "succeeded", claim.progress, cost_nano=100, outcome=Outcome("succeeded"),
+                    scopes=("fleet",), attempts=(attempted(claim.attempt_id, **said),),
+                )
+                for claim in claims
+            ]
+        )  # fmt: skip
+
+    def night(days: int) -> dict[str, int]:
+        """So many days later: what each machine's day did cost that it shares out."""
+        at_us = now_us + days * ledger.US_PER_DAY
+        with monkeypatch.context() as patch:
+            patch.setattr(State, "now_us", lambda _: at_us)
+            return {
+                one.machine: one.cost_nano
+                for one in nightly.run(client, store, quarantine, settings).machines
+            }
+
+    def borne() -> int:
+        [(total,)] = query(f"select sum(cost_usd) from '{store.root}/tasks/*/*.parquet'")
+        used: Any = client.hget(keys.used_key("total"), "fleet")
+        assert int(used) == nano(total)
+        return nano(total)
+
+    made([f"t{number}" for number in range(60)], 10**6)
+    assert night(1)["mac-1"] == borne()
+    made(["late"], 60 * 10**6)
+    allot = State.allot
+    told: list[int | None] = []
+
+    def killed(*asked: Any) -> Any:
+        told.append(allot(*asked) if not told else sys.exit())
+        return told[0]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(State, "allot", killed)
+        with pytest.raises(SystemExit):
+            night(2)
+    assert night(3)["mac-1"] == borne()
+    assert night(4) == {}, "it is shared out no further time"
 
 
 def test_the_night_remembers_how_far_machines_were_shared_out(
