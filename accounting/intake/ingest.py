@@ -137,7 +137,7 @@ class _Lock(Lock):
 
     def commit(self, last: str, days: tuple[str, ...], late: tuple[str, ...] = ()) -> None:
         script = self._script(_COMMIT, LOCK, self._batch, self.stream, DIRTY, LATE)
-        if not script(last, _after(last), len(days), *days, *late):
+        if not script(f"{last}{self.suffix}", _after(last), len(days), *days, *late):
             raise _LockLost
 
     def _script(self, source: str, *keys: str) -> Any:

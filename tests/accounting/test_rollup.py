@@ -20,6 +20,7 @@ from accounting.intake import ingest
 from accounting.rollup import fold, rollup
 from broker.errors import LedgerError
 from broker.events import Event, Fact, Finished, Rated, Submitted
+from broker.keys import EVENTS, LATE
 from tests.accounting.stories import DAY, NOON_US, attempted, day_of_stories, entry, publish, story
 
 ORACLE = """
@@ -156,6 +157,25 @@ def test_a_day_that_was_touched_meanwhile_stays_dirty(
     [again] = rollup.rollup_dirty(client, filled)
     assert again.tasks == 301
     assert not client.exists(ingest.DIRTY)
+
+
+def test_a_day_that_the_other_stream_touched_meanwhile_under_the_same_id_stays_dirty(
+    client: redis.Redis, store: LocalStore, quarantine: LocalStore
+) -> None:
+    """Each stream gives its own ids: what was read at one entry of the one is not what came with the other's."""
+
+    class Touched(LocalStore):
+        def put(self, path: str, data: Data, *, over: str | None = None) -> bool:
+            if path.startswith("tasks"):
+                client.xadd(LATE, {"b": entry(story("late", [Submitted("sync")]))}, id="5-0")
+                ingest.drain(client, store, quarantine, key=LATE)
+            return super().put(path, data, over=over)
+
+    client.xadd(EVENTS, {"b": entry(story("t", [Submitted("sync")]))}, id="5-0")
+    ingest.drain(client, store, quarantine)
+    rollup.rollup_dirty(client, Touched(store.root))
+    [again] = rollup.rollup_dirty(client, store)
+    assert again.tasks == 2
 
 
 def test_a_damaged_day_stays_dirty_and_stops_no_other(
