@@ -37,8 +37,11 @@ class BatchSender:
         self._not_before = 0.0
 
     def send(self) -> None:
-        """What is near its deadline goes on singly; a batch is sent where enough waits, or for long enough."""
+        """What is near its deadline goes on singly, and all where batches were switched off; a batch is sent where
+        enough waits, or for long enough."""
         self._overflow()
+        if not self.row.batches:
+            return
         waiting = self.store.waiting(self.pool)
         now = time.monotonic()
         if not waiting:
@@ -54,10 +57,12 @@ class BatchSender:
                     self._fill(lock)
 
     def _overflow(self) -> None:
-        due_us = self.store.now_us() + round(self.row.batch_overflow_s * MICRO)
+        due_us: int | None = self.store.now_us() + round(self.row.batch_overflow_s * MICRO)
+        why, mode = "its deadline is near, so it is not batched", "sync"
+        if not self.row.batches:
+            due_us, why, mode = None, "its lane has no batches any more", "async"
         claims = self.store.fetch(self.pool, HANDFUL, idle=True, due_us=due_us).claims
-        why = "its deadline is near, so it is not batched"
-        queue = lane_queue(self.lane, "sync")
+        queue = lane_queue(self.lane, mode)
         self.store.commit(
             [Move(one, "queued", replace(one.progress, why=why), queue=queue) for one in claims]
         )

@@ -83,8 +83,9 @@ def broker_of(
         jobs.sights.forget()
 
     broker.beside(Health(endpoints, broker.hands, speak))
-    if lane.batches:
-        batches = Batches(jobs, batch_door(endpoints))
+    door = batch_door(endpoints) if lane.batches else endpoints.first.engine.batches()
+    if door is not None:  # also where batches are switched off: one may be with the provider still
+        batches = Batches(jobs, door)
         sender = BatchSender(batches, settings.fleet.var / "batches")
         broker.every(f"batch-send-{lane_name}", BATCH_SEND_EVERY_S, sender.send)
         broker.every(f"batch-look-{lane_name}", lane.batch_poll_s, BatchKeeper(batches).look)

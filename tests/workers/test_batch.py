@@ -33,6 +33,7 @@ from workers.batch_settle import BatchKeeper
 from workers.endpoints import Endpoints
 from workers.engines import Engine
 from workers.jobs import Jobs
+from workers.shell import broker_of
 from workers.toolbox import Toolbox
 
 #: 10 tokens in at $1 and 100 out at $2 a million, at half price.
@@ -609,6 +610,23 @@ def test_tasks_of_a_lost_batch_go_on_though_its_keeper_died_over_it(node: Node) 
     node.book.write(replace(batch, state="lost"), over="sending")
     node.anew().keeper.look()
     assert node.statuses() == {"a": "queued"}
+    node.at_rest()
+
+
+def test_batches_that_are_switched_off_are_looked_after_to_their_end(node: Node) -> None:
+    node.submit("a")
+    node.sender.send()
+    node.submit("b")
+    off = Node(
+        node.toml.replace("batches = true", "batches = false"), node.client, node.folder, node.provider,
+        node.jobs.endpoints,
+    )  # fmt: skip
+    broker = broker_of("midtier", off.settings, off.store, off.jobs.endpoints, off.jobs.toolbox)
+    for clock in broker.clocks:
+        broker.get_actor(clock).fn()
+    assert node.statuses() == {"a": "succeeded", "b": "queued"}
+    assert (off.depth("batch"), off.depth("async")) == (0, 1)
+    assert off.book.all() == []
     node.at_rest()
 
 
