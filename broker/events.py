@@ -191,11 +191,6 @@ class Event:
     fact: Fact
 
 
-def kind_name(fact: Fact) -> str:
-    """The fact's kind as it stands in files: ``submitted``, ``routed``, ``attempted``, …"""
-    return type(fact).__name__.lower()
-
-
 def encode_fact(fact: Fact) -> bytes:
     """Letters that UTF-8 cannot hold are replaced: a provider's odd text must not keep its call from being booked."""
     kind = type(fact)

@@ -24,7 +24,6 @@ from broker.events import (
     Routed,
     Submitted,
     encode_fact,
-    kind_name,
 )
 from tests.accounting.reference_rows import GATE, AttemptRow, Cost, DailyKey, Folded, TaskRow, Tokens
 
@@ -120,7 +119,7 @@ def _text(fact: Fact) -> tuple[str, str]:
     [said] = page.table.to_pylist()
     mine = facts.CALL_COLUMNS if isinstance(fact, Attempted) else facts.OTHER_COLUMNS
     names = [name for name in schema.EVENTS.names if name in mine and name in COLUMNS]
-    return kind_name(fact), repr({name: said.get(name) for name in names})
+    return type(fact).__name__, repr({name: said.get(name) for name in names})
 
 
 def _take(state: _State, event: Event) -> None:

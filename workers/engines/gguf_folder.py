@@ -27,7 +27,6 @@ from workers.engines.gguf_tokenizer import tokenizer_files
 FORMAT = 1
 #: What a folder of ours says of its source.
 ORIGIN = "laneway.json"
-QUANTISATION = re.compile(r"(?i)[.-](i?q\d\w*|bf16|f16|f32)$")
 
 OUTER = {
     "token_embd.weight": "model.embed_tokens.weight",
@@ -115,11 +114,6 @@ class Source:
             return str(LlamaFileType(self.get("general.file_type")).name).removeprefix("MOSTLY_")
         except ValueError:
             return ""
-
-
-def model_name(path: Path) -> str:
-    """The name of a model by its file or folder, without the quantisation."""
-    return QUANTISATION.sub("", path.stem if path.suffix == ".gguf" else path.name)
 
 
 def convert(source: Path, folder: Path, progress: Callable[[int, int], None] = lambda done, of: None) -> None:
