@@ -27,7 +27,8 @@ from broker.errors import RedisUnavailable
 from broker.settings import HUMAN, Settings, load
 from broker.task import TERMINAL
 from laneway.board import Board
-from laneway.cli.output import PIPE_WIDTH, emit, json_option, say, shorten, table
+from laneway.cli.options import json_option
+from laneway.cli.output import PIPE_WIDTH, emit, say, shorten, table
 from laneway.cli.taskfile import Row, opened
 from laneway.client import Client, Result, result_of
 from laneway.fleet import REDIS_LOOK_S, Fleet, Plan, missing_here, plan, read_procfile

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import click
@@ -15,11 +14,11 @@ from broker.store import PERIODS, BudgetState
 from broker.task import TERMINAL
 from dispatcher.budget import own_nano
 from laneway.cli.amounts import amount
-from laneway.cli.output import emit, json_option, price, say, table, usd
+from laneway.cli.options import json_option, workspace_option
+from laneway.cli.output import emit, price, say, table, usd
 from laneway.client import Client
 from laneway.submission import MONEY_LIMIT_NANO
 
-Command = Callable[..., None]
 FILE = "-"  # in place of an amount: what the configuration says
 
 
@@ -167,7 +166,7 @@ def set_budget(scope: str, period: str, limit_nano: int | None, as_json: bool) -
 @click.option("--tokens", type=click.IntRange(min=1), help="How many tokens its model calls may use in all.")
 @click.option("--failures", type=click.IntRange(min=1), help="How many of its calls may fail.")
 @click.option("--wall-s", type=click.FloatRange(min=0, min_open=True), help="How long it may run in all.")
-@click.option("--workspace", help="Needed only where two workspaces have a task of that id.")
+@workspace_option
 @json_option
 def raise_budget(
     task_id: str, limit_nano: int | None, llm_calls: int | None, tool_calls: int | None,
@@ -213,19 +212,17 @@ def raise_budget(
         say(f"{ref} is {before}; {limits} holds from its next call on")
 
 
-def _switching(command: Command) -> Command:
-    return scope_argument(json_option(command))
-
-
 @budget.command("kill")
-@_switching
+@scope_argument
+@json_option
 def kill(scope: str, as_json: bool) -> None:
     """No call leaves under this scope any more, at once and fleet-wide; calls under way end."""
     _switch(scope, as_json, off=True)
 
 
 @budget.command("unkill")
-@_switching
+@scope_argument
+@json_option
 def unkill(scope: str, as_json: bool) -> None:
     """The switch is back, and what an overrun closed is open again. What waits for it asks again in 5 minutes."""
     _switch(scope, as_json, off=False)

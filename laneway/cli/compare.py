@@ -13,7 +13,8 @@ from broker.money import round_half_even
 from broker.purpose import MODEL_CALLS, TOOL
 from broker.store import Record
 from broker.task import new_task_id
-from laneway.cli.output import emit, json_option, price, say, table, usd
+from laneway.cli.options import json_option
+from laneway.cli.output import emit, price, say, table, usd
 from laneway.cli.submit import progress
 from laneway.cli.taskfile import Row, opened
 from laneway.client import BATCH, Client, Handle

@@ -12,10 +12,10 @@ from broker.connect import connect
 from broker.errors import UnknownTask
 from broker.settings import load
 from broker.store import DeadLetter, Store
-from laneway.cli.output import emit, json_option, moment, say, shorten, table
+from laneway.cli.options import in_order, json_option
+from laneway.cli.output import emit, moment, say, shorten, table
 from laneway.cli.story import story, tell
 
-Selecting = Callable[..., None]
 Deed = Callable[[DeadLetter], str]
 DONE = "done"
 
@@ -93,16 +93,13 @@ def show_letter(letter_id: str, as_json: bool) -> None:
         tell(task)
 
 
-def _selecting(command: Selecting) -> Selecting:
-    for option in (
-        json_option,
-        click.option("--yes", is_flag=True, help="Do not ask."),
-        click.option("--all", "every", is_flag=True, help="All of them."),
-        click.option("--cause", metavar="TEXT", help="Those whose cause holds this text."),
-        click.argument("ids", nargs=-1),
-    ):
-        command = option(command)
-    return command
+_selecting = in_order(
+    click.argument("ids", nargs=-1),
+    click.option("--cause", metavar="TEXT", help="Those whose cause holds this text."),
+    click.option("--all", "every", is_flag=True, help="All of them."),
+    click.option("--yes", is_flag=True, help="Do not ask."),
+    json_option,
+)
 
 
 @dead.command("replay")

@@ -39,7 +39,8 @@ from dispatcher.availability import needs_key
 from dispatcher.classify import Classifier
 from dispatcher.embedding import embedder, installed
 from dispatcher.gates import check_types
-from laneway.cli.output import emit, json_option, say
+from laneway.cli.options import json_option
+from laneway.cli.output import emit, say
 from workers.endpoints import Endpoints
 from workers.engines import resolve
 from workers.engines.llamacpp import packaged_model

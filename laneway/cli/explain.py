@@ -20,7 +20,8 @@ from dispatcher.classify import Classified, Classifier
 from dispatcher.embedding import embedder
 from dispatcher.policy import Park, Run, start
 from dispatcher.route import chain_of
-from laneway.cli.output import emit, json_option, say, shorten, table
+from laneway.cli.options import json_option
+from laneway.cli.output import emit, say, shorten, table
 from laneway.cli.taskfile import opened, read_prompt
 from laneway.submission import task_of
 

@@ -25,7 +25,8 @@ from broker.tariff import price_of
 from broker.task import DISPATCH
 from dispatcher.availability import needs_key, unavailable
 from dispatcher.batching import queues_of
-from laneway.cli.output import emit, json_option, say, span, table
+from laneway.cli.options import json_option
+from laneway.cli.output import emit, say, span, table
 from laneway.cli.recent import verdicts
 from workers.endpoints import Endpoints
 from workers.engines import resolve

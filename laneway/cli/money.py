@@ -17,8 +17,8 @@ from broker.connect import connect
 from broker.errors import LedgerError, RedisUnavailable
 from broker.settings import Settings, load
 from broker.store import Store, ask
-from laneway.cli.days import date_option, since_option
-from laneway.cli.output import emit, json_option, price, progress, say, usd
+from laneway.cli.options import date_option, json_option, since_option
+from laneway.cli.output import emit, price, progress, say, usd
 
 QUARANTINE = "quarantine"
 BRIEF_S = 1.0  # that a writer at work may take without a word of ours

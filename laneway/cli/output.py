@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 
 PROGRESS_S = 5.0  # between two words about a long work
 PIPE_WIDTH = 200  # columns of a table that no terminal cuts off
-json_option = click.option("--json", "as_json", is_flag=True, help="One JSON document on standard output.")
 
 
 def progress() -> Callable[[str], None]:

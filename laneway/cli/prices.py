@@ -17,8 +17,8 @@ from broker.errors import ConfigError, LedgerError
 from broker.pricebook import NO_PRICE, Book, book, rows_of
 from broker.prices import TokenPrice, mtok_usd
 from broker.settings import load
-from laneway.cli.days import date_option, since_option
-from laneway.cli.output import emit, json_option, price, say, table, usd
+from laneway.cli.options import date_option, day_option, json_option, since_option
+from laneway.cli.output import emit, price, say, table, usd
 
 MTOK = ("input_mtok", "cached_input_mtok", "cache_write_mtok", "cache_write_1h_mtok", "output_mtok")
 
@@ -77,16 +77,14 @@ def _figures(row: TokenPrice) -> Iterable[str]:
 
 @prices.command()
 @click.argument("other", type=click.Path(exists=True, dir_okay=False, path_type=Path))
-@click.option(
-    "--day", type=click.DateTime(formats=["%Y-%m-%d"]), metavar="DAY", help="Prices of this UTC day."
-)
+@day_option("--day", "Prices of this UTC day.")
 @json_option
-def compare(other: Path, day: datetime | None, as_json: bool) -> None:
+def compare(other: Path, day: str | None, as_json: bool) -> None:
     """Our book against another one: each figure that differs.
 
     The other is a snapshot of model-prices or LiteLLM's model_prices_and_context_window.json; it is only read.
     """
-    at = (day or datetime.now(tz=UTC)).date().isoformat()
+    at = day or datetime.now(tz=UTC).date().isoformat()
     try:
         theirs = second_book.read(other.read_text(encoding="utf-8"), at)
     except ValueError as error:
@@ -116,14 +114,9 @@ def compare(other: Path, day: datetime | None, as_json: bool) -> None:
 @prices.command("reprice")
 @date_option
 @since_option
-@click.option(
-    "--at",
-    type=click.DateTime(formats=["%Y-%m-%d"]),
-    metavar="DAY",
-    help="At the prices of this UTC day; else at those that each call was priced with.",
-)
+@day_option("--at", "At the prices of this UTC day; else at those that each call was priced with.")
 @json_option
-def reprice_(date: str | None, since: str | None, at: datetime | None, as_json: bool) -> None:
+def reprice_(date: str | None, since: str | None, at: str | None, as_json: bool) -> None:
     """Reckon the calls of past days again, from their tokens.
 
     At the prices that they were booked with every call must come to the same amount: those that do not are named, and
@@ -135,7 +128,7 @@ def reprice_(date: str | None, since: str | None, at: datetime | None, as_json: 
     settings = load()
     files = ledger.open_store(settings)
     days = _days(ledger.days(files, ledger.ATTEMPTS), date, since)
-    made = reprice(files, days, settings.lanes, None if at is None else at.date().isoformat())
+    made = reprice(files, days, settings.lanes, at)
     if as_json:
         emit(to_dict(made))
     else:

@@ -13,7 +13,8 @@ from accounting.bills.reconcile import Compared, Reconciled
 from accounting.bills.usage_files import Used, read
 from accounting.files import ledger
 from broker.settings import load
-from laneway.cli.output import emit, json_option, price, say, table, usd
+from laneway.cli.options import json_option
+from laneway.cli.output import emit, price, say, table, usd
 
 
 @click.command()

@@ -14,8 +14,8 @@ from accounting.reports.report import BY, DEFAULT_BY, Question, Report, build, t
 from broker.errors import LedgerError
 from broker.money import nano
 from broker.settings import Settings, load
-from laneway.cli.days import date_option, day, day_type, since_option
-from laneway.cli.output import console, emit, json_option, progress
+from laneway.cli.options import date_option, day_option, json_option, since_option
+from laneway.cli.output import console, emit, progress
 
 MOST_NANO = 10**18
 REPORT_WIDTH = 120  # columns where no terminal says how many
@@ -54,13 +54,7 @@ def _only(_: click.Context, option: click.Parameter, values: Sequence[str]) -> d
 @click.command()
 @date_option
 @since_option
-@click.option(
-    "--until",
-    type=day_type,
-    callback=day,
-    metavar="DAY",
-    help="To this UTC day, and with it, or to today; alone: of this day.",
-)
+@day_option("--until", "To this UTC day, and with it, or to today; alone: of this day.")
 @click.option(
     "--by",
     default=",".join(DEFAULT_BY),
@@ -72,13 +66,7 @@ def _only(_: click.Context, option: click.Parameter, values: Sequence[str]) -> d
 @click.option(
     "--only", multiple=True, callback=_only, metavar="COLUMN=VALUE", help="Only these tasks; repeatable."
 )
-@click.option(
-    "--against",
-    type=day_type,
-    callback=day,
-    metavar="DAY",
-    help="Compare with as many days from this one on.",
-)
+@day_option("--against", "Compare with as many days from this one on.")
 @click.option(
     "--currency", default=USD, show_default=True, metavar="CODE", help="At the rates of [rates.CODE]."
 )

@@ -9,8 +9,9 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
+from functools import wraps
 from pathlib import Path
-from typing import Any
+from typing import Any, Concatenate, ParamSpec
 
 import click
 
@@ -23,20 +24,17 @@ from dispatcher.availability import unavailable
 from dispatcher.budget import explain, parse_refusal
 from dispatcher.gates import Verdict, gates_of, judge
 from laneway.cli.amounts import amount
-from laneway.cli.output import emit, json_option, moment, price, say, shorten, span, table, usd
+from laneway.cli.options import Command, in_order, json_option, one_task
+from laneway.cli.output import emit, moment, price, say, shorten, span, table, usd
 from laneway.cli.story import story, tell
 from laneway.client import Client
 from laneway.submission import MONEY_LIMIT_NANO
 from workers.human import Word, Work, answered, approved, carry_out, lane_to_try, priced, rejected, sent_back
 
 SHOWN = 1000
+P = ParamSpec("P")
 PAGE = 100  # records that are in memory at a time: each may be as large as a payload
 MICRO = 1_000_000
-Command = Callable[..., None]
-
-workspace_option = click.option(
-    "--workspace", help="Needed only where two workspaces have a task of that id."
-)
 
 
 @click.group()
@@ -122,8 +120,7 @@ def _row(record: Record, now_us: int) -> dict[str, Any]:
 
 
 @review.command("show")
-@click.argument("task_id")
-@workspace_option
+@one_task
 @json_option
 def show_parked(task_id: str, workspace: str | None, as_json: bool) -> None:
     """One of them, with all that a person needs to take it over."""
@@ -146,21 +143,57 @@ def _minutes(_: click.Context, option: click.Parameter, value: str | None) -> De
     return minutes
 
 
-def _working(command: Command) -> Command:
-    for option in (
-        json_option,
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """What is said of every deed: to which task, and whose work it is."""
+
+    task_id: str
+    workspace: str | None
+    minutes: Decimal | None
+    by: str | None
+    over: bool
+    as_json: bool
+
+    def desk(self) -> _Desk:
+        """Raises ReviewRefused for a task that does not wait for a person, and where people's work is switched off."""
+        client = Client()
+        if client.store.is_killed(f"lane:{HUMAN}"):
+            raise ReviewRefused(
+                "people's work is switched off", mend=f"laneway budget unkill lane:{HUMAN} switches it on"
+            )
+        record = client.record(self.task_id, workspace=self.workspace)
+        if record.status != "parked":
+            raise ReviewRefused(
+                f"{record.task.ref} does not wait for a person: it is {record.status}",
+                mend="laneway review list shows what does",
+            )
+        by, at_us = self.by or _account(), client.store.now_us()
+        work = priced(client.settings.human, by=by, at_us=at_us, minutes=self.minutes)
+        return _Desk(client, record, work, self.as_json, self.over)
+
+
+def _working(deed: Callable[Concatenate[_Asked, P], None]) -> Command:
+    """The options that every deed has, which it is given as one."""
+
+    @in_order(
+        one_task,
+        click.option("--minutes", callback=_minutes, metavar="M", help="How long it took."),
+        click.option("--by", help="Who did it; this account's name where it is not said."),
         click.option(
             "--over-budget",
             "over",
             is_flag=True,
             help="Book the work also where a budget has no room for it.",
         ),
-        click.option("--by", help="Who did it; this account's name where it is not said."),
-        click.option("--minutes", callback=_minutes, metavar="M", help="How long it took."),
-        workspace_option,
-        click.argument("task_id"),
-    ):
-        command = option(command)
+        json_option,
+    )
+    @wraps(deed)
+    def command(
+        task_id: str, workspace: str | None, minutes: Decimal | None, by: str | None, over: bool, as_json: bool,
+        *args: P.args, **own: P.kwargs,
+    ) -> None:  # fmt: skip
+        deed(_Asked(task_id, workspace, minutes, by, over, as_json), *args, **own)
+
     return command
 
 
@@ -216,25 +249,6 @@ class _Desk:
             click.echo(f"the work is booked as unpriced: no price is known; {needed}", err=True)
 
 
-def _desk(
-    task_id: str, workspace: str | None, minutes: Decimal | None, by: str | None, as_json: bool, over: bool
-) -> _Desk:
-    """Raises ReviewRefused for a task that does not wait for a person, and where people's work is switched off."""
-    client = Client()
-    if client.store.is_killed(f"lane:{HUMAN}"):
-        raise ReviewRefused(
-            "people's work is switched off", mend=f"laneway budget unkill lane:{HUMAN} switches it on"
-        )
-    record = client.record(task_id, workspace=workspace)
-    if record.status != "parked":
-        raise ReviewRefused(
-            f"{record.task.ref} does not wait for a person: it is {record.status}",
-            mend="laneway review list shows what does",
-        )
-    work = priced(client.settings.human, by=by or _account(), at_us=client.store.now_us(), minutes=minutes)
-    return _Desk(client, record, work, as_json, over)
-
-
 def _account() -> str:
     try:
         return getpass.getuser()
@@ -247,17 +261,14 @@ def _account() -> str:
 @click.option("--text", help="The answer; - reads standard input.")
 @click.option("--file", "path", type=click.Path(dir_okay=False), help="The answer is in this file.")
 @click.option("--force", is_flag=True, help="Also where its gates do not let it pass.")
-def answer(
-    task_id: str, workspace: str | None, minutes: Decimal | None, by: str | None, as_json: bool, over: bool,
-    text: str | None, path: str | None, force: bool,
-) -> None:  # fmt: skip
+def answer(asked: _Asked, text: str | None, path: str | None, force: bool) -> None:
     """A person's answer becomes the task's output; its gates judge it as any other."""
     if (text is None) == (path is None):
         raise click.UsageError("give the answer as --text or --file")
     said = _read(path) if path else sys.stdin.read() if text == "-" else text or ""
     if not said.strip():
         raise click.UsageError("the answer is empty")
-    desk = _desk(task_id, workspace, minutes, by, as_json, over)
+    desk = asked.desk()
     verdict = _judged(desk, said)
     if verdict.passed is False and not force:
         raise ReviewRefused(
@@ -290,11 +301,9 @@ def _judged(desk: _Desk, text: str) -> Verdict:
 
 @review.command("approve")
 @_working
-def approve(
-    task_id: str, workspace: str | None, minutes: Decimal | None, by: str | None, as_json: bool, over: bool
-) -> None:
+def approve(asked: _Asked) -> None:
     """The last model's answer is good: it becomes the output."""
-    desk = _desk(task_id, workspace, minutes, by, as_json, over)
+    desk = asked.desk()
     if not desk.record.progress.last_answer:
         raise ReviewRefused(
             f"{desk.record.task.ref} has no answer to approve", mend="answer it, or retry it on another lane"
@@ -305,17 +314,9 @@ def approve(
 @review.command("reject")
 @_working
 @click.option("--reason", default="", help="Why; it is kept with the task and in the ledger.")
-def reject(
-    task_id: str,
-    workspace: str | None,
-    minutes: Decimal | None,
-    by: str | None,
-    as_json: bool,
-    over: bool,
-    reason: str,
-) -> None:
+def reject(asked: _Asked, reason: str) -> None:
     """The task ends as failed."""
-    desk = _desk(task_id, workspace, minutes, by, as_json, over)
+    desk = asked.desk()
     desk.do(rejected(desk.record, desk.work, reason))
 
 
@@ -334,12 +335,9 @@ def _limit(_: click.Context, option: click.Parameter, value: str | None) -> int 
     metavar="N",
     help="The task's own limit from now on, what it has cost so far included.",
 )
-def retry(
-    task_id: str, workspace: str | None, minutes: Decimal | None, by: str | None, as_json: bool, over: bool,
-    lane: str | None, instruction: str, hard_nano: int | None,
-) -> None:  # fmt: skip
+def retry(asked: _Asked, lane: str | None, instruction: str, hard_nano: int | None) -> None:
     """Back onto a lane of its chain, corrected; from there on it climbs as ever."""
-    desk = _desk(task_id, workspace, minutes, by, as_json, over)
+    desk = asked.desk()
     named = lane or lane_to_try(desk.record)
     lanes = [one for one in desk.record.progress.chain if one in desk.settings.lanes]
     if named not in lanes:

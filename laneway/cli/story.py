@@ -14,7 +14,8 @@ from broker.purpose import part_of
 from broker.settings import HUMAN
 from broker.store import Record, Store
 from broker.task import TERMINAL, Task
-from laneway.cli.output import emit, json_option, moment, price, say, shorten, table, usd
+from laneway.cli.options import json_option, one_task
+from laneway.cli.output import emit, moment, price, say, shorten, table, usd
 from laneway.client import Client, attempt_row
 
 PROMPT_CHARS = 300
@@ -22,8 +23,7 @@ CHECKING, REST = "validation", "routing_and_lost"
 
 
 @click.command()
-@click.argument("task_id")
-@click.option("--workspace", help="Needed only where two workspaces have a task of that id.")
+@one_task
 @json_option
 def show(task_id: str, workspace: str | None, as_json: bool) -> None:
     """The whole story of one task.

@@ -7,6 +7,7 @@ import math
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import fields
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -15,27 +16,13 @@ import click
 
 from broker.errors import LanewayError, ResultTimeout
 from broker.task import MODES, new_task_id
-from laneway.cli.output import emit, json_option, price, say
+from laneway.cli.options import in_order, json_option, one_task
+from laneway.cli.output import emit, price, say
 from laneway.cli.taskfile import Row, opened, read_prompt
 from laneway.client import BATCH, Client, Handle, Result, result_of
-from laneway.submission import task_of
+from laneway.submission import Budget, task_of
 
 SHOWN_IDS = 3
-Command = Callable[..., None]
-LIMITS = (
-    "hard_usd",
-    "soft_usd",
-    "retry_usd",
-    "llm_calls",
-    "tool_calls",
-    "same_tool_calls",
-    "tokens",
-    "failures",
-    "wall_s",
-)
-workspace_option = click.option(
-    "--workspace", help="Needed only where two workspaces have a task of that id."
-)
 
 
 class WaitCommand(click.Command):
@@ -82,55 +69,49 @@ def _gate(_: click.Context, option: click.Parameter, value: str | None) -> Any:
         raise click.BadParameter(f"not JSON: {error}") from error
 
 
-def _arguments(command: Command) -> Command:
-    """The options that are ``submit``'s keyword arguments."""
-    options = [
-        click.option(
-            "--type", "type", metavar="T", help="The task type (default: the dispatcher classifies)."
-        ),
-        click.option("--mode", type=click.Choice(MODES), help="Default: sync."),
-        click.option("--workspace", metavar="W", help="Whose task it is (default: default)."),
-        click.option("--workflow", metavar="W"),
-        click.option("--pipeline", metavar="P"),
-        click.option("--user", metavar="U"),
-        click.option("--priority", type=int, help="A higher one goes first within its queue."),
-        click.option("--deadline-s", type=float, help="Seconds from now."),
-        click.option(
-            "--schema", callback=_json_or_file, metavar="FILE|JSON", help="A JSON Schema of the answer."
-        ),
-        click.option(
-            "--gate", callback=_gate, metavar="KIND|JSON", help="A check of the answer, beside the type's."
-        ),
-        click.option("--value-usd", metavar="USD", help="What a success is worth."),
-        click.option("--hard-usd", metavar="USD", help="The task stops before it costs more."),
-        click.option(
-            "--soft-usd",
-            metavar="USD",
-            help="Above it the next attempt is on a cheaper lane, and people are told.",
-        ),
-        click.option("--retry-usd", metavar="USD", help="What its retries may cost together."),
-        click.option("--llm-calls", type=click.IntRange(min=0), help="How many model calls it may make."),
-        click.option("--tool-calls", type=click.IntRange(min=0), help="How many tool calls it may make."),
-        click.option(
-            "--same-tool-calls", type=click.IntRange(min=0), help="How many of them with the same arguments."
-        ),
-        click.option(
-            "--tokens", type=click.IntRange(min=0), help="No model call begins once it has used so many."
-        ),
-        click.option("--wall-s", type=float, help="How long it may run, from its first call on."),
-        click.option("--callback-url", metavar="URL", help="Not in this version: ask for the result."),
-        click.option("--role", type=click.Choice(("eval",)), help="Booked as an evaluation run."),
-        click.option("--parent", metavar="TASK_ID", help="The task that this one is part of."),
-    ]
-    for option in reversed(options):
-        command = option(command)
-    return command
+#: The options that are ``submit``'s keyword arguments.
+_arguments = in_order(
+    click.option("--type", "type", metavar="T", help="The task type (default: the dispatcher classifies)."),
+    click.option("--mode", type=click.Choice(MODES), help="Default: sync."),
+    click.option("--workspace", metavar="W", help="Whose task it is (default: default)."),
+    click.option("--workflow", metavar="W"),
+    click.option("--pipeline", metavar="P"),
+    click.option("--user", metavar="U"),
+    click.option("--priority", type=int, help="A higher one goes first within its queue."),
+    click.option("--deadline-s", type=float, help="Seconds from now."),
+    click.option(
+        "--schema", callback=_json_or_file, metavar="FILE|JSON", help="A JSON Schema of the answer."
+    ),
+    click.option(
+        "--gate", callback=_gate, metavar="KIND|JSON", help="A check of the answer, beside the type's."
+    ),
+    click.option("--value-usd", metavar="USD", help="What a success is worth."),
+    click.option("--hard-usd", metavar="USD", help="The task stops before it costs more."),
+    click.option(
+        "--soft-usd",
+        metavar="USD",
+        help="Above it the next attempt is on a cheaper lane, and people are told.",
+    ),
+    click.option("--retry-usd", metavar="USD", help="What its retries may cost together."),
+    click.option("--llm-calls", type=click.IntRange(min=0), help="How many model calls it may make."),
+    click.option("--tool-calls", type=click.IntRange(min=0), help="How many tool calls it may make."),
+    click.option(
+        "--same-tool-calls", type=click.IntRange(min=0), help="How many of them with the same arguments."
+    ),
+    click.option(
+        "--tokens", type=click.IntRange(min=0), help="No model call begins once it has used so many."
+    ),
+    click.option("--wall-s", type=float, help="How long it may run, from its first call on."),
+    click.option("--callback-url", metavar="URL", help="Not in this version: ask for the result."),
+    click.option("--role", type=click.Choice(("eval",)), help="Booked as an evaluation run."),
+    click.option("--parent", metavar="TASK_ID", help="The task that this one is part of."),
+)
 
 
 def _row(options: dict[str, Any]) -> Row:
     """The keyword arguments of ``submit`` that were given."""
     given = {name: value for name, value in options.items() if value is not None}
-    budget = {name: given.pop(name) for name in LIMITS if name in given}
+    budget = {one.name: given.pop(one.name) for one in fields(Budget) if one.name in given}
     return {**given, "budget": budget} if budget else given
 
 
@@ -230,8 +211,7 @@ def progress(total: int, label: str) -> Iterator[Callable[[int], None]]:
 
 
 @click.command(cls=WaitCommand)
-@click.argument("task_id")
-@workspace_option
+@one_task
 @wait_option
 @json_option
 def result(task_id: str, workspace: str | None, wait: float | None, as_json: bool) -> None:
@@ -263,8 +243,7 @@ def _tell(found: Result) -> None:
 
 
 @click.command()
-@click.argument("task_id")
-@workspace_option
+@one_task
 @json_option
 def cancel(task_id: str, workspace: str | None, as_json: bool) -> None:
     """Stop a task; what was spent is settled.
@@ -279,8 +258,7 @@ def cancel(task_id: str, workspace: str | None, as_json: bool) -> None:
 
 
 @click.command()
-@click.argument("task_id")
-@workspace_option
+@one_task
 @click.option("--ok/--not-ok", default=None, help="Whether the outcome was right.")
 @click.option("--value-usd", metavar="USD", help="What it was worth.")
 @click.option("--comment", default="", help="A word about it.")

@@ -12,7 +12,8 @@ import click
 
 from broker.money import text
 from laneway.cli.econ.given import MOST, Given, nano
-from laneway.cli.output import emit, json_option
+from laneway.cli.options import json_option
+from laneway.cli.output import emit
 
 #: A frozen dataclass of figures, or several of one kind, which are told as a table.
 Result = Any
