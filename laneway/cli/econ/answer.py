@@ -69,11 +69,7 @@ def calculator(name: str, formula: str = "") -> Callable[[Callable[[Given], Resu
 def plain(answer: Answer) -> dict[str, Any]:
     """The answer as JSON's types. Raises ValueError for a figure that nobody could pay."""
     result = [_row(one) for one in answer.rows] if answer.rows else _row(answer.result)
-    values = {
-        name: value
-        for name, value in answer.given.values.items()
-        if value is not None and value is not False and value != ()
-    }
+    values = answer.given.told()
     document: dict[str, Any] = {"calculator": answer.calculator}
     if answer.formula:
         document["formula"] = answer.formula

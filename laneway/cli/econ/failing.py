@@ -7,12 +7,11 @@ import click
 from accounting.econ import failing
 from accounting.econ.failing import ChainStep, LaneFirst, Lanes, Policy, Run, Strategy
 from laneway.cli.econ.answer import calculator
-from laneway.cli.econ.fed import asked, feed_lanes, feed_run, from_ledger, lane_option
+from laneway.cli.econ.fed import FED, asked, feed_lanes, feed_run, from_ledger, lane_option
 from laneway.cli.econ.given import CERTAIN, Given, Number, certain, count, option, read, share, usd
 
 MOST_STEPS = 1000
 STEP_USD = "0.01"
-FED = "[needed, or --from-ledger]"
 
 
 @calculator("chain")

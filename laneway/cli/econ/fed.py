@@ -19,17 +19,13 @@ from accounting.reports.wording import left_out, percent
 from broker.errors import LedgerError
 from broker.money import NANO_PER_USD
 from broker.settings import load
-from laneway.cli.econ.given import DAY, DEFAULT, FLAG, Command, Decorator, Given, option, switch
+from laneway.cli.econ.given import DAY, DEFAULT, FLAG, Given, option, switch
+from laneway.cli.options import Decorator, in_order
 
 DAYS = 30  # that are looked at where none is named
 MS_PER_S = 1000
+FED = "[needed, or --from-ledger]"
 
-since_option = option(
-    "--since", "since", DAY, f"From this UTC day on; else the last {DAYS} days.", metavar="DAY"
-)
-until_option = option(
-    "--until", "until", DAY, "To this UTC day, in it; else the last that was rolled.", metavar="DAY"
-)
 type_option = option(
     "--type", "task_type", click.STRING, "Tasks of this type; else of all types.", metavar="TYPE"
 )
@@ -52,14 +48,17 @@ def lane_option(name: str) -> Decorator:
     return option(f"--{name}", name, click.STRING, words, metavar="LANE")
 
 
-def from_ledger(command: Command) -> Command:
-    """``--from-ledger``, and whose figures are taken."""
-    fed = switch("--from-ledger", "from_ledger", "What is not given is what the ledger has measured.")
-    return fed(period(type_option(command)))
-
-
-def period(command: Command) -> Command:
-    return since_option(until_option(command))
+#: The days whose figures are taken.
+period = in_order(
+    option("--since", "since", DAY, f"From this UTC day on; else the last {DAYS} days.", metavar="DAY"),
+    option("--until", "until", DAY, "To this UTC day, in it; else the last that was rolled.", metavar="DAY"),
+)
+#: ``--from-ledger``, and whose figures are taken.
+from_ledger = in_order(
+    switch("--from-ledger", "from_ledger", "What is not given is what the ledger has measured."),
+    period,
+    type_option,
+)
 
 
 def asked(given: Given) -> bool:

@@ -6,7 +6,7 @@ may be fed from elsewhere, from the price book or the ledger; what was given is 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date
 from decimal import Decimal, InvalidOperation
@@ -17,10 +17,9 @@ import click
 from click.core import ParameterSource
 
 from broker.money import NANO_PER_USD, round_half_even
+from laneway.cli.options import Decorator
 
 Value = Fraction | int | str | bool | tuple[Any, ...] | None
-Command = Callable[["Given"], Any]
-Decorator = Callable[[Command], Command]
 
 FLAG, DEFAULT = "given", "default"
 MOST = 10**15  # the largest figure that is taken or told
@@ -74,6 +73,14 @@ class Given:
     def arrange(self, names: Sequence[str]) -> None:
         """Puts the values into this order."""
         self.values = {name: self.values[name] for name in names if name in self.values}
+
+    def told(self) -> dict[str, Value]:
+        """What there is to tell a reader: not what was left open or off."""
+        return {
+            name: value
+            for name, value in self.values.items()
+            if not (value is None or value is False or value == ())
+        }
 
     def feed(self, source: str, found: Mapping[str, Fraction | str | None]) -> None:
         """Takes what is known and was not given."""

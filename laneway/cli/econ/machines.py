@@ -9,7 +9,7 @@ import click
 from accounting.econ import hosting
 from accounting.econ.hosting import BreakEven, Crossover, Node, Use
 from laneway.cli.econ.answer import calculator
-from laneway.cli.econ.fed import asked, feed_crossover, from_ledger, lane_option
+from laneway.cli.econ.fed import FED, asked, feed_crossover, from_ledger, lane_option
 from laneway.cli.econ.given import FLAG, Given, Number, count, number, option, share, usd
 from laneway.cli.econ.prices import PRICE_WORDS, day_option, each_rates
 
@@ -17,7 +17,6 @@ HOURS_PER_DAY = 24
 HOURS_PER_MONTH = HOURS_PER_DAY * 30
 WATTS_PER_KW = 1000
 VOLUMES = tuple(Fraction(10) ** power for power in range(4))
-FED = "[needed, or --from-ledger]"
 
 
 @calculator("self-host", "tokens a day = dollars a month / (30 * price of a token of this mix)")

@@ -11,10 +11,19 @@ from accounting.econ import margin as selling
 from accounting.econ.margin import Margin, Offer
 from accounting.reports.measured import Measured
 from laneway.cli.econ.answer import calculator
-from laneway.cli.econ.fed import asked, feed_offer, from_ledger, measured, part, period, source, type_option
+from laneway.cli.econ.fed import (
+    FED,
+    asked,
+    feed_offer,
+    from_ledger,
+    measured,
+    part,
+    period,
+    source,
+    type_option,
+)
 from laneway.cli.econ.given import Given, certain, number, usd
 
-FED = "[needed, or --from-ledger]"
 DEAR = 5  # a 95th percentile usually is 3 to 8 means
 PRICES = ("--seat-usd", "--use-usd", "--outcome-usd", "--value-usd")
 

@@ -28,9 +28,8 @@ def show(answer: Answer) -> None:
     table(
         ("given", "is", "from"),
         [
-            (_said(name, given.flags), cell(name, value), given.sources[name])
-            for name, value in given.values.items()
-            if not (value is None or value is False or value == ())
+            (given.flags.get(name, label(name)), cell(name, value), given.sources[name])
+            for name, value in given.told().items()
         ],
         right=("is",),
     )
@@ -44,10 +43,6 @@ def show(answer: Answer) -> None:
         names = [field.name for field in fields(answer.result)]
         lines = [(label(name), cell(name, getattr(answer.result, name))) for name in names]
         table(("result", "is"), lines, right=("is",))
-
-
-def _said(name: str, flags: dict[str, str]) -> str:
-    return flags.get(name, label(name))
 
 
 def label(name: str) -> str:

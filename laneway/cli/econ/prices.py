@@ -14,7 +14,8 @@ from broker.money import text
 from broker.pricebook import book
 from broker.prices import PPM, TokenPrice
 from broker.tariff import book_price
-from laneway.cli.econ.given import DAY, FLAG, Command, Decorator, Given, exact, nano, option
+from laneway.cli.econ.given import DAY, FLAG, Given, exact, nano, option
+from laneway.cli.options import Decorator, in_order
 
 FIGURES = re.compile(r"([0-9.]+)/([0-9.]+)")
 PRICE_WORDS = "a model of the price book, or dollars per million tokens, input/output, as 2.50/10.00"
@@ -29,9 +30,8 @@ def price_option(flag: str, name: str, words: str) -> Decorator:
     return option(flag, name, click.STRING, f"{PRICE_WORDS.capitalize()}. {words}", metavar="PRICE")
 
 
-def priced(command: Command) -> Command:
-    """``--price`` and ``--day``, for a calculator with one price."""
-    return price_option("--price", "price", "[needed]")(day_option(command))
+#: For a calculator with one price.
+priced = in_order(price_option("--price", "price", "[needed]"), day_option)
 
 
 def today() -> str:

@@ -12,42 +12,22 @@ from accounting.econ.driving import Effect, Lever, Load
 from accounting.econ.monthly import Plan, Saving, Step
 from accounting.econ.tokens import Mix, Pattern, Rates
 from laneway.cli.econ.answer import calculator
-from laneway.cli.econ.fed import asked, changed_option, feed_drivers, feed_plan, from_ledger
-from laneway.cli.econ.given import (
-    SHARE,
-    Command,
-    Decorator,
-    Given,
-    multiple,
-    number,
-    option,
-    read,
-    share,
-    switch,
-    usd,
-)
+from laneway.cli.econ.fed import FED, asked, changed_option, feed_drivers, feed_plan, from_ledger
+from laneway.cli.econ.given import SHARE, Given, multiple, number, option, read, share, switch, usd
 from laneway.cli.econ.given import tokens as tokens_option
 from laneway.cli.econ.prices import PRICE_WORDS, day_option, each_rates, price_option, rates
-
-FED = "[needed, or --from-ledger]"
+from laneway.cli.options import Decorator, in_order
 
 
 def worked(needed: str) -> Decorator:
     """What tasks do: how many a day, their calls, the tokens of a call."""
 
-    def add(command: Command) -> Command:
-        for one in reversed(
-            (
-                number("--tasks", "tasks_per_day", f"Tasks a day. {needed}"),
-                number("--calls", "calls", f"Calls of a model that a task makes. {needed}"),
-                tokens_option("--input-tokens", "input_tokens", f"Tokens that a call reads. {needed}"),
-                tokens_option("--output-tokens", "output_tokens", f"Tokens that a call writes. {needed}"),
-            )
-        ):
-            command = one(command)
-        return command
-
-    return add
+    return in_order(
+        number("--tasks", "tasks_per_day", f"Tasks a day. {needed}"),
+        number("--calls", "calls", f"Calls of a model that a task makes. {needed}"),
+        tokens_option("--input-tokens", "input_tokens", f"Tokens that a call reads. {needed}"),
+        tokens_option("--output-tokens", "output_tokens", f"Tokens that a call writes. {needed}"),
+    )
 
 
 def told_pattern(given: Given) -> Pattern:
