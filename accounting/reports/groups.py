@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from math import ceil
 from typing import Any
 
@@ -25,18 +26,25 @@ Sums = Mapping[str, int]
 NOBODY: Sums = dict.fromkeys(RATINGS, 0)
 
 
-def group(
-    name: str, sums: Sums, ranks: Answers, whole_nano: int, price_nano: int | None, said: Sums | None
-) -> Group:
-    """``whole_nano`` is all spend, ``price_nano`` what a success is sold for; None takes what people said it was
-    worth. ``said`` are its ratings; None: not known."""
+@dataclass(frozen=True, slots=True)
+class Basis:
+    """What groups are held against. ``whole_nano`` is all spend, ``price_nano`` what a success is sold for; None takes
+    what people said it was worth. ``ratings`` is a table of what they said; None: not known."""
+
+    whole_nano: int
+    price_nano: int | None
+    ratings: Any
+
+
+def group(name: str, sums: Sums, ranks: Answers, basis: Basis, said: Sums | None) -> Group:
+    """``said`` are its ratings; None: not known."""
     rated, satisfied = (None if said is None else said[one] for one in RATINGS)
     cost, succeeded, unpriced = sums["cost"], sums["succeeded"], sums["unpriced_calls"]
-    if price_nano is None:
+    if basis.price_nano is None:
         valued, valued_cost = sums["valued"], sums["valued_cost"]
         worth = sums["value"] if valued or valued_cost else None  # a day may have parts alone of valued tasks
     else:
-        valued, valued_cost, worth = sums["tasks"], cost, price_nano * succeeded
+        valued, valued_cost, worth = sums["tasks"], cost, basis.price_nano * succeeded
     known = cost or not unpriced
     p50, p95, p99, top = (ranks.percent(name, percent) if known else None for percent in PERCENTS)
     return Group(
@@ -52,7 +60,7 @@ def group(
         p99_nano=p99,
         max_nano=top,
         overhead_share=share(cost - sums["inference"], cost),
-        spend_share=share(cost, whole_nano),
+        spend_share=share(cost, basis.whole_nano),
         value_nano=worth,
         valued=valued,
         valued_cost_nano=valued_cost,
@@ -62,34 +70,25 @@ def group(
     )
 
 
-def all_tasks(kinds: Any, ranks: Answers, price_nano: int | None, ratings: Any) -> Group:
-    """``ratings`` is a table of them, here as below; None: not known."""
-    sums = totals(kinds)
-    return group(TOTAL, sums, ranks, sums["cost"], price_nano, None if ratings is None else totals(ratings))
+def all_tasks(kinds: Any, ranks: Answers, basis: Basis) -> Group:
+    said = None if basis.ratings is None else totals(basis.ratings)
+    return group(TOTAL, totals(kinds), ranks, basis, said)
 
 
-def groups(
-    table: Any, key: str, ranks: Answers, whole_nano: int, price_nano: int | None, ratings: Any
-) -> tuple[Group, ...]:
+def groups(table: Any, key: str, ranks: Answers, basis: Basis) -> tuple[Group, ...]:
     """One group a value, the dearest first."""
-    found = _each(table, key, ranks, whole_nano, price_nano, ratings)
-    return tuple(sorted(found, key=lambda one: (-one.cost_nano, one.name)))
+    return tuple(sorted(_each(table, key, ranks, basis), key=lambda one: (-one.cost_nano, one.name)))
 
 
-def days(
-    kinds: Any, ranks: Answers, whole_nano: int, price_nano: int | None, ratings: Any
-) -> tuple[Group, ...]:
-    return tuple(_each(kinds, DATE, ranks, whole_nano, price_nano, ratings))
+def days(kinds: Any, ranks: Answers, basis: Basis) -> tuple[Group, ...]:
+    return tuple(_each(kinds, DATE, ranks, basis))
 
 
-def _each(
-    table: Any, key: str, ranks: Answers, whole_nano: int, price_nano: int | None, ratings: Any
-) -> Iterator[Group]:
-    known = ratings is not None and key in ratings.column_names
-    said = dict(by(ratings, key)) if known else {}
+def _each(table: Any, key: str, ranks: Answers, basis: Basis) -> Iterator[Group]:
+    known = basis.ratings is not None and key in basis.ratings.column_names
+    said = dict(by(basis.ratings, key)) if known else {}
     for name, sums in by(table, key):
-        of_it = said.get(name, NOBODY) if known else None
-        yield group(name, sums, ranks, whole_nano, price_nano, of_it)
+        yield group(name, sums, ranks, basis, said.get(name, NOBODY) if known else None)
 
 
 def counts(tasks: int) -> tuple[int, ...]:

@@ -31,6 +31,7 @@ from accounting.reports.figures import (
     Report,
     Window,
 )
+from accounting.reports.ranks import Answers
 from accounting.reports.rows import Where, days_between
 from accounting.reports.sums import daily_answers, from_daily, ratings, too_large, total, totals
 from accounting.reports.tasks import BY, DATE, TOTAL, Range, Tallies, choose, rank, summed, tally, unpriced
@@ -76,6 +77,14 @@ class Question:
     def wanted(self) -> Where:
         return {BY[name]: frozenset(values) for name, values in (self.where or {}).items()}
 
+    @property
+    def conversion(self) -> Rates | None:
+        """None where amounts stay in US dollars."""
+        return None if self.rates is None or self.rates.currency == USD else self.rates
+
+    def reads_calls(self, days: Sequence[str]) -> bool:
+        return len(days) <= CALL_DAYS if self.calls is None else self.calls
+
 
 def build(
     store: Store,
@@ -89,30 +98,25 @@ def build(
     and of how many. Raises LedgerError for a file that cannot be read, ValueError for what is no day, ConfigError for a
     day without a rate."""
     asked = asked or Question()
-    rates = None if asked.rates is None or asked.rates.currency == USD else asked.rates
+    rates, chosen = asked.conversion, bool(asked.where)
     days = _days(store, since, until, rates)
-    where = asked.wanted
-    found = choose(store, days, where, asked.columns, rates)
-    tallies = tally(found)
-    kinds = tallies.kinds
+    read = _read(store, days, asked)
+    kinds, ranks, daily = read.tallies.kinds, read.ranks, read.daily
     sums = totals(kinds)
-    ranks = rank(found, tallies, groups.counts(sums["tasks"]))
-    whole, price = sums["cost"], asked.price_nano
-    said = ratings(store, days, where, asked.columns) if daily_answers(where, parts=False) else None
-    everything = groups.all_tasks(kinds, ranks[TOTAL], price, said)
-    by_day = groups.days(kinds, ranks[DATE], whole, price, said)
-    window = _window(store, (since, until), where, rates, kinds)
-    paid, paid_in_window = (
-        _flat(store, asked.monthly, first, until, rates) for first in (since, window.since)
+    basis = groups.Basis(sums["cost"], asked.price_nano, read.ratings)
+    everything = groups.all_tasks(kinds, ranks[TOTAL], basis)
+    by_day = groups.days(kinds, ranks[DATE], basis)
+    window = _window(store, (since, until), asked, kinds)
+    paid, paid_in_window = (_flat(store, asked, first, until) for first in (since, window.since))
+    calls = (
+        Calls(store, days, asked.wanted, rates, read.found.families, tell)
+        if asked.reads_calls(days)
+        else None
     )
-    keys = ("task_type", "lane", "model")
-    daily = None
-    if daily_answers(where, parts=found.families is not None):
-        daily = from_daily(store, days, where, keys, rates)
-    calls = Calls(store, days, where, rates, found.families, tell) if _reads_calls(asked, days) else None
-    parts = _parts(found, whole, daily)
+    whole = bool(paid) and not chosen  # a monthly price is paid for all tasks
+    parts = _parts(read.found, basis.whole_nano, daily)
     categories = groups.categories(parts)
-    classified, unfired = (None, ()) if where else odd.unfired(kinds, asked.ruled)
+    classified, unfired = (None, ()) if chosen else odd.unfired(kinds, asked.ruled)
     return Report(
         since=since,
         until=until,
@@ -121,11 +125,11 @@ def build(
         totals=everything,
         window=window,
         flat=paid,
-        loaded=loaded.loaded(everything, window, paid, paid_in_window) if paid and not where else None,
+        loaded=loaded.loaded(everything, window, paid, paid_in_window) if whole else None,
         goal=groups.goal(asked.p95_nano, rates, until, everything, by_day),
         parts=parts,
         categories=categories,
-        loaded_categories=loaded.categories(categories, paid) if paid and not where else (),
+        loaded_categories=loaded.categories(categories, paid) if whole else (),
         statuses=groups.statuses(kinds),
         escalated_tasks=sums["escalated"],
         escalations=sums["hops"],
@@ -134,32 +138,56 @@ def build(
         parts_of_tasks=sums["parts"],
         parts_of_tasks_nano=sums["parts_cost"],
         value_nano=everything.value_nano,
-        price_nano=price,
+        price_nano=asked.price_nano,
         days=by_day,
         periods=trends.periods(kinds),
         groups={
-            name: groups.groups(tallies.groups[BY[name]], BY[name], ranks[BY[name]], whole, price, said)
-            for name in asked.by
+            name: groups.groups(read.tallies.groups[column], column, ranks[column], basis)
+            for name, column in zip(asked.by, asked.columns, strict=True)
         },
         work=() if daily is None else groups.work(daily),
         lanes=calls.lanes() if calls else (),
         within=calls.within if calls else None,
-        dearest=groups.dearest(sums["tasks"], ranks[TOTAL], whole),
-        costly=choices.costly(tallies.workflows),
+        dearest=groups.dearest(sums["tasks"], ranks[TOTAL], basis.whole_nano),
+        costly=choices.costly(read.tallies.workflows),
         cells=choices.cells(kinds),
         visits=() if daily is None else choices.visits(daily),
         choices=choices.choices(kinds),
         drivers=trends.drivers(kinds),
         speeds=calls.speeds() if calls else (),
-        odd=_odd(store, since, days, where, rates, tallies),
+        odd=_odd(store, since, days, asked, read.tallies),
         drifts=trends.drifts(kinds),
         bands=trends.bands(by_day),
-        change=None if asked.against is None else _change(store, asked, rates, (since, until), tallies),
+        change=None if asked.against is None else _change(store, asked, (since, until), read.tallies),
         open=groups.open_(kinds),
         unrolled=_unrolled(store, since, until),
         classified=classified,
         unfired=unfired,
     )
+
+
+@dataclass(frozen=True, slots=True)
+class _Read:
+    """What was read of the tasks of a range. ``ratings`` and ``daily`` are sums of the daily files, None where these
+    cannot tell."""
+
+    found: Range
+    tallies: Tallies
+    ranks: Mapping[str, Answers]
+    ratings: Any
+    daily: Any
+
+
+def _read(store: Store, days: Sequence[str], asked: Question) -> _Read:
+    where, columns, rates = asked.wanted, asked.columns, asked.conversion
+    found = choose(store, days, where, columns, rates)
+    tallies = tally(found)
+    ranks = rank(found, tallies, groups.counts(total(tallies.kinds, "tasks")))
+    said = ratings(store, days, where, columns) if daily_answers(where, parts=False) else None
+    daily = None
+    if daily_answers(where, parts=found.families is not None):
+        daily = from_daily(store, days, where, ("task_type", "lane", "model"), rates)
+    return _Read(found, tallies, ranks, said, daily)
 
 
 def _days(store: Store, since: str, until: str, rates: Rates | None) -> tuple[str, ...]:
@@ -177,14 +205,10 @@ def _unrolled(store: Store, since: str, until: str) -> tuple[str, ...]:
     return ledger.unrolled(store, (ledger.TASKS, ledger.ATTEMPTS, ledger.DAILY), since, until)
 
 
-def _reads_calls(asked: Question, days: Sequence[str]) -> bool:
-    return len(days) <= CALL_DAYS if asked.calls is None else asked.calls
-
-
-def _window(store: Store, span: tuple[str, str], where: Where, rates: Rates | None, kinds: Any) -> Window:
+def _window(store: Store, span: tuple[str, str], asked: Question, kinds: Any) -> Window:
     """Over the last 30 days, whatever the range; of those that have a rate. ``kinds`` are the sums of the range, which
     may be the same days."""
-    until = span[1]
+    until, where, rates = span[1], asked.wanted, asked.conversion
     since = _with_rate(_days_before(until, WINDOW_DAYS - 1), rates)
     days = days_between(store, ledger.TASKS, since, until)
     if days == days_between(store, ledger.TASKS, *span):
@@ -199,12 +223,11 @@ def _window(store: Store, span: tuple[str, str], where: Where, rates: Rates | No
     return groups.window(since, until, len(days), left, sums, unpriced(store, days, where, found))
 
 
-def _flat(
-    store: Store, monthly: Sequence[FlatCost], since: str, until: str, rates: Rates | None
-) -> tuple[Flat, ...]:
+def _flat(store: Store, asked: Question, since: str, until: str) -> tuple[Flat, ...]:
     """From the ledger's first day on: before it there was nothing that could have been done."""
     known = ledger.days(store, ledger.TASKS)
-    return loaded.flat(monthly, ledger.days_of(max(since, known[0]), until), rates) if known else ()
+    days = ledger.days_of(max(since, known[0]), until) if known else ()
+    return loaded.flat(asked.monthly, days, asked.conversion)
 
 
 def _parts(found: Range, whole_nano: int, daily: Any) -> tuple[Part, ...]:
@@ -214,17 +237,16 @@ def _parts(found: Range, whole_nano: int, daily: Any) -> tuple[Part, ...]:
     return groups.parts(summed(found))
 
 
-def _odd(
-    store: Store, since: str, days: Sequence[str], where: Where, rates: Rates | None, now: Tallies
-) -> tuple[Odd, ...]:
+def _odd(store: Store, since: str, days: Sequence[str], asked: Question, now: Tallies) -> tuple[Odd, ...]:
     """A short range is held against the weeks before it; a long one has enough days, and takes long to read."""
+    rates = asked.conversion
     first = _with_rate(_days_before(since, odd.BEFORE_DAYS), rates)
     earlier = (
         days_between(store, ledger.TASKS, first, _days_before(since, 1)) if len(days) <= CALL_DAYS else ()
     )
     if not days or not earlier:
         return odd.odd(now.kinds, now.workflows)
-    before = tally(choose(store, earlier, where, (), rates), ranks=False)
+    before = tally(choose(store, earlier, asked.wanted, (), rates), ranks=False)
     both = (
         pa.concat_tables([getattr(one, name) for one in (before, now)]) for name in ("kinds", "workflows")
     )
@@ -240,7 +262,7 @@ def _with_rate(since: str, rates: Rates | None) -> str:
     return since if rates is None else max(since, rates.days[0][0])
 
 
-def _change(store: Store, asked: Question, rates: Rates | None, span: tuple[str, str], now: Tallies) -> Any:
+def _change(store: Store, asked: Question, span: tuple[str, str], now: Tallies) -> Change:
     since, until = (date.fromisoformat(day) for day in span)
     first = asked.against or ""
     last = (date.fromisoformat(first) + (until - since)).isoformat()
@@ -250,7 +272,7 @@ def _change(store: Store, asked: Question, rates: Rates | None, span: tuple[str,
         raise LedgerError(
             f"the ledger has no nightly files from {first} to {last} to compare with", mend=mend
         )
-    before = tally(choose(store, days, asked.wanted, asked.columns, rates), ranks=False)
+    before = tally(choose(store, days, asked.wanted, asked.columns, asked.conversion), ranks=False)
     was = change.side(first, last, before.kinds, unrolled)
     is_ = change.side(*span, now.kinds, _unrolled(store, *span))
     return change.change(before, now, (was, is_), asked.by)
