@@ -13,7 +13,7 @@ import platform
 import re
 import tomllib
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import date
 from decimal import Decimal
 from functools import cache
@@ -863,8 +863,8 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _names_meet(self) -> Settings:
-        problems = list(_cross_check(self))
-        if problems:
+        """What each table cannot see for itself: names that point at other tables."""
+        if problems := [*_of_names(self), *_of_types(self), *_of_tools(self), *_of_budgets(self)]:
             raise ValueError("\n".join(problems))
         return self
 
@@ -873,77 +873,64 @@ def _validated(model: type[_Table], rows: Mapping[str, object]) -> Any:
     return {name: model.model_validate(row) for name, row in rows.items()}
 
 
-def _cross_check(settings: Settings) -> list[str]:
-    """What each table cannot see for itself: names that point at other tables."""
-    problems = [
-        f"{section}.{name}: names are lower-case letters, digits and dashes"
-        for section, names in (
-            ("lanes", settings.lanes),
-            ("types", settings.types),
-            ("tools", settings.tools),
-        )
-        for name in names
-        if not NAME.fullmatch(name)
-    ]
+def _of_names(settings: Settings) -> Iterator[str]:
+    tables = (("lanes", settings.lanes), ("types", settings.types), ("tools", settings.tools))
+    for section, rows in tables:
+        for name in rows:
+            if not NAME.fullmatch(name):
+                yield f"{section}.{name}: names are lower-case letters, digits and dashes"
     if HUMAN in settings.lanes:
-        problems.append(f"lanes.{HUMAN}: the human lane is always there; take the table out")
-    if settings.fleet.default_type not in settings.types:
-        named = settings.fleet.default_type
-        problems.append(f"fleet.default_type: no type {named!r}{_near(named, settings.types)}")
-    for name, task_type in settings.types.items():
-        for lane in task_type.chain:
+        yield f"lanes.{HUMAN}: the human lane is always there; take the table out"
+    named = settings.fleet.default_type
+    if named not in settings.types:
+        yield f"fleet.default_type: no type {named!r}{_near(named, settings.types)}"
+
+
+def _of_types(settings: Settings) -> Iterator[str]:
+    types = settings.types
+    for name, row in types.items():
+        for lane in row.chain:
             if lane != HUMAN and lane not in settings.lanes:
-                problems.append(
-                    f"types.{name}.chain: no lane {lane!r}{_near(lane, [*settings.lanes, HUMAN])}"
-                )
-        if len(set(task_type.chain)) != len(task_type.chain):
-            problems.append(f"types.{name}.chain: a lane stands in it twice")
-        if HUMAN in task_type.chain[:-1]:
-            problems.append(f"types.{name}.chain: {HUMAN!r} can only be the last rung")
-        problems += [
-            f"types.{name}.tools: no tool {tool!r}{_near(tool, settings.tools)}"
-            for tool in task_type.tools
-            if tool not in settings.tools
-        ]
-        judge = settings.types.get(task_type.critic or "")
-        if judge is not None and judge.critic is not None:
-            problems.append(
-                f"types.{name}.critic: {task_type.critic!r} has a critic itself; take that one out"
+                yield f"types.{name}.chain: no lane {lane!r}{_near(lane, [*settings.lanes, HUMAN])}"
+        if len(set(row.chain)) != len(row.chain):
+            yield f"types.{name}.chain: a lane stands in it twice"
+        if HUMAN in row.chain[:-1]:
+            yield f"types.{name}.chain: {HUMAN!r} can only be the last rung"
+        for tool in row.tools:
+            if tool not in settings.tools:
+                yield f"types.{name}.tools: no tool {tool!r}{_near(tool, settings.tools)}"
+        if row.critic is not None and row.critic not in types:
+            yield f"types.{name}.critic: no type {row.critic!r}{_near(row.critic, types)}"
+        elif row.critic is not None and types[row.critic].critic is not None:
+            yield f"types.{name}.critic: {row.critic!r} has a critic itself; take that one out"
+
+
+def _of_tools(settings: Settings) -> Iterator[str]:
+    for name, tool in settings.tools.items():
+        for one in tool.types if isinstance(tool, SubtaskTool) else ():
+            if one not in settings.types:
+                yield f"tools.{name}.types: no type {one!r}{_near(one, settings.types)}"
+        if tool.ttl_s is not None and not tool.reads_only:
+            yield (
+                f"tools.{name}.ttl_s: only what a tool reads can be given again; set read_only = true or take it out"
             )
-        if task_type.critic is not None and judge is None:
-            problems.append(
-                f"types.{name}.critic: no type {task_type.critic!r}{_near(task_type.critic, settings.types)}"
-            )
-    problems += [
-        f"tools.{name}.types: no type {one!r}{_near(one, settings.types)}"
-        for name, tool in settings.tools.items()
-        for one in (tool.types if isinstance(tool, SubtaskTool) else ())
-        if one not in settings.types
-    ]
+
+
+def _of_budgets(settings: Settings) -> Iterator[str]:
     for row in settings.budgets:
         kind, _, lane = row.scope.partition(":")
         if kind == "lane" and lane not in (*settings.lanes, HUMAN):
-            problems.append(
-                f"budgets: scope {row.scope!r} names no lane{_near(lane, [*settings.lanes, HUMAN])}"
-            )
-    problems += [
-        f"tools.{name}.ttl_s: only what a tool reads can be given again; set read_only = true or take it out"
-        for name, tool in settings.tools.items()
-        if tool.ttl_s is not None and not tool.reads_only
-    ]
-    limited = [(row.scope, row.period) for row in settings.budgets]
-    problems += [
-        f"budgets: {scope} per {period} stands there twice; take one out"
-        for (scope, period), times in Counter(limited).items()
-        if times > 1
-    ]
+            yield f"budgets: scope {row.scope!r} names no lane{_near(lane, [*settings.lanes, HUMAN])}"
+    limited = Counter((row.scope, row.period) for row in settings.budgets)
+    for (scope, period), times in limited.items():
+        if times > 1:
+            yield f"budgets: {scope} per {period} stands there twice; take one out"
     if settings.fleet.small_scale and ("fleet", "month") in limited:
-        problems.append("fleet.small_scale: budgets has a limit of the fleet per month too; take one out")
+        yield "fleet.small_scale: budgets has a limit of the fleet per month too; take one out"
     if any(scope == f"lane:{HUMAN}" for scope, _ in limited) and settings.human == Human():
-        problems.append(
+        yield (
             f"budgets: scope 'lane:{HUMAN}' limits what has no price; set usd_per_review or usd_per_minute in [human]"
         )
-    return problems
 
 
 def _near(name: str, known: Any) -> str:
