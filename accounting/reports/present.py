@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
@@ -48,72 +50,86 @@ def grids(report: Report) -> tuple[Grid, ...]:
 
 def notes(report: Report) -> tuple[str, ...]:
     """What a reader must know to read the figures right; only what applies."""
-    said, money = report.open, Amounts(report.currency)
     missing = [f"{left_out(report.unrolled)}."] if report.unrolled else []
     if report.empty:
         return (NONE_CHOSEN if report.where else NO_TASKS, *missing)
-    found = ["Cost per successful task = all spend ÷ successes: what failed tasks spent is in it.", *missing]
+    return (
+        "Cost per successful task = all spend ÷ successes: what failed tasks spent is in it.",
+        *missing,
+        *_of_other_days(report),
+        *_of_settings(report),
+        *_of_open_tasks(report),
+        *_of_calls(report),
+    )
+
+
+def _of_other_days(report: Report) -> Iterator[str]:
     if report.change is not None and report.change.before.unrolled:
-        found.append(
+        yield (
             f"Of the days compared with, {left_out(report.change.before.unrolled)}. What seems to have changed may be "
             "what they lack."
         )
     if earlier := [day for day in report.window.unrolled if day < report.since]:
-        found.append(f"Of the days since {report.window.since}, {left_out(earlier)}.")
+        yield f"Of the days since {report.window.since}, {left_out(earlier)}."
+
+
+def _of_settings(report: Report) -> Iterator[str]:
     if report.unfired:
-        found.append(
+        yield (
             f"The patterns of {', '.join(report.unfired)} found none of {counted(report.classified or 0, 'task')} that "
             "came without a type: mend them in the settings, or take them out."
         )
     if report.loaded is not None:
-        found.append(
+        yield (
             "Monthly prices are paid whatever is done, on days without tasks too. They stand in lines of their own: no "
             "other figure, share, percentile or breakdown has any of them."
         )
     elif report.flat:
-        found.append(
-            "Monthly prices are paid for all tasks: no part of them is in the spend of the tasks chosen here."
-        )
+        yield "Monthly prices are paid for all tasks: no part of them is in the spend of the tasks chosen here."
+
+
+def _of_open_tasks(report: Report) -> Iterator[str]:
+    said, money = report.open, Amounts(report.currency)
     if said.unjudged_tasks:
         judged = money.least(said.cost_per_judged_success_nano, said.unpriced_calls)
-        found.append(
+        yield (
             f"No verdict on {counted(said.unjudged_tasks, 'task')} "
             f"({money.least(said.unjudged_nano, said.unpriced_calls)}), for want of a gate or of an end: "
             "they are in no success rate, and their spend is in the figure above."
             + (f" Over judged tasks alone, a success costs {judged}." if judged != NOTHING else "")
         )
     if said.parked_tasks:
-        found.append(
+        yield (
             f"Waiting for a person: {counted(said.parked_tasks, 'task')}, "
-            f"{money.least(said.parked_nano, said.unpriced_calls)} spent so far "
-            "(laneway review list)."
+            f"{money.least(said.parked_nano, said.unpriced_calls)} spent so far (laneway review list)."
         )
     if said.unfinished_tasks:
-        found.append(
-            f"{counted(said.unfinished_tasks, 'task')} had not ended when the day was last rolled up."
-        )
+        yield f"{counted(said.unfinished_tasks, 'task')} had not ended when the day was last rolled up."
+
+
+def _of_calls(report: Report) -> Iterator[str]:
+    said, money = report.open, Amounts(report.currency)
     if unpriced := said.unpriced_calls or report.window.unpriced_calls:
         when = "" if said.unpriced_calls else f" since {report.window.since}"
-        found.append(
+        yield (
             f"{counted(unpriced, 'call')}{when} had no known price and stand here without cost. What they are "
             "missing from is marked ≥, or - where nothing is known. Give their lanes a price."
         )
     if said.unsettled_calls:
-        found.append(
+        yield (
             f"{counted(said.unsettled_calls, 'call')} got lost on the way and stand at what was reserved for them, the "
             "most that they can have cost."
         )
     if not report.calls_read:
-        found.append(
+        yield (
             f"Calls were not read one by one, which takes a while for more than {CALL_DAYS} days: what lanes passed, "
             "failed and took is not in here. --calls reads them."
         )
     if report.avoided_nano > 0:
-        found.append(f"Caches saved {money.one(report.avoided_nano)}; that is no part of the spend.")
+        yield f"Caches saved {money.one(report.avoided_nano)}; that is no part of the spend."
     elif report.avoided_nano:
         lost = money.one(-report.avoided_nano)
-        found.append(f"Writing to caches cost {lost} more than reading from them saved; the spend has it.")
-    return tuple(found)
+        yield f"Writing to caches cost {lost} more than reading from them saved; the spend has it."
 
 
 def draw(grid: Grid, width: int) -> RenderableType:
