@@ -7,12 +7,13 @@ import os
 import socket
 import subprocess
 import sys
-import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
+
+from tests.awaited import eventually
 
 SERVE = ("-c", "from llmock.cli import app; app()", "serve", "--log-level", "warning", "--port")
 
@@ -47,10 +48,3 @@ def control(url: str, method: str, what: str, body: object = None) -> dict[str, 
 def script(url: str, *behaviors: Mapping[str, Any]) -> None:
     """What the next requests come to."""
     assert control(url, "POST", "scenario", {"behaviors": list(behaviors)})
-
-
-def eventually(fact: Callable[[], bool], within_s: float) -> None:
-    until = time.monotonic() + within_s
-    while not fact():
-        assert time.monotonic() < until, f"not within {within_s} s"
-        time.sleep(0.02)

@@ -8,8 +8,7 @@ import subprocess
 import sys
 import tempfile
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +24,7 @@ from accounting.reports import rows
 from broker.errors import ConfigError, LedgerChanged, LedgerError
 from broker.settings import S3, parse
 from tests import s3_proxy
+from tests.awaited import eventually
 from tests.s3_proxy import Kind, Proxy
 from tests.s3_server import BUCKET, KMS_KEY, READER, READER_SECRET, S3Server, environment
 
@@ -385,17 +385,10 @@ def test_a_holder_that_lost_its_lock_says_so_and_frees_nobody_else_s(
     assert store.read(".tmp/rollup.lock") == b"another's"
 
 
-def eventually(holds: Callable[[], bool]) -> bool:
-    until = time.monotonic() + 10
-    while not holds() and time.monotonic() < until:
-        time.sleep(0.02)
-    return holds()
-
-
 def test_a_busy_bucket_does_not_end_a_rollup_s_lock(store: S3Store, proxy: Proxy) -> None:
     with store.exclusive("rollup"):
         proxy.fail("busy", "PUT", "rollup.lock", times=2)
-        assert eventually(lambda: proxy.count("PUT", "rollup.lock") >= 4)
+        eventually(lambda: proxy.count("PUT", "rollup.lock") >= 4)
     assert store.read(".tmp/rollup.lock") == b""
 
 

@@ -5,8 +5,7 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -15,6 +14,7 @@ import redis
 
 from broker import embedded
 from broker.errors import RedisUnavailable
+from tests.awaited import eventually
 
 ROOT = Path(__file__).parents[2]
 START = """
@@ -52,13 +52,6 @@ def told(process: subprocess.Popen[str]) -> dict[str, object]:
     assert process.stdout is not None
     answer: dict[str, object] = json.loads(process.stdout.readline())
     return answer
-
-
-def eventually(holds: Callable[[], object], within_s: float = 10.0) -> None:
-    deadline = time.monotonic() + within_s
-    while not holds():
-        assert time.monotonic() < deadline, "it did not come true in time"
-        time.sleep(0.01)
 
 
 def connect(server: embedded.Embedded) -> redis.Redis:

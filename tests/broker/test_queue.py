@@ -12,7 +12,7 @@ from broker.queue import BOOT_S, LaneBroker, TaskQueue
 from broker.settings import Fleet
 from broker.store import Store
 from broker.task import DISPATCH, Task
-from tests.mock_provider import eventually
+from tests.awaited import eventually
 
 
 def test_a_worker_takes_nothing_while_it_still_starts(client: redis.Redis) -> None:

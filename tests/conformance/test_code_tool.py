@@ -7,7 +7,6 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -17,6 +16,7 @@ import pytest
 
 from broker.errors import ToolError, ToolUnavailable
 from broker.settings import CodeTool
+from tests.awaited import eventually
 from workers.tools import bubblewrap, build
 from workers.tools.bubblewrap import filter_program
 
@@ -245,10 +245,7 @@ def test_a_worker_that_is_killed_takes_the_processes_of_its_tools_along(cpython:
         assert worker.stdout.readline() == b"busy\n"
         assert len(left()) >= 3
         worker.kill()
-    until = time.monotonic() + 20
-    while left() and time.monotonic() < until:
-        time.sleep(0.05)
-    assert left() == []
+    eventually(lambda: not left(), 20)
 
 
 def test_monty_runs_without_bubblewrap_and_cpython_does_not(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -34,7 +34,8 @@ from broker.errors import (
     RateLimited,
 )
 from broker.settings import Lane
-from tests.mock_provider import control, eventually, mock_provider, script
+from tests.awaited import eventually
+from tests.mock_provider import control, mock_provider, script
 from workers.engines import ENGINES, Engine, build, launcher, resolve
 from workers.engines.launcher import Door, attach, stop_all
 from workers.engines.llamacpp import LlamaCppEngine

@@ -8,7 +8,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ import pytest
 
 from broker.errors import ConfigError, ToolError, ToolUnavailable
 from broker.settings import McpTool, parse
+from tests.awaited import eventually
 from workers.tools import Tool, build, mcp, mcp_server
 
 HERE = Path(__file__).parent
@@ -119,10 +119,7 @@ def test_what_only_reads_is_asked_again_at_once(make: Make, tmp_path: Path) -> N
 def test_a_server_that_died_while_nothing_was_asked_is_started_again_unseen(broken: Broken) -> None:
     [process] = broken.processes()
     os.kill(process, signal.SIGKILL)
-    until = time.monotonic() + 10
-    held = broken.tool._server._held  # type: ignore[attr-defined]
-    while not held.gone() and time.monotonic() < until:
-        time.sleep(0.005)
+    eventually(broken.tool._server._held.gone)  # type: ignore[attr-defined]
     assert broken.run("say").startswith("hello")
     assert broken.done() == ["start", "start", "say"]
 

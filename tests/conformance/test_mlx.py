@@ -31,6 +31,7 @@ from broker.errors import (
 from broker.settings import Lane, TaskType
 from broker.task import Claim, Progress, Task
 from dispatcher import turns
+from tests.awaited import eventually
 from tests.conformance import tiny_llama
 from tests.conformance.test_engines import (
     CHOICES,
@@ -41,7 +42,6 @@ from tests.conformance.test_engines import (
     story,
     wanted,
 )
-from tests.mock_provider import eventually
 from workers.compose import compose
 from workers.engines import launcher, resolve
 from workers.engines.launcher import Door, stop_all

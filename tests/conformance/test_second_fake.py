@@ -11,7 +11,6 @@ import os
 import socket
 import subprocess
 import sys
-import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -22,6 +21,7 @@ import pytest
 
 from broker.call import Call
 from broker.settings import Lane
+from tests.awaited import eventually
 from workers.engines import Engine, build
 
 RULES = """
@@ -54,10 +54,7 @@ def fake_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     with subprocess.Popen([sys.executable, *serve], env=environment, stdout=subprocess.DEVNULL) as process:
         url = f"http://127.0.0.1:{port}"
         try:
-            until = time.monotonic() + 30
-            while not requests(url):
-                assert time.monotonic() < until, "it does not start"
-                time.sleep(0.05)
+            eventually(lambda: requests(url), 30)
             yield url
         finally:
             process.terminate()

@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -32,6 +31,7 @@ from broker.errors import (
     EngineUnavailable,
 )
 from broker.settings import Lane
+from tests.awaited import eventually
 from workers.engines import Engine, build, launcher
 from workers.engines.launcher import Door, stop_all
 from workers.engines.vllm import VllmEngine
@@ -90,13 +90,6 @@ def metric(door: Door, name: str) -> float:
     with urllib.request.urlopen(request, timeout=10) as answer:
         lines = answer.read().decode().splitlines()
     return sum(float(line.rpartition(" ")[2]) for line in lines if line.startswith(f"vllm:{name}{{"))
-
-
-def eventually(fact: Callable[[], bool], within_s: float = 10) -> None:
-    until = time.monotonic() + within_s
-    while not fact():
-        assert time.monotonic() < until, f"not within {within_s} s"
-        time.sleep(0.02)
 
 
 # --- answers

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
@@ -18,6 +18,7 @@ from broker import embedded
 from broker.settings import parse
 from laneway import guard
 from laneway.client import Client
+from tests.awaited import eventually
 from tests.s3_server import BUCKET, REGION, S3Server
 
 pytestmark = pytest.mark.e2e
@@ -104,13 +105,6 @@ def read_until(stream: IO[str] | None, text: str) -> str:
         if text in line:
             return seen
     raise AssertionError(f"{text!r} was not printed, but:\n{seen}")
-
-
-def eventually(holds: Callable[[], object], within_s: float = 15.0) -> None:
-    deadline = time.monotonic() + within_s
-    while not holds():
-        assert time.monotonic() < deadline, "it did not come true in time"
-        time.sleep(0.05)
 
 
 def nothing_runs(var: Path) -> bool:
@@ -244,7 +238,7 @@ def test_after_kill_9_no_process_is_left_and_the_next_fleet_finds_redis_and_its_
         )
         assert answer.returncode == 0, answer.stderr
         process.kill()
-    eventually(lambda: not guard.alive(folder / "var" / "fleet"))
+    eventually(lambda: not guard.alive(folder / "var" / "fleet"), 15)
     assert embedded.running(folder / "var") is not None
 
     process = begin(folder, "up", "--only", "dispatcher,local")

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import pytest
@@ -23,6 +23,7 @@ from laneway.supervisor import (
     on_signals,
     pause_s,
 )
+from tests.awaited import eventually
 
 ROOT = Path(__file__).parents[2]
 POLITE = """
@@ -59,13 +60,6 @@ time.sleep(60)
 
 def python(code: str) -> list[str]:
     return [sys.executable, "-c", code]
-
-
-def eventually(holds: Callable[[], object], within_s: float = 10.0) -> None:
-    deadline = time.monotonic() + within_s
-    while not holds():
-        assert time.monotonic() < deadline, "it did not come true in time"
-        time.sleep(0.02)
 
 
 def lives(pid: int) -> bool:

@@ -19,7 +19,7 @@ from broker.task import DISPATCH, Task
 from dispatcher.actor import Dispatcher
 from dispatcher.classify import Classifier
 from dispatcher.embedding import HashEmbedder
-from tests.mock_provider import eventually
+from tests.awaited import eventually
 from tests.workers.conftest import Provider
 from workers.endpoints import Endpoints
 from workers.jobs import Jobs

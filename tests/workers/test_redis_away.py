@@ -11,7 +11,7 @@ import pytest
 import redis
 
 from broker import embedded
-from tests.mock_provider import eventually
+from tests.awaited import eventually
 from tests.workers.conftest import Provider
 from tests.workers.test_limits import ANSWER, TOML, Node
 

@@ -6,7 +6,6 @@ import json
 import os
 import signal
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ import pytest
 from broker.call import Call
 from broker.errors import CallCancelled, EngineConnectionLost, EngineTimeout, EngineUnavailable
 from broker.settings import Lane
+from tests.awaited import eventually
 from workers.engines import launcher
 from workers.engines.launcher import stop_all
 from workers.engines.vllm import VllmEngine
@@ -140,13 +140,6 @@ def gone(pid: int) -> bool:
     except (ProcessLookupError, FileNotFoundError):
         return True
     return False
-
-
-def eventually(fact: Callable[[], bool], within_s: float = 10) -> None:
-    until = time.monotonic() + within_s
-    while not fact():
-        assert time.monotonic() < until, f"not within {within_s} s"
-        time.sleep(0.02)
 
 
 def test_it_is_started_called_and_stopped_with_all_that_it_started(
