@@ -49,11 +49,12 @@ def end(
     overrun: bool = False,
     word: str = "moved",
 ) -> None:
+    call = Attempted(claim.attempt_id, 0, "x", "echo", "m", "task", 1, 2, 0.0, 0.0, cost)
     facts = (Finished("succeeded", True),) if status == "succeeded" else ()
     outcome = Outcome("succeeded", output="ok") if status == "succeeded" else None
     move = Move(
         claim, status, Progress(), DISPATCH,
-        cost_nano=cost, outcome=outcome, facts=facts, scopes=(SCOPE,), soft_nano=soft, overrun=overrun,
+        cost_nano=cost, outcome=outcome, attempts=(call,), facts=facts, scopes=(SCOPE,), soft_nano=soft, overrun=overrun,
     )  # fmt: skip
     assert store.commit([move]) == [word]
 
