@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from fractions import Fraction
 
 from broker.money import round_half_even
 
@@ -229,13 +230,13 @@ class Period:
 @dataclass(frozen=True, slots=True)
 class Odd:
     """Something of a day that is far from what it usually is. ``unit`` is ``usd``, ``share`` or ``count``; of ``usd``
-    both figures are nano-dollars."""
+    both figures are nano-dollars, exactly: a median may lie between two."""
 
     day: str
     kind: str
     scope: str
-    value: float
-    usual: float
+    value: float | Fraction
+    usual: float | Fraction
     unit: str
     words: str
 
@@ -247,8 +248,8 @@ class Drift:
 
     figure: str
     scope: str
-    first: float
-    last: float
+    first: float | Fraction
+    last: float | Fraction
     times: float | None
     unit: str
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from fractions import Fraction
 
 from accounting.reports.figures import Change, Moved, Period, Report
 from accounting.reports.first import MOST_DAYS, MOST_ROWS
@@ -177,12 +178,10 @@ def _drifts(report: Report) -> Grid:
     return Grid("What drifted from the first days to the last", heads, rows)
 
 
-def _figure(value: float, unit: str, money: Amounts) -> str:
-    written: dict[str, Callable[[float], str]] = {
-        "usd": lambda nano: money.one(round(nano)),
-        "share": percent,
-    }
-    return written.get(unit, hundredths)(value)
+def _figure(value: float | Fraction, unit: str, money: Amounts) -> str:
+    if unit == "usd":
+        return money.one(round(value))
+    return percent(float(value)) if unit == "share" else hundredths(float(value))
 
 
 def _odd(report: Report) -> Grid:

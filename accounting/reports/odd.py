@@ -15,9 +15,9 @@ from typing import Any
 from accounting.reports.figures import Odd, share
 from accounting.reports.sums import by, picked, total
 from accounting.reports.tasks import DATE, WORKFLOW
-from accounting.reports.trends import LEAST_SPENT_NANO, known_unit_cost, scopes
+from accounting.reports.trends import LEAST_SPENT_NANO, UNIT_COSTS, Real, Sums, scopes
 
-Sums = Mapping[str, int]
+Day = tuple[str, Sums]
 BEFORE_DAYS, FEWEST_BEFORE = 28, 7
 #: A median distance of normally distributed days times this is their standard deviation; so many of these are far.
 DEVIATION, FAR = 1.4826, 5
@@ -27,11 +27,9 @@ NEW_SHARE = 0.05  # of a day's spend, for a workflow that nobody saw before
 RULE, RULE_TASKS, RULE_SILENT = "regex", 20, 0.1
 DECLARED = "declared"  # by its producer
 
-_RISING: Mapping[str, tuple[Callable[[Sums], float | None], str]] = {
-    "calls": (lambda sums: sums["attempts"], "count"),
-    "calls a task": (lambda sums: share(sums["attempts"], sums["tasks"]), "count"),
-    "cost of a task": (lambda sums: known_unit_cost(sums, "tasks"), "usd"),
-    "cost of a success": (lambda sums: known_unit_cost(sums, "succeeded"), "usd"),
+_RISING: Mapping[str, Callable[[Sums], float | None]] = {
+    "calls": lambda sums: sums["attempts"],
+    "calls a task": lambda sums: share(sums["attempts"], sums["tasks"]),
 }
 
 
@@ -45,23 +43,29 @@ def odd(kinds: Any, workflows: Any) -> tuple[Odd, ...]:
 
 def _figures(kinds: Any) -> Iterator[Odd]:
     for scope, days in scopes(kinds):
-        for kind, (of, unit) in _RISING.items():
-            cost = {day: sums["cost"] for day, sums in days}
-            for day, value, usual in _with_usual([(day, of(sums)) for day, sums in days], _is_spike):
-                if not usual and cost[day] < LEAST_SPENT_NANO:
-                    continue
-                times = f"{value / usual:.1f} times the usual" if usual else "usually nothing"
-                words = f"{kind} of {scope}: {times}"
-                yield Odd(day, kind, scope, value, usual, unit, words)
+        for kind, of in _RISING.items():
+            yield from _spikes(kind, scope, days, of, "count")
+        for kind, cost_of in UNIT_COSTS.items():
+            yield from _spikes(kind, scope, days, cost_of, "usd")
         rates = [(day, share(sums["succeeded"], sums["judged"])) for day, sums in days]
         for day, value, usual in _with_usual(rates, _is_slump):
             words = f"success rate of {scope}: {value:.1%}, usually {usual:.1%}"
             yield Odd(day, "success rate", scope, value, usual, "share", words)
 
 
+def _spikes(
+    kind: str, scope: str, days: Sequence[Day], of: Callable[[Sums], Real | None], unit: str
+) -> Iterator[Odd]:
+    cost = {day: sums["cost"] for day, sums in days}
+    for day, value, usual in _with_usual([(day, of(sums)) for day, sums in days], _is_spike):
+        if usual or cost[day] >= LEAST_SPENT_NANO:
+            times = f"{float(value / usual):.1f} times the usual" if usual else "usually nothing"
+            yield Odd(day, kind, scope, value, usual, unit, f"{kind} of {scope}: {times}")
+
+
 def _with_usual(
-    days: Sequence[tuple[str, float | None]], far: Callable[[float, float, float], bool]
-) -> Iterator[tuple[str, float, float]]:
+    days: Sequence[tuple[str, Real | None]], far: Callable[[Real, Real, float], bool]
+) -> Iterator[tuple[str, Real, Real]]:
     """The days whose value is far from the usual, with both."""
     known = [(day, value) for day, value in days if value is not None]
     for place, (day, value) in enumerate(known):
@@ -73,7 +77,7 @@ def _with_usual(
                 yield day, value, usual
 
 
-def _is_spike(value: float, usual: float, spread: float) -> bool:
+def _is_spike(value: Real, usual: Real, spread: float) -> bool:
     return value > usual * RISEN and value > usual + FAR * spread
 
 

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import date, timedelta
+from fractions import Fraction
 from statistics import median
-from typing import Any
+from typing import Any, TypeVar
 
 import pyarrow as pa
 
@@ -18,6 +19,7 @@ from accounting.reports.sums import by, picked
 from accounting.reports.tasks import DATE
 
 Sums = Mapping[str, int]
+Real = TypeVar("Real", float, Fraction)
 DRIFT_DAYS, FEWEST_DAYS = 7, 4
 DRIFTED = 1.2  # times as much, or as little, as at first
 FEWEST_TASKS = 20  # a day, for a type to be looked at
@@ -92,24 +94,28 @@ def drivers(kinds: Any) -> tuple[Driver, ...]:
     )
 
 
-def known_unit_cost(sums: Sums, of: str) -> int | None:
+def known_unit_cost(sums: Sums, of: str) -> Fraction | None:
     """None where too many calls have no known price to say so."""
     if sums["unpriced_calls"] > MOST_UNPRICED * sums["attempts"]:
         return None
-    return ratio(sums["cost"], sums[of])
+    cost = ratio(sums["cost"], sums[of])
+    return None if cost is None else Fraction(cost)
 
 
 def _unit_cost(sums: Sums, of: str) -> int | None:
     return unit_cost(sums["cost"], sums[of], sums["unpriced_calls"])
 
 
-#: What may drift: its name → of a day's sums, and the unit.
-DRIFTING: Mapping[str, tuple[Callable[[Sums], float | None], str]] = {
-    "input tokens a model call": (lambda sums: share(sums["input"], sums["llm_calls"]), "count"),
-    "output tokens a model call": (lambda sums: share(sums["output"], sums["llm_calls"]), "count"),
-    "calls a task": (lambda sums: share(sums["attempts"], sums["tasks"]), "count"),
-    "cost of a task": (lambda sums: known_unit_cost(sums, "tasks"), "usd"),
-    "cost of a success": (lambda sums: known_unit_cost(sums, "succeeded"), "usd"),
+#: What may drift, of a day's sums.
+_DRIFTING: Mapping[str, Callable[[Sums], float | None]] = {
+    "input tokens a model call": lambda sums: share(sums["input"], sums["llm_calls"]),
+    "output tokens a model call": lambda sums: share(sums["output"], sums["llm_calls"]),
+    "calls a task": lambda sums: share(sums["attempts"], sums["tasks"]),
+}
+#: What of it is money. Medians of fractions are exact.
+UNIT_COSTS: Mapping[str, Callable[[Sums], Fraction | None]] = {
+    "cost of a task": lambda sums: known_unit_cost(sums, "tasks"),
+    "cost of a success": lambda sums: known_unit_cost(sums, "succeeded"),
 }
 
 
@@ -124,23 +130,29 @@ def scopes(kinds: Any) -> Iterator[tuple[str, list[tuple[str, dict[str, int]]]]]
 
 def drifts(kinds: Any) -> tuple[Drift, ...]:
     """What is a fifth more or less than at first; medians, so that one odd day is no drift."""
-    found = []
+    found: list[Drift | None] = []
     for scope, days in scopes(kinds) if kinds.num_rows else ():
-        for figure, (of, unit) in DRIFTING.items():
-            known = [(value, sums["cost"]) for _, sums in days if (value := of(sums)) is not None]
-            values = [value for value, _ in known]
-            span = min(DRIFT_DAYS, len(values) // 2)
-            if len(values) < FEWEST_DAYS:
-                continue
-            first, last = median(values[:span]), median(values[-span:])
-            times = last / first if first else None
-            if times is None:
-                drifted = last > 0 and median(cost for _, cost in known[-span:]) >= LEAST_SPENT_NANO
-            else:
-                drifted = not 1 / DRIFTED < times < DRIFTED
-            if drifted:
-                found.append(Drift(figure, scope, first, last, times, unit))
-    return tuple(found)
+        sums = [of_day for _, of_day in days]
+        found += [_drift(figure, scope, sums, of, "count") for figure, of in _DRIFTING.items()]
+        found += [_drift(figure, scope, sums, of, "usd") for figure, of in UNIT_COSTS.items()]
+    return tuple(one for one in found if one is not None)
+
+
+def _drift(
+    figure: str, scope: str, days: Sequence[Sums], of: Callable[[Sums], Real | None], unit: str
+) -> Drift | None:
+    known = [(value, sums["cost"]) for sums in days if (value := of(sums)) is not None]
+    if len(known) < FEWEST_DAYS:
+        return None
+    values = [value for value, _ in known]
+    span = min(DRIFT_DAYS, len(values) // 2)
+    first, last = median(values[:span]), median(values[-span:])
+    times = float(last / first) if first else None
+    if times is None:
+        drifted = last > 0 and median(cost for _, cost in known[-span:]) >= LEAST_SPENT_NANO
+    else:
+        drifted = not 1 / DRIFTED < times < DRIFTED
+    return Drift(figure, scope, first, last, times, unit) if drifted else None
 
 
 def bands(days: Sequence[Group]) -> tuple[Band, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import date, timedelta
+from fractions import Fraction
 from typing import Any
 
 import pyarrow as pa
@@ -51,8 +52,8 @@ def found(rows: list[dict[str, Any]], flows: list[dict[str, Any]] | None = None)
 
 
 def test_amounts_of_odd_days_and_drifts_are_told_as_amounts_and_shares_as_numbers() -> None:
-    dear = Odd(day(9), "cost of a task", "intent", 25_000_000.4, 1e7, "usd", "dear")
-    rises = Drift("cost of a task", "intent", 1e7, 3e7, 3.0, "usd")
+    dear = Odd(day(9), "cost of a task", "intent", Fraction("25000000.4"), Fraction(10**7), "usd", "dear")
+    rises = Drift("cost of a task", "intent", Fraction(10**7), Fraction(3 * 10**7), 3.0, "usd")
     fails = Odd(day(9), "success rate", "intent", 0.5, 0.95, "share", "fails")
     made = [report.plain(one, "gbp") for one in (dear, rises, fails)]
     assert (made[0]["value"], made[0]["usual"], made[0]["unit"]) == ("0.025", "0.01", "gbp")
@@ -130,6 +131,13 @@ def test_what_was_nothing_at_first_has_drifted_once_its_days_spend_a_cent() -> N
     assert report.plain(drifts[0], "usd")["times"] is None
     assert trends.drifts(kinds([free(number, 7, CENT - 1) for number in range(14)])) == ()
     assert trends.drifts(kinds([free(number, 14, 0) for number in range(14)])) == ()
+
+
+def test_a_usual_amount_beyond_what_a_float_holds_is_exact_to_the_nano_dollar() -> None:
+    dear = 2**60 + 1
+    rows = [usual(number, tasks=1, succeeded=1, cost=dear if number < 8 else 2 * dear) for number in range(9)]
+    costs = [one for one in odd.odd(kinds(rows), workflows([])) if one.unit == "usd"]
+    assert {(one.value, one.usual) for one in costs} == {(2 * dear, dear)}
 
 
 def test_tokens_that_grow_over_the_weeks_are_a_drift() -> None:
