@@ -54,7 +54,8 @@ def end(
     outcome = Outcome("succeeded", output="ok") if status == "succeeded" else None
     move = Move(
         claim, status, Progress(), DISPATCH,
-        cost_nano=cost, outcome=outcome, attempts=(call,), facts=facts, scopes=(SCOPE,), soft_nano=soft, overrun=overrun,
+        cost_nano=cost, outcome=outcome, attempts=(call,), facts=facts, scopes=(SCOPE,), soft_nano=soft,
+        overrun=overrun,
     )  # fmt: skip
     assert store.commit([move]) == [word]
 
