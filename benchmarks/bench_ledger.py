@@ -96,7 +96,7 @@ def _day(folder: Path, events: int, part_events: int, count: int) -> None:
 
 
 def _decode(store: LocalStore) -> None:
-    """A hash over all columns looks at each value; one thread, as the rollup has."""
+    """A hash over all columns looks at each value; on one thread, whose clock is its processor's."""
     database = duckdb.connect()
     database.execute("set threads = 1")
     columns = ", ".join(f'"{name}"' for name in COLUMNS)

@@ -17,7 +17,7 @@ from accounting.files import facts, parts, schema
 from accounting.files.parts import BUCKETS, Part, Span
 
 #: Facts that are read before their columns are cut to what they say, which is half of them, and that are laid at once.
-PIECE_ROWS = 500_000
+PIECE_ROWS = 300_000
 PIECE_PARTS = 500  # that are read before: a table takes 150 kB, however few facts it has
 #: Buckets that are read of a part at once where it has to be laid: some row groups together take a fifth less time.
 GROUP_BUCKETS = 64

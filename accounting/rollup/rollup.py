@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -56,7 +57,7 @@ class RolledDay:
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """``done`` of the day's ``spans`` are in its files by now; so many ``nodes`` took part."""
+    """``done`` of the day's ``spans`` are folded by now; so many ``nodes`` took part."""
 
     day: str
     done: int
@@ -105,11 +106,14 @@ def _rolled(
     seen = {name: store.version(path) for name, path in paths.items()}  # before the facts are looked at
     cut = partial(parts.spans, rows=slice_rows)
     with opened(store, day, cut, tell=partial(laying, day)) as view, Drafts() as drafts:
-        with _shared(store, day, view, offers) as lots:
-            coming = lots.lots()
+        with _shared(store, day, view, offers) as lots, ThreadPoolExecutor(1, "drafts") as pool:
+            coming, writing = lots.lots(), pool.submit(lambda: None)
             for done in range(1, len(view.spans) + 1):
-                drafts.add(next(coming))  # and lets it go before the next one is made
+                made = [next(coming)]  # while the one before it is written
+                writing.result()
+                writing = pool.submit(drafts.add, made.pop())
                 tell(Progress(day, done, len(view.spans), lots.nodes))
+            writing.result()
         written = tuple(
             paths[name]
             for name, data in (drafts.done() if drafts.events else ())
