@@ -17,11 +17,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from accounting.files import ledger, schema
+from accounting.files import ledger, reading, schema
 from accounting.files.ledger import Store
-from broker.errors import LedgerError
 from broker.money import PICO_PER_NANO, half_even
 from broker.pricebook import book
 from broker.prices import EPOCH_WEEKDAY, MIN_PER_DAY, US_PER_MIN, Hours, TokenPrice
@@ -157,23 +155,24 @@ def in_days(store: Store, days: Iterable[str], settled_from_us: int = 0) -> Iter
         folder = ledger.partition(ledger.ATTEMPTS, day)
         for name in store.list(folder):
             if name.endswith(".parquet"):
-                yield from _in_file(store, f"{folder}/{name}", settled_from_us)
+                yield from _in_file(store, day, f"{folder}/{name}", settled_from_us)
 
 
-def _in_file(store: Store, path: str, settled_from_us: int) -> Iterator[Calls]:
+def _in_file(store: Store, day: str, path: str, settled_from_us: int) -> Iterator[Calls]:
     wanted = [*NAMES, *CLASSES, "attempt_id", "batch", "ended_at", "cost_usd", "settled"]
     try:
-        file = pq.ParquetFile(store.open(path), read_dictionary=list(NAMES))
+        file = reading.opened(store.open(path), texts=NAMES)
         columns = [one for one in wanted if one in file.schema_arrow.names]
         groups = [
             number
             for number in range(file.metadata.num_row_groups)
             if _last_settled_us(file.metadata, number) >= settled_from_us
         ]
-        for rows in file.iter_batches(batch_size=ROWS, row_groups=groups, columns=columns):
-            yield columns_of(rows)
-    except (pa.ArrowInvalid, OSError) as error:
-        raise LedgerError(f"{path} is damaged: {error}", mend="put the file back from a copy") from error
+        for group in groups:
+            for rows in reading.rows_of(file, [group], columns).to_batches(ROWS):
+                yield columns_of(rows)
+    except reading.BROKEN as error:
+        raise reading.damaged(path, day, error) from error
 
 
 def _last_settled_us(meta: Any, group: int) -> float:

@@ -21,7 +21,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from accounting.files import facts, ledger, schema
+from accounting.files import facts, ledger, reading, schema
 from accounting.files.ledger import Store
 from broker.errors import LedgerError
 
@@ -166,7 +166,7 @@ def _part(store: Store, path: str) -> Part:
         if _FIRSTS in said:
             firsts, width = tuple(map(int, said[_FIRSTS].split())), BUCKETS // int(said[_STRIPES])
         return Part(store, path, meta.num_rows, firsts, width)
-    except (*_BROKEN, ValueError) as error:
+    except (*reading.BROKEN, ValueError) as error:
         raise _damaged(path, error) from error
 
 
@@ -174,7 +174,7 @@ def _opened(store: Store, path: str) -> Any:
     source = store.open(path)
     meta = pq.read_metadata(source)
     texts = None if _is_old(meta) else [name for name in _TEXTS if name in meta.schema.names]
-    return pq.ParquetFile(source, metadata=meta, read_dictionary=texts, page_checksum_verification=True)
+    return reading.opened(source, meta=meta, texts=texts)
 
 
 def _is_old(meta: Any) -> bool:
@@ -210,11 +210,11 @@ def read(part: Part, span: Span, columns: Sequence[str]) -> Any:
 
 
 def _rows(file: Any, groups: Sequence[int], columns: Sequence[str]) -> Any:
-    """Raises one of _BROKEN for a damaged file, ValueError for a fact of a newer version."""
+    """Raises one of reading.BROKEN for a damaged file, ValueError for a fact of a newer version."""
     wanted = as_read(tuple(columns))
     old = _is_old(file.metadata)
     asked = list(facts.OLD_COLUMNS if old else columns)
-    table = file.read_row_groups(groups, columns=asked, use_threads=False)
+    table = reading.rows_of(file, groups, asked)
     if old:
         table = facts.upgraded(table)
     for field in (one for one in wanted if one.name in _NEW and one.name not in table.column_names):
@@ -232,7 +232,7 @@ def _told(path: str) -> Iterator[None]:
     """What reading a part raises, as a LedgerError."""
     try:
         yield
-    except _BROKEN as error:
+    except reading.BROKEN as error:
         raise _damaged(path, error) from error
     except ValueError as error:
         raise LedgerError(
@@ -258,10 +258,6 @@ def as_read(columns: tuple[str, ...]) -> Any:
 def _kept(field: Any) -> Any:
     """The field as it is read: ids that hardly come twice in a column as they are, other texts as dictionaries."""
     return field.with_type(pa.dictionary(pa.int32(), schema.TEXT)) if field.name in _TEXTS else field
-
-
-#: What reading a file raises that is no part, or of which some bytes are others.
-_BROKEN = (pa.ArrowException, KeyError, UnicodeDecodeError, OSError)
 
 
 def _damaged(path: str, error: Exception) -> LedgerError:

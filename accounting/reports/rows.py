@@ -20,9 +20,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from accounting.files import ledger, schema
+from accounting.files import ledger, reading, schema
 from accounting.files.ledger import Store
-from broker.errors import LedgerError
 
 MOST_THREADS = 4
 MOST_WAITING = 8
@@ -128,17 +127,18 @@ def read_days(store: Store, dataset: str, columns: Any, since: str, until: str, 
         for name in (one for one in store.list(folder) if one.endswith(".parquet")):
             try:
                 table = ledger.again(partial(_whole, store, f"{folder}/{name}", names, columns))
-            except (pa.ArrowInvalid, OSError) as error:
-                raise damaged(f"{folder}/{name}", day, error) from error
+            except reading.BROKEN as error:
+                raise reading.damaged(f"{folder}/{name}", day, error) from error
             dates = pa.repeat(pa.scalar(day, schema.TEXT), table.num_rows)
             tables.append(table.select(list(names)).append_column("date", dates))
     return pa.concat_tables(tables).combine_chunks()
 
 
 def _whole(store: Store, path: str, names: Sequence[str], columns: Any) -> Any:
-    file = pq.ParquetFile(store.open(path))
+    file = reading.opened(store.open(path))
     there, missing = _of_age(file.schema_arrow.names, names, columns)
-    return _with_nulls(file.read(columns=there), missing, columns)
+    table = reading.rows_of(file, range(file.num_row_groups), there, threads=True)
+    return _with_nulls(table, missing, columns)
 
 
 def _of_age(known: Sequence[str], names: Sequence[str], columns: Any) -> tuple[list[str], list[str]]:
@@ -186,8 +186,8 @@ def _of_day(store: Store, dataset: str, day: str, where: Where) -> Iterator[Piec
         source = store.pinned(path)
         try:
             meta = pq.read_metadata(source())
-        except (pa.ArrowInvalid, OSError) as error:
-            raise damaged(path, day, error) from error
+        except reading.BROKEN as error:
+            raise reading.damaged(path, day, error) from error
         for group in range(meta.num_row_groups):
             rows = meta.row_group(group).num_rows
             if not where or _may_hold(meta.row_group(group), where):
@@ -217,13 +217,13 @@ def read(piece: Piece, columns: Sequence[str]) -> Any:
     if piece.columns is schema.TASKS:
         texts = [name for name in texts if name != "task_id"]  # no value comes twice
     try:
-        file = pq.ParquetFile(piece.source(), metadata=piece.meta, read_dictionary=texts)
+        file = reading.opened(piece.source(), meta=piece.meta, texts=texts)
         in_order = [
             name for name in known.names if name in there
         ]  # so that what lies together is got together
-        table = file.read_row_groups(list(piece.groups), columns=in_order, use_threads=False)
-    except (pa.ArrowInvalid, OSError) as error:
-        raise damaged(piece.path, piece.day, error) from error
+        table = reading.rows_of(file, piece.groups, in_order)
+    except reading.BROKEN as error:
+        raise reading.damaged(piece.path, piece.day, error) from error
     return _with_nulls(table.select(there), missing, piece.columns).unify_dictionaries().combine_chunks()
 
 
@@ -289,7 +289,3 @@ def names_of(rows: Any, *, by_workspace: bool) -> Any:
     return pc.binary_join_element_wise(
         *(rows[name].cast(schema.TEXT) for name in ("workspace", "task_id")), "/"
     )
-
-
-def damaged(path: str, day: str, error: Exception) -> LedgerError:
-    return LedgerError(f"{path} is damaged: {error}", mend=f"laneway rollup --date {day} writes it anew")

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections import Counter
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from accounting.files import facts, ledger
+from accounting.files import facts, ledger, reading
 from accounting.intake import wire
 from broker.errors import LedgerError
 from broker.store import Store
@@ -32,8 +31,9 @@ def verdicts(store: Store, files: ledger.Store) -> Counts:
 
 def _count_file(found: Counts, files: ledger.Store, path: str) -> None:
     try:
-        table = pq.ParquetFile(files.open(path)).read(columns=COLUMNS)
-    except pa.ArrowInvalid as error:
+        file = reading.opened(files.open(path))
+        table = reading.rows_of(file, range(file.num_row_groups), COLUMNS)
+    except reading.BROKEN as error:
         raise LedgerError(f"{path} is damaged: {error}", mend="put the file back from a copy") from error
     _count_table(found, table)
 
