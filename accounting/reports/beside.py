@@ -2,7 +2,8 @@
 
 Both files have tasks in one order (accounting/rollup/order.py): those of some calls are the next ones after those of
 the calls before, so that what lies behind is let go. Files whose orders differ are joined all the same, with all
-tasks in hand.
+tasks in hand; and of files that are older than the workspace of a call nothing is let go, so that ids which two
+workspaces share are the first one's.
 """
 
 from __future__ import annotations
@@ -25,8 +26,7 @@ def beside(tasks: Callable[[], Iterator[Any]], calls: Iterable[Any]) -> Iterator
     """Each table of calls, a table of tasks, and of each call the row there of its own task.
 
     ``tasks`` begins anew to hand over all tasks of the day, in tables that have their ``workspace`` as plain text and
-    their ``task_id``. Of files that are older than the workspace of a call, ids that two workspaces share are the first
-    one's.
+    their ``task_id``.
     """
     coming = tasks()
     near = next(coming)
@@ -45,7 +45,8 @@ def beside(tasks: Callable[[], Iterator[Any]], calls: Iterable[Any]) -> Iterator
                 near = pa.concat_tables([near, *more]).combine_chunks()
             rows = _rows(some, near)
         yield some, near, rows
-        if len(rows) and not whole and (last := int(rows.max())) > 0:
+        nameless = some["workspace"].null_count
+        if len(rows) and not whole and not nameless and (last := int(rows.max())) > 0:
             near, behind = near.slice(last), True
 
 

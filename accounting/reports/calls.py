@@ -19,32 +19,20 @@ import pyarrow.compute as pc
 
 from accounting.files import ledger, schema
 from accounting.files.ledger import Store
+from accounting.reports.beside import at, beside
 from accounting.reports.currency import Rates
 from accounting.reports.families import OWN_TYPE, Families
 from accounting.reports.figures import Lane, Speed, Within
 from accounting.reports.ranks import HELD_KEYS, HISTOGRAM_KEYS, Answers, Ranks, Seen, held, histograms, seen
 from accounting.reports.revisions import NEEDS, derived
-from accounting.reports.rows import (
-    Files,
-    Names,
-    Piece,
-    Where,
-    at_once,
-    chosen,
-    names_of,
-    pieces,
-    read,
-    read_days,
-    share_ids,
-    worded,
-)
+from accounting.reports.rows import Derive, Files, Names, Piece, Where, at_once, fits, pieces, read, worded
 from accounting.reports.sums import Sums, by, nanos
 from accounting.rollup.calls import DISPATCHER, GATE
 from broker.purpose import FIRST_CALLS, MODEL_CALLS
 
 CALL_DAYS = 7  # calls of more days are read when asked for
 _READ = (
-    "lane", "engine", "purpose", "hop", "verdict", "failure", "queue_wait_ms", "latency_ms",
+    "workspace", "task_id", "lane", "engine", "purpose", "hop", "verdict", "failure", "queue_wait_ms", "latency_ms",
     "time_to_first_token_ms", "output_tokens", "cost_usd", "marginal_usd",
 )  # fmt: skip
 #: What percentiles are asked of: by lane all calls that answered, by type and lane those that were to answer the task.
@@ -58,23 +46,27 @@ _PERCENTS = {
 }
 _KEY = "key"
 _BETWEEN = "\0"  # in a key, between the type and the lane
-_UNKNOWN = -1  # in place of a type: the task is none of those that were chosen
+_WANTED = "wanted"
 MOST_KEPT = 300_000_000  # bytes that stay in memory between the two looks: of ten million calls and more
 
 
 @dataclass(frozen=True, slots=True)
 class _Wanted:
-    """Whose calls are looked at. ``names`` are those of lanes, and of types and lanes."""
+    """Whose calls are looked at: those of tasks whose rows, in these columns and with what ``derive`` adds, fit.
+    ``names`` are those of lanes, and of types and lanes."""
 
     store: Store
     where: Where
-    families: Families | None
+    tasks: Files
+    columns: Sequence[str]
+    derive: Derive
     names: Mapping[str, Names]
 
 
 @dataclass(frozen=True, slots=True)
 class _Found:
-    """Calls of one row group: their rows, and each one's place among the names of types."""
+    """Calls of one row group: their rows, and each one's place among the names of types, "" where its task is not
+    there."""
 
     rows: Any
     types: Any
@@ -110,7 +102,7 @@ class Calls:
         tell: Callable[[str, int, int], None] = lambda *_: None,
     ) -> None:
         """``families`` of the tasks: calls of a part are chosen where those of its root are."""
-        wanted = _Wanted(store, where, families, {_BY_LANE: Names(), _BY_TYPE: Names()})
+        wanted = _wanted(store, where, families)
         sums = {_BY_LANE: Sums([_KEY]), _BY_TYPE: Sums([_KEY])} | {
             name: Sums(HISTOGRAM_KEYS) for name in _PERCENTS
         }
@@ -179,6 +171,16 @@ class Calls:
         return None if value is None else value / 1000
 
 
+def _wanted(store: Store, where: Where, families: Families | None) -> _Wanted:
+    needed = [column for name in where for column in NEEDS.get(name, (name,))]
+    tasks = families.files if where and families else Files(store, ledger.TASKS)
+    derive = derived(store, tasks, tuple(name for name in where if name in NEEDS))
+    if where and families:
+        needed, derive = [*needed, *families.needed], families.told
+    columns = tuple(dict.fromkeys(("workspace", "task_id", "task_type", *needed)))
+    return _Wanted(store, where, tasks, columns, derive, {_BY_LANE: Names(), _BY_TYPE: Names()})
+
+
 def _first(wanted: _Wanted, rates: Rates | None, day: str) -> _Look:
     tables: list[tuple[str, Any]] = []
     within = np.zeros(3, dtype=object)  # sums of any size
@@ -219,50 +221,23 @@ def _seen_of(wanted: _Wanted, day: str) -> tuple[Mapping[str, Seen], ...]:
 
 
 def _of_day(wanted: _Wanted, day: str) -> Iterator[_Found]:
-    """The day's calls and the rows beside them, those of the chosen tasks, a row group at a time."""
-    found = pieces(wanted.store, ledger.ATTEMPTS, (day,), {})
-    names, types = _types(wanted, day, found)
-    for piece, mine in zip(found, types, strict=True):
-        rows = read(piece, _READ)
+    """The day's calls of the chosen tasks, a row group at a time."""
+    calls = (read(piece, _READ) for piece in pieces(wanted.store, ledger.ATTEMPTS, (day,), {}))
+    for rows, near, places in beside(lambda: map(partial(_told, wanted, day), wanted.tasks.of(day)), calls):
+        types = near["task_type"].take(at(places))
         if wanted.where:
-            those = mine != _UNKNOWN
-            rows, mine = rows.filter(pa.array(those)), mine[those]
-        yield _Found(rows, np.where(mine == _UNKNOWN, len(names) - 1, mine), names)
+            those = near[_WANTED].take(at(places)).fill_null(False)
+            rows, types = rows.filter(those), types.filter(those)
+        names, codes = worded(types)
+        yield _Found(rows, codes, names)
 
 
-def _types(wanted: _Wanted, day: str, found: Sequence[Piece]) -> tuple[Any, list[Any]]:
-    """The names of types, "" as the last one, and of each row of each piece the place of its task's type there."""
-    tasks, shared = _tasks(wanted, day)
-    by_workspace = shared and all("workspace" in piece.meta.schema.names for piece in found if piece.source)
-    names, codes = worded(tasks["task_type"])
-    columns = ("task_id", "workspace") if by_workspace else ("task_id",)
-    each = [worded(names_of(read(piece, columns), by_workspace=by_workspace)) for piece in found]
-    ids = pa.concat_arrays([ids for ids, _ in each])
-    of_tasks = schema.in_one(names_of(tasks, by_workspace=by_workspace))
-    at = pc.index_in(ids, value_set=of_tasks).fill_null(len(codes)).to_numpy()
-    type_of = np.append(codes, _UNKNOWN)[at]
-    starts = np.cumsum([0, *(len(ids) for ids, _ in each)])
-    return pa.concat_arrays([names, pa.array([""], schema.TEXT)]), [
-        type_of[start:][places] for start, (_, places) in zip(starts[:-1], each, strict=True)
-    ]
-
-
-def _tasks(wanted: _Wanted, day: str) -> tuple[Any, bool]:
-    """Workspace, id and own type of each task that is wanted, and whether workspaces share ids on the day."""
-    where, families = wanted.where, wanted.families if wanted.where else None
-    needed = dict.fromkeys(column for name in where for column in NEEDS.get(name, (name,)))
-    told = families.needed if families else ()
-    names = tuple(dict.fromkeys(("workspace", "task_id", "task_type", *needed, *told)))
-    if families is not None:
-        rows = families.told(day, families.rows_of(day, names))
-    else:
-        rows = read_days(wanted.store, ledger.TASKS, schema.TASKS, day, day, names)
-        more = tuple(name for name in where if name in NEEDS)
-        rows = derived(wanted.store, Files(wanted.store, ledger.TASKS), more)(day, rows, 0)
-    kept = chosen(rows, where)
-    own = OWN_TYPE if OWN_TYPE in kept.column_names else "task_type"
-    columns = {"workspace": kept["workspace"], "task_id": kept["task_id"], "task_type": kept[own]}
-    return pa.table(columns), share_ids(rows)
+def _told(wanted: _Wanted, day: str, piece: Piece) -> Any:
+    """Workspace, id and own type of each task, and whether it is wanted."""
+    rows = wanted.derive(day, read(piece, wanted.columns), piece.start)
+    own = OWN_TYPE if OWN_TYPE in rows.column_names else "task_type"
+    columns = {"workspace": rows["workspace"].cast(schema.TEXT), "task_id": rows["task_id"]}
+    return pa.table(columns | {"task_type": rows[own], _WANTED: fits(rows, wanted.where)})
 
 
 def _sums(some: _Found, cost: Any, calls: Any) -> Iterator[tuple[str, Any]]:
@@ -318,9 +293,9 @@ def _typed(some: _Found) -> tuple[Any, Any]:
     """The type and the lane of each row at once."""
     lanes, codes = worded(some.rows["lane"])
     count = len(lanes)
-    types = some.names.take(pa.array(np.repeat(np.arange(len(some.names)), count)))
-    both = pc.binary_join_element_wise(types, pa.concat_arrays([lanes] * len(some.names)), _BETWEEN)
-    return both, some.types.astype(np.int64) * count + codes
+    pairs = np.divmod(np.arange(len(some.names) * count), max(1, count))
+    both = (words.take(pa.array(at)) for words, at in zip((some.names, lanes), pairs, strict=True))
+    return pc.binary_join_element_wise(*both, _BETWEEN), some.types.astype(np.int64) * count + codes
 
 
 def _are_ours(rows: Any) -> Any:

@@ -75,7 +75,7 @@ class Families:
     ) -> None:
         """``files`` are those of tasks, ``days`` those that are asked for. ``columns`` are those that a part takes over
         from its root, made by ``derive`` from the ``needed`` ones."""
-        self._files, self._columns, self._rates, self._derive = files, tuple(columns), rates, derive
+        self.files, self._columns, self._rates, self._derive = files, tuple(columns), rates, derive
         #: Columns of ``tasks`` that rows must have to be told.
         self.needed = tuple(dict.fromkeys(("task_type", *needed)))
         self._range = frozenset(days)
@@ -85,9 +85,7 @@ class Families:
 
     def rows_of(self, day: str, names: Sequence[str]) -> Any:
         """All of the day's rows in these columns, of the files that ``told`` counts them in; no text is coded."""
-        return pa.concat_tables(
-            [_plain(read(piece, names)) for piece in self._files.of(day)]
-        ).combine_chunks()
+        return pa.concat_tables([_plain(read(piece, names)) for piece in self.files.of(day)]).combine_chunks()
 
     def told(self, day: str, rows: Any, start: int = 0) -> Any:
         """The day's rows from ``start`` on with ``PART``, ``PARTS_NANO`` and ``OWN_TYPE``; as they are where no part is
@@ -137,7 +135,7 @@ class Families:
         return _kept(self._parts, day, self._found)
 
     def _found(self, day: str) -> _Parts:
-        found = [self._named(piece) for piece in self._files.of(day) if may_have_parts(piece)]
+        found = [self._named(piece) for piece in self.files.of(day) if may_have_parts(piece)]
         nothing = np.zeros(0, dtype=np.int64)
         if not sum(names.num_rows for _, names in found):
             return _Parts(nothing, nothing, nothing, nothing)
@@ -170,7 +168,7 @@ class Families:
 
         found = np.full(names.num_rows, NONE, dtype=np.int64)
         for rows in at_once(
-            among, wider(self._files.of(day), len(ids))
+            among, wider(self.files.of(day), len(ids))
         ):  # an index of all ids is made for each
             found = np.where(found == NONE, rows, found)
         return found
@@ -194,7 +192,7 @@ class Families:
         return pa.concat_tables(at_once(of_piece, self._having(day, those))).combine_chunks()
 
     def _having(self, day: str, those: Rows) -> list[Piece]:
-        return [piece for piece in self._files.of(day) if len(_within(those, piece))]
+        return [piece for piece in self.files.of(day) if len(_within(those, piece))]
 
 
 def may_have_parts(piece: Piece) -> bool:

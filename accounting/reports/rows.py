@@ -228,13 +228,17 @@ def read(piece: Piece, columns: Sequence[str]) -> Any:
 
 
 def chosen(table: Any, where: Where) -> Any:
-    """The rows that have one of the wanted values in each column named."""
-    keep = None
+    """The rows that are wanted."""
+    return table.filter(pa.array(fits(table, where))) if where else table
+
+
+def fits(table: Any, where: Where) -> Any:
+    """Of each row whether it has one of the wanted values in each column named."""
+    keep = np.ones(table.num_rows, dtype=bool)
     for name, wanted in where.items():
         names, codes = coded(table[name])
-        fits = np.array([one in wanted for one in names], dtype=bool)[codes]
-        keep = fits if keep is None else keep & fits
-    return table if keep is None else table.filter(pa.array(keep))
+        keep &= np.array([one in wanted for one in names], dtype=bool)[codes]
+    return keep
 
 
 def coded(column: Any) -> tuple[list[str], Any]:

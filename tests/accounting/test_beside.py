@@ -61,5 +61,9 @@ def test_in_one_order_only_the_tasks_nearby_are_in_hand() -> None:
 
 
 def test_calls_that_name_no_workspace_are_the_first_task_s_of_their_id() -> None:
-    nameless = table([("", "1"), ("", "2")]).set_column(0, "workspace", pa.nulls(2, pa.string()))
-    assert found([table([("a", "1"), ("b", "1"), ("b", "2")])], [nameless]) == [("a", "1"), ("b", "2")]
+    """Also where the first one lies tables behind."""
+    tasks = [("a", "1"), ("a", "3"), ("a", "4"), ("b", "1"), ("b", "2")]
+    calls = [("", "1"), ("", "3"), ("", "4"), ("", "1"), ("", "2")]
+    for size in (5, 1):
+        nameless = [one.set_column(0, "workspace", pa.nulls(size, pa.string())) for one in cut(calls, size)]
+        assert found(cut(tasks, size), nameless) == [*tasks[:3], ("a", "1"), ("b", "2")]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ import redis
 from accounting.files import ledger, schema
 from accounting.files.ledger import LocalStore
 from accounting.intake import ingest
-from accounting.reports import calls, report, rows, sums, tasks
+from accounting.reports import beside, calls, report, rows, sums, tasks
 from accounting.reports.currency import rates_of
 from accounting.reports.report import Question
 from accounting.reports.tasks import DATE, TOTAL, choose, rank, tally
@@ -125,6 +126,22 @@ def test_lanes_and_speeds_are_those_that_duckdb_finds(
         )
         for one in made.speeds
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize("where", [None, {"user": ["u-1", "u-2"]}])
+def test_calls_are_looked_at_with_few_tasks_in_hand(
+    where: dict[str, list[str]] | None, two_days: LocalStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    in_hand = []
+
+    def noted(tasks: Any, some_calls: Any) -> Iterator[Any]:
+        for some, near, places in beside.beside(tasks, some_calls):
+            in_hand.append(near.num_rows)
+            yield some, near, places
+
+    monkeypatch.setattr(calls, "beside", noted)
+    assert ask(two_days, where=where).lanes
+    assert (len(in_hand) > 20, max(in_hand) <= 3 * 16) == (True, True)
 
 
 def test_by_model_and_version_every_task_counts_once(
