@@ -152,6 +152,26 @@ def since(store: Store, day: str, at_us: int, columns: Sequence[str]) -> Iterato
             yield table
 
 
+def before(store: Store, day: str, at_us: int, columns: Sequence[str]) -> Iterator[Any]:
+    """These columns of the day's parts that may hold a fact which was written before that time, part by part. Of others
+    the footer alone is read, which says so. Raises LedgerError as ``read`` does."""
+    for path in _paths(store, day):
+        table = None
+        with _told(path):
+            file = _opened(store, path)
+            if _written_us(file.metadata) < at_us:
+                table = _rows(file, range(file.num_row_groups), columns)
+        if table is not None:
+            yield table
+
+
+def _written_us(meta: Any) -> int:
+    """When its first fact was written; 0 where it does not say so."""
+    at = meta.schema.names.index("at")
+    told = [meta.row_group(group).column(at).statistics for group in range(meta.num_row_groups)]
+    return min((int(one.min_raw) if one is not None and one.has_min_max else 0 for one in told), default=0)
+
+
 def _paths(store: Store, day: str) -> list[str]:
     folder = ledger.partition(ledger.EVENTS, day)
     return [f"{folder}/{name}" for name in store.list(folder) if name.endswith(".parquet")]

@@ -244,12 +244,13 @@ class _Waiting:
 
 def _calls(files: Files, owned: Mapping[str, _Owned], day: str) -> Iterator[Any]:
     """The last word on each call of a machine that ended on that day, those of some tasks at a time. Its task may have
-    come in on any day before."""
+    come in on any day before, and on the next one where the clock was set back."""
     begin_us = ledger.midnight_us(day)
     cut = partial(parts.spans, rows=SLICE_ROWS)
     chosen = partial(_ended, lanes=pa.array(sorted(owned), schema.TEXT), begin_us=begin_us)
-    for submission in (one for one in ledger.days(files, ledger.EVENTS) if one <= day):
-        if submission != day and not _has_any(files, submission, begin_us, chosen):
+    next_day = ledger.day_of(begin_us + ledger.US_PER_DAY)
+    for submission in (one for one in ledger.days(files, ledger.EVENTS) if one <= next_day):
+        if submission != day and not _has_any(files, submission, day, chosen):
             continue
         with view.opened(files, submission, cut, columns=_COLUMNS) as seen:
             for number in range(len(seen.spans)):
@@ -258,11 +259,17 @@ def _calls(files: Files, owned: Mapping[str, _Owned], day: str) -> Iterator[Any]
                     yield made
 
 
-def _has_any(files: Files, submission: str, begin_us: int, chosen: Callable[[Any], Rows]) -> bool:
-    """Whether the tasks of an earlier day have such calls: only parts that were written since then are looked at."""
+def _has_any(files: Files, submission: str, day: str, chosen: Callable[[Any], Rows]) -> bool:
+    """Whether the tasks of another day have such calls: only parts with facts that were written since then are looked
+    at, or, of the next day, before its end."""
+    begin_us = ledger.midnight_us(day)
     # A clock that was set back may have written it before the call had ended.
-    since_us = begin_us - ledger.US_PER_DAY
-    return any(len(chosen(calls)) for calls in parts.since(files, submission, since_us, _MADE_BY))
+    made = (
+        parts.since(files, submission, begin_us - ledger.US_PER_DAY, _MADE_BY)
+        if submission < day
+        else parts.before(files, submission, begin_us + ledger.US_PER_DAY, _MADE_BY)
+    )
+    return any(len(chosen(calls)) for calls in made)
 
 
 def _ended(calls: Any, *, lanes: Any, begin_us: int) -> Rows:

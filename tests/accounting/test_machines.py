@@ -15,7 +15,7 @@ import redis
 from hypothesis import given
 from hypothesis import strategies as st
 
-from accounting.files import ledger
+from accounting.files import ledger, parts
 from accounting.files.ledger import LocalStore
 from accounting.intake import ingest
 from accounting.rollup import machines, rollup
@@ -445,6 +445,27 @@ def test_a_call_that_the_clock_ended_after_its_fact_was_written_is_found(
     publish(state.client, [entry([submitted, replace(made_of, at_us=midnight_us - 100_000)])])
     ingest.drain_all(state.client, store, quarantine)
     assert [one.calls for one in shared(store, state, settings, DAY)] == [1]
+
+
+def test_a_call_of_a_task_that_came_in_before_the_clock_was_set_back_over_midnight_is_found(
+    state: Store, store: LocalStore, quarantine: LocalStore, settings: Settings
+) -> None:
+    midnight_us = ledger.midnight_us(DAY) + ledger.US_PER_DAY
+    for task, ended_us in (("back", midnight_us - 10**7), ("next", midnight_us + 10**7)):
+        one = attempted(f"{task}-1", started_us=ended_us - 10**6, ended_us=ended_us, node="mac-1")
+        [submitted, made_of] = story(task, [Submitted("sync"), one], at_us=midnight_us + 10**6)
+        publish(state.client, [entry([submitted]), entry([replace(made_of, at_us=ended_us)])])
+        ingest.drain_all(state.client, store, quarantine)
+    next_day = ledger.day_of(midnight_us)
+    assert [[one.calls for one in shared(store, state, settings, day)] for day in (DAY, next_day)] == [
+        [1],
+        [1],
+    ]
+    assert len(parts.of_day(store, next_day)) == 2
+    read = list(parts.before(store, next_day, midnight_us, ["at"]))
+    assert [table.num_rows for table in read] == [2], (
+        "of the other part the footer says that it has nothing of it"
+    )
 
 
 def test_of_earlier_days_only_parts_whose_names_say_that_they_came_in_since_are_opened(
