@@ -24,6 +24,17 @@ def test_it_runs_out_unless_it_is_renewed(client: redis.Redis) -> None:
         assert client.pttl(KEY) > 50_000
 
 
+def test_the_dead_have_it_no_longer_than_it_lasts_though_the_clock_was_set_back(client: redis.Redis) -> None:
+    client.set(KEY, "somebody who was killed", px=7 * 3_600_000)
+    with Lock(client, KEY, 60_000) as lock:
+        assert not lock.mine
+    assert 50_000 < client.pttl(KEY) <= 60_000
+    client.pexpire(KEY, 20_000)
+    with Lock(client, KEY, 60_000) as lock:
+        assert not lock.mine
+    assert client.pttl(KEY) <= 20_000, "nobody who asks prolongs it"
+
+
 def test_what_ran_out_is_lost_for_good_and_not_taken_from_whoever_has_it_now(client: redis.Redis) -> None:
     with Lock(client, KEY, 60_000) as lock:
         client.set(KEY, "another")

@@ -240,13 +240,13 @@ def test_a_rollup_that_does_not_get_its_turn_fails_and_says_when_to_try_again(la
     laneway.client.submit("hello")
     laneway.work()
     laneway.store.client.set(ingest.LOCK, "a writer that goes on and on", px=1500)
-    renewal = threading.Timer(1.2, laneway.store.client.pexpire, (ingest.LOCK, 40_000))
+    renewal = threading.Timer(1.2, laneway.store.client.pexpire, (ingest.LOCK, ingest.LOCK_MS))
     renewal.start()
     said = laneway.run("rollup", code=1)
     renewal.join()
     assert said.stdout == ""
     assert "error: another writer holds the ledger\nmend: try again in " in said.stderr
-    assert 30 < int(said.stderr.split("try again in ")[1].split(" s")[0]) <= 40
+    assert 20 < int(said.stderr.split("try again in ")[1].split(" s")[0]) <= 30
 
 
 def test_the_doctor_finds_a_sound_node_sound(laneway: Any) -> None:
