@@ -17,7 +17,8 @@ laneway:parked            zset    refs that wait for a person, since when
 laneway:reviewed          zset    refs that a person has ended, since when; as long as their results are kept
 laneway:results           zset    refs at their end whose payload and result are still kept, since when
 laneway:dead              hash    dead letters by id
-laneway:gone:<ref>        string  epochs of a task that Redis has lost, whose calls are booked all the same; for a day
+laneway:gone:<ref>|<at>   string  epochs of a task that came in then and that Redis has lost, whose calls are booked all
+                                  the same; for a day
 laneway:watch:<ref>       set     whom to tell when the task ends: reply lists, and task|<ref> that wait for it
 laneway:reply:<id>        list    ends, for one reader
 laneway:events            stream  facts for accounting

@@ -232,6 +232,11 @@ def test_a_dead_letter_has_the_calls_that_were_lost(store: Store) -> None:
     assert not any(one.settled for one in record.progress.attempts)
 
 
+def now_us(client: Any) -> int:
+    seconds, micros = client.time()
+    return int(seconds) * 1_000_000 + int(micros)
+
+
 def going_back(client: Any) -> Callable[[], None]:
     """Has Redis lose what it wrote since, as a failover or a power loss may."""
     stood = {name: client.dump(name) for name in client.scan_iter()}
@@ -240,6 +245,9 @@ def going_back(client: Any) -> Callable[[], None]:
         client.flushall()
         for name, data in stood.items():
             client.restore(name, 0, data)
+        lost_us = now_us(client)
+        while now_us(client) < lost_us + 10_000:  # none is back sooner, and milliseconds tell epochs apart
+            time.sleep(0.002)
 
     return back
 
@@ -299,11 +307,57 @@ def test_a_call_of_a_task_that_redis_has_lost_is_booked_once_on_the_day_of_its_s
     (event,) = [event for _, entry in entries for event in decode_entry(entry[b"b"])]
     assert (event.task_id, event.submitted_us, event.fact) == ("a", claim.submitted_us, call(claim, 200))
     assert client.hget(keys.used_key("total"), "fleet") == b"200"
-    assert 0 < client.ttl(f"laneway:gone:{claim.ref}") <= 86400
+    assert 0 < client.ttl(f"laneway:gone:{claim.ref}|{claim.submitted_us}") <= 86400
     assert store.submit([task("a")]) == ["new"]
     (again,) = take(store)
     assert store.commit([done(again, 100)]) == ["moved"]
     assert store.record("acme/a").cost_nano == 100, "the same id once more is another task"
+
+
+def test_a_call_of_a_task_that_redis_has_lost_is_not_that_of_a_later_task_of_its_id(
+    store: Store, client: redis.Redis
+) -> None:
+    """Epochs count from a task's submission: those of the two may be the same."""
+    paid = []
+    for cost in (200, 30):
+        client.delete(keys.task_key("acme/a"), keys.LEASES)
+        store.submit([task("a")])
+        take(store)
+        client.hset(keys.task_key("acme/a"), "epoch", "7")
+        claim = Claim(
+            task("a"), Progress(), 7, Q, int(client.hget(keys.task_key("acme/a"), "submitted") or 0), 0, 0, 0
+        )
+        store.begin([Intent(claim, 500, call(claim, 500, settled=False), ("fleet",))])
+        paid.append(replace(done(claim, cost), scopes=("fleet",)))
+    client.hset(keys.used_key("total"), "fleet", 500)  # Redis has lost what the first had reserved, too
+    lost, later = paid
+    assert store.commit([lost]) == ["late"]
+    assert store.commit([lost]) == ["done before"]
+    assert store.commit([later]) == ["moved"]
+    assert store.record("acme/a").cost_nano == 30
+    assert client.hget(keys.used_key("total"), "fleet") == b"230"
+    entries: Any = client.xrange(keys.EVENTS)
+    booked = {
+        (event.submitted_us, event.fact.cost_nano)
+        for _, entry in entries
+        for event in decode_entry(entry[b"b"])
+        if isinstance(event.fact, Attempted)
+    }
+    assert booked == {(lost.claim.submitted_us, 200), (later.claim.submitted_us, 30)}
+
+
+def test_a_call_whose_task_is_kept_no_longer_stays_booked_as_it_was(client: redis.Redis) -> None:
+    store = Store(client, Fleet(lease_s=LEASE_S, idempotency_ttl_s=1, result_ttl_s=1))
+    store.submit([task("a")])
+    (claim,) = take(store)
+    store.begin([Intent(claim, 500, call(claim, 500, settled=False), ("fleet",))])
+    store.release([claim], "its worker was lost")
+    (again,) = take(store)
+    store.commit([replace(done(again, 1), scopes=("fleet",))])
+    while client.exists(keys.task_key("acme/a")):
+        time.sleep(0.02)  # the clock that must pass is Redis's own
+    assert store.commit([replace(done(claim, 200), scopes=("fleet",))]) == ["done before"]
+    assert client.hget(keys.used_key("total"), "fleet") == b"501"
 
 
 def test_a_step_that_redis_has_lost_is_booked_and_the_one_before_it_counts_as_lost(
