@@ -36,18 +36,18 @@ for i, item in ipairs(cmsgpack.unpack(ARGV[1])) do
   local lost = 'lost:' .. epoch
   local h = redis.call('HMGET', key, 'epoch', 'done', 'cancel', 'submitted', 'workspace', 'priority', lost, 'queue', 'seq',
     'cost', 'call', 'watched', 'reserved', 'held', 'soft', 'human', 'stepped', 'scopes', 'shares', 'ended')
-  if begun and begun > 0 and h[1] and tonumber(h[4]) ~= begun then
+  if h[1] and begun > 0 and tonumber(h[4]) ~= begun then
     h = {} -- a later task of the same id
   end
-  local gone = not h[1] and P .. 'gone:' .. ref .. '|' .. text(begun or 0)
+  local gone = not h[1] and P .. 'gone:' .. ref .. '|' .. text(begun)
   local before = gone and redis.call('GET', gone) or h[20] or ''
-  local ended = before .. ' ' .. epoch
+  local ended = ended_with(before, epoch)
   local submitted, seq, spent = tonumber(h[4] or begun), tonumber(h[9] or '0'), tonumber(h[10] or '0')
   if h[1] and h[17] == epoch .. ' ' .. h[1] then
     words[i] = 'goes on|' .. h[1]
-  elseif not h[7] and (h[2] == epoch or string.find(before .. ' ', ' ' .. epoch .. ' ', 1, true)
+  elseif not h[7] and (h[2] == epoch or has_ended(before, epoch)
     or not h[20] and tonumber(epoch) <= tonumber(h[2] or '0') -- by the version before, which kept no list
-    or gone and now - (begun or 0) >= rules[2] * 1000000) then -- its record came to its time
+    or gone and now - begun >= rules[2] * 1000000) then -- its record came to its time
     words[i] = 'done before'
   elseif h[7] or h[1] ~= epoch then
     late = #late > 0 and late or attempts

@@ -44,6 +44,17 @@ local function epoch_after(last, submitted, now)
   return text(math.max(tonumber(last) + 1, math.floor((now - submitted) / 1000)))
 end
 
+-- A list begins with ~ where its first epochs were left out: those of a task that was put back thousands of times.
+local function ended_with(list, epoch)
+  list = list .. ' ' .. epoch
+  return #list <= 2000 and list or '~' .. string.match(string.sub(list, -1000), ' .*$')
+end
+
+local function has_ended(list, epoch)
+  return string.find(list .. ' ', ' ' .. epoch .. ' ', 1, true)
+    or string.sub(list, 1, 1) == '~' and tonumber(epoch) < tonumber(string.match(list, '%d+'))
+end
+
 local function task_key(ref)
   return P .. 'task:' .. ref
 end
@@ -587,7 +598,7 @@ local function give_up(ref, now, cause, rules)
   end
   redis.call('HDEL', key, 'call', 'reserved', 'held', 'batch')
   redis.call('HSET', key, 'done', epoch, 'status', status, 'enqueued', at, 'seq', text(seq), 'cost', text(cost),
-    'starts', text(starts), 'ended', (h[17] or '') .. (h[5] and '' or ' ' .. epoch))
+    'starts', text(starts), 'ended', h[5] and (h[17] or '') or ended_with(h[17] or '', epoch))
   if h[5] then
     redis.call('HSET', key, 'lost:' .. epoch, reserved .. ' ' .. h[15], 'losses', lost_calls(key, { h[5] }))
   end

@@ -292,6 +292,19 @@ def test_a_call_whose_claim_redis_has_lost_is_booked_once_whoever_had_the_task_s
     assert client.hget(keys.used_key("total"), "fleet") == str(sum(costs.values())).encode()
 
 
+def test_a_task_that_is_put_back_for_ever_keeps_a_short_list_of_what_ended(
+    store: Store, client: redis.Redis
+) -> None:
+    store.submit([task("a")])
+    turns = []
+    for _ in range(800):
+        (claim,) = take(store)
+        turns.append(Move(claim, "queued", Progress(), DISPATCH))
+        assert store.commit(turns[-1:]) == ["moved"]
+    assert 1000 < client.hstrlen(keys.task_key("acme/a"), "ended") <= 2000
+    assert store.commit(turns) == ["done before"] * len(turns)
+
+
 def test_a_call_of_a_task_that_redis_has_lost_is_booked_once_on_the_day_of_its_submission(
     store: Store, client: redis.Redis
 ) -> None:

@@ -42,8 +42,8 @@ def _lua(name: str) -> str:
 
 
 _UNFENCED = (
-    "elseif not h[7] and (h[2] == epoch or string.find",
-    "elseif false and (h[2] == epoch or string.find",
+    "elseif not h[7] and (h[2] == epoch or",
+    "elseif false and (h[2] == epoch or",
 )
 
 MUTATIONS = (
