@@ -39,7 +39,7 @@ local function clock()
   return tonumber(t[1]) * 1000000 + tonumber(t[2])
 end
 
--- None comes twice, also where Redis has lost what it wrote (a power loss, a failover).
+-- No epoch of a task comes twice, also where Redis has lost what it wrote (a power loss, a failover).
 local function epoch_after(last, submitted, now)
   return text(math.max(tonumber(last) + 1, math.floor((now - submitted) / 1000)))
 end
