@@ -179,7 +179,7 @@ def _paths(store: Store, day: str) -> list[str]:
 
 def _part(store: Store, path: str) -> Part:
     try:
-        meta = _opened(store, path).metadata
+        meta = pq.read_metadata(store.open(path))
         said = meta.metadata or {}
         firsts: tuple[int, ...] = (0,) * meta.num_row_groups  # of version 1, or of another hand
         width = BUCKETS
@@ -193,7 +193,8 @@ def _part(store: Store, path: str) -> Part:
 def _opened(store: Store, path: str) -> Any:
     source = store.open(path)
     meta = pq.read_metadata(source)
-    texts = None if _is_old(meta) else [name for name in _TEXTS if name in meta.schema.names]
+    there = frozenset(meta.schema.names)  # which is made anew each time
+    texts = None if _is_old(meta) else [name for name in _TEXTS if name in there]
     return reading.opened(source, meta=meta, texts=texts)
 
 
@@ -237,8 +238,8 @@ def _rows(file: Any, groups: Sequence[int], columns: Sequence[str]) -> Any:
     table = reading.rows_of(file, groups, asked)
     if old:
         table = facts.upgraded(table)
-    for field in (one for one in wanted if one.name in _NEW and one.name not in table.column_names):
-        table = table.append_column(field, pa.nulls(table.num_rows, field.type))
+    for name in (one for one in _NEW if one in columns and one not in table.column_names):
+        table = table.append_column(wanted.field(name), pa.nulls(table.num_rows, wanted.field(name).type))
     table = table if table.schema.equals(wanted) else table.select(wanted.names).cast(wanted)
     if missing := [name for name in facts.IDENTITY if name in columns and table[name].null_count]:
         raise KeyError(f"facts without {missing[0]}")
