@@ -25,7 +25,19 @@ from accounting.reports.families import OWN_TYPE, Families
 from accounting.reports.figures import Lane, Speed, Within
 from accounting.reports.ranks import HELD_KEYS, HISTOGRAM_KEYS, Answers, Ranks, Seen, held, histograms, seen
 from accounting.reports.revisions import NEEDS, derived
-from accounting.reports.rows import Derive, Files, Names, Piece, Where, at_once, fits, pieces, read, worded
+from accounting.reports.rows import (
+    Derive,
+    Files,
+    Names,
+    Piece,
+    Where,
+    at_once,
+    fits,
+    pieces,
+    read,
+    says,
+    worded,
+)
 from accounting.reports.sums import Sums, by, nanos
 from accounting.rollup.calls import DISPATCHER, GATE
 from broker.purpose import FIRST_CALLS, MODEL_CALLS
@@ -189,7 +201,7 @@ def _first(wanted: _Wanted, rates: Rates | None, day: str) -> _Look:
         rows = some.rows
         cost, marginal = nanos(rows, "cost_usd", day, rates), nanos(rows, "marginal_usd", day, rates)
         ours = _are_ours(rows)
-        climbed = _are(rows["purpose"], *FIRST_CALLS) & (rows["hop"].to_numpy() > 0) & ~ours
+        climbed = says(rows["purpose"], *FIRST_CALLS) & (rows["hop"].to_numpy() > 0) & ~ours
         priced = rows["marginal_usd"].is_valid().to_numpy(zero_copy_only=False)
         within += [int(cost[those].sum()) for those in (ours, climbed)] + [
             int((cost - marginal)[priced].sum())
@@ -246,8 +258,8 @@ def _sums(some: _Found, cost: Any, calls: Any) -> Iterator[tuple[str, Any]]:
     busy_us, tokens = _micros(rows["latency_ms"]), pc.fill_null(rows["output_tokens"], 0).to_numpy()
     measures = {
         "calls": calls,
-        "passed": _are(rows["verdict"], "pass"),
-        "not_passed": _are(rows["verdict"], "fail"),
+        "passed": says(rows["verdict"], "pass"),
+        "not_passed": says(rows["verdict"], "fail"),
         "failures": ~answered,
         "cost": cost,
         "busy": busy_us * answered,
@@ -300,7 +312,7 @@ def _typed(some: _Found) -> tuple[Any, Any]:
 
 def _are_ours(rows: Any) -> Any:
     """Rows of what our own routing and gates did."""
-    return _are(rows["lane"], "") & _are(rows["engine"], DISPATCHER, GATE)
+    return says(rows["lane"], "") & says(rows["engine"], DISPATCHER, GATE)
 
 
 def _answered(rows: Any) -> Any:
@@ -309,12 +321,7 @@ def _answered(rows: Any) -> Any:
 
 def _answers(rows: Any) -> Any:
     """Calls that answered, of those that were to answer the task."""
-    return _answered(rows) & _are(rows["purpose"], *MODEL_CALLS) & ~_are_ours(rows)
-
-
-def _are(column: Any, *words: str) -> Any:
-    names, codes = worded(column)
-    return pc.is_in(names, pa.array(words, schema.TEXT)).to_numpy(zero_copy_only=False)[codes]
+    return _answered(rows) & says(rows["purpose"], *MODEL_CALLS) & ~_are_ours(rows)
 
 
 def _micros(column: Any) -> Any:

@@ -83,10 +83,6 @@ class Families:
         self._parts: dict[str, _Parts] = {}
         self._days: dict[str, _Day | None] = {}
 
-    def rows_of(self, day: str, names: Sequence[str]) -> Any:
-        """All of the day's rows in these columns, of the files that ``told`` counts them in; no text is coded."""
-        return pa.concat_tables([_plain(read(piece, names)) for piece in self.files.of(day)]).combine_chunks()
-
     def told(self, day: str, rows: Any, start: int = 0) -> Any:
         """The day's rows from ``start`` on with ``PART``, ``PARTS_NANO`` and ``OWN_TYPE``; as they are where no part is
         near. What parts spent on days that were not asked for is in nothing."""

@@ -3,12 +3,16 @@
 A *try* is a call that was to answer a task: its first call on a rung, a retry or a re-prompt. It is judged where a gate
 looked at the answer, or where the call failed before there was one; a call that was broken off says nothing. The share
 of judged tries that passed is the success rate of that type on that lane.
+
+Some row groups are in hand at once. What tasks cost is read twice, as reports do (``accounting/reports/ranks.py``).
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -17,21 +21,27 @@ import pyarrow.compute as pc
 
 from accounting.files import ledger, schema
 from accounting.files.ledger import Store
-from accounting.reports.families import PARTS_NANO, Families, may_have_parts, wholes
-from accounting.reports.rows import Files, as_it_is, names_of, pieces, read_days, share_ids
+from accounting.reports.beside import at, beside
+from accounting.reports.families import PART, PARTS_NANO, Families, may_have_parts, wholes
+from accounting.reports.ranks import HELD_KEYS, HISTOGRAM_KEYS, Ranks, Seen, held, histograms, seen
+from accounting.reports.rows import Derive, Files, Names, Piece, as_it_is, at_once, each, pieces, read, says
+from accounting.reports.sums import Sums, grouped, total
 from broker.errors import CallCancelled, CallNeverMade
 from broker.money import NANO_PER_USD
 from broker.purpose import MODEL_CALLS, TASK
 
 P95 = 95
 MTOK = 1_000_000
-_TASK_COLUMNS = ("workspace", "task_id", "task_type", "succeeded", "cost_usd", *schema.PARTS)
+TYPE, TOTAL = "task_type", "total"
+_OF_ROOTS = (TYPE, "succeeded")  # what parts take over
+_COST_COLUMNS = (*_OF_ROOTS, "cost_usd")
+_TASK_COLUMNS = (*_COST_COLUMNS, *schema.PARTS)
 _CALL_COLUMNS = (
     "workspace", "task_id", "lane", "purpose", "latency_ms", "input_tokens", "cached_input_tokens",
     "cache_write_tokens", "output_tokens", "reasoning_tokens", "cost_usd", "marginal_usd", "verdict", "failure",
     "batch",
 )  # fmt: skip
-_TRY_KEYS = ("task_type", "lane", "first")
+_TRY_KEYS = (TYPE, "lane", "first")
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,17 +135,17 @@ class Measured:
     unrolled: tuple[str, ...]
     _tries: Any
     _work: Any
-    _costs: Any
+    _p95_nano: Mapping[str | None, int]
 
     @property
     def types(self) -> tuple[str, ...]:
         """Those of tasks, and those of parts that tries are known of."""
-        return tuple(sorted({*self._work["task_type"].to_pylist(), *self._tries["task_type"].to_pylist()}))
+        return tuple(sorted({*self._work[TYPE].to_pylist(), *self._tries[TYPE].to_pylist()}))
 
     @property
     def lanes(self) -> tuple[tuple[str, str], ...]:
         """Each type and lane that had tries."""
-        pairs = zip(self._tries["task_type"].to_pylist(), self._tries["lane"].to_pylist(), strict=True)
+        pairs = zip(self._tries[TYPE].to_pylist(), self._tries["lane"].to_pylist(), strict=True)
         return tuple(sorted(set(pairs)))
 
     def tries(
@@ -145,115 +155,132 @@ class Measured:
         rows = self._tries
         for column, value in zip(_TRY_KEYS, (task_type, lane, first), strict=True):
             rows = rows if value is None else rows.filter(pc.equal(rows[column], value))
-        return Tries(**{name: _total(rows[name]) for name in Tries.__dataclass_fields__})
+        return Tries(**{name: total(rows, name) for name in Tries.__dataclass_fields__})
 
     def work(self, task_type: str | None = None) -> Work:
         """The tasks of the type; None: all."""
-        rows, costs = self._work, self._costs
-        if task_type is not None:
-            rows = rows.filter(pc.equal(rows["task_type"], task_type))
-            costs = costs.filter(pc.equal(costs["task_type"], task_type))
-        nanos = np.sort(costs["nano"].to_numpy())
-        p95 = int(nanos[-(-len(nanos) * P95 // 100) - 1]) if len(nanos) else 0
-        sums = {name: _total(rows[name]) for name in Work.__dataclass_fields__ if name != "p95_nano"}
-        return Work(**sums, p95_nano=p95)
+        rows = self._work if task_type is None else self._work.filter(pc.equal(self._work[TYPE], task_type))
+        sums = {name: total(rows, name) for name in Work.__dataclass_fields__ if name != "p95_nano"}
+        return Work(**sums, p95_nano=self._p95_nano.get(task_type, 0))
 
 
 def measure(store: Store, since: str, until: str) -> Measured | None:
     """What tasks submitted from ``since`` to ``until`` came to; None where there are none.
 
-    Reads a day at a time. Raises LedgerError for a file that cannot be read, ValueError for what is no day.
+    Raises LedgerError for a file that cannot be read, ValueError for what is no day.
     """
     ledger.midnight_us(since), ledger.midnight_us(until)
     unrolled = ledger.unrolled(store, (ledger.TASKS, ledger.ATTEMPTS), since, until)
     rolled = (day for day in ledger.days(store, ledger.TASKS) if day not in unrolled)
     found = [day for day in rolled if since <= day <= until]
-    tries, work, costs = [], [], []
     files = pieces(store, ledger.TASKS, found, {})
-    parts = None
+    tasks = Files(store, ledger.TASKS, files)
+    derive: Derive = as_it_is
     if any(map(may_have_parts, files)):
-        columns = ("task_type", "succeeded")
-        opened = Files(store, ledger.TASKS, files)
-        parts = Families(opened, found, columns, _TASK_COLUMNS, None, as_it_is)
-    for day in found:
-        if parts is None:
-            tasks = read_days(store, ledger.TASKS, schema.TASKS, day, day, _TASK_COLUMNS)
-        else:
-            tasks = parts.rows_of(day, _TASK_COLUMNS)
-        calls = read_days(store, ledger.ATTEMPTS, schema.ATTEMPTS, day, day, _CALL_COLUMNS)
-        tries.append(_sum(_judge(tasks, calls), _TRY_KEYS))
-        whole = tasks if parts is None else parts.told(day, tasks)
-        work.append(_sum(_weigh(whole), ("task_type",)))
-        costs.append(_costs(whole))
-    if not sum(table.num_rows for table in costs):
+        derive = Families(tasks, found, _OF_ROOTS, _OF_ROOTS, None, as_it_is).told
+    work, tries = Sums((TYPE,)), Sums(_TRY_KEYS)
+    for summed in each(files, _TASK_COLUMNS, {}, lambda _, rows: _weigh(rows), derive):
+        work.add(summed)
+    if not total(weighed := work.table(), "tasks"):
         return None
+    for judged in at_once(partial(_tries, store, tasks), found):
+        tries.add(judged)
     days = [day for day in ledger.days_of(found[0], until) if day not in unrolled]
-    tables = (pa.concat_tables(rows) for rows in (tries, work, costs))
-    return Measured(found[0], until, len(days), unrolled, *tables)
+    p95_nano = _p95_nano(files, derive)
+    return Measured(found[0], until, len(days), unrolled, tries.table(), weighed, p95_nano)
 
 
-def _judge(tasks: Any, calls: Any) -> Any:
-    """A row of figures a try. Where attempts do not name their workspace, ids that two of them share on a day count as
-    the type of the first."""
-    answers = pc.is_in(calls["purpose"], pa.array(sorted(MODEL_CALLS)))
-    calls = calls.filter(
-        pc.and_(answers, pc.not_equal(calls["lane"], ""))
-    )  # what gates cost stands on no lane
-    by_workspace = share_ids(tasks) and not calls["workspace"].null_count
-    names = (names_of(rows, by_workspace=by_workspace) for rows in (calls, tasks))
-    row = pc.index_in(next(names), value_set=schema.in_one(next(names)))
-    verdict, failure = calls["verdict"], calls["failure"]
-    passed = pc.fill_null(pc.equal(verdict, "pass"), False)
-    refused = pc.fill_null(pc.equal(verdict, "fail"), False)
-    unwanted = pc.is_in(failure, pa.array([CallCancelled.failure, CallNeverMade.failure]))
-    broken = pc.and_(failure.is_valid(), pc.invert(unwanted))
-    judged = pc.or_(passed, pc.or_(refused, broken))
+def _tries(store: Store, tasks: Files, day: str) -> Any:
+    """Figures of the day's tries by type, lane and whether they are first calls. Where attempts do not name their
+    workspace, ids that two of them share on a day count as the type of the first."""
+    tries = Sums(_TRY_KEYS)
+    calls = map(_tried, pieces(store, ledger.ATTEMPTS, (day,), {}))
+    for some, near, places in beside(lambda: map(_typed, tasks.of(day)), calls):
+        tries.add(grouped(_judged(some, near[TYPE].take(at(places))), _TRY_KEYS))
+    return tries.table()
+
+
+def _tried(piece: Piece) -> Any:
+    """The calls that were to answer tasks. What gates cost stands on no lane."""
+    calls = read(piece, _CALL_COLUMNS)
+    return calls.filter(pa.array(says(calls["purpose"], *MODEL_CALLS) & ~says(calls["lane"], "")))
+
+
+def _typed(piece: Piece) -> Any:
+    tasks = read(piece, ("workspace", "task_id", TYPE))
+    return tasks.set_column(0, "workspace", tasks["workspace"].cast(schema.TEXT))
+
+
+def _judged(calls: Any, types: Any) -> Any:
+    """A row of figures a try."""
+    passed, failure = says(calls["verdict"], "pass"), calls["failure"]
+    unwanted = says(failure, CallCancelled.failure, CallNeverMade.failure)
+    broken = failure.is_valid().to_numpy() & ~unwanted
+    judged = passed | says(calls["verdict"], "fail") | broken
     nanos, priced = schema.nanos(calls["cost_usd"]), calls["cost_usd"].is_valid().to_numpy()
-    read = sum(
+    tokens_in = sum(
         calls[name].to_numpy() for name in ("input_tokens", "cached_input_tokens", "cache_write_tokens")
     )
-    written = sum(calls[name].to_numpy() for name in ("output_tokens", "reasoning_tokens"))
+    tokens_out = sum(calls[name].to_numpy() for name in ("output_tokens", "reasoning_tokens"))
     return pa.table(
         {
-            "task_type": pc.fill_null(tasks["task_type"].take(row), ""),
+            TYPE: types,
             "lane": calls["lane"],
-            "first": pc.equal(calls["purpose"], TASK),
+            "first": says(calls["purpose"], TASK),
             "tries": np.ones(calls.num_rows, dtype=np.int64),
-            "judged": judged.cast(pa.int64()),
-            "passed": passed.cast(pa.int64()),
+            "judged": judged.astype(np.int64),
+            "passed": passed.astype(np.int64),
             "priced": priced.astype(np.int64),
-            "priced_tokens": (read + written) * priced,
-            "priced_judged": (judged.to_numpy() & priced).astype(np.int64),
+            "priced_tokens": (tokens_in + tokens_out) * priced,
+            "priced_judged": (judged & priced).astype(np.int64),
             "cost_nano": nanos,
-            "judged_nano": nanos * judged.to_numpy(),
+            "judged_nano": nanos * judged,
             "marginal_nano": schema.nanos(calls["marginal_usd"]),
-            "input_tokens": read,
+            "input_tokens": tokens_in,
             "cached_tokens": calls["cached_input_tokens"],
-            "output_tokens": written,
+            "output_tokens": tokens_out,
             "batched": pc.fill_null(calls["batch"], False).cast(pa.int64()),
             "busy_ms": pc.round(calls["latency_ms"]).cast(pa.int64()),
         }
     )
 
 
-def _costs(tasks: Any) -> Any:
+def _p95_nano(found: Sequence[Piece], derive: Derive) -> Mapping[str | None, int]:
+    """What 95 of 100 tasks cost at most: of each type, and of all under None."""
+    names = {TYPE: Names(), TOTAL: Names()}
+    counts, values = ({name: Sums(keys) for name in names} for keys in (HISTOGRAM_KEYS, HELD_KEYS))
+    for made in each(found, _COST_COLUMNS, {}, lambda _, rows: histograms(_costs(names, rows)), derive):
+        for name, table in made.items():
+            counts[name].add(table)
+    ranks = {name: Ranks(one.table(), (P95,)) for name, one in counts.items()}
+    for made in each(found, _COST_COLUMNS, {}, lambda _, rows: held(_costs(names, rows), ranks), derive):
+        for name, table in made.items():
+            values[name].add(table)
+    answers = {name: one.answers(values[name].table(), names[name].all()) for name, one in ranks.items()}
+    p95: dict[str | None, int] = {None: answers[TOTAL].percent(TOTAL, P95) or 0}
+    return p95 | {name: said[P95] for name, said in answers[TYPE].percents.items()}
+
+
+def _costs(names: Mapping[str, Names], tasks: Any) -> Seen:
     """What each task cost that is no part of another one, with its own parts."""
-    made = pa.table({"task_type": tasks["task_type"], "nano": schema.nanos(tasks["cost_usd"])})
-    if PARTS_NANO in tasks.column_names:
-        made = made.set_column(1, "nano", pc.add(made["nano"], tasks[PARTS_NANO]))
-    return made.filter(wholes(tasks))
+    nanos, (types, codes) = schema.nanos(tasks["cost_usd"]), names[TYPE].of(tasks[TYPE])
+    if PART in tasks.column_names:
+        whole = wholes(tasks).to_numpy()
+        nanos, codes = (nanos + tasks[PARTS_NANO].to_numpy())[whole], codes[whole]
+    all_alike = names[TOTAL].numbers(pa.array([TOTAL])), np.zeros(len(nanos), dtype=np.int32)
+    return seen(nanos, {TYPE: (types, codes), TOTAL: all_alike})
 
 
 def _weigh(tasks: Any) -> Any:
-    """A row of figures a task. A part counts in no number of tasks; what it spent counts under the type of its root."""
+    """Figures by type. A part counts in no number of tasks; what it spent counts under the type of its root."""
 
     def nano(*parts: str) -> Any:
         return sum(schema.nanos(tasks[part]) for part in parts)
 
     whole = wholes(tasks).cast(pa.int64()).to_numpy()
-    return pa.table(
+    rows = pa.table(
         {
-            "task_type": tasks["task_type"],
+            TYPE: tasks[TYPE],
             "tasks": whole,
             "judged": tasks["succeeded"].is_valid().cast(pa.int64()).to_numpy() * whole,
             "succeeded": tasks["succeeded"].fill_null(False).cast(pa.int64()).to_numpy() * whole,
@@ -266,17 +293,7 @@ def _weigh(tasks: Any) -> Any:
             "human_nano": nano("human_usd"),
         }
     )
-
-
-def _sum(rows: Any, keys: tuple[str, ...]) -> Any:
-    """One row for each combination of the keys."""
-    figures = [name for name in rows.schema.names if name not in keys]
-    summed = rows.group_by(list(keys)).aggregate([(name, "sum") for name in figures])
-    return summed.rename_columns([name.removesuffix("_sum") for name in summed.schema.names])
-
-
-def _total(column: Any) -> int:
-    return pc.sum(column).as_py() or 0
+    return grouped(rows, (TYPE,))
 
 
 def _part(some: int, of: int) -> Fraction | None:

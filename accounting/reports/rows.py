@@ -11,7 +11,6 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from functools import partial
 from threading import Lock
 from typing import Any, TypeVar
 
@@ -116,29 +115,6 @@ def at_once(work: Callable[[Given], Made], things: Iterable[Given]) -> Iterator[
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()
-
-
-def read_days(store: Store, dataset: str, columns: Any, since: str, until: str, names: Sequence[str]) -> Any:
-    """The data set's rows of these days, all at once, with the day in a column ``date``."""
-    empty = columns.empty_table().select(list(names))
-    tables = [empty.append_column("date", pa.array([], schema.TEXT))]
-    for day in days_between(store, dataset, since, until):
-        folder = ledger.partition(dataset, day)
-        for name in (one for one in store.list(folder) if one.endswith(".parquet")):
-            try:
-                table = ledger.again(partial(_whole, store, f"{folder}/{name}", names, columns))
-            except reading.BROKEN as error:
-                raise reading.damaged(f"{folder}/{name}", day, error) from error
-            dates = pa.repeat(pa.scalar(day, schema.TEXT), table.num_rows)
-            tables.append(table.select(list(names)).append_column("date", dates))
-    return pa.concat_tables(tables).combine_chunks()
-
-
-def _whole(store: Store, path: str, names: Sequence[str], columns: Any) -> Any:
-    file = reading.opened(store.open(path))
-    there, missing = _of_age(file.schema_arrow.names, names, columns)
-    table = reading.rows_of(file, range(file.num_row_groups), there, threads=True)
-    return _with_nulls(table, missing, columns)
 
 
 def _of_age(known: Sequence[str], names: Sequence[str], columns: Any) -> tuple[list[str], list[str]]:
@@ -259,6 +235,12 @@ def worded(column: Any) -> tuple[Any, Any]:
     return names, codes.to_numpy(zero_copy_only=False)
 
 
+def says(column: Any, *words: str) -> Any:
+    """Of each row whether it is one of these words."""
+    names, codes = worded(column)
+    return pc.is_in(names, pa.array(words, schema.TEXT)).to_numpy(zero_copy_only=False)[codes]
+
+
 class Names:
     """The values of a column, each with a number: the first that came has 0. Thread-safe."""
 
@@ -279,11 +261,6 @@ class Names:
     def all(self) -> Any:
         """By their numbers."""
         return self._known
-
-
-def share_ids(tasks: Any) -> bool:
-    """Whether two tasks of the day have one id, each in a workspace of its own."""
-    return pc.count_distinct(tasks["task_id"]).as_py() < tasks.num_rows  # type: ignore[no-any-return]
 
 
 def names_of(rows: Any, *, by_workspace: bool) -> Any:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import tempfile
+from decimal import Decimal
 from fractions import Fraction
+from pathlib import Path
 from typing import Any
 
 import duckdb
@@ -10,6 +13,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import redis
+from hypothesis import given
+from hypothesis import strategies as st
 
 from accounting.files import ledger, schema
 from accounting.files.ledger import LocalStore
@@ -187,6 +192,76 @@ def test_two_thousand_tasks_over_two_days_as_duckdb_sums_them(
         ] == [*figures[:4], *nano, *figures[6:]]  # fmt: skip
     assert found.work().tasks == 2000
     assert sum(found.work(name).cost_nano for name in found.types) == found.work().cost_nano
+
+
+TASK_ROWS = st.fixed_dictionaries({
+    "workspace": st.sampled_from("ab"), "task_id": st.sampled_from("12345"), "task_type": st.sampled_from(["x", "y"]),
+    "succeeded": st.none() | st.booleans(), "cost_usd": st.integers(0, 99).map(lambda cents: Decimal(cents) / 100),
+})  # fmt: skip
+CALL_ROWS = st.fixed_dictionaries({
+    "lane": st.sampled_from(["", "local", "midtier"]), "purpose": st.sampled_from(["task", "retry", "human"]),
+    "verdict": st.sampled_from([None, "pass", "fail"]), "failure": st.sampled_from([None, "timeout", "cancelled"]),
+    "cost_usd": st.none() | st.integers(0, 9).map(Decimal), "latency_ms": st.just(2.0),
+    **dict.fromkeys(schema.TOKENS, st.integers(0, 9)),
+})  # fmt: skip
+DAYS_OF_ROWS = st.lists(
+    st.lists(
+        st.tuples(TASK_ROWS, st.lists(CALL_ROWS, max_size=3)),
+        unique_by=lambda said: (said[0]["workspace"], said[0]["task_id"]),
+        max_size=8,
+    ),
+    min_size=1,
+    max_size=2,
+)
+
+
+@given(DAYS_OF_ROWS, st.integers(1, 4), st.randoms(use_true_random=False), st.booleans())
+def test_in_pieces_of_any_size_and_any_order_the_figures_are_those_of_all_rows_at_once(
+    days: list[Any], size: int, chance: Any, in_order: bool
+) -> None:
+    """Two workspaces share ids."""
+    with tempfile.TemporaryDirectory() as folder:
+        store = LocalStore(Path(folder))
+        for day, told_of in zip((DAY, NEXT), days, strict=False):
+            calls = [{**call, "workspace": task["workspace"], "task_id": task["task_id"]}
+                     for task, its_calls in told_of for call in its_calls]  # fmt: skip
+            if not in_order:
+                chance.shuffle(calls)
+            for dataset, columns, rows in (
+                (ledger.TASKS, schema.TASKS, [task for task, _ in told_of]),
+                (ledger.ATTEMPTS, schema.ATTEMPTS, calls),
+            ):
+                path = store.root / ledger.partition(dataset, day) / f"{dataset}.parquet"
+                path.parent.mkdir(parents=True)
+                pq.write_table(pa.Table.from_pylist(rows, schema=columns), path, row_group_size=size)
+        found = measured.measure(store, DAY, NEXT)
+    tasks = [task for told_of in days for task, _ in told_of]
+    assert (found is None) == (not tasks)
+    if found is None:
+        return
+    for task_type in (None, "x", "y"):
+        of_type = [task for task in tasks if task_type in (None, task["task_type"])]
+        nanos = sorted(int(task["cost_usd"] * 10**9) for task in of_type)
+        work = found.work(task_type)
+        assert (work.tasks, work.cost_nano) == (len(of_type), sum(nanos))
+        assert work.succeeded == sum(task["succeeded"] is True for task in of_type)
+        assert work.p95_nano == (nanos[-(-len(nanos) * 95 // 100) - 1] if nanos else 0)
+        tries = [call for told_of in days for task, calls in told_of for call in calls
+                 if task_type in (None, task["task_type"]) and call["lane"] and call["purpose"] != "human"]  # fmt: skip
+        for lane in (None, "local", "midtier"):
+            for first in (None, True, False):
+                mine = [call for call in tries if lane in (None, call["lane"])
+                        and first in (None, call["purpose"] == "task")]  # fmt: skip
+                judged = [call for call in mine if call["verdict"] or call["failure"] == "timeout"]
+                made = found.tries(task_type, lane, first=first)
+                assert (made.tries, made.judged) == (len(mine), len(judged))
+                assert made.passed == sum(call["verdict"] == "pass" for call in mine)
+                assert made.priced == sum(call["cost_usd"] is not None for call in mine)
+                assert made.judged_nano == sum(int(call["cost_usd"] or 0) for call in judged) * 10**9
+                assert made.output_tokens == sum(
+                    call["output_tokens"] + call["reasoning_tokens"] for call in mine
+                )
+                assert made.busy_ms == 2 * len(mine)
 
 
 def test_each_part_of_what_tasks_cost_is_in_one_figure_of_their_work(
