@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import click
@@ -12,7 +13,7 @@ from broker.errors import BadTask, ResultTimeout
 from broker.money import round_half_even
 from broker.purpose import MODEL_CALLS, TOOL
 from broker.store import Record
-from broker.task import new_task_id
+from broker.task import new_task_id, reference
 from laneway.cli.options import json_option
 from laneway.cli.output import emit, price, say, table, usd
 from laneway.cli.submit import progress
@@ -27,6 +28,7 @@ VARIANTS: Mapping[str, Row] = {
     "passages": {"tools": [], "guards": ["passages"]},
     "all": {},
 }
+PAGE = 100  # records in memory
 FIGURES = (
     "tasks", "succeeded", "cost_usd", "usd_per_success", "llm_calls", "tool_calls", "input_tokens", "tokens_cut",
     "unused_tokens",
@@ -70,8 +72,7 @@ def compare(
     ran = {name: submitted(client, rows, VARIANTS[name]) for name in chosen}
     every = [handle for handles in ran.values() for handle in handles]
     _wait(client, every, wait)
-    told = {name: figures([client.record(one.task_id, workspace=one.workspace) for one in handles])
-            for name, handles in ran.items()}  # fmt: skip
+    told = {name: figures(_records(client, handles)) for name, handles in ran.items()}
     if as_json:
         emit({"cases": cases, "variants": told})
     else:
@@ -95,25 +96,39 @@ def _wait(client: Client, handles: Sequence[Handle], wait: float) -> None:
         )
 
 
-def figures(records: Sequence[Record]) -> dict[str, Any]:
+def _records(client: Client, handles: Sequence[Handle]) -> Iterator[Record]:
+    refs = [reference(one.workspace, one.task_id) for one in handles]
+    for at in range(0, len(refs), PAGE):
+        yield from client.store.records(refs[at : at + PAGE])
+
+
+def figures(records: Iterable[Record]) -> dict[str, Any]:
     """What the tasks of one variant came to. Money as decimal strings; that of their sub-tasks is in it."""
-    attempts = [one for record in records for one in record.progress.attempts]
-    models = [one for one in attempts if one.purpose in MODEL_CALLS]
-    cost = sum(record.cost_nano + record.family_nano for record in records)
-    successes = sum(record.status == "succeeded" for record in records)
-    progress = [record.progress for record in records]
-    return {
-        "tasks": len(records),
-        "succeeded": successes,
+    sums: Counter[str] = Counter()
+    for record in records:
+        sums.update(_of(record))
+    cost, successes = sums["cost"], sums["succeeded"]
+    money = {
         "cost_usd": usd(cost),
         "usd_per_success": usd(round_half_even(cost, successes)) if successes else None,
+    }
+    return {name: money[name] if name in money else sums[name] for name in FIGURES}
+
+
+def _of(record: Record) -> dict[str, int]:
+    progress, attempts = record.progress, record.progress.attempts
+    models = [one for one in attempts if one.purpose in MODEL_CALLS]
+    return {
+        "tasks": 1,
+        "succeeded": record.status == "succeeded",
+        "cost": record.cost_nano + record.family_nano,
         "llm_calls": len(models),
         "tool_calls": sum(one.purpose == TOOL for one in attempts),
         "input_tokens": sum(
             one.input_tokens + one.cached_input_tokens + one.cache_write_tokens for one in models
         ),
-        "tokens_cut": sum(one.history_tokens + one.passages_tokens for one in progress),
-        "unused_tokens": sum(one.unused_tokens for one in progress),
+        "tokens_cut": progress.history_tokens + progress.passages_tokens,
+        "unused_tokens": progress.unused_tokens,
     }
 
 

@@ -2,7 +2,7 @@
 
 import json
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -10,7 +10,7 @@ import pytest
 
 from broker.store import Record
 from broker.task import Progress, Task
-from laneway.cli.compare import figures
+from laneway.cli.compare import _records, figures, submitted
 from tests.accounting.stories import attempted
 
 TOML = """
@@ -90,6 +90,21 @@ def test_what_a_person_did_is_no_call_of_a_model_or_a_tool(laneway: Any) -> None
     assert [one.purpose for one in record.progress.attempts] == ["task", "tool", "task", "human"]
     told = figures([record])
     assert (told["llm_calls"], told["tool_calls"]) == (2, 1)
+
+
+def test_records_are_read_a_hundred_at_a_time(laneway: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    laneway.configure(TOML)
+    rows = [{"prompt": str(n)} for n in range(250)]
+    handles = submitted(laneway.client, rows, {})
+    asked, ask = [], laneway.store.records
+
+    def noted(refs: Sequence[str]) -> Any:
+        asked.append(len(refs))
+        return ask(refs)
+
+    monkeypatch.setattr(laneway.store, "records", noted)
+    assert figures(_records(laneway.client, handles))["tasks"] == 250
+    assert asked == [100, 100, 50]
 
 
 def test_a_case_with_an_id_of_its_own_is_refused(laneway: Any) -> None:
