@@ -33,7 +33,7 @@ from accounting.reports.figures import (
 )
 from accounting.reports.ranks import Answers
 from accounting.reports.rows import Where, days_between
-from accounting.reports.sums import daily_answers, from_daily, ratings, too_large, total, totals
+from accounting.reports.sums import daily_answers, from_daily, outcomes, ratings, too_large, total, totals
 from accounting.reports.tasks import BY, DATE, TOTAL, Range, Tallies, choose, rank, summed, tally, unpriced
 from broker.errors import LedgerError
 from broker.money import text
@@ -195,7 +195,7 @@ def _days(store: Store, since: str, until: str, rates: Rates | None) -> tuple[st
     ledger.midnight_us(since), ledger.midnight_us(until)
     days = days_between(store, ledger.TASKS, since, until)
     if rates is not None and days:
-        spent = total(from_daily(store, days, {}, ()), "cost")
+        spent = total(outcomes(store, days, {}), "cost")
         if spent // MICRO * max(map(rates.micros, days)) >= _SUM_LIMIT:
             raise too_large(rates)
     return days
@@ -216,7 +216,7 @@ def _window(store: Store, span: tuple[str, str], asked: Question, kinds: Any) ->
         return groups.window(since, until, len(days), left, kinds, total(kinds, "unpriced_calls"))
     found = None if daily_answers(where, parts=True) else choose(store, days, where, (), rates)
     if found is None or daily_answers(where, parts=found.families is not None):
-        sums = from_daily(store, days, where, (), rates)
+        sums = outcomes(store, days, where, rates)
     else:
         sums = summed(found)
     left = _unrolled(store, since, until)

@@ -164,6 +164,17 @@ def from_daily(
     return added(each(found, tuple(columns), where, summed), ("date", *keys))
 
 
+def outcomes(store: Store, days: Sequence[str], where: Where, rates: Rates | None = None) -> Any:
+    """By day what ``from_daily`` says of cost, tasks, judged and succeeded alone, which takes few of its columns."""
+
+    def summed(day: str, rows: Any) -> Any:
+        return dated(_grouped_by(rows, (), {"cost": spent(rows, day, rates), **_ends(rows)}), day)
+
+    columns = dict.fromkeys((*where, *_OF_PARTS, *_OF_PARTS.values(), *cost_columns(rates)))
+    found = pieces(store, ledger.DAILY, days, where)
+    return added(each(found, tuple(columns), where, summed), ("date",))
+
+
 def ratings(store: Store, days: Sequence[str], where: Where, columns: Sequence[str]) -> Any:
     """Of how many tasks whoever got the outcome spoke, and how many of these were good, by day and those of the
     columns of ``tasks`` that ``daily`` knows. Nobody spoke on days that were rolled before it counted this."""
