@@ -23,7 +23,7 @@ import anthropic
 import openai
 
 from broker.call import Call
-from broker.settings import Lane
+from broker.settings.lanes import Lane
 from workers.engines import build
 
 CALLS = 150

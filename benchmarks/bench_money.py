@@ -20,7 +20,8 @@ from benchmarks.bench_idle import percentile
 from broker import embedded
 from broker.events import Attempted, Finished
 from broker.scopes import scopes_of
-from broker.settings import BudgetRow, Fleet
+from broker.settings.budgets import BudgetRow
+from broker.settings.fleet import Fleet
 from broker.store import Intent, Move, Store
 from broker.task import DISPATCH, Claim, Outcome, Progress, Task
 

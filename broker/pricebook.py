@@ -27,7 +27,7 @@ from importlib.resources import files
 from broker.errors import ConfigError
 from broker.money import round_half_even
 from broker.prices import PPM, Band, Hours, TokenPrice, per_mtok
-from broker.settings import Figures, PriceRow
+from broker.settings.prices import Figures, PriceRow
 
 TABLE, OVERLAY = "pricebook.tsv", "pricebook.toml"
 BATCH = "+batch"

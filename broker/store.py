@@ -46,7 +46,9 @@ from broker.events import (
 )
 from broker.group import Grouped
 from broker.money import nano
-from broker.settings import HUMAN, BudgetRow, Fleet
+from broker.settings.budgets import BudgetRow
+from broker.settings.fleet import Fleet
+from broker.settings.lanes import HUMAN
 from broker.task import (
     DISPATCH,
     Claim,

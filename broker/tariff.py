@@ -15,7 +15,8 @@ from urllib.parse import urlsplit
 from broker.money import nano, round_half_even
 from broker.pricebook import Book, book, discounted, line_of, parse
 from broker.prices import HardwarePrice, Price, TokenPrice, hardware_price
-from broker.settings import Discount, Lane, PriceRow
+from broker.settings.lanes import Lane
+from broker.settings.prices import Discount, PriceRow
 
 SECONDS_PER_HOUR = 3600
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from broker.settings import Lane, Settings
+from broker.settings import Settings
+from broker.settings.lanes import Lane
 from broker.store import Seen
 from dispatcher.policy import LaneSight, absent
 

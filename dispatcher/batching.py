@@ -10,7 +10,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from broker.prices import PPM, batch_ppm
-from broker.settings import Lane, TaskType
+from broker.settings.lanes import Lane
+from broker.settings.types import TaskType
 from broker.tariff import price_of
 from broker.task import BATCH, MODES, Claim, lane_queue
 

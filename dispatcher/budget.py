@@ -13,7 +13,7 @@ from typing import Any
 from broker.events import Attempted
 from broker.money import nano, shown, text
 from broker.purpose import AGAIN, HUMAN, MODEL_CALLS
-from broker.settings import TaskBudget
+from broker.settings.budgets import TaskBudget
 from dispatcher.policy import Reprompt, Retry, Run, Step
 
 #: Limits are raised and switches turned at any time, and a task that waits for one is told of neither: it asks again.

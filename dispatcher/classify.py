@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Literal
 
 from broker.errors import ConfigError
-from broker.settings import Settings, TaskType
+from broker.settings import Settings
+from broker.settings.types import TaskType
 from dispatcher.embedding import Embedder
 from dispatcher.head import Guess, Head, fit
 from dispatcher.patterns import Rules, rules

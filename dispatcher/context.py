@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from broker.settings import ContextGuards
+from broker.settings.types import ContextGuards
 from broker.task import GUARDS, HISTORY, PASSAGES, Task
 from dispatcher.blas import Matrix
 

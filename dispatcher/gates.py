@@ -1,7 +1,7 @@
 """Is an answer good? One judgement a kind of gate, over nothing but the gate's settings, the answer and the task.
 
 Kinds: ``none``, ``json_schema``, ``choice``, ``regex``, ``number`` and ``python:module:function``. A new one is a class
-in ``broker.settings`` and a line in ``_JUDGES``.
+in ``broker.settings.gates`` and a line in ``_JUDGES``.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from functools import lru_cache
 from typing import Any
 
 from broker.errors import BadTask, ConfigError
-from broker.settings import (
+from broker.settings.gates import (
     ChoiceGate,
     GateSettings,
     JsonSchemaGate,
@@ -25,10 +25,10 @@ from broker.settings import (
     NumberGate,
     PythonGate,
     RegexGate,
-    TaskType,
     complaint,
     parse_gate,
 )
+from broker.settings.types import TaskType
 from broker.task import Task
 from dispatcher.patterns import linear
 from dispatcher.schema import BadSchema, NotJson, compiled, parse_json

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import inf
 
-from broker.settings import HUMAN
+from broker.settings.lanes import HUMAN
 
 LONGEST_RETRY_DELAY_S = 60.0
 

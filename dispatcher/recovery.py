@@ -12,7 +12,7 @@ from decimal import Decimal
 from typing import Literal
 
 from broker.purpose import TASK
-from broker.settings import HUMAN
+from broker.settings.lanes import HUMAN
 from broker.store import Rate
 
 ENOUGH = 20

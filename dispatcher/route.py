@@ -7,7 +7,9 @@ from dataclasses import replace
 
 from broker.events import Escalated, Fact, Finished, Parked, Routed
 from broker.scopes import scopes_of
-from broker.settings import HUMAN, Settings, TaskType
+from broker.settings import Settings
+from broker.settings.lanes import HUMAN
+from broker.settings.types import TaskType
 from broker.store import Move
 from broker.task import Claim, Outcome, Progress, reference
 from dispatcher.batching import Places

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from broker.call import ToolCall
-from broker.settings import TaskType
+from broker.settings.types import TaskType
 from broker.task import Task
 
 Turn = Mapping[str, Any]

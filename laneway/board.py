@@ -10,7 +10,7 @@ from typing import Self
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
-from broker.settings import HUMAN
+from broker.settings.lanes import HUMAN
 from laneway.client import Result
 
 LINE_EVERY_S = 5.0

@@ -24,7 +24,8 @@ from accounting.reports import present
 from accounting.reports import report as reports
 from accounting.rollup import nightly
 from broker.errors import RedisUnavailable
-from broker.settings import HUMAN, Settings, load
+from broker.settings import Settings, load
+from broker.settings.lanes import HUMAN
 from broker.task import TERMINAL
 from laneway.board import Board
 from laneway.cli.options import json_option

@@ -22,7 +22,8 @@ import redis
 from broker import embedded
 from broker.connect import connect
 from broker.errors import ConfigError, LanewayError, RedisUnavailable
-from broker.settings import Lane, Settings, load
+from broker.settings import Settings, load
+from broker.settings.lanes import Lane
 from broker.store import Store
 from dispatcher.gates import check_types
 from laneway.cli.output import plain

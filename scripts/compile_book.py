@@ -41,7 +41,7 @@ from broker.errors import ConfigError
 from broker.money import round_half_even
 from broker.pricebook import BATCH, NO_PRICE, OVERLAY, TABLE, Book, line_of, read
 from broker.prices import per_mtok
-from broker.settings import PriceRow
+from broker.settings.prices import PriceRow
 
 FOLDER = Path(broker.__file__).parent
 ALWAYS = "1970-01-01"  # the first day of a price of which the source names none

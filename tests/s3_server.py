@@ -22,7 +22,8 @@ from botocore.exceptions import BotoCoreError, ClientError
 from accounting.files.bucket import PART, Bucket
 from accounting.files.lock import LEASE_S
 from accounting.files.s3 import PIECE, S3Store
-from broker.settings import S3, Settings
+from broker.settings import Settings
+from broker.settings.fleet import S3
 
 BUCKET = "ledger"
 START_S = 60.0

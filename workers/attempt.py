@@ -10,7 +10,8 @@ from broker.call import Reply
 from broker.errors import CallCancelled, EngineError, TransientEngineError
 from broker.events import Attempted, Fact, Finished, Parked
 from broker.purpose import FIRST_CALLS, FIRST_OF, REPROMPT, RETRY, TASK, TOOL
-from broker.settings import Lane, TaskType
+from broker.settings.lanes import Lane
+from broker.settings.types import TaskType
 from broker.store import Move
 from broker.task import Claim, Outcome, Progress, lane_queue
 from dispatcher.batching import Places

@@ -7,7 +7,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from broker.call import Call
-from broker.settings import ChoiceGate, GateSettings, JsonSchemaGate, Lane, TaskType
+from broker.settings.gates import ChoiceGate, GateSettings, JsonSchemaGate
+from broker.settings.lanes import Lane
+from broker.settings.types import TaskType
 from broker.task import Claim, Task
 from dispatcher import turns
 

@@ -26,7 +26,8 @@ from broker.errors import (
     TransientEngineError,
 )
 from broker.prices import Price, cost_nano
-from broker.settings import Lane, secret
+from broker.settings.lanes import Lane
+from broker.settings.secrets import secret
 from broker.store import Heard
 from broker.tariff import price_of
 from dispatcher.endpoints import TYPICAL_TOKENS, Choice, choose

@@ -12,7 +12,8 @@ from broker import purpose
 from broker.events import Attempted, Fact, Finished, Resumed
 from broker.money import nano
 from broker.scopes import scopes_of
-from broker.settings import HUMAN, Human
+from broker.settings.lanes import HUMAN
+from broker.settings.prices import Human
 from broker.store import Record, Store
 from broker.task import Outcome, Progress, lane_queue
 from dispatcher.gates import Verdict

@@ -19,7 +19,9 @@ from broker.money import nano
 from broker.prices import Price, cost_nano, worst_nano
 from broker.purpose import REPROMPT, RETRY
 from broker.scopes import next_window_s, scopes_of, utc_day
-from broker.settings import GateSettings, Settings, TaskType
+from broker.settings import Settings
+from broker.settings.gates import GateSettings
+from broker.settings.types import TaskType
 from broker.sights import Sights
 from broker.store import Intent, Move, Store, patiently
 from broker.tariff import cpu_price

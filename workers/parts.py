@@ -14,7 +14,7 @@ from typing import Any
 from broker.call import ToolCall
 from broker.errors import ResultGone, UnknownTask
 from broker.scopes import scopes_of
-from broker.settings import SubtaskTool
+from broker.settings.tools import SubtaskTool
 from broker.store import Move, Record, Store
 from broker.task import TERMINAL, Claim, Task, reference
 from dispatcher.batching import left_s

@@ -26,8 +26,9 @@ from broker.errors import (
     RedisUnavailable,
 )
 from broker.queue import LaneBroker, TaskQueue
-from broker.settings import HUMAN, Settings, load
-from broker.settings import Lane as LaneSettings
+from broker.settings import Settings, load
+from broker.settings.lanes import HUMAN
+from broker.settings.lanes import Lane as LaneSettings
 from broker.store import MICRO, Heard, Move, Store, patiently
 from broker.task import Claim, lane_queue
 from dispatcher import turns

@@ -11,7 +11,8 @@ from broker.errors import CallNeverMade, RedisFull, RedisUnavailable, TaskTooLar
 from broker.events import Attempted
 from broker.purpose import TOOL
 from broker.scopes import scopes_of
-from broker.settings import SubtaskTool, TaskType
+from broker.settings.tools import SubtaskTool
+from broker.settings.types import TaskType
 from broker.store import Intent, Move
 from broker.task import Claim, Task
 from dispatcher import turns

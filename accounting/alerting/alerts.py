@@ -13,7 +13,7 @@ import msgpack
 
 from broker.money import shown, text
 from broker.scopes import OPERATIONS_LEVEL, USED_UP
-from broker.settings import Alerts
+from broker.settings.alerts import Alerts
 from broker.store import PERIODS
 
 VERSION = 1

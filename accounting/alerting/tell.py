@@ -28,7 +28,8 @@ import msgpack
 from accounting.alerting.alerts import Deed, decode, deeds, document, next_try_us, words
 from broker.keys import PREFIX
 from broker.lock import Lock
-from broker.settings import Alerts, alert_token
+from broker.settings.alerts import Alerts
+from broker.settings.secrets import alert_token
 from broker.store import Store
 
 NEW = PREFIX + "alerts"

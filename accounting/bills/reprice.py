@@ -23,7 +23,7 @@ from accounting.files.ledger import Store
 from broker.money import PICO_PER_NANO, half_even
 from broker.pricebook import book
 from broker.prices import EPOCH_WEEKDAY, MIN_PER_DAY, US_PER_MIN, Hours, TokenPrice
-from broker.settings import Lane
+from broker.settings.lanes import Lane
 from broker.tariff import price_at, price_of
 
 CLASSES = (

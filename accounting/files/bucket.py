@@ -24,7 +24,7 @@ from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError, 
 
 from accounting.files.ledger import Data, pieces
 from broker.errors import ConfigError, LedgerChanged, LedgerError
-from broker.settings import S3
+from broker.settings.fleet import S3
 
 MEGABYTE = 2**20
 PART = 16 * MEGABYTE  # of an upload; S3 takes 5 MiB to 5 GiB

@@ -25,7 +25,7 @@ from accounting.files.bucket import MEGABYTE, Bucket, Found, pause
 from accounting.files.ledger import LEFTOVER_S, TEMPORARY, TRIES, Data, LocalStore, Store, replaced
 from accounting.files.lock import LEASE_S, ObjectLock
 from broker.errors import ConfigError, LedgerError
-from broker.settings import S3
+from broker.settings.fleet import S3
 
 #: Of a file a reader gets so much of its end first: a small one whole, of a large one the footer.
 END = 2**17

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from datetime import date
 
 from broker.money import nano, split
-from broker.settings import FlatCost
+from broker.settings.prices import FlatCost
 
 
 def flat_nano(rows: Iterable[FlatCost], day: str) -> Iterator[tuple[FlatCost, int]]:

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from accounting.reports.currency import Rates
 from accounting.reports.figures import Flat, Group, Loaded, Part, Window, ratio, share
 from accounting.reports.flat import flat_nano
-from broker.settings import FlatCost
+from broker.settings.prices import FlatCost
 
 
 def flat(prices: Sequence[FlatCost], days: Iterable[str], rates: Rates | None = None) -> tuple[Flat, ...]:

@@ -37,7 +37,7 @@ from accounting.reports.sums import daily_answers, from_daily, outcomes, ratings
 from accounting.reports.tasks import BY, DATE, TOTAL, Range, Tallies, choose, rank, summed, tally, unpriced
 from broker.errors import LedgerError
 from broker.money import text
-from broker.settings import FlatCost
+from broker.settings.prices import FlatCost
 
 __all__ = ["BY", "Question", "Report", "build", "to_dict"]
 

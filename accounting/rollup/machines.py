@@ -33,7 +33,8 @@ from broker.events import Allotted, Submitted
 from broker.money import nano
 from broker.purpose import TOOL
 from broker.scopes import scopes_named
-from broker.settings import Hardware, Settings
+from broker.settings import Settings
+from broker.settings.prices import Hardware
 from broker.store import Share, Store
 from broker.task import reference
 

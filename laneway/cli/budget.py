@@ -9,7 +9,9 @@ import click
 from broker.connect import connect
 from broker.errors import ReviewRefused
 from broker.money import nano
-from broker.settings import HUMAN, SCOPE, Settings, load
+from broker.settings import Settings, load
+from broker.settings.budgets import SCOPE
+from broker.settings.lanes import HUMAN
 from broker.store import PERIODS, BudgetState
 from broker.task import TERMINAL
 from dispatcher.budget import own_nano

@@ -31,7 +31,10 @@ from broker.errors import (
     RedisUnavailable,
     ToolUnavailable,
 )
-from broker.settings import Lane, Settings, SubtaskTool, load, secret
+from broker.settings import Settings, load
+from broker.settings.lanes import Lane
+from broker.settings.secrets import secret
+from broker.settings.tools import SubtaskTool
 from broker.sights import Sights
 from broker.store import Store, ask
 from broker.tariff import price_of

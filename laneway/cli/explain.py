@@ -12,7 +12,8 @@ import click
 
 from broker.connect import connect
 from broker.errors import RedisUnavailable
-from broker.settings import HUMAN, Settings, load
+from broker.settings import Settings, load
+from broker.settings.lanes import HUMAN
 from broker.sights import Sights
 from broker.task import MODES, Task, lane_queue
 from dispatcher.availability import unavailable

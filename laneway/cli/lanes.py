@@ -18,7 +18,9 @@ from broker.connect import connect
 from broker.errors import EngineUnavailable
 from broker.money import PICO_PER_NANO, round_half_even, shown, text
 from broker.prices import HardwarePrice, Price, TokenPrice, mtok_usd
-from broker.settings import Lane, Settings, load, secret
+from broker.settings import Settings, load
+from broker.settings.lanes import Lane
+from broker.settings.secrets import secret
 from broker.sights import Sights
 from broker.store import MICRO, QueueState, Seen, Store, ask
 from broker.tariff import price_of

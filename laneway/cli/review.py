@@ -17,7 +17,8 @@ import click
 
 from broker.connect import connect
 from broker.errors import ReviewRefused
-from broker.settings import HUMAN, Settings, load
+from broker.settings import Settings, load
+from broker.settings.lanes import HUMAN
 from broker.sights import Sights
 from broker.store import Record, Store
 from dispatcher.availability import unavailable

@@ -11,7 +11,7 @@ import click
 from broker.errors import BadTask, UnknownTask
 from broker.events import Attempted
 from broker.purpose import part_of
-from broker.settings import HUMAN
+from broker.settings.lanes import HUMAN
 from broker.store import Record, Store
 from broker.task import TERMINAL, Task
 from laneway.cli.options import json_option, one_task

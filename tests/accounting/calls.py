@@ -12,7 +12,7 @@ from accounting.files.ledger import LocalStore
 from accounting.rollup import drafts
 from broker.call import Usage
 from broker.prices import TokenPrice, cost_nano, row_of
-from broker.settings import Lane
+from broker.settings.lanes import Lane
 from broker.tariff import price_of
 from tests.accounting.reference_rows import AttemptRow, Tokens
 

@@ -19,7 +19,8 @@ import redis
 
 from accounting.alerting import tell
 from accounting.alerting.alerts import Alert, decode, deeds, encode, next_try_us, words
-from broker.settings import Alerts, Fleet
+from broker.settings.alerts import Alerts
+from broker.settings.fleet import Fleet
 from broker.store import Store
 
 S = 1_000_000

@@ -23,7 +23,8 @@ from accounting.rollup.machines import MachineDay, Sharing, allot, day_cost_nano
 from broker import keys
 from broker.events import Attempted, Event, Finished, Submitted
 from broker.money import nano
-from broker.settings import Hardware, Settings, parse
+from broker.settings import Settings, parse
+from broker.settings.prices import Hardware
 from broker.store import MICRO, Intent, Move, Store
 from broker.task import DISPATCH, Claim, Outcome, Progress, Task
 from tests.accounting.stories import DAY, NOON_US, attempted, entry, grouped_entry, publish, story

@@ -18,8 +18,9 @@ from accounting.files.ledger import US_PER_DAY, LocalStore
 from accounting.reports.flat import flat_nano
 from broker.call import Usage
 from broker.pricebook import parse
-from broker.settings import FlatCost, Settings
+from broker.settings import Settings
 from broker.settings import parse as settings_of
+from broker.settings.prices import FlatCost
 from tests.accounting.calls import DAY, NOON_US, row, written
 from tests.accounting.reference_rows import AttemptRow
 

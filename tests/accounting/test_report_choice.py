@@ -22,7 +22,7 @@ from accounting.reports.tasks import DATE, TOTAL, choose, rank, tally
 from accounting.rollup import drafts, rollup
 from broker.errors import ConfigError, LedgerError
 from broker.events import Fact, Finished, Rated, Routed, Submitted
-from broker.settings import FlatCost
+from broker.settings.prices import FlatCost
 from tests.accounting.stories import CHAIN, DAY, NOON_US, attempted, day_of_stories, entry, publish, story
 from tests.accounting.test_report import page
 

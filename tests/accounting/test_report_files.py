@@ -19,7 +19,7 @@ from accounting.reports.report import Question, Report
 from accounting.rollup import rollup
 from broker.errors import LedgerError
 from broker.events import Finished, Routed, Submitted
-from broker.settings import FlatCost
+from broker.settings.prices import FlatCost
 from tests.accounting.stories import CHAIN, DAY, attempted, entry, publish, story
 
 EVIL = [

@@ -23,7 +23,7 @@ from accounting.reports.report import Question
 from accounting.rollup import rollup
 from broker.errors import LedgerError
 from broker.events import Fact, Finished, Routed, Submitted
-from broker.settings import FlatCost
+from broker.settings.prices import FlatCost
 from tests.accounting.stories import CHAIN, NOON_US, attempted, entry, publish, story
 from tests.accounting.test_report import page
 

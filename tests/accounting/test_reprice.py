@@ -14,7 +14,7 @@ from accounting.files.ledger import LocalStore
 from broker.call import Usage
 from broker.pricebook import parse
 from broker.prices import TokenPrice, cost_nano
-from broker.settings import Lane
+from broker.settings.lanes import Lane
 from tests.accounting.calls import DAY, LANES, NOON_US, batch_of, row, written
 
 pico = st.integers(0, 200_000_000)

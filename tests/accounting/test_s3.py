@@ -22,7 +22,8 @@ from accounting.files.ledger import LocalStore
 from accounting.files.s3 import S3Store, open_bucket
 from accounting.reports import rows
 from broker.errors import ConfigError, LedgerChanged, LedgerError
-from broker.settings import S3, parse
+from broker.settings import parse
+from broker.settings.fleet import S3
 from tests import s3_proxy
 from tests.awaited import eventually
 from tests.s3_proxy import Kind, Proxy

@@ -14,7 +14,7 @@ from accounting.alerting.trend import Ended, p95, per_success, trends
 from accounting.alerting.watch import ENDS, Watch
 from broker import keys
 from broker.events import Finished
-from broker.settings import Fleet
+from broker.settings.fleet import Fleet
 from broker.store import Move, Store
 from broker.task import DISPATCH, Outcome, Progress, Task
 

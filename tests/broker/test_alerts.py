@@ -11,7 +11,8 @@ import redis
 from broker import keys
 from broker.events import Attempted, Finished
 from broker.scopes import LOG_LEVEL, OPERATIONS_LEVEL, USED_UP
-from broker.settings import BudgetRow, Fleet
+from broker.settings.budgets import BudgetRow
+from broker.settings.fleet import Fleet
 from broker.store import Intent, Move, Store
 from broker.task import DISPATCH, Claim, Outcome, Progress, Task
 

@@ -13,7 +13,8 @@ import redis
 
 from broker import keys
 from broker.events import Allotted, Attempted, Fact, Finished, Resumed
-from broker.settings import BudgetRow, Fleet
+from broker.settings.budgets import BudgetRow
+from broker.settings.fleet import Fleet
 from broker.store import PERIODS, Intent, Move, Rate, Share, Store
 from broker.task import DISPATCH, Claim, Outcome, Progress, Task
 

@@ -12,8 +12,9 @@ from broker.call import Usage
 from broker.errors import ConfigError
 from broker.pricebook import Book, book, discounted, line_of, parse, read
 from broker.prices import Price, TokenPrice, cost_nano, row_of, worst_nano
-from broker.settings import Discount, Lane, PriceRow
 from broker.settings import parse as settings_of
+from broker.settings.lanes import Lane
+from broker.settings.prices import Discount, PriceRow
 from broker.tariff import book_price, key_of, price_of, seller
 
 DAY = "2026-11-25"

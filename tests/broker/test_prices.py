@@ -24,7 +24,8 @@ from broker.prices import (
     row_of,
     worst_nano,
 )
-from broker.settings import Hardware, Lane, PriceRow
+from broker.settings.lanes import Lane
+from broker.settings.prices import Hardware, PriceRow
 from broker.tariff import cpu_price, price_of
 
 HALF = TokenPrice("t+batch", 1_250_000, 625_000, 1_250_000, 5_000_000, 1_250_000)

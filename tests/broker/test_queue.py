@@ -9,7 +9,7 @@ from dramatiq.errors import ConnectionClosed
 
 from broker import keys
 from broker.queue import BOOT_S, LaneBroker, TaskQueue
-from broker.settings import Fleet
+from broker.settings.fleet import Fleet
 from broker.store import Store
 from broker.task import DISPATCH, Task
 from tests.awaited import eventually

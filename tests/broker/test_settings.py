@@ -4,7 +4,11 @@ from pathlib import Path
 import pytest
 
 from broker.errors import ConfigError
-from broker.settings import ChoiceGate, Lane, TaskBudget, load, parse, secret
+from broker.settings import load, parse
+from broker.settings.budgets import TaskBudget
+from broker.settings.gates import ChoiceGate
+from broker.settings.lanes import Lane
+from broker.settings.secrets import secret
 
 GOOD = """
 [lanes.local]

@@ -15,7 +15,8 @@ from broker import embedded, keys
 from broker.errors import CallNeverMade, RedisFull, RedisUnavailable, ResultGone, TaskTooLarge, UnknownTask
 from broker.events import Attempted, Fact, Finished, Routed, decode_entry
 from broker.hands import Hands
-from broker.settings import BudgetRow, Fleet
+from broker.settings.budgets import BudgetRow
+from broker.settings.fleet import Fleet
 from broker.store import AT_ONCE, ENTRIES_AT_ONCE, Intent, Move, Record, Store, digest
 from broker.task import DISPATCH, Claim, Outcome, Progress, Task
 

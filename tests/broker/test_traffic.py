@@ -6,7 +6,7 @@ import pytest
 import redis
 
 from broker.events import Attempted
-from broker.settings import Fleet
+from broker.settings.fleet import Fleet
 from broker.store import Heard, Intent, Store
 from broker.task import DISPATCH, Claim, Task
 

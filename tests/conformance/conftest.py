@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from broker.settings import Lane
+from broker.settings.lanes import Lane
 from tests.conformance import tiny_llama
 from tests.conformance.places import Folder, Place, Prefix
 from workers.engines.gguf_folder import convert

@@ -17,7 +17,7 @@ from broker.errors import (
     EngineError,
     MalformedReply,
 )
-from broker.settings import Lane
+from broker.settings.lanes import Lane
 from tests.batch_provider import BatchProvider, batch_provider
 from workers.engines import Engine, build
 from workers.engines.batches import BatchDoor

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from broker.errors import ToolError, ToolUnavailable
-from broker.settings import CodeTool
+from broker.settings.tools import CodeTool
 from tests.awaited import eventually
 from workers.tools import bubblewrap, build
 from workers.tools.bubblewrap import filter_program
@@ -211,7 +211,7 @@ def test_the_threads_that_used_a_sandbox_may_end(run: Run) -> None:
 WORKER = """
 import sys, threading
 from pathlib import Path
-from broker.settings import CodeTool, SqlTool
+from broker.settings.tools import CodeTool, SqlTool
 from workers.tools import build
 endless = {"program": "while True: pass"}
 query = {"query": "SELECT count(*) FROM range(100000000000) a, range(100) b"}

@@ -33,7 +33,7 @@ from broker.errors import (
     OutOfCredit,
     RateLimited,
 )
-from broker.settings import Lane
+from broker.settings.lanes import Lane
 from tests.awaited import eventually
 from tests.mock_provider import control, mock_provider, script
 from workers.engines import ENGINES, Engine, build, launcher, resolve
@@ -378,7 +378,7 @@ def test_a_prompt_that_does_not_fit(
 WORKER_THAT_DIES = """
 import os, signal, sys
 from pathlib import Path
-from broker.settings import Lane
+from broker.settings.lanes import Lane
 from workers.engines import build
 engine = build("local", Lane(engine="llamacpp", threads=4, context_tokens=512), Path(sys.argv[1]))
 engine.open()
@@ -564,7 +564,7 @@ def test_a_missing_key_is_named(name: str, var: Path, monkeypatch: pytest.Monkey
 CLOUD_LANE = """
 import resource, sys
 from pathlib import Path
-from broker.settings import Lane
+from broker.settings.lanes import Lane
 from workers import shell
 from workers.engines import build
 from broker.call import Call
@@ -658,7 +658,7 @@ def fails(engine: Engine, prompt: str) -> bool:
 ECHO_THAT_KILLS = """
 from pathlib import Path
 from broker.call import Call
-from broker.settings import Lane
+from broker.settings.lanes import Lane
 from workers.engines import build
 engine = build("dry", Lane.model_validate({"engine": "echo", "echo": SCRIPT}), Path("."))
 engine.call(Call(({"role": "user", "content": "poison"},)), lambda: False)

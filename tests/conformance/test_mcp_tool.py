@@ -15,7 +15,8 @@ from typing import Any
 import pytest
 
 from broker.errors import ConfigError, ToolError, ToolUnavailable
-from broker.settings import McpTool, parse
+from broker.settings import parse
+from broker.settings.tools import McpTool
 from tests.awaited import eventually
 from workers.tools import Tool, build, mcp, mcp_server
 

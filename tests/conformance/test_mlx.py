@@ -28,7 +28,8 @@ from broker.errors import (
     EngineTimeout,
     EngineUnavailable,
 )
-from broker.settings import Lane, TaskType
+from broker.settings.lanes import Lane
+from broker.settings.types import TaskType
 from broker.task import Claim, Progress, Task
 from dispatcher import turns
 from tests.awaited import eventually
@@ -284,7 +285,7 @@ def test_its_key_keeps_others_out_and_bad_requests_are_told_so(opened: Callable[
 WORKER_THAT_DIES = """
 import os, signal, sys
 from pathlib import Path
-from broker.settings import Lane
+from broker.settings.lanes import Lane
 from workers.engines import build
 lane = Lane.model_validate({"engine": "mlx", "model_path": sys.argv[2], "threads": 4, "context_tokens": 512})
 engine = build("local", lane, Path(sys.argv[1]))

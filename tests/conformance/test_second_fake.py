@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 
 from broker.call import Call
-from broker.settings import Lane
+from broker.settings.lanes import Lane
 from tests.awaited import eventually
 from workers.engines import Engine, build
 

@@ -14,7 +14,8 @@ import duckdb
 import pytest
 
 from broker.errors import ConfigError, ToolError, ToolUnavailable
-from broker.settings import ExtractTool, Settings, ToolSettings, parse
+from broker.settings import Settings, parse
+from broker.settings.tools import ExtractTool, ToolSettings
 from dispatcher.schema import compiled
 from workers import tools
 from workers.tools import TOOLS, Tool, build

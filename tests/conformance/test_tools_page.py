@@ -8,8 +8,8 @@ from typing import get_args
 
 import pytest
 
-from broker import settings
-from broker.settings import ToolSettings, parse
+from broker.settings import parse, tools
+from broker.settings.tools import ToolSettings
 
 PAGE = (Path(__file__).parents[2] / "docs/tools.md").read_text()
 KINDS = {get_args(one.model_fields["kind"].annotation)[0]: one for one in get_args(get_args(ToolSettings)[0])}
@@ -24,7 +24,7 @@ def test_the_page_has_each_kind_of_tool_and_no_other() -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_page_has_each_key_of_a_kind(kind: str) -> None:
-    common = set(settings._ToolTable.model_fields)
+    common = set(tools.ToolTable.model_fields)
     ours = set(KINDS[kind].model_fields) - common - {"kind"}
     assert {key for key in ours if f"`{key}`" not in ROWS[kind]} == set()
     assert {key for key in common if f"`{key}`" not in PAGE} == set()

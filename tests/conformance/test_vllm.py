@@ -30,7 +30,7 @@ from broker.errors import (
     EngineTimeout,
     EngineUnavailable,
 )
-from broker.settings import Lane
+from broker.settings.lanes import Lane
 from tests.awaited import eventually
 from workers.engines import Engine, build, launcher
 from workers.engines.launcher import Door, stop_all
@@ -261,7 +261,7 @@ def test_a_higher_priority_is_served_first(narrow: VllmEngine) -> None:
 WORKER_THAT_DIES = """
 import os, signal, sys
 from pathlib import Path
-from broker.settings import Lane
+from broker.settings.lanes import Lane
 from workers.engines import build
 engine = build("local", Lane.model_validate_json(sys.stdin.read()), Path(sys.argv[1]))
 engine.open()

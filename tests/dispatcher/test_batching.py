@@ -3,7 +3,7 @@
 import pytest
 
 from broker.prices import PPM
-from broker.settings import Lane
+from broker.settings.lanes import Lane
 from broker.task import Claim, Progress, Task
 from dispatcher.batching import Places, cheapest, fill_ready, place, ways
 

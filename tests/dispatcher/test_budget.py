@@ -6,7 +6,7 @@ from decimal import Decimal
 import pytest
 
 from broker.events import Attempted
-from broker.settings import TaskBudget
+from broker.settings.budgets import TaskBudget
 from dispatcher.budget import (
     LIMIT_WAIT_S,
     Exceeded,

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from broker.settings import ContextGuards
+from broker.settings.types import ContextGuards
 from broker.task import Task
 from dispatcher import turns
 from dispatcher.context import (

@@ -15,7 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from broker.errors import BadTask, ConfigError
-from broker.settings import GateSettings, TaskType, parse_gate
+from broker.settings.gates import GateSettings, parse_gate
+from broker.settings.types import TaskType
 from broker.task import Task
 from dispatcher.gates import Verdict, check, gates_of, judge, last_number, normalise_choice
 

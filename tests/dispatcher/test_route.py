@@ -7,7 +7,8 @@ from dataclasses import replace
 import pytest
 
 from broker.events import Escalated, Finished, Parked, Routed
-from broker.settings import Settings, TaskType, parse
+from broker.settings import Settings, parse
+from broker.settings.types import TaskType
 from broker.store import Move
 from broker.task import Claim, Outcome, Progress, Task
 from dispatcher.batching import Places

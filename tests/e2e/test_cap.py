@@ -10,7 +10,8 @@ import pytest
 import redis
 
 from broker import embedded
-from broker.settings import BudgetRow, Fleet
+from broker.settings.budgets import BudgetRow
+from broker.settings.fleet import Fleet
 from broker.store import Store
 from broker.task import DISPATCH, Task
 
@@ -28,7 +29,7 @@ import json, sys, threading
 import redis
 from collections import Counter
 from broker.events import Attempted
-from broker.settings import Fleet
+from broker.settings.fleet import Fleet
 from broker.store import Intent, Move, Store
 from broker.task import DISPATCH, Outcome
 

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from broker.errors import ConfigError
-from broker.settings import Lane, parse
+from broker.settings import parse
+from broker.settings.lanes import Lane
 from laneway.fleet import lane_of, plan, read_procfile, without_password
 
 CONFIG = parse("""

@@ -10,7 +10,9 @@ import pytest
 from broker.call import Reply, Usage
 from broker.errors import CallCancelled, CallRejected, EngineError, EngineTimeout, RateLimited
 from broker.events import Attempted, Escalated, Finished, Parked
-from broker.settings import Lane, Settings, TaskType, parse
+from broker.settings import Settings, parse
+from broker.settings.lanes import Lane
+from broker.settings.types import TaskType
 from broker.store import Move
 from broker.task import Claim, Outcome, Progress, Task
 from dispatcher.batching import Places

@@ -5,7 +5,9 @@ from typing import Any
 import pytest
 
 from broker.call import Call
-from broker.settings import ChoiceGate, Lane, TaskType
+from broker.settings.gates import ChoiceGate
+from broker.settings.lanes import Lane
+from broker.settings.types import TaskType
 from broker.task import Claim, Progress, Task
 from workers.compose import FORM_TOKENS, PART_TOKENS, compose, input_bound
 

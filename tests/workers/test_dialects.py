@@ -8,10 +8,10 @@ from typing import Any, get_args
 
 import pytest
 
-from broker import settings
 from broker.call import Call, Reply, ToolCall, Usage
 from broker.errors import CallRejected, EngineError, EngineFault, EngineOverloaded, MalformedReply
-from broker.settings import Lane
+from broker.settings import lanes
+from broker.settings.lanes import Lane
 from tests.workers.conftest import Provider
 from workers.engines.chat import ChatEndpoint, request
 from workers.engines.constrain import grammar, json_schema, schema_choices, told_tools, with_told
@@ -34,7 +34,7 @@ def asked(dialect: str, model: str = "m", **fields: Any) -> dict[str, Any]:
 
 
 def test_settings_name_every_row_and_no_other() -> None:
-    assert set(get_args(settings.Dialect)) == set(DIALECTS)
+    assert set(get_args(lanes.Dialect)) == set(DIALECTS)
     assert set(HOSTS.values()) <= set(DIALECTS)
 
 

@@ -18,7 +18,7 @@ import pytest
 from broker.call import Usage
 from broker.money import NANO_PER_USD
 from broker.prices import cost_nano
-from broker.settings import Lane
+from broker.settings.lanes import Lane
 from broker.tariff import book_price, price_of
 from workers.engines import chat, messages
 

@@ -12,8 +12,8 @@ import pytest
 import redis
 
 from broker.hands import Hands
-from broker.settings import Lane as LaneSettings
 from broker.settings import Settings, parse
+from broker.settings.lanes import Lane as LaneSettings
 from broker.store import Store
 from broker.task import DISPATCH, Task
 from dispatcher.actor import Dispatcher

@@ -11,7 +11,8 @@ import pytest
 
 from broker.call import Call, Reply, ToolCall
 from broker.errors import CallRejected
-from broker.settings import Lane, TaskType
+from broker.settings.lanes import Lane
+from broker.settings.types import TaskType
 from broker.task import Claim, Progress, Task
 from tests.workers.conftest import Provider
 from workers.compose import compose

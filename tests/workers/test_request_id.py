@@ -1,6 +1,7 @@
 """The provider is told the attempt's own name, so that its records can be held against the ledger."""
 
-from broker.settings import Lane, TaskType
+from broker.settings.lanes import Lane
+from broker.settings.types import TaskType
 from broker.task import Claim, Progress, Task
 from workers.compose import compose
 

@@ -23,7 +23,8 @@ from broker.errors import (
     EngineUnavailable,
     ModelNotFound,
 )
-from broker.settings import Lane, parse
+from broker.settings import parse
+from broker.settings.lanes import Lane
 from workers.engines import build, resolve
 from workers.engines.vllm import order_of, spoken
 from workers.engines.vllm_command import batch, environment, kv_bytes, serving

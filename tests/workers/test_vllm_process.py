@@ -14,7 +14,7 @@ import pytest
 
 from broker.call import Call
 from broker.errors import CallCancelled, EngineConnectionLost, EngineTimeout, EngineUnavailable
-from broker.settings import Lane
+from broker.settings.lanes import Lane
 from tests.awaited import eventually
 from workers.engines import launcher
 from workers.engines.launcher import stop_all

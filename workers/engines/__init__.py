@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Protocol
 
 from broker.call import Call, Reply
-from broker.settings import Lane
+from broker.settings.lanes import Lane
 from workers.engines.batches import BatchDoor
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from broker.call import Call, Reply
 from broker.errors import EngineUnavailable
-from broker.settings import Lane
+from broker.settings.lanes import Lane
 from workers.engines import cloud
 from workers.engines.batches import BatchDoor
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from importlib.util import find_spec
 
 from broker.errors import EngineUnavailable
-from broker.settings import Lane, secret
+from broker.settings.lanes import Lane
+from broker.settings.secrets import secret
 
 NO_KEY = "none"
 

@@ -1,7 +1,7 @@
 """The dialects of OpenAI's chat protocol, a row each: what an endpoint takes, and how it is asked.
 
-A new provider is a row here and its name in ``broker.settings.Dialect``. What holds for all of them (the classes of
-usage, codes in error bodies, rate-limit headers) is read by one function that knows every form; a row says where the
+A new provider is a row here and its name in ``broker.settings.lanes.Dialect``. What holds for all of them (the classes
+of usage, codes in error bodies, rate-limit headers) is read by one function that knows every form; a row says where the
 same thing means something else.
 """
 

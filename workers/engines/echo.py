@@ -16,7 +16,7 @@ from typing import Any
 
 from broker.call import Call, Reply, ToolCall, Usage
 from broker.errors import CallCancelled, EngineError, EngineFault, EngineTimeout, EngineUnavailable
-from broker.settings import Lane
+from broker.settings.lanes import Lane
 
 POLL_S = 0.02
 KILL = "kill"

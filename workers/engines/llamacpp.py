@@ -10,7 +10,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from broker.errors import EngineUnavailable
-from broker.settings import Lane
+from broker.settings.lanes import Lane
 from workers.engines.constrain import told_tools
 from workers.engines.dialects import DIALECTS, Dialect
 from workers.engines.hold import HeldEngine, Hold

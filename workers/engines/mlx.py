@@ -9,7 +9,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from broker.errors import EngineUnavailable
-from broker.settings import Lane
+from broker.settings.lanes import Lane
 from workers.engines.constrain import schema_where_required, told_tools, vllm_choice
 from workers.engines.dialects import Dialect
 from workers.engines.hold import HeldEngine, Hold

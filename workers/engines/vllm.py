@@ -16,7 +16,7 @@ from typing import Any
 
 from broker.call import Call, Reply
 from broker.errors import EngineError, EngineOverloaded, EngineUnavailable
-from broker.settings import Lane
+from broker.settings.lanes import Lane
 from workers.engines import accelerated
 from workers.engines.constrain import told_tools
 from workers.engines.dialects import DIALECTS, Dialect

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from broker.settings import Lane
+from broker.settings.lanes import Lane
 from workers.engines.vllm import order_of
 from workers.engines.vllm_command import batch, environment
 from workers.engines.vllm_process import end, start

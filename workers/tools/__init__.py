@@ -12,7 +12,7 @@ from importlib import import_module
 from typing import Any, Protocol
 
 from broker.errors import ToolUnavailable
-from broker.settings import ToolSettings
+from broker.settings.tools import ToolSettings
 
 
 @dataclass(frozen=True, slots=True)

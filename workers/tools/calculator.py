@@ -9,7 +9,7 @@ from decimal import Context, Decimal, DecimalException, localcontext
 from typing import Any
 
 from broker.errors import ToolError
-from broker.settings import CalculatorTool
+from broker.settings.tools import CalculatorTool
 from workers.tools import Function
 
 DIGITS = 50

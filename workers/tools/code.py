@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from broker.errors import ToolError, ToolUnavailable
-from broker.settings import CodeTool
+from broker.settings.tools import CodeTool
 from workers.tools import Function, found
 
 LONGEST = 50_000  # characters of a program

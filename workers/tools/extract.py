@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from broker.errors import ToolError
-from broker.settings import ExtractTool
+from broker.settings.tools import ExtractTool
 from workers.tools import Function
 
 LONGEST = 50_000  # characters of a text: a pattern is tried at each of them

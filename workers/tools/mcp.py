@@ -16,7 +16,8 @@ from mcp.types import CallToolResult, EmbeddedResource, ResourceLink, TextConten
 from mcp.types import Tool as Offered
 
 from broker.errors import ConfigError, ToolError, ToolUnavailable
-from broker.settings import McpTool, from_environment
+from broker.settings.secrets import from_environment
+from broker.settings.tools import McpTool
 from dispatcher.schema import BadSchema, compiled
 from workers.tools import Function
 from workers.tools.mcp_server import Server, ServerLost

@@ -19,7 +19,8 @@ from mcp.client.stdio import stdio_client
 from mcp.client.streamable_http import streamable_http_client
 from mcp.types import CONNECTION_CLOSED, REQUEST_TIMEOUT
 
-from broker.settings import McpTool, from_environment
+from broker.settings.secrets import from_environment
+from broker.settings.tools import McpTool
 
 log = logging.getLogger(__name__)
 # It would print what cannot be read: a task's words.

@@ -14,7 +14,7 @@ from pydantic.errors import PydanticInvalidForJsonSchema, PydanticUserError
 from pydantic_core import ArgsKwargs, PydanticSerializationError, to_json
 
 from broker.errors import ConfigError, ToolError
-from broker.settings import PythonTool
+from broker.settings.tools import PythonTool
 from workers.tools import Function
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from broker.errors import ToolError
-from broker.settings import SchemaTool
+from broker.settings.tools import SchemaTool
 from dispatcher.schema import BadSchema, NotJson, compiled, parse_json
 from workers.tools import Function
 

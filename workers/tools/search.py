@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from broker.errors import ConfigError, ToolError
-from broker.settings import SearchTool
+from broker.settings.tools import SearchTool
 from workers.tools import Function
 
 PASSAGE_CHARS = 1_200

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from broker.errors import ConfigError, ToolError, ToolUnavailable
-from broker.settings import SqlTool
+from broker.settings.tools import SqlTool
 from workers.tools import Function
 
 MEMORY_MB = 512
