@@ -23,9 +23,9 @@ def opened(source: Any, *, meta: Any = None, texts: Sequence[str] | None = None)
     return pq.ParquetFile(source, metadata=meta, read_dictionary=texts, page_checksum_verification=True)
 
 
-def rows_of(file: Any, groups: Sequence[int], columns: Sequence[str], *, threads: bool = False) -> Any:
+def rows_of(file: Any, groups: Sequence[int], columns: Sequence[str]) -> Any:
     """These columns of the row groups. Raises one of BROKEN."""
-    table = file.read_row_groups(groups, columns=columns, use_threads=threads)
+    table = file.read_row_groups(groups, columns=columns, use_threads=False)
     if table.num_rows != sum(file.metadata.row_group(group).num_rows for group in groups):
         raise pa.ArrowInvalid("it has not as many rows as it says")
     for column in table.columns:
