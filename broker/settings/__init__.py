@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import os
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from decimal import Decimal
 from functools import cache
 from pathlib import Path
@@ -36,6 +36,9 @@ from broker.settings.prices import Human, Prices
 from broker.settings.tools import ToolSettings
 from broker.settings.types import DEFAULT_TYPES, Category, CategoryName, TaskType
 from broker.settings.values import CurrencyCode, Day, Rate, Table
+
+#: The day, the night after it, and one more that may be missed.
+LEAST_WITH_MACHINES_S = 3 * 24 * 3600
 
 
 class Settings(BaseSettings):
@@ -81,9 +84,20 @@ class Settings(BaseSettings):
             *names.of_types(self.types, self.fleet.default_type, self.lanes, self.tools),
             *names.of_tools(self.tools, self.types),
             *names.of_budgets(self.budgets, self.fleet, self.human, self.lanes),
+            *_too_short(self.fleet, self.lanes),
         ]:
             raise ValueError("\n".join(problems))
         return self
+
+
+def _too_short(fleet: Fleet, lanes: Mapping[str, Lane]) -> Iterator[str]:
+    """A machine's day is shared out among its calls when it is over, which their tasks' records have to see."""
+    owned = [name for name, lane in lanes.items() if lane.hardware is not None]
+    if owned and fleet.idempotency_ttl_s < LEAST_WITH_MACHINES_S:
+        yield (
+            f"fleet.idempotency_ttl_s: {fleet.idempotency_ttl_s} is too short for lanes.{owned[0]}.hardware: a night"
+            f" shares the machine's day out among records that are still there; make it {LEAST_WITH_MACHINES_S} or more"
+        )
 
 
 def _validated(model: type[Table], rows: Mapping[str, object]) -> Any:

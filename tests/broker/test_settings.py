@@ -58,6 +58,11 @@ def test_the_contract_s_tables_are_read() -> None:
             "lanes.local.thread: unknown key; did you mean 'threads'?",
         ),
         ('[lanes.local]\nengine = "ecko"', "lanes.local.engine"),
+        (
+            '[fleet]\nidempotency_ttl_s = 60\nresult_ttl_s = 60\n[lanes.mac]\nengine = "echo"\n'
+            "hardware = { price_usd = 1, life_years = 1, watts = 1, usd_per_kwh = 1 }",
+            "fleet.idempotency_ttl_s: 60 is too short for lanes.mac.hardware",
+        ),
         ('[types.general]\nchain = ["lokal"]', "types.general.chain: no lane 'lokal'; did you mean 'local'?"),
         ('[types.general]\nchain = ["human", "local"]', "'human' can only be the last rung"),
         ('[types.general]\nchain = ["local", "local"]', "twice"),
