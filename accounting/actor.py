@@ -16,12 +16,13 @@ from accounting.intake import ingest
 from accounting.rollup import nightly
 from accounting.rollup.offers import Offers
 from accounting.rollup.shared_rollup import Helper
+from broker.ask import ask
 from broker.connect import connect
 from broker.errors import LanewayError, LedgerError, RedisUnavailable
 from broker.keys import EVENTS, LATE
 from broker.queue import LaneBroker
 from broker.settings import Settings, load
-from broker.store import Store, ask
+from broker.store import Store
 
 INGEST_EVERY_S = 1.0
 BATCHES_A_ROUND = 20

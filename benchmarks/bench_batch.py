@@ -66,7 +66,7 @@ usd = "100000"
 def fleet(server: embedded.Embedded, url: str, folder: Path) -> tuple[Batches, Dispatcher]:
     settings = parse(TOML.replace("URL", url), folder=folder)
     store = Store(redis.Redis.from_url(server.url), settings.fleet)
-    store.declare_limits(settings.budgets)
+    store.limits.declare(settings.budgets)
     endpoints = Endpoints.build("midtier", settings.lanes["midtier"], folder)
     endpoints.open()
     door = endpoints.first.engine.batches()

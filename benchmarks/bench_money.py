@@ -22,7 +22,8 @@ from broker.events import Attempted, Finished
 from broker.scopes import scopes_of
 from broker.settings.budgets import BudgetRow
 from broker.settings.fleet import Fleet
-from broker.store import Intent, Move, Store
+from broker.state import Intent, Move
+from broker.store import Store
 from broker.task import DISPATCH, Claim, Outcome, Progress, Task
 
 PROCESSES, THREADS, PAIRS = 4, 8, 600
@@ -83,7 +84,7 @@ def main() -> None:
         try:
             store = store_at(server.url)
             rows = [BudgetRow(scope=scope, period="day", usd="1000000") for scope in SCOPES]
-            store.declare_limits(rows)
+            store.limits.declare(rows)
             tasks = [Task(f"t{n}", "acme", ()) for n in range(PROCESSES * THREADS * PAIRS)]
             for start in range(0, len(tasks), 500):
                 store.submit(tasks[start : start + 500])
@@ -97,7 +98,7 @@ def main() -> None:
             spans = [out.get() for _ in workers]
             for one in workers:
                 one.join()
-            spent = next(row for row in store.budgets() if row.scope == "workspace:acme")
+            spent = next(row for row in store.limits.states() if row.scope == "workspace:acme")
         finally:
             embedded.stop(server)
     seconds = max(end for _, end, _ in spans) - min(start for start, _, _ in spans)

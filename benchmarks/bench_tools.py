@@ -157,7 +157,7 @@ def main() -> None:
             for _ in range(PAIRS + 1):  # the first one opens connections
                 ref = ours.submit()
                 pairs.append((seconds(ours.run), seconds(bare.run)))
-                record = ours.store.record(ref)
+                record = ours.store.records.one(ref)
                 assert record.status == "succeeded", record
                 assert len(record.progress.attempts) == 2 * STEPS + 1
         finally:

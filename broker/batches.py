@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from broker import keys
+from broker.ask import ask
 from broker.lock import Lock, kept
-from broker.store import Store, ask
+from broker.store import Store
 from broker.task import new_task_id
 
 LOCK_LEASES = 4  # a batch is not taken from a process that was only slow
@@ -55,7 +56,7 @@ class BatchBook:
 
     def new(self, lane: str, endpoint: str) -> Batch:
         """An empty batch that nobody knows of yet."""
-        return Batch(new_task_id(), lane, endpoint, "open", self.store.now_us())
+        return Batch(new_task_id(), lane, endpoint, "open", self.store.clock.now_us())
 
     def write(self, batch: Batch, *, over: State | None, under: Lock | None = None) -> bool:
         """Its record as it is now. ``over`` is the state that it was known in, None for a new one. ``under`` is the

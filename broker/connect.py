@@ -6,10 +6,11 @@ import redis
 from redis.backoff import ExponentialWithJitterBackoff
 from redis.retry import Retry
 
+from broker.ask import ask
 from broker.embedded import running
 from broker.errors import ConfigError, RedisUnavailable
 from broker.settings import Settings
-from broker.store import Store, ask
+from broker.store import Store
 
 SOCKET_TIMEOUT_S = 10.0
 #: A lost reply or a reset connection is no reason to throw away an answer that was paid for, and every script may be

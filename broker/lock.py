@@ -15,8 +15,8 @@ from typing import Self
 
 import redis
 
+from broker.ask import ask
 from broker.errors import RedisUnavailable
-from broker.store import ask
 
 log = logging.getLogger("laneway.lock")
 

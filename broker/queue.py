@@ -29,7 +29,8 @@ from dramatiq.middleware import Middleware
 
 from broker.errors import RedisFull, RedisUnavailable
 from broker.hands import Hands
-from broker.store import Fetched, Kept, Store
+from broker.state import Fetched, Kept
+from broker.store import Store
 from broker.task import Claim
 
 log = logging.getLogger(__name__)

@@ -6,7 +6,8 @@ import threading
 import time
 from collections.abc import Mapping
 
-from broker.store import Rate, Seen, Store
+from broker.state import Rate, Seen
+from broker.store import Store
 
 REFRESH_S = 1.0
 RATES_REFRESH_S = 30.0
@@ -31,7 +32,7 @@ class Sights:
         """What is heard of each lane, a second old at most; one that nobody spoke of is not in it."""
         with self._lock:
             if time.monotonic() - self._asked > REFRESH_S or not self._asked:
-                self._seen = self._store.lanes_seen()
+                self._seen = self._store.lanes.seen()
                 self._asked = time.monotonic()
             return self._seen
 
@@ -44,6 +45,6 @@ class Sights:
         """What calls have come to, by (type, lane, purpose); half a minute old at most."""
         with self._lock:
             if time.monotonic() - self._rates_asked > RATES_REFRESH_S or not self._rates_asked:
-                self._rates = self._store.rates()
+                self._rates = self._store.lanes.rates()
                 self._rates_asked = time.monotonic()
             return self._rates

@@ -14,7 +14,8 @@ from broker.queue import LaneBroker, TaskQueue
 from broker.scopes import utc_day
 from broker.settings import Settings, load
 from broker.sights import Sights
-from broker.store import Move, Record, Store
+from broker.state import Move, Record
+from broker.store import Store
 from broker.tariff import cpu_price
 from broker.task import DISPATCH, Claim, reference
 from dispatcher.availability import unavailable
@@ -67,7 +68,7 @@ class Dispatcher:
         records = {}
         for ref in set(parents.values()):
             with suppress(UnknownTask, BadTask):
-                records[ref] = self.store.record(ref)
+                records[ref] = self.store.records.one(ref)
         return {ref: records[parent] for ref, parent in parents.items() if parent in records}
 
     def rescue(self) -> None:
@@ -87,7 +88,7 @@ class Dispatcher:
         return climbing(claim, step, progress, places)
 
     def _places(self) -> Places:
-        now_us = self.store.now_us()
+        now_us = self.store.clock.now_us()
         return Places(self.settings.lanes, self.settings.types, utc_day(now_us), now_us)
 
     def classify(self, claims: Sequence[Claim]) -> list[Classified]:
@@ -150,7 +151,7 @@ def serve() -> LaneBroker:
         settings = load()
         classifier = Classifier.build(settings, embedder())
         store = connect(settings)
-        store.declare_limits(settings.budgets)
+        store.limits.declare(settings.budgets)
     except LanewayError as error:
         sys.exit(f"the dispatcher cannot run on this node: {error}")
     broker = LaneBroker(store)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from broker.settings import Settings
 from broker.settings.lanes import Lane
-from broker.store import Seen
+from broker.state import Seen
 from dispatcher.policy import LaneSight, absent
 
 

@@ -10,7 +10,7 @@ import hashlib
 from dataclasses import dataclass
 
 from broker.settings import Settings
-from broker.store import Record
+from broker.state import Record
 from broker.task import Claim
 from dispatcher.budget import limits_of
 

@@ -13,7 +13,7 @@ from typing import Literal
 
 from broker.purpose import TASK
 from broker.settings.lanes import HUMAN
-from broker.store import Rate
+from broker.state import Rate
 
 ENOUGH = 20
 Kind = Literal["restart", "resume", "next_lane", "human"]

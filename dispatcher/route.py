@@ -10,7 +10,7 @@ from broker.scopes import scopes_of
 from broker.settings import Settings
 from broker.settings.lanes import HUMAN
 from broker.settings.types import TaskType
-from broker.store import Move
+from broker.state import Move
 from broker.task import Claim, Outcome, Progress, reference
 from dispatcher.batching import Places
 from dispatcher.classify import Classified

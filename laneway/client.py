@@ -9,11 +9,15 @@ from decimal import Decimal
 from time import monotonic
 from typing import Any
 
+from broker.ask import AT_ONCE
 from broker.connect import connect
 from broker.errors import BadTask, RedisFull, ResultTimeout, TaskConflict, UnknownTask
 from broker.money import dollars, nano, text
+from broker.records import unknown
+from broker.rows import digest
 from broker.settings import Settings, load
-from broker.store import AT_ONCE, Record, Store, digest, unknown
+from broker.state import Record
+from broker.store import Store
 from broker.task import LABEL, TASK_ID, TERMINAL, Task, reference
 from laneway.submission import SAME_ID, Ids, rated, shown, stored_now
 from laneway.submission import Budget as Budget
@@ -170,7 +174,7 @@ class Client:
     def _stored_in_another_way(self, task: Task) -> bool:
         """Whether the task of that id is the same, submitted with a version that stored equal limits in other ways."""
         try:
-            return digest(stored_now(self.store.record(task.ref).task)) == digest(task)
+            return digest(stored_now(self.store.records.one(task.ref).task)) == digest(task)
         except (UnknownTask, BadTask):  # nobody can say any more
             return False
 
@@ -183,7 +187,7 @@ class Client:
         """See ``Handle.result``."""
         ref = self.find(task_id, workspace)
         for _ in self._ends([ref], timeout_s):
-            return result_of(self.store.record(ref))
+            return result_of(self.store.records.one(ref))
         raise ResultTimeout(
             f"task {task_id!r} has not ended within {timeout_s} s; it goes on", mend="ask again later"
         )
@@ -192,7 +196,7 @@ class Client:
         """The results of many, as they end. Stops early when the time is over."""
         refs = [reference(one.workspace, one.task_id) for one in handles]
         for ended in self._ends(refs, timeout_s):
-            yield from map(result_of, self.store.records(ended))
+            yield from map(result_of, self.store.records.many(ended))
 
     def _ends(self, refs: Sequence[str], timeout_s: float | None) -> Iterator[list[str]]:
         """The refs, handful by handful as they end or are parked.
@@ -240,7 +244,7 @@ class Client:
 
     def record(self, task_id: str, *, workspace: str | None = None) -> Record:
         """All that is known of a task. Raises UnknownTask."""
-        return self.store.record(self.find(task_id, workspace))
+        return self.store.records.one(self.find(task_id, workspace))
 
     def find(self, task_id: str, workspace: str | None = None) -> str:
         """The ref of a task id. Raises UnknownTask, or BadTask where several workspaces have that id."""
@@ -252,7 +256,7 @@ class Client:
                     f"workspace: {shown(workspace)} is no name; expected 1 to 128 of A-Z a-z 0-9 _ . @ -"
                 )
             return reference(workspace, task_id)
-        refs = self.store.find(task_id)
+        refs = self.store.records.find(task_id)
         if not refs:
             raise unknown(task_id)
         if len(refs) > 1:

@@ -207,8 +207,8 @@ class Fleet:
                 _empty(self.settings.fleet.var, keep=claim.folder)
             self._open_redis(stack, claim)
             stack.callback(stop_all, self.settings.fleet.var)
-            self.store.announce(list(self.plan.lanes))
-            self.store.renounce(list(self.plan.unavailable))
+            self.store.lanes.announce(list(self.plan.lanes))
+            self.store.lanes.renounce(list(self.plan.unavailable))
             self._start(stack, claim)
             self._stack = stack.pop_all()
         return self

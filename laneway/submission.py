@@ -17,10 +17,10 @@ from typing import Any
 from broker.errors import BadTask, TaskConflict, TaskTooLarge
 from broker.events import Rated
 from broker.money import dollars, nano, text
+from broker.rows import PAYLOAD_LIMIT_BYTES, digest
 from broker.settings.budgets import TaskBudget
 from broker.settings.gates import complaint, parse_gate
 from broker.settings.values import COUNT_LIMIT, NAME
-from broker.store import PAYLOAD_LIMIT_BYTES, digest
 from broker.task import GUARDS, LABEL, MODES, TASK_ID, Task, encode_task, new_task_id
 
 ROLES = ("system", "user", "assistant", "tool")

@@ -14,6 +14,7 @@ PACKAGES = (
     "accounting.intake",
     "accounting.reports",
     "accounting.rollup",
+    "broker",
     "broker.settings",
 )
 

@@ -12,7 +12,7 @@ from broker.events import Attempted, Fact, Finished, Parked
 from broker.purpose import FIRST_CALLS, FIRST_OF, REPROMPT, RETRY, TASK, TOOL
 from broker.settings.lanes import Lane
 from broker.settings.types import TaskType
-from broker.store import Move
+from broker.state import Move
 from broker.task import Claim, Outcome, Progress, lane_queue
 from dispatcher.batching import Places
 from dispatcher.budget import Exceeded, ParkForBudget, Unusable, Wait

@@ -18,7 +18,7 @@ from dataclasses import replace
 
 from broker.batches import Batch, BatchBook, Holder
 from broker.scopes import scopes_of
-from broker.store import Move
+from broker.state import Move
 from broker.task import BATCH, lane_queue
 from workers.engines.batches import BatchDoor
 from workers.jobs import Jobs

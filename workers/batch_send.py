@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import IO
 
 from broker.batches import Batch, State
+from broker.clock import MICRO
 from broker.errors import CallRejected, EngineError, PermanentEngineError
 from broker.lock import Lock
-from broker.store import MICRO, Move
+from broker.state import Move
 from broker.task import Claim, lane_queue
 from dispatcher.batching import fill_ready
 from dispatcher.budget import parse_refusal
@@ -57,7 +58,7 @@ class BatchSender:
                     self._fill(lock)
 
     def _overflow(self) -> None:
-        due_us: int | None = self.store.now_us() + round(self.row.batch_overflow_s * MICRO)
+        due_us: int | None = self.store.clock.now_us() + round(self.row.batch_overflow_s * MICRO)
         why, mode = "its deadline is near, so it is not batched", "sync"
         if not self.row.batches:
             due_us, why, mode = None, "its lane has no batches any more", "async"
@@ -108,7 +109,7 @@ class BatchSender:
             try:
                 lines[name] = (job, self.door.line(name, job.call))
             except CallRejected as error:
-                now_us = self.store.now_us()
+                now_us = self.store.clock.now_us()
                 moves.append(self.jobs.settled(job, error, now_us, now_us))
         intents = [
             replace(self.jobs.intent(job), batch=batch.id, line=name) for name, (job, _) in lines.items()
@@ -128,7 +129,7 @@ class BatchSender:
         return replace(batch, lines=batch.lines + len(joined), due_us=min(deadlines, default=None))
 
     def _send(self, batch: Batch, path: Path, lock: Lock) -> None:
-        batch = replace(batch, state="sending", since_us=self.store.now_us())
+        batch = replace(batch, state="sending", since_us=self.store.clock.now_us())
         if not self.book.write(batch, over="open", under=lock):
             log.error(
                 "a batch of %d lines is not sent, for this process stood still for too long", batch.lines

@@ -11,10 +11,11 @@ from typing import Any, TypeVar
 
 from broker.batches import Batch, Holder, State
 from broker.call import Usage
+from broker.clock import MICRO
 from broker.errors import CallNeverMade, EngineError, ModelNotFound
 from broker.lock import Lock
 from broker.scopes import utc_day
-from broker.store import MICRO, Move
+from broker.state import Move
 from workers.batch import HANDFUL, Batches
 from workers.engines.batches import Standing
 
@@ -99,7 +100,7 @@ class BatchKeeper:
             self._give_up(batch, "it is not to be found at the provider")
 
     def _age_s(self, batch: Batch) -> float:
-        return (self.store.now_us() - batch.since_us) / MICRO
+        return (self.store.clock.now_us() - batch.since_us) / MICRO
 
     def _give_up(self, batch: Batch, why: str) -> None:
         """Nobody knows whether it is paid for: so it counts as that, and its tasks go on. A lost one is closed so."""
@@ -117,7 +118,7 @@ class BatchKeeper:
         """Near the first deadline in it, and where its tasks have gone on, the provider is asked to stop: what is
         answered is kept, the rest goes on."""
         overflow_us = round(self.row.batch_overflow_s * MICRO)
-        due = batch.due_us is not None and self.store.now_us() > batch.due_us - overflow_us
+        due = batch.due_us is not None and self.store.clock.now_us() > batch.due_us - overflow_us
         if (due or batch.state == "lost") and not batch.cancelled:
             self.door.cancel(batch.provider_id)
             self.book.write(replace(batch, cancelled=True), over=batch.state)
@@ -180,7 +181,7 @@ class BatchKeeper:
         untouched = [one for one in held if not gone_on and results[one[0]] is None]
         refs = [holder for _, holder in mine]
         claims = self.store.claims(refs, self.pool, stale=gone_on)
-        now_us, day = self.store.now_us(), utc_day(batch.since_us)
+        now_us, day = self.store.clock.now_us(), utc_day(batch.since_us)
         never = CallNeverMade("the provider did not work on it", usage=Usage())
         moves, done = [], []
         for (name, _), claim in zip(mine, claims, strict=True):

@@ -8,7 +8,7 @@ from dataclasses import replace
 from broker.errors import RedisFull, RedisUnavailable
 from broker.events import Finished
 from broker.scopes import scopes_of
-from broker.store import Move, Record
+from broker.state import Move, Record
 from broker.task import Claim, Outcome, lane_queue
 from dispatcher.schema import NotJson, parse_json
 from workers.attempt import overdue, put_back, rated_as
@@ -43,7 +43,7 @@ class Critics:
         task_type = self.jobs.settings.types.get(claim.progress.task_type)
         if task_type is None or task_type.critic is None:
             return put_back(claim, UNKNOWN_TYPE_DELAY_S)
-        part = critic_of(claim, task_type.critic, self.store.now_us())
+        part = critic_of(claim, task_type.critic, self.store.clock.now_us())
         if part.deadline_s is not None and part.deadline_s <= 0:
             return overdue(claim, task_type)
         try:

@@ -28,7 +28,7 @@ from broker.errors import (
 from broker.prices import Price, cost_nano
 from broker.settings.lanes import Lane
 from broker.settings.secrets import secret
-from broker.store import Heard
+from broker.state import Heard
 from broker.tariff import price_of
 from dispatcher.endpoints import TYPICAL_TOKENS, Choice, choose
 from workers.engines import Engine, build

@@ -14,7 +14,8 @@ from broker.money import nano
 from broker.scopes import scopes_of
 from broker.settings.lanes import HUMAN
 from broker.settings.prices import Human
-from broker.store import Record, Store
+from broker.state import Record
+from broker.store import Store
 from broker.task import Outcome, Progress, lane_queue
 from dispatcher.gates import Verdict
 from dispatcher.route import climbed
@@ -102,7 +103,7 @@ def carry_out(
 ) -> str:
     """What came of it: ``done``, ``gone on`` (the task had, and nothing was done), or why the work must not be booked
     (``over|lane:human|day|1200|5000``, see ``scripts/begin.lua``), but with ``over``."""
-    before = store.resume(
+    before = store.parked.resume(
         record.task.ref,
         word.status,
         (word.fact, *word.facts),
@@ -120,7 +121,7 @@ def carry_out(
     if "|" in before:
         return before
     # Redis's client asks again after a lost reply, and is told that the task has gone on: by this very word.
-    return "done" if word.fact in store.record(record.task.ref).progress.attempts else "gone on"
+    return "done" if word.fact in store.records.one(record.task.ref).progress.attempts else "gone on"
 
 
 def _succeeded(record: Record, work: Work, fact: Attempted, text: str, why: str) -> Word:

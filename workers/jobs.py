@@ -11,6 +11,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from broker.ask import patiently
 from broker.call import Call, Reply, ToolCall
 from broker.errors import CallNeverMade, EngineError
 from broker.events import Attempted
@@ -23,7 +24,8 @@ from broker.settings import Settings
 from broker.settings.gates import GateSettings
 from broker.settings.types import TaskType
 from broker.sights import Sights
-from broker.store import Intent, Move, Store, patiently
+from broker.state import Intent, Move
+from broker.store import Store
 from broker.tariff import cpu_price
 from broker.task import Claim
 from dispatcher import turns
@@ -132,7 +134,7 @@ class Jobs:
 
     def prepare(self, claims: Sequence[Claim], *, batch: bool = False) -> tuple[list[Job], list[Move]]:
         """The calls to make, and the moves of tasks that this lane can make no call for."""
-        now_us = self.store.now_us()
+        now_us = self.store.clock.now_us()
         jobs, moves = [], []
         for claim in claims:
             task_type = self.settings.types.get(claim.progress.task_type)
@@ -210,7 +212,7 @@ class Jobs:
         """What is recorded before the call leaves. A batch is no call that an endpoint's limits count."""
         row = job.endpoint.row
         engine = job.endpoint.engine.name
-        fact = lost(job.claim, self.name, engine, row.model, self.store.now_us(), job.worst_nano)
+        fact = lost(job.claim, self.name, engine, row.model, self.store.clock.now_us(), job.worst_nano)
         return Intent(
             job.claim,
             job.worst_nano,
@@ -225,7 +227,7 @@ class Jobs:
 
     def refused(self, claim: Claim, refusal: Refusal, worst_nano: int | None) -> Move:
         """The call must not leave: what its limits say follows."""
-        now_us = self.store.now_us()
+        now_us = self.store.clock.now_us()
         decision = refused(
             refusal,
             mode=claim.task.mode,
@@ -275,7 +277,7 @@ class Jobs:
 
     def _not_made(self, job: Job) -> Move:
         """Where a task goes whose call was begun in Redis and not made: where it would have gone before that."""
-        left, away = left_s(job.claim, self.store.now_us()), self.away()
+        left, away = left_s(job.claim, self.store.clock.now_us()), self.away()
         if left is not None and left <= 0:
             return overdue(job.claim, job.task_type)
         if self.name in away:
@@ -312,7 +314,7 @@ class Jobs:
         return unavailable(self.settings, patiently(self.sights.lanes), self.sights.watched_s())
 
     def places(self) -> Places:
-        now_us = self.store.now_us()
+        now_us = self.store.clock.now_us()
         return Places(self.settings.lanes, self.settings.types, utc_day(now_us), now_us)
 
     def _judge(self, job: Job, result: Reply | EngineError) -> tuple[Verdict, int]:

@@ -15,7 +15,8 @@ from broker.call import ToolCall
 from broker.errors import ResultGone, UnknownTask
 from broker.scopes import scopes_of
 from broker.settings.tools import SubtaskTool
-from broker.store import Move, Record, Store
+from broker.state import Move, Record
+from broker.store import Store
 from broker.task import TERMINAL, Claim, Task, reference
 from dispatcher.batching import left_s
 from dispatcher.family import other_id, part_id
@@ -91,11 +92,13 @@ def submitted(store: Store, parts: Sequence[Task]) -> tuple[str, Record | None]:
     """
     word, *_ = store.submit(parts)  # those that are there already stay as they are
     first = parts[0]
-    if word == "conflict" and first.ref not in store.parts(reference(first.workspace, first.parent or "")):
+    if word == "conflict" and first.ref not in store.records.parts(
+        reference(first.workspace, first.parent or "")
+    ):
         first = replace(first, task_id=other_id(first.task_id))
         store.submit([first])
     try:
-        return first.ref, store.record(first.ref)
+        return first.ref, store.records.one(first.ref)
     except (UnknownTask, ResultGone):
         return first.ref, None
 

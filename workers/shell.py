@@ -13,7 +13,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 
+from broker.ask import patiently
 from broker.call import Reply, Usage
+from broker.clock import MICRO
 from broker.connect import connect
 from broker.errors import (
     CallCancelled,
@@ -29,7 +31,8 @@ from broker.queue import LaneBroker, TaskQueue
 from broker.settings import Settings, load
 from broker.settings.lanes import HUMAN
 from broker.settings.lanes import Lane as LaneSettings
-from broker.store import MICRO, Heard, Move, Store, patiently
+from broker.state import Heard, Move
+from broker.store import Store
 from broker.task import Claim, lane_queue
 from dispatcher import turns
 from dispatcher.batching import left_s
@@ -62,7 +65,7 @@ def serve(lane_name: str) -> LaneBroker:
         endpoints = Endpoints.build(lane_name, lane, settings.fleet.var)
         endpoints.check()
         store = connect(settings)
-        store.declare_limits(settings.budgets)
+        store.limits.declare(settings.budgets)
         toolbox = Toolbox.open(settings, lane_name, store)
         endpoints.open()
         return broker_of(lane_name, settings, store, endpoints, toolbox)
@@ -193,7 +196,7 @@ class Lane:
         return moves
 
     def _attempt(self, job: Job, heard: list[tuple[Endpoint, Heard]]) -> Move:
-        started_us, began_ns = self.store.now_us(), time.monotonic_ns()
+        started_us, began_ns = self.store.clock.now_us(), time.monotonic_ns()
         result = self._called(job)
         ended_us = started_us + (time.monotonic_ns() - began_ns) // 1000  # Redis's clock may be set meanwhile
         if job.endpoint.id:
@@ -202,7 +205,7 @@ class Lane:
 
     def _called(self, job: Job) -> Reply | EngineError:
         """The call comes after others of its handful, which may have taken long."""
-        endpoint, left = job.endpoint, left_s(job.claim, self.store.now_us())
+        endpoint, left = job.endpoint, left_s(job.claim, self.store.clock.now_us())
 
         def unwanted() -> bool:
             return endpoint.broken_off or self.hands.broken(job.claim)

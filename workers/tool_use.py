@@ -13,7 +13,7 @@ from broker.purpose import TOOL
 from broker.scopes import scopes_of
 from broker.settings.tools import SubtaskTool
 from broker.settings.types import TaskType
-from broker.store import Intent, Move
+from broker.state import Intent, Move
 from broker.task import Claim, Task
 from dispatcher import turns
 from dispatcher.batching import left_s
@@ -58,7 +58,7 @@ class ToolUses:
         ``fresh``: the claims were just taken, so that what was begun before was begun by another worker.
         """
         uses, moves = [], []
-        now_us = self.store.now_us()
+        now_us = self.store.clock.now_us()
         for claim in claims:
             task_type = self.jobs.settings.types.get(claim.progress.task_type)
             left, ran_s = left_s(claim, now_us), running_s(claim, now_us)
@@ -84,7 +84,7 @@ class ToolUses:
         return uses, moves
 
     def intent(self, use: Use) -> Intent:
-        now_us = self.store.now_us()
+        now_us = self.store.clock.now_us()
         lost = self._fact(use, now_us, now_us, Used("", use.worst_nano, "worker_lost"))
         scopes = scopes_of(use.claim.task, self.jobs.name)
         return Intent(use.claim, use.worst_nano, lost, scopes, use.limits.hard_nano)
@@ -94,7 +94,7 @@ class ToolUses:
 
     def made(self, use: Use) -> Move:
         """Use the tool, and the step that says what came of it."""
-        started_us, began_ns = self.store.now_us(), time.monotonic_ns()
+        started_us, began_ns = self.store.clock.now_us(), time.monotonic_ns()
         if use.offer and isinstance(use.offer.row, SubtaskTool):
             found = self._handed_on(use, use.offer.row)
             if isinstance(found, Move):  # where it was booked as lost meanwhile: it was not made so far
@@ -125,7 +125,7 @@ class ToolUses:
                 if not parts:
                     return Used(f"Error: {error}", failure=error.failure)
                 break
-            parts.append(handed_on(use.claim, call, offer.row, arguments, self.store.now_us()))
+            parts.append(handed_on(use.claim, call, offer.row, arguments, self.store.clock.now_us()))
         try:
             ref, record = submitted(self.store, parts)
         except TaskTooLarge as error:

@@ -13,13 +13,14 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
+from broker.ask import patiently
 from broker.call import ToolCall
 from broker.errors import ConfigError, RedisFull, RedisUnavailable, ToolError, ToolUnavailable
 from broker.money import nano
 from broker.prices import Price, cost_nano
 from broker.settings import Settings
 from broker.settings.tools import SubtaskTool, ToolSettings
-from broker.store import Store, patiently
+from broker.store import Store
 from broker.tariff import cpu_price
 from dispatcher.schema import NotJson, compiled, parse_json
 from dispatcher.text import cut, encodable

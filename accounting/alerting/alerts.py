@@ -11,10 +11,10 @@ from typing import Any, Literal
 
 import msgpack
 
+from broker.limits import PERIODS
 from broker.money import shown, text
 from broker.scopes import OPERATIONS_LEVEL, USED_UP
 from broker.settings.alerts import Alerts
-from broker.store import PERIODS
 
 VERSION = 1
 SOFT, CLOSED, OVERRUN, RISING = "soft", "closed", "p95", "rising"

@@ -75,7 +75,7 @@ def take(store: Store, settings: Alerts) -> int:
             done = _at_once(store, settings, item)
             members = [msgpack.packb([channel, item, "kill" in done]) for channel in done - {"kill"}]
             taken_now = store.client.register_script(_TAKEN)
-            taken_now(keys=[NEW, DUE], args=[item, store.now_us(), *members])
+            taken_now(keys=[NEW, DUE], args=[item, store.clock.now_us(), *members])
             taken += 1
     return taken
 
@@ -88,23 +88,23 @@ def _at_once(store: Store, settings: Alerts, item: bytes) -> set[Deed]:
         log.error("an alert is dropped: %s", error)
         return set()
     log.warning("%s", words(alert))
-    wanted = set(deeds(alert, settings, present=store.windows().get(alert.period) == alert.window))
+    wanted = set(deeds(alert, settings, present=store.limits.windows().get(alert.period) == alert.window))
     if "kill" in wanted:
-        store.kill(alert.scope)
+        store.limits.kill(alert.scope)
         log.warning("%s is switched off; `laneway budget unkill %s` switches it on", alert.scope, alert.scope)
     return wanted
 
 
 def tell(store: Store, settings: Alerts, *, channels: Mapping[str, Channel] | None = None) -> int:
     """Tell what is due. A channel that fails is left alone for the rest of the round, the others go on."""
-    if not store.client.zcount(DUE, "-inf", store.now_us()):
+    if not store.client.zcount(DUE, "-inf", store.clock.now_us()):
         return 0
     ways = channels_of(settings) if channels is None else channels
     until = time.monotonic() + ROUND_S
     told = 0
     failed: set[str] = set()
     with Lock(store.client, TELLING, TELLING_MS) as lock:
-        due: Any = store.client.zrange(DUE, "-inf", store.now_us(), byscore=True, offset=0, num=AT_ONCE)
+        due: Any = store.client.zrange(DUE, "-inf", store.clock.now_us(), byscore=True, offset=0, num=AT_ONCE)
         for member in due if lock.mine else ():
             if time.monotonic() > until:
                 break
@@ -118,7 +118,7 @@ def tell(store: Store, settings: Alerts, *, channels: Mapping[str, Channel] | No
                     log.error("the %s was not told that %s: %s", channel, words(alert), error)
                 else:
                     told += 1
-            if channel in failed and (again := next_try_us(alert, store.now_us())) is not None:
+            if channel in failed and (again := next_try_us(alert, store.clock.now_us())) is not None:
                 store.client.register_script(_LATER)(keys=[DUE], args=[again, member])
             else:
                 store.client.zrem(DUE, member)

@@ -22,6 +22,7 @@ from broker import keys
 from broker.events import Event, Finished
 from broker.money import nano
 from broker.store import Store
+from broker.stream import newest_entries
 from broker.task import decode_progress, reference
 
 ENTRIES, FACTS, ENDS = 200, 10_000, 200
@@ -45,7 +46,7 @@ class Watch:
 
     def round(self) -> list[Alert]:
         """What was told anew."""
-        now_us = self.store.now_us()
+        now_us = self.store.clock.now_us()
         self.ended.extend(self._seen())
         oldest_us = now_us - (MINUTES + BEFORE_MINUTES) * US_PER_MINUTE
         while self.ended and self.ended[0].at_us < oldest_us:
@@ -65,7 +66,7 @@ class Watch:
         after, self.last = self.last, newest[0][0].decode()
         if not after:
             return []
-        entries = self.store.newest_entries(ENTRIES, after=f"({after}", until=self.last)
+        entries = newest_entries(client, ENTRIES, after=f"({after}", until=self.last)
         ends = [
             event
             for table in wire.tables(entries, FACTS)

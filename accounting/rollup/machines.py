@@ -35,7 +35,8 @@ from broker.purpose import TOOL
 from broker.scopes import scopes_named
 from broker.settings import Settings
 from broker.settings.prices import Hardware
-from broker.store import Share, Store
+from broker.state import Share
+from broker.store import Store
 from broker.task import reference
 
 DAYS_PER_YEAR = 365
@@ -144,14 +145,14 @@ def allot(
     lanes = {
         name: _Owned(lane.hardware, lane.threads) for name, lane in settings.lanes.items() if lane.hardware
     }
-    turn, kept = store.begin_sharing(day, {name: lane.kept() for name, lane in lanes.items()})
+    turn, kept = store.machine_days.begin(day, {name: lane.kept() for name, lane in lanes.items()})
     owned = {name: _Owned.of(one) for name, one in kept.items()}
     if not owned:
         return []
     with closing(_Waiting(owned)) as waiting:
         for calls in _calls(files, owned, day):
             waiting.add(calls)
-        uptimes_us = store.uptimes_us(day)
+        uptimes_us = store.machine_days.uptimes_us(day)
         days = [machine.day(uptimes_us.get(machine.node, 0)) for machine in waiting.machines]
         sharings = [
             Sharing(one.rest_nano, machine.busy_us)
@@ -162,7 +163,7 @@ def allot(
                 log.info("%s: another node began to share out its machines, and goes on with it", day)
                 return None
             told()
-    store.end_sharing(day, turn)
+    store.machine_days.end(day, turn)
     return days
 
 
@@ -186,7 +187,7 @@ def _tell(store: Store, day: str, turn: int, calls: Any, sharings: list[Sharing]
         )
     ]
     handfuls = (made[start : start + HANDFUL] for start in range(0, len(made), HANDFUL))
-    return all(store.allot(day, turn, some) is not None for some in handfuls)
+    return all(store.machine_days.allot(day, turn, some) is not None for some in handfuls)
 
 
 class _Waiting:

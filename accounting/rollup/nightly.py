@@ -104,7 +104,7 @@ def run(
     known: Any = client.get(SHARED)
     note = client.register_script(_NOTE)
     shared_to = known.decode() if known else None
-    days = days_to_share(ledger.day_of(state.now_us()), shared_to, state.half_shared())
+    days = days_to_share(ledger.day_of(state.clock.now_us()), shared_to, state.machine_days.half_shared())
     for day in days:
         try:
             shared = allot(store, state, settings, day, drain)

@@ -17,9 +17,9 @@ from typing import Any
 
 import redis
 
+from broker.ask import ask
 from broker.keys import PREFIX
 from broker.lock import kept
-from broker.store import ask
 
 #: A sorted set: offer → the end of its coordinator's lease (microseconds).
 OFFERS = PREFIX + "rollups"

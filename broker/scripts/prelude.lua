@@ -1,4 +1,4 @@
--- Shared by every script of this folder; broker/store.py puts it in front of each.
+-- Shared by every script of this folder; broker/lua.py puts it in front of each.
 --
 -- Fields of a task's record (laneway:task:<ref>):
 --   task      the submission, packed            progress  how far it has come, packed

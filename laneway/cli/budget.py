@@ -8,11 +8,12 @@ import click
 
 from broker.connect import connect
 from broker.errors import ReviewRefused
+from broker.limits import PERIODS
 from broker.money import nano
 from broker.settings import Settings, load
 from broker.settings.budgets import SCOPE
 from broker.settings.lanes import HUMAN
-from broker.store import PERIODS, BudgetState
+from broker.state import BudgetState
 from broker.task import TERMINAL
 from dispatcher.budget import own_nano
 from laneway.cli.amounts import amount
@@ -64,7 +65,7 @@ def list_budgets(as_json: bool) -> None:
     """Every limit with what is spent, reserved and left in its present window."""
     settings = load()
     store = connect(settings)
-    states, killed = store.budgets(), store.killed()
+    states, killed = store.limits.states(), store.limits.killed()
     limited = {one.scope for one in states}
     if as_json:
         emit({"budgets": [_row(one) for one in states], "killed": killed})
@@ -147,8 +148,8 @@ def set_budget(scope: str, period: str, limit_nano: int | None, as_json: bool) -
     settings = load()
     _known_lane(scope, settings)
     store = connect(settings)
-    store.set_limit(scope, period, limit_nano)
-    state = store.budget(scope, period)
+    store.limits.override(scope, period, limit_nano)
+    state = store.limits.state(scope, period)
     if as_json:
         emit({"budget": _row(state) if state else None})
     elif state is None:
@@ -199,7 +200,7 @@ def raise_budget(
         )
     money = [] if limit_nano is None else [price(usd(limit_nano))]
     limits = ", ".join([*money, *(f"{name} {count:g}" for name, count in others.items())])
-    before = client.store.raise_limits(ref, limit_nano, others)
+    before = client.store.parked.raise_limits(ref, limit_nano, others)
     goes_on = before == "parked"
     reason = record.outcome.reason if record.outcome else ""
     if as_json:
@@ -234,7 +235,7 @@ def _switch(scope: str, as_json: bool, *, off: bool) -> None:
     settings = load()
     _known_lane(scope, settings)
     store = connect(settings)
-    (store.kill if off else store.unkill)(scope)
+    (store.limits.kill if off else store.limits.unkill)(scope)
     if as_json:
         emit({"scope": scope, "killed": off})
     else:

@@ -12,7 +12,7 @@ import click
 from broker.errors import BadTask, ResultTimeout
 from broker.money import round_half_even
 from broker.purpose import MODEL_CALLS, TOOL
-from broker.store import Record
+from broker.state import Record
 from broker.task import new_task_id, reference
 from laneway.cli.options import json_option
 from laneway.cli.output import emit, price, say, table, usd
@@ -99,7 +99,7 @@ def _wait(client: Client, handles: Sequence[Handle], wait: float) -> None:
 def _records(client: Client, handles: Sequence[Handle]) -> Iterator[Record]:
     refs = [reference(one.workspace, one.task_id) for one in handles]
     for at in range(0, len(refs), PAGE):
-        yield from client.store.records(refs[at : at + PAGE])
+        yield from client.store.records.many(refs[at : at + PAGE])
 
 
 def figures(records: Iterable[Record]) -> dict[str, Any]:

@@ -11,7 +11,8 @@ import click
 from broker.connect import connect
 from broker.errors import UnknownTask
 from broker.settings import load
-from broker.store import DeadLetter, Store
+from broker.state import DeadLetter
+from broker.store import Store
 from laneway.cli.options import in_order, json_option
 from laneway.cli.output import emit, moment, say, shorten, table
 from laneway.cli.story import story, tell
@@ -32,7 +33,7 @@ def dead() -> None:
 @json_option
 def list_letters(as_json: bool) -> None:
     """All of them, grouped by cause."""
-    letters = connect(load()).dead_letters()
+    letters = connect(load()).dead_letters.all()
     if as_json:
         emit({"dead": [_row(letter) for letter in letters]})
         return
@@ -80,8 +81,8 @@ def _row(letter: DeadLetter) -> dict[str, Any]:
 def show_letter(letter_id: str, as_json: bool) -> None:
     """One dead letter, with the story of its task."""
     store = connect(load())
-    letter = _named(store.dead_letters(), [letter_id])[0]
-    task = story(store.record(letter.id)) if not letter.body else None
+    letter = _named(store.dead_letters.all(), [letter_id])[0]
+    task = story(store.records.one(letter.id)) if not letter.body else None
     if as_json:
         emit(_row(letter) | {"task": task})
         return
@@ -112,7 +113,7 @@ def replay(ids: tuple[str, ...], cause: str | None, every: bool, yes: bool, as_j
     def again(letter: DeadLetter) -> str:
         if letter.body:
             return "is no task and cannot be replayed; drop it"
-        return DONE if store.replay(letter.id) else "is no dead letter any more"
+        return DONE if store.dead_letters.replay(letter.id) else "is no dead letter any more"
 
     _carry_out("replay", store, choice, again)
 
@@ -125,7 +126,7 @@ def drop(ids: tuple[str, ...], cause: str | None, every: bool, yes: bool, as_jso
     store = connect(load())
 
     def forget(letter: DeadLetter) -> str:
-        return DONE if store.drop_dead(letter.id) else "is no dead letter any more"
+        return DONE if store.dead_letters.drop(letter.id) else "is no dead letter any more"
 
     _carry_out("drop", store, choice, forget)
 
@@ -162,7 +163,7 @@ def _named(letters: Sequence[DeadLetter], ids: Sequence[str]) -> list[DeadLetter
 
 def _carry_out(verb: str, store: Store, choice: _Choice, deed: Deed) -> None:
     """Ask, do, tell. The exit code is 1 where one of them could not be done."""
-    chosen = choice.of(store.dead_letters())
+    chosen = choice.of(store.dead_letters.all())
     if chosen and not choice.yes:
         if not sys.stdin.isatty():
             raise click.UsageError(f"{verb} of {len(chosen)} dead letters: nobody here to ask, so say --yes")

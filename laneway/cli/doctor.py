@@ -21,6 +21,7 @@ import click
 
 from accounting.files.ledger import LocalStore, open_store
 from accounting.files.ledger import Store as Ledger
+from broker.ask import ask
 from broker.connect import connect
 from broker.embedded import find_server
 from broker.errors import (
@@ -36,7 +37,7 @@ from broker.settings.lanes import Lane
 from broker.settings.secrets import secret
 from broker.settings.tools import SubtaskTool
 from broker.sights import Sights
-from broker.store import Store, ask
+from broker.store import Store
 from broker.tariff import price_of
 from dispatcher.availability import needs_key
 from dispatcher.classify import Classifier
@@ -242,7 +243,7 @@ def _embedded() -> Checks:
 
 def _clock(store: Store) -> Checks:
     """Deadlines, days and windows go by Redis's clock; people and logs go by this machine's."""
-    apart_s = abs(store.now_us() / 1e6 - time.time())
+    apart_s = abs(store.clock.now_us() / 1e6 - time.time())
     if apart_s > CLOCKS_APART_S:
         what = f"this machine's clock and Redis's are {apart_s:.0f} s apart"
         yield Check("clock", "warn", what, "let both machines set their clocks by the network")

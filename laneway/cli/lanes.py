@@ -13,7 +13,9 @@ import click
 
 from accounting.files.ledger import open_store
 from broker import keys
+from broker.ask import ask
 from broker.batches import BatchBook
+from broker.clock import MICRO
 from broker.connect import connect
 from broker.errors import EngineUnavailable
 from broker.money import PICO_PER_NANO, round_half_even, shown, text
@@ -22,7 +24,8 @@ from broker.settings import Settings, load
 from broker.settings.lanes import Lane
 from broker.settings.secrets import secret
 from broker.sights import Sights
-from broker.store import MICRO, QueueState, Seen, Store, ask
+from broker.state import QueueState, Seen
+from broker.store import Store
 from broker.tariff import price_of
 from broker.task import DISPATCH
 from dispatcher.availability import needs_key, unavailable
@@ -56,7 +59,7 @@ def lanes(as_json: bool) -> None:
 def lane_rows(settings: Settings, store: Store) -> list[dict[str, Any]]:
     seen = Sights(store).lanes()
     away = unavailable(settings, seen, math.inf)
-    states = {state.queue: state for state in store.queues(_queue_names(settings))}
+    states = {state.queue: state for state in store.lanes.queues(_queue_names(settings))}
     latest = verdicts(store, open_store(settings))
     today = datetime.now(tz=UTC).date().isoformat()
     return [
@@ -196,7 +199,7 @@ def queues(as_json: bool) -> None:
     """
     settings = load()
     store = connect(settings)
-    states = store.queues(_queue_names(settings))
+    states = store.lanes.queues(_queue_names(settings))
     totals = _totals(store)
     if as_json:
         emit({"queues": [asdict(state) for state in states], "batches": batch_rows(store), **totals})
@@ -248,7 +251,7 @@ def batch_rows(store: Store) -> list[dict[str, Any]]:
             "state": "stopping" if batch.cancelled else batch.state,
             "lines": batch.lines,
             "left": book.count_left(batch),
-            "age_s": max(0, store.now_us() - batch.since_us) / MICRO,
+            "age_s": max(0, store.clock.now_us() - batch.since_us) / MICRO,
             "provider_id": batch.provider_id,
         }
         for batch in book.all()

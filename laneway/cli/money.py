@@ -13,10 +13,11 @@ from accounting.intake.ingest import Ingested, drain_all, held_s
 from accounting.rollup.offers import Offers
 from accounting.rollup.rollup import Laying, Progress, RolledDay, Tell, rollup_dirty
 from accounting.rollup.rollup import rollup as roll
+from broker.ask import ask
 from broker.connect import connect
 from broker.errors import LedgerError, RedisUnavailable
 from broker.settings import Settings, load
-from broker.store import Store, ask
+from broker.store import Store
 from laneway.cli.options import date_option, json_option, since_option
 from laneway.cli.output import emit, price, progress, say, usd
 

@@ -10,6 +10,7 @@ from accounting.files import facts, ledger, reading
 from accounting.intake import wire
 from broker.errors import LedgerError
 from broker.store import Store
+from broker.stream import newest_entries
 
 STREAM_ENTRIES, STREAM_FACTS = 1000, 10_000
 COLUMNS = ["kind", "lane", "failure", "verdict"]
@@ -20,7 +21,7 @@ Counts = dict[str, Counter[str]]
 def verdicts(store: Store, files: ledger.Store) -> Counts:
     """By lane the number of ``pass``, ``fail``, ``ungated``, and of each failure by its code."""
     found: Counts = {}
-    for table in wire.tables(store.newest_entries(STREAM_ENTRIES), STREAM_FACTS):
+    for table in wire.tables(newest_entries(store.client, STREAM_ENTRIES), STREAM_FACTS):
         _count_table(found, table)
     for day in ledger.days(files, ledger.EVENTS)[-1:]:
         folder = ledger.partition(ledger.EVENTS, day)

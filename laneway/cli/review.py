@@ -20,7 +20,8 @@ from broker.errors import ReviewRefused
 from broker.settings import Settings, load
 from broker.settings.lanes import HUMAN
 from broker.sights import Sights
-from broker.store import Record, Store
+from broker.state import Record
+from broker.store import Store
 from dispatcher.availability import unavailable
 from dispatcher.budget import explain, parse_refusal
 from dispatcher.gates import Verdict, gates_of, judge
@@ -93,15 +94,15 @@ def _brief(row: dict[str, Any]) -> dict[str, Any]:
 
 def parked(store: Store) -> Iterator[dict[str, Any]]:
     """The longest waiting first."""
-    now_us = store.now_us()
-    for record in _paged(store, "parked", store.parked(SHOWN)):
+    now_us = store.clock.now_us()
+    for record in _paged(store, "parked", store.parked.refs(SHOWN)):
         yield _row(record, now_us)
 
 
 def _paged(store: Store, status: str, refs: Sequence[str]) -> Iterator[Record]:
     """Those that are still kept and of this status, page by page."""
     for start in range(0, len(refs), PAGE):
-        yield from store.records_that_are(status, refs[start : start + PAGE])
+        yield from store.records.that_are(status, refs[start : start + PAGE])
 
 
 def _row(record: Record, now_us: int) -> dict[str, Any]:
@@ -158,7 +159,7 @@ class _Asked:
     def desk(self) -> _Desk:
         """Raises ReviewRefused for a task that does not wait for a person, and where people's work is switched off."""
         client = Client()
-        if client.store.is_killed(f"lane:{HUMAN}"):
+        if client.store.limits.is_killed(f"lane:{HUMAN}"):
             raise ReviewRefused(
                 "people's work is switched off", mend=f"laneway budget unkill lane:{HUMAN} switches it on"
             )
@@ -168,7 +169,7 @@ class _Asked:
                 f"{record.task.ref} does not wait for a person: it is {record.status}",
                 mend="laneway review list shows what does",
             )
-        by, at_us = self.by or _account(), client.store.now_us()
+        by, at_us = self.by or _account(), client.store.clock.now_us()
         work = priced(client.settings.human, by=by, at_us=at_us, minutes=self.minutes)
         return _Desk(client, record, work, self.as_json, self.over)
 
@@ -385,7 +386,7 @@ def export(out: str, task_type: str | None, as_json: bool) -> None:
 
 def golden(store: Store) -> Iterator[dict[str, Any]]:
     """The oldest first."""
-    for record in _paged(store, "succeeded", store.reviewed()):
+    for record in _paged(store, "succeeded", store.parked.reviewed()):
         if record.outcome and record.outcome.lane == HUMAN:
             yield _case(record)
 

@@ -12,7 +12,8 @@ from broker.errors import BadTask, UnknownTask
 from broker.events import Attempted
 from broker.purpose import part_of
 from broker.settings.lanes import HUMAN
-from broker.store import Record, Store
+from broker.state import Record
+from broker.store import Store
 from broker.task import TERMINAL, Task
 from laneway.cli.options import json_option, one_task
 from laneway.cli.output import emit, moment, price, say, shorten, table, usd
@@ -43,11 +44,11 @@ def show(task_id: str, workspace: str | None, as_json: bool) -> None:
 def parts_of(store: Store, ref: str, seen: frozenset[str] = frozenset()) -> list[dict[str, Any]]:
     """The tree of a task's sub-tasks, each with its calls, its own cost and that of all below it."""
     told: list[dict[str, Any]] = []
-    for part in store.parts(ref):
+    for part in store.records.parts(ref):
         if part in seen:
             continue
         try:
-            record = store.record(part)
+            record = store.records.one(part)
         except (UnknownTask, BadTask):
             told.append({"task_id": part.partition("/")[2], "status": "no longer kept"})
             continue

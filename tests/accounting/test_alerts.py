@@ -93,7 +93,7 @@ def push(store: Store, *alerts: Alert) -> None:
 
 
 def today(store: Store, level: int, scope: str = "workspace:acme") -> Alert:
-    return Alert(store.now_us(), scope, "day", store.windows()["day"], level, 810, 1000)
+    return Alert(store.clock.now_us(), scope, "day", store.limits.windows()["day"], level, 810, 1000)
 
 
 def test_what_is_new_goes_to_the_log_and_a_used_up_budget_is_switched_off(
@@ -103,7 +103,7 @@ def test_what_is_new_goes_to_the_log_and_a_used_up_budget_is_switched_off(
     store.client.rpush(tell.NEW, b"\xc1")
     with caplog.at_level(logging.WARNING):
         assert tell.take(store, Alerts(kill_switch=True)) == 4
-    assert store.killed() == ["workspace:acme"]  # the other one's day is long over
+    assert store.limits.killed() == ["workspace:acme"]  # the other one's day is long over
     assert "50% spent" in caplog.text
     assert "laneway budget unkill workspace:acme" in caplog.text
     assert "an alert is dropped" in caplog.text
@@ -122,7 +122,7 @@ def test_each_channel_is_told_once_and_one_that_fails_holds_up_no_other(store: S
     assert {(news["level"], news["switched_off"]) for news in told} == {(80, False), (100, True)}
     due: Any = store.client.zrange(tell.DUE, 0, -1, withscores=True)
     assert [msgpack.unpackb(member)[0] for member, _ in due] == ["webhook", "webhook"]
-    assert all(at > store.now_us() + 2 * S for _, at in due)
+    assert all(at > store.clock.now_us() + 2 * S for _, at in due)
     assert tell.tell(store, ALL, channels={"webhook": told.append}) == 0
     for member, _ in due:
         store.client.zadd(tell.DUE, {member: 0})
@@ -135,7 +135,7 @@ def test_a_full_redis_keeps_nobody_from_being_told(store: Store) -> None:
     push(store, today(store, 100))
     store.client.config_set("maxmemory", 1)
     assert tell.take(store, ALL) == 1
-    assert store.killed() == ["workspace:acme"]
+    assert store.limits.killed() == ["workspace:acme"]
     assert tell.tell(store, ALL, channels={"webhook": told.append, "command": told.append}) == 2
     assert len(told) == 2
 

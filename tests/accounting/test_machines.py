@@ -21,11 +21,13 @@ from accounting.intake import ingest
 from accounting.rollup import machines, rollup
 from accounting.rollup.machines import MachineDay, Sharing, allot, day_cost_nano
 from broker import keys
+from broker.clock import MICRO
 from broker.events import Attempted, Event, Finished, Submitted
 from broker.money import nano
 from broker.settings import Settings, parse
 from broker.settings.prices import Hardware
-from broker.store import MICRO, Intent, Move, Store
+from broker.state import Intent, Move
+from broker.store import Store
 from broker.task import DISPATCH, Claim, Outcome, Progress, Task
 from tests.accounting.stories import DAY, NOON_US, attempted, entry, grouped_entry, publish, story
 from tests.accounting.test_rollup import query
@@ -155,7 +157,7 @@ def end(state: Store, claim: Claim, fact: Attempted) -> None:
 def test_the_nightly_files_sum_to_the_days_of_the_machines(
     state: Store, store: LocalStore, quarantine: LocalStore, settings: Settings
 ) -> None:
-    today = datetime.fromtimestamp(state.now_us() / 1e6, tz=UTC).date().isoformat()
+    today = datetime.fromtimestamp(state.clock.now_us() / 1e6, tz=UTC).date().isoformat()
     claims = made(state, 7)
     facts = [
         call(claims[0], "local", 4000, 1000),
@@ -194,13 +196,13 @@ def test_the_nightly_files_sum_to_the_days_of_the_machines(
     assert {nano(one) for (one,) in query(f"select marginal_usd from {mine}")} == {7}
     (total,) = query(f"select sum(cost_usd) from '{store.root}/tasks/*/*.parquet'")[0]
     assert int(client.hget(keys.used_key("total"), "fleet")) == nano(total)
-    assert sum(state.record(f"acme/t{n}").cost_nano for n in range(7)) == nano(total)
+    assert sum(state.records.one(f"acme/t{n}").cost_nano for n in range(7)) == nano(total)
 
 
 def test_a_call_that_settles_late_changes_what_the_others_have(
     state: Store, store: LocalStore, quarantine: LocalStore, settings: Settings
 ) -> None:
-    today = datetime.fromtimestamp(state.now_us() / 1e6, tz=UTC).date().isoformat()
+    today = datetime.fromtimestamp(state.clock.now_us() / 1e6, tz=UTC).date().isoformat()
     early, late = made(state, 2)
     end(state, early, call(early, "local", 1000, 100))
     ingest.drain_all(state.client, store, quarantine)
@@ -209,11 +211,11 @@ def test_a_call_that_settles_late_changes_what_the_others_have(
     ingest.drain_all(state.client, store, quarantine)
     (after,) = shared(store, state, settings, today)
     assert (before.calls, after.calls) == (1, 2)
-    costs = [state.record(claim.ref).cost_nano for claim in (early, late)]
+    costs = [state.records.one(claim.ref).cost_nano for claim in (early, late)]
     assert sum(costs) == after.cost_nano
     assert abs(costs[1] - 3 * costs[0]) <= 4
     end(state, late, replace(call(late, "local", 3000, 300), node="mac-1"))
-    assert sum(state.record(claim.ref).cost_nano for claim in (early, late)) == after.cost_nano
+    assert sum(state.records.one(claim.ref).cost_nano for claim in (early, late)) == after.cost_nano
 
 
 def a_day_of_machines(seed: int) -> list[Event]:
@@ -296,7 +298,7 @@ def test_what_was_shared_out_is_told_before_all_of_it_is_in_the_stream(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     monkeypatch.setattr(machines, "SLICE_ROWS", 20)
-    today = datetime.fromtimestamp(state.now_us() / 1e6, tz=UTC).date().isoformat()
+    today = datetime.fromtimestamp(state.clock.now_us() / 1e6, tz=UTC).date().isoformat()
     for claim in made(state, 60):
         end(state, claim, call(claim, "local", 1000, 100))
     ingest.drain_all(state.client, store, quarantine)
@@ -315,7 +317,7 @@ def test_who_was_overtaken_tells_nothing_more(
 ) -> None:  # fmt: skip
     """A night that slept knows fewer calls than the one that began since; what it would tell is too much for each."""
     monkeypatch.setattr(machines, "SLICE_ROWS", 20)
-    today = datetime.fromtimestamp(state.now_us() / 1e6, tz=UTC).date().isoformat()
+    today = datetime.fromtimestamp(state.clock.now_us() / 1e6, tz=UTC).date().isoformat()
     claims = made(state, 60)
     for claim in claims[:40]:
         end(state, claim, call(claim, "local", 1000, 100))
@@ -332,26 +334,26 @@ def test_who_was_overtaken_tells_nothing_more(
     assert allot(store, state, settings, today, another_night) is None
     [day] = newer
     assert day.calls == 60
-    assert sum(state.record(claim.ref).cost_nano for claim in claims) == day.cost_nano
+    assert sum(state.records.one(claim.ref).cost_nano for claim in claims) == day.cost_nano
 
 
 def test_a_later_task_of_the_same_id_has_no_part_of_an_earlier_ones_call(
     state: Store, store: LocalStore, quarantine: LocalStore, settings: Settings
 ) -> None:
-    today = datetime.fromtimestamp(state.now_us() / 1e6, tz=UTC).date().isoformat()
+    today = datetime.fromtimestamp(state.clock.now_us() / 1e6, tz=UTC).date().isoformat()
     [claim] = made(state, 1)
     end(state, claim, call(claim, "local", 1000, 100))
     ingest.drain_all(state.client, store, quarantine)
     state.client.delete(keys.task_key(claim.ref))
     made(state, 1)
     shared(store, state, settings, today)
-    assert state.record(claim.ref).cost_nano == 0
+    assert state.records.one(claim.ref).cost_nano == 0
 
 
 def test_a_call_without_a_price_has_no_part_of_the_machine(
     state: Store, store: LocalStore, quarantine: LocalStore, settings: Settings
 ) -> None:
-    today = datetime.fromtimestamp(state.now_us() / 1e6, tz=UTC).date().isoformat()
+    today = datetime.fromtimestamp(state.clock.now_us() / 1e6, tz=UTC).date().isoformat()
     priced, unpriced = made(state, 2)
     end(state, priced, call(priced, "local", 1000, 100))
     end(state, unpriced, replace(call(unpriced, "local", 1000, 0), cost_nano=None))
@@ -366,7 +368,7 @@ def test_a_call_without_a_price_has_no_part_of_the_machine(
 def test_a_lane_that_was_taken_out_is_still_the_machines_when_its_day_is_shared_again(
     state: Store, store: LocalStore, quarantine: LocalStore, settings: Settings
 ) -> None:
-    today = datetime.fromtimestamp(state.now_us() / 1e6, tz=UTC).date().isoformat()
+    today = datetime.fromtimestamp(state.clock.now_us() / 1e6, tz=UTC).date().isoformat()
     for claim, lane in zip(made(state, 2), ("local", "local-guided"), strict=True):
         end(state, claim, call(claim, lane, 1000, 100))
     ingest.drain_all(state.client, store, quarantine)
@@ -380,7 +382,7 @@ def test_the_machines_day_is_none_of_a_tasks_own_limit(
     state: Store, store: LocalStore, quarantine: LocalStore, settings: Settings
 ) -> None:
     """It stands idle whatever the task does; what all tasks may spend together has it in."""
-    today = datetime.fromtimestamp(state.now_us() / 1e6, tz=UTC).date().isoformat()
+    today = datetime.fromtimestamp(state.clock.now_us() / 1e6, tz=UTC).date().isoformat()
     [claim] = made(state, 1)
     first = call(claim, "local", 1000, 1000)
     scopes = ("fleet", "lane:local")
@@ -389,7 +391,7 @@ def test_the_machines_day_is_none_of_a_tasks_own_limit(
     )
     ingest.drain_all(state.client, store, quarantine)
     [day] = shared(store, state, settings, today)
-    assert state.record(claim.ref).cost_nano == day.cost_nano > 10**9
+    assert state.records.one(claim.ref).cost_nano == day.cost_nano > 10**9
     [again] = state.fetch(DISPATCH, 1, idle=True).claims
     intent = Intent(again, 10**6, first, scopes, hard_nano=10**6 + 1000)
     assert state.begin([replace(intent, hard_nano=10**6 + 999)]) == ["over|task||999999"]
@@ -400,7 +402,7 @@ def test_the_machines_day_is_none_of_a_tasks_own_limit(
 def test_a_share_that_an_earlier_version_told_is_none_of_a_tasks_own_limit_once_it_is_told_again(
     state: Store, store: LocalStore, quarantine: LocalStore, settings: Settings
 ) -> None:
-    today = datetime.fromtimestamp(state.now_us() / 1e6, tz=UTC).date().isoformat()
+    today = datetime.fromtimestamp(state.clock.now_us() / 1e6, tz=UTC).date().isoformat()
     claims = made(state, 2)
     first, other = (call(claim, "local", 1000, 1000) for claim in claims)
     move = Move(
@@ -420,7 +422,7 @@ def test_a_share_that_an_earlier_version_told_is_none_of_a_tasks_own_limit_once_
 def test_the_machines_day_is_none_of_a_soft_limit(
     state: Store, store: LocalStore, quarantine: LocalStore, settings: Settings
 ) -> None:
-    today = datetime.fromtimestamp(state.now_us() / 1e6, tz=UTC).date().isoformat()
+    today = datetime.fromtimestamp(state.clock.now_us() / 1e6, tz=UTC).date().isoformat()
     [claim] = made(state, 1)
     first = call(claim, "local", 1000, 1000)
     queued = Move(
@@ -509,17 +511,17 @@ def test_of_earlier_days_only_parts_whose_names_say_that_they_came_in_since_are_
 
 
 def test_a_machine_is_on_while_its_processes_speak(state: Store, client: redis.Redis) -> None:
-    day = state.windows()["day"]
+    day = state.limits.windows()["day"]
     state.keep([], ["local"], node="p1")
     machine = state.fleet.node
-    assert state.uptimes_us(day) == {machine: 0}
+    assert state.machine_days.uptimes_us(day) == {machine: 0}
     client.hincrby("laneway:machines", machine, -3_000_000)
     state.keep([], ["local"], node="p2")
-    assert 3 * MICRO <= state.uptimes_us(day)[machine] < 4 * MICRO
+    assert 3 * MICRO <= state.machine_days.uptimes_us(day)[machine] < 4 * MICRO
     client.hincrby("laneway:machines", machine, -3_600_000_000)
     state.keep([], ["local"], node="p1")
-    assert state.uptimes_us(day)[machine] < (3 + 1 + state.fleet.lease_s) * MICRO, (
+    assert state.machine_days.uptimes_us(day)[machine] < (3 + 1 + state.fleet.lease_s) * MICRO, (
         "a gap is time in which it was off"
     )
     state.keep([], [])
-    assert set(state.uptimes_us(day)) == {machine}
+    assert set(state.machine_days.uptimes_us(day)) == {machine}

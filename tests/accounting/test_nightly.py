@@ -20,12 +20,14 @@ from accounting.intake import ingest
 from accounting.rollup import machines, nightly, rollup
 from accounting.rollup.offers import Offers
 from broker import keys
+from broker.clock import Clock
 from broker.errors import LedgerError
 from broker.events import Finished, Submitted
 from broker.keys import EVENTS
+from broker.machine_days import MachineDays
 from broker.money import nano
 from broker.settings import Settings, parse
-from broker.store import Move
+from broker.state import Move
 from broker.store import Store as State
 from broker.task import DISPATCH, Outcome, Task
 from tests.accounting.stories import DAY, NOON_US, attempted, day_of_stories, entry, publish, story
@@ -103,7 +105,7 @@ def test_a_day_whose_second_sharing_was_killed_on_the_way_is_shared_out_to_its_e
     monkeypatch.setattr(machines, "SLICE_ROWS", 20)
     settings = parse(TOML)
     state = State(client, settings.fleet)
-    now_us = state.now_us()
+    now_us = state.clock.now_us()
 
     def made(names: Iterable[str], took_us: int) -> None:
         state.submit([Task(name, "acme", ({"role": "user", "content": "hi"},)) for name in names])
@@ -123,7 +125,7 @@ def test_a_day_whose_second_sharing_was_killed_on_the_way_is_shared_out_to_its_e
         """So many days later: what each machine's day did cost that it shares out."""
         at_us = now_us + days * ledger.US_PER_DAY
         with monkeypatch.context() as patch:
-            patch.setattr(State, "now_us", lambda _: at_us)
+            patch.setattr(Clock, "now_us", lambda _: at_us)
             return {
                 one.machine: one.cost_nano
                 for one in nightly.run(client, store, quarantine, settings).machines
@@ -138,7 +140,7 @@ def test_a_day_whose_second_sharing_was_killed_on_the_way_is_shared_out_to_its_e
     made([f"t{number}" for number in range(60)], 10**6)
     assert night(1)["mac-1"] == borne()
     made(["late"], 60 * 10**6)
-    allot = State.allot
+    allot = MachineDays.allot
     told: list[int | None] = []
 
     def killed(*asked: Any) -> Any:
@@ -146,7 +148,7 @@ def test_a_day_whose_second_sharing_was_killed_on_the_way_is_shared_out_to_its_e
         return told[0]
 
     with monkeypatch.context() as patch:
-        patch.setattr(State, "allot", killed)
+        patch.setattr(MachineDays, "allot", killed)
         with pytest.raises(SystemExit):
             night(2)
     assert night(3)["mac-1"] == borne()
@@ -158,7 +160,7 @@ def test_the_night_remembers_how_far_machines_were_shared_out(
 ) -> None:
     settings = parse(TOML)
     state = State(client, settings.fleet)
-    today = ledger.day_of(state.now_us())
+    today = ledger.day_of(state.clock.now_us())
     yesterday, first = ((date.fromisoformat(today) - timedelta(days=back)).isoformat() for back in (1, 6))
     at_us = ledger.midnight_us(first) + HOUR_US
     one = attempted("a-1", started_us=at_us, ended_us=at_us + 10**6, node="mac-1")
@@ -174,7 +176,7 @@ def test_what_cannot_be_read_of_one_day_stops_no_other(
 ) -> None:
     settings = parse(TOML)
     state = State(client, settings.fleet)
-    today = ledger.day_of(state.now_us())
+    today = ledger.day_of(state.clock.now_us())
     days = [(date.fromisoformat(today) - timedelta(days=back)).isoformat() for back in (1, 2)]
     for day in days:
         at_us = ledger.midnight_us(day) + HOUR_US
@@ -280,7 +282,7 @@ def test_the_night_shares_out_what_the_machines_of_the_last_two_days_did_cost(
         "t-1", node="mac-1", started_us=NOON_US, ended_us=NOON_US + 90_000_000, cost_nano=2_000_000
     )
     publish(client, [entry(story("t", [Submitted("sync"), call, Finished("succeeded", True)]))])
-    monkeypatch.setattr(State, "now_us", lambda _: NOON_US + days_ago * ledger.US_PER_DAY)
+    monkeypatch.setattr(Clock, "now_us", lambda _: NOON_US + days_ago * ledger.US_PER_DAY)
     night = nightly.run(client, store, quarantine, settings)
     assert [one.calls for one in night.machines] == calls
     for files in ("attempts", "tasks"):

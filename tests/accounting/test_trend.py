@@ -15,7 +15,8 @@ from accounting.alerting.watch import ENDS, Watch
 from broker import keys
 from broker.events import Finished
 from broker.settings.fleet import Fleet
-from broker.store import Move, Store
+from broker.state import Move
+from broker.store import Store
 from broker.task import DISPATCH, Outcome, Progress, Task
 
 MINUTE = 60_000_000
@@ -112,11 +113,11 @@ def test_the_watch_sees_ends_as_they_come_and_tells_of_a_trend_once(
     assert [(one.task_type, one.cost_nano, one.succeeded) for one in watch.ended] == [
         ("picky", 400, True)
     ] * 8
-    now_us = store.now_us()
+    now_us = store.clock.now_us()
     spread = [Ended(now_us - place % 4 * MINUTE, "picky", 400, True) for place in range(8)]
     watch.ended.clear()
     watch.ended.extend(spread)
-    monkeypatch.setattr(store, "now_us", lambda: now_us)
+    monkeypatch.setattr(store.clock, "now_us", lambda: now_us)
     assert [alert.period for alert in watch.round()] == ["p95"]
     assert watch.round() == []
     item = client.lindex(NEW, 0)
@@ -248,7 +249,7 @@ def test_a_trend_that_goes_on_is_told_of_again_after_an_hour(
     store = Store(client, Fleet())
     watch = Watch(store, Decimal("0.0000003"))
     watch.ended.extend(some(2, 2, 2))
-    monkeypatch.setattr(store, "now_us", lambda: NOW)
+    monkeypatch.setattr(store.clock, "now_us", lambda: NOW)
     assert [alert.period for alert in watch.round()] == ["p95"]
     [mark] = client.keys("*type:x|p95")
     assert 3_590 < client.ttl(mark) <= 3_600
@@ -261,7 +262,7 @@ def test_the_watch_holds_ends_for_as_long_as_an_hour_before_the_five_minutes_ask
 ) -> None:
     store = Store(client, Fleet())
     watch = Watch(store, None)
-    monkeypatch.setattr(store, "now_us", lambda: NOW)
+    monkeypatch.setattr(store.clock, "now_us", lambda: NOW)
     ages_us = (66 * MINUTE, 65 * MINUTE + 1, 65 * MINUTE - 1, 10 * MINUTE, 0)
     watch.ended.extend(Ended(NOW - age_us, "x", 1, True) for age_us in ages_us)
     watch.round()

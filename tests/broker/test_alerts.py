@@ -13,7 +13,8 @@ from broker.events import Attempted, Finished
 from broker.scopes import LOG_LEVEL, OPERATIONS_LEVEL, USED_UP
 from broker.settings.budgets import BudgetRow
 from broker.settings.fleet import Fleet
-from broker.store import Intent, Move, Store
+from broker.state import Intent, Move
+from broker.store import Store
 from broker.task import DISPATCH, Claim, Outcome, Progress, Task
 
 SCOPE = "workspace:acme"
@@ -22,9 +23,9 @@ SCOPE = "workspace:acme"
 @pytest.fixture(params=[0, 1000], ids=["alone", "among a thousand limits"])
 def store(client: redis.Redis, request: pytest.FixtureRequest) -> Store:
     store = Store(client, Fleet(lease_s=1.0))
-    store.set_limit(SCOPE, "day", 1000)
+    store.limits.override(SCOPE, "day", 1000)
     others = [f"workspace:other-{n}" for n in range(request.param)]
-    store.declare_limits([BudgetRow(scope=scope, period="day", usd=Decimal(1)) for scope in others])
+    store.limits.declare([BudgetRow(scope=scope, period="day", usd=Decimal(1)) for scope in others])
     return store
 
 
@@ -71,7 +72,7 @@ def test_each_level_is_told_once_a_window(store: Store) -> None:
     for cost in (400, 150, 150, 50, 60):
         spend(store, cost)
     assert told(store) == [(SCOPE, "day", 50, 550), (SCOPE, "day", 80, 810)]
-    store.set_limit(SCOPE, "month", 1000)
+    store.limits.override(SCOPE, "month", 1000)
     spend(store, 10)
     assert told(store)[2:] == [(SCOPE, "month", 50, 820), (SCOPE, "month", 80, 820)]
 
@@ -86,7 +87,7 @@ def test_a_calls_money_reads_nothing_of_the_limits_of_others(store: Store) -> No
     stats: Any = store.client.info("commandstats")
     assert "cmdstat_hgetall" not in stats
     assert begin(store, 401)[1] == f"over|{SCOPE}|day|400|1000"
-    store.kill(SCOPE)
+    store.limits.kill(SCOPE)
     assert begin(store, 1)[1] == f"killed|{SCOPE}"
 
 
@@ -99,18 +100,18 @@ def test_what_is_only_reserved_is_no_alert(store: Store) -> None:
 
 
 def test_what_was_reserved_before_midnight_is_only_reserved_after_it(store: Store) -> None:
-    store.set_limit(SCOPE, "total", 1000)
+    store.limits.override(SCOPE, "total", 1000)
     claim, _ = begin(store, 900)
-    day = store.windows()["day"]
+    day = store.limits.windows()["day"]
     for key in (keys.used_key, keys.held_key):  # as if it had begun on another day
         store.client.rename(key(day), key("2020-02-02"))
     store.client.hset(keys.task_key(claim.ref), "held", "2020-02-02")
-    (total,) = (one for one in store.budgets() if one.period == "total")
+    (total,) = (one for one in store.limits.states() if one.period == "total")
     assert (total.spent_nano, total.reserved_nano) == (0, 900)
     assert begin(store, 200)[1] == f"over|{SCOPE}|total|100|1000"
     assert told(store) == []
     end(store, claim, 10)
-    (total,) = (one for one in store.budgets() if one.period == "total")
+    (total,) = (one for one in store.limits.states() if one.period == "total")
     assert (total.spent_nano, total.reserved_nano) == (10, 0)
 
 
@@ -144,7 +145,7 @@ def test_a_scope_that_an_overrun_closes_is_told_of_once(store: Store) -> None:
         end(store, claim, 20, overrun=True)
     assert begin(store, 1)[1] == f"closed|{SCOPE}|day"
     assert told(store) == [(SCOPE, "closed", 100, 30)]
-    store.unkill(SCOPE)
+    store.limits.unkill(SCOPE)
     claim, word = begin(store, 1)
     assert word == "go"
     end(store, claim, 2, overrun=True)
@@ -157,7 +158,7 @@ def test_an_overrun_that_is_settled_late_closes_its_scope_too(store: Store) -> N
     end(store, claim, 30, overrun=True, word="late")
     assert begin(store, 1)[1] == f"closed|{SCOPE}|day"
     assert told(store) == [(SCOPE, "closed", 100, 30)]
-    assert store.budgets()[0].spent_nano == 30
+    assert store.limits.states()[0].spent_nano == 30
 
 
 def test_an_overrun_of_yesterday_that_is_settled_today_leaves_closed_what_today_closed(store: Store) -> None:
@@ -177,6 +178,6 @@ def test_a_replayed_dead_letter_has_its_deadline_left_as_it_died(store: Store) -
     dead = Move(claim, "failed", Progress(), outcome=Outcome("failed"), cause="it cannot be read")
     assert store.commit([dead]) == ["moved"]
     time.sleep(0.3)
-    assert store.replay("acme/late")
+    assert store.dead_letters.replay("acme/late")
     (again,) = store.fetch(DISPATCH, 1, idle=True).claims
     assert again.waited_us >= 300_000

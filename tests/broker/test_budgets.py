@@ -13,9 +13,11 @@ import redis
 
 from broker import keys
 from broker.events import Allotted, Attempted, Fact, Finished, Resumed
+from broker.limits import PERIODS
 from broker.settings.budgets import BudgetRow
 from broker.settings.fleet import Fleet
-from broker.store import PERIODS, Intent, Move, Rate, Share, Store
+from broker.state import Intent, Move, Rate, Share
+from broker.store import Store
 from broker.task import DISPATCH, Claim, Outcome, Progress, Task
 
 SCOPES = ("fleet", "workspace:acme", "lane:x")
@@ -67,7 +69,7 @@ def taken(store: Store) -> Claim:
 def counted(store: Store) -> tuple[int, int]:
     """What each scope has used, and what of it is reserved: the same in all three windows, and in no other scope."""
     found = set()
-    for window in store.windows().values():
+    for window in store.limits.windows().values():
         both: list[Any] = [store.client.hgetall(key(window)) for key in (keys.used_key, keys.held_key)]
         assert {name.decode() for one in both for name in one} <= set(SCOPES)
         found |= {tuple(int(one.get(scope.encode(), 0)) for one in both) for scope in SCOPES}
@@ -79,13 +81,13 @@ def test_a_call_reserves_its_worst_case_in_every_scope_and_settles_at_what_it_co
     claim = claimed(store)
     assert begun(store, claim, 60) == "go"
     assert begun(store, claim, 60) == "go", "a reply that was lost reserves nothing twice"
-    assert (counted(store), store.record(claim.ref).reserved_nano) == ((60, 60), 60)
+    assert (counted(store), store.records.one(claim.ref).reserved_nano) == ((60, 60), 60)
     assert ended(store, claim, 25) == "moved"
     assert counted(store) == (25, 0)
-    record = store.record(claim.ref)
+    record = store.records.one(claim.ref)
     assert (record.cost_nano, record.reserved_nano, record.status) == (25, 0, "succeeded")
     assert ended(store, claim, 25) == "done before"
-    assert (counted(store), store.record(claim.ref).cost_nano) == ((25, 0), 25)
+    assert (counted(store), store.records.one(claim.ref).cost_nano) == ((25, 0), 25)
 
 
 DAY_100 = {("workspace:acme", "day"): 100}
@@ -122,18 +124,18 @@ def test_a_call_leaves_where_its_worst_case_fits_into_every_limit_and_else_reser
     """60 are spent before."""
     spent(store, 60)
     for (scope, period), limit in limits.items():
-        store.set_limit(scope, period, limit)
+        store.limits.override(scope, period, limit)
     claim = claimed(store)
     assert begun(store, claim, worst, hard) == word
     reserved = (worst or 0) if word == "go" else 0
     assert counted(store) == (60 + reserved, reserved)
-    record = store.record(claim.ref)
+    record = store.records.one(claim.ref)
     assert (record.reserved_nano, record.cost_nano) == (reserved, 0)
     assert record.status == ("running" if word == "go" else "queued")
 
 
 def test_calls_that_ask_together_fit_together_or_some_do_not(store: Store) -> None:
-    store.set_limit("fleet", "day", 100)
+    store.limits.override("fleet", "day", 100)
     claims = [claimed(store) for _ in range(4)]
     words = store.begin([Intent(one, 40, call(one), SCOPES) for one in claims])
     assert words == ["go", "go", "over|fleet|day|20|100", "over|fleet|day|20|100"]
@@ -146,23 +148,23 @@ def test_calls_that_ask_together_fit_together_or_some_do_not(store: Store) -> No
 def test_what_an_operator_says_goes_over_the_file(
     store: Store, file: int, operator: int | None, goes: bool
 ) -> None:
-    store.declare_limits([BudgetRow(scope="fleet", period="day", usd=Decimal(file).scaleb(-9))])
+    store.limits.declare([BudgetRow(scope="fleet", period="day", usd=Decimal(file).scaleb(-9))])
     if operator is not None:
-        store.set_limit("fleet", "day", operator)
+        store.limits.override("fleet", "day", operator)
     assert (begun(store, claimed(store), 60) == "go") is goes
 
 
 def test_what_is_switched_off_or_closed_lets_nothing_leave_not_even_what_is_free(store: Store) -> None:
-    store.set_limit("lane:x", "day", 100)
-    store.kill("workspace:acme")
+    store.limits.override("lane:x", "day", 100)
+    store.limits.kill("workspace:acme")
     assert begun(store, claimed(store), 0) == "killed|workspace:acme"
-    store.set_limit("fleet", "day", 0)
+    store.limits.override("fleet", "day", 0)
     assert begun(store, claimed(store), 1) == "killed|workspace:acme", "before any limit is looked at"
-    store.set_limit("fleet", "day", None)
-    store.unkill("workspace:acme")
+    store.limits.override("fleet", "day", None)
+    store.limits.unkill("workspace:acme")
     store.client.hset(keys.RULES, "closed|lane:x|day", "2020-02-02")
     assert begun(store, claimed(store), 0) == "go", "another window is closed"
-    store.client.hset(keys.RULES, "closed|lane:x|day", store.windows()["day"])
+    store.client.hset(keys.RULES, "closed|lane:x|day", store.limits.windows()["day"])
     assert begun(store, claimed(store), 0) == "closed|lane:x|day"
     assert counted(store) == (0, 0)
 
@@ -184,19 +186,19 @@ def test_the_call_of_a_task_that_is_cancelled_meanwhile_is_paid_for(store: Store
     assert begun(store, claim, 60) == "go"
     assert store.cancel(claim.ref) == "cancelling"
     assert ended(store, claim, 25) == "cancelled"
-    assert (counted(store), store.record(claim.ref).cost_nano) == ((25, 0), 25)
-    assert store.record(claim.ref).status == "cancelled"
+    assert (counted(store), store.records.one(claim.ref).cost_nano) == ((25, 0), 25)
+    assert store.records.one(claim.ref).status == "cancelled"
 
 
 def test_a_lost_call_is_booked_at_its_worst_case_until_it_is_known_what_it_cost(store: Store) -> None:
     claim = claimed(store)
     assert begun(store, claim, 60) == "go"
     store.release([claim], "its worker was lost")
-    assert (counted(store), store.record(claim.ref).cost_nano) == ((60, 0), 60)
+    assert (counted(store), store.records.one(claim.ref).cost_nano) == ((60, 0), 60)
     assert ended(store, claim, 25) == "late"
-    assert (counted(store), store.record(claim.ref).cost_nano) == ((25, 0), 25)
+    assert (counted(store), store.records.one(claim.ref).cost_nano) == ((25, 0), 25)
     assert ended(store, claim, 25) == "done before"
-    assert (counted(store), store.record(claim.ref).cost_nano) == ((25, 0), 25)
+    assert (counted(store), store.records.one(claim.ref).cost_nano) == ((25, 0), 25)
     (again,) = store.fetch(DISPATCH, 1, idle=True).claims
     assert begun(store, again, 60, 60) == "over|task||35", "what it cost counts in its own limit"
 
@@ -204,7 +206,7 @@ def test_a_lost_call_is_booked_at_its_worst_case_until_it_is_known_what_it_cost(
 def test_what_was_never_begun_costs_nothing(store: Store) -> None:
     claim = claimed(store)
     store.release([claim], "its worker was lost")
-    assert (counted(store), store.record(claim.ref).cost_nano) == ((0, 0), 0)
+    assert (counted(store), store.records.one(claim.ref).cost_nano) == ((0, 0), 0)
 
 
 @pytest.mark.parametrize(("worst", "word"), [(70, "go"), (71, "over|task||70")])
@@ -215,8 +217,8 @@ def test_a_tasks_own_limit_counts_all_of_its_calls_and_nothing_of_peoples_work(
     claim = claimed(store)
     assert begun(store, claim, 40) == "go"
     assert ended(store, claim, 30, "parked") == "moved"
-    assert store.resume(claim.ref, "queued", [], queue=Q, cost_nano=500, scopes=SCOPES) == "parked"
-    assert (counted(store), store.record(claim.ref).cost_nano) == ((530, 0), 530)
+    assert store.parked.resume(claim.ref, "queued", [], queue=Q, cost_nano=500, scopes=SCOPES) == "parked"
+    assert (counted(store), store.records.one(claim.ref).cost_nano) == ((530, 0), 530)
     assert begun(store, taken(store), worst, 100) == word
 
 
@@ -225,7 +227,7 @@ def test_a_limit_that_was_raised_holds_whatever_the_type_says(store: Store, wors
     claim = claimed(store)
     assert begun(store, claim, 40) == "go"
     assert ended(store, claim, 30, "parked") == "moved"
-    assert store.raise_limits(claim.ref, 200) == "parked"
+    assert store.parked.raise_limits(claim.ref, 200) == "parked"
     assert begun(store, store.fetch(DISPATCH, 1, idle=True).claims[0], worst, 100) == word
 
 
@@ -249,18 +251,18 @@ def test_a_part_fits_into_what_its_whole_has_left(
     whole = claimed(store, "whole")
     assert begun(store, whole, 20) == "go"
     assert ended(store, whole, 20, "parked") == "moved"
-    store.resume(whole.ref, "queued", [], queue=Q, cost_nano=500, scopes=SCOPES, hard_nano=raised)
+    store.parked.resume(whole.ref, "queued", [], queue=Q, cost_nano=500, scopes=SCOPES, hard_nano=raised)
     assert begun(store, taken(store), 30) == "go"
     part = claimed(store)
     progress = Progress(family=((whole.ref, hard), ("acme/long-gone", 0)))
     part = Claim(part.task, progress, part.epoch, part.queue, 0, 0, 0, 0)
     assert begun(store, part, worst) == word
     reserved = (worst or 0) if word == "go" else 0
-    assert store.record(whole.ref).family_nano == reserved
+    assert store.records.one(whole.ref).family_nano == reserved
     assert counted(store) == (550 + reserved, 30 + reserved)
     if word == "go":
         assert ended(store, part, 7) == "moved"
-        assert store.record(whole.ref).family_nano == 7
+        assert store.records.one(whole.ref).family_nano == 7
         assert counted(store) == (557, 30)
 
 
@@ -274,7 +276,7 @@ def test_what_its_parts_used_counts_in_a_tasks_own_limit(store: Store) -> None:
     store.release([part], "its worker was lost")
     assert begun(store, whole, 41, 100) == "over|task||40"
     assert ended(store, part, 59) == "late"
-    assert store.record(whole.ref).family_nano == 59
+    assert store.records.one(whole.ref).family_nano == 59
     assert begun(store, whole, 41, 100) == "go"
 
 
@@ -289,7 +291,7 @@ def test_who_watches_is_told_when_a_task_reaches_its_soft_limit(store: Store) ->
     assert told() == 1
     person = claimed(store)
     ended(store, person, 10, "parked", soft_nano=50)
-    store.resume(person.ref, "queued", [], queue=Q, cost_nano=500, scopes=SCOPES)
+    store.parked.resume(person.ref, "queued", [], queue=Q, cost_nano=500, scopes=SCOPES)
     assert ended(store, taken(store), 39, "queued", soft_nano=50) == "moved"
     assert told() == 1, "people's work is no part of it"
     assert ended(store, taken(store), 10**6, "queued") == "moved"
@@ -300,15 +302,15 @@ def test_calls_are_counted_by_type_lane_and_purpose_with_what_came_of_them(store
     tally = ("intent", "x", "task")
     for status, cost in (("queued", 3), ("succeeded", 5), ("parked", 7), ("failed", 11)):
         assert ended(store, claimed(store), cost, status, tally=tally) == "moved"
-    assert store.rates() == {tally: Rate(4, 1, 26)}
+    assert store.lanes.rates() == {tally: Rate(4, 1, 26)}
     assert ended(store, claimed(store), 100, "running", tally=tally) == "goes on"
-    assert store.rates() == {tally: Rate(4, 1, 126)}, "a step is paid for; its task is tried once"
+    assert store.lanes.rates() == {tally: Rate(4, 1, 126)}, "a step is paid for; its task is tried once"
     stopped = claimed(store)
     store.cancel(stopped.ref)
     assert ended(store, stopped, 1000, tally=tally) == "cancelled"
-    assert store.rates() == {tally: Rate(5, 1, 1126)}
+    assert store.lanes.rates() == {tally: Rate(5, 1, 1126)}
     assert ended(store, claimed(store), 1) == "moved"
-    assert store.rates() == {tally: Rate(5, 1, 1126)}
+    assert store.lanes.rates() == {tally: Rate(5, 1, 1126)}
 
 
 def test_each_step_of_a_task_is_settled_and_the_next_one_reserved(store: Store) -> None:
@@ -317,14 +319,14 @@ def test_each_step_of_a_task_is_settled_and_the_next_one_reserved(store: Store) 
     [again] = store.step(
         [Move(claim, "running", Progress(), cost_nano=25, attempts=(call(claim, 25),), scopes=SCOPES)]
     )
-    assert (counted(store), again.cost_nano, store.record(claim.ref).cost_nano) == ((25, 0), 25, 25)
+    assert (counted(store), again.cost_nano, store.records.one(claim.ref).cost_nano) == ((25, 0), 25, 25)
     assert ended(store, claim, 25, "running") == "goes on", "a reply that was lost settles nothing twice"
     assert counted(store) == (25, 0)
     assert begun(store, again, 10, 34) == "over|task||9"
     assert begun(store, again, 9, 34) == "go"
     assert counted(store) == (34, 9)
     assert ended(store, again, 4) == "moved"
-    assert (counted(store), store.record(claim.ref).cost_nano) == ((29, 0), 29)
+    assert (counted(store), store.records.one(claim.ref).cost_nano) == ((29, 0), 29)
 
 
 @pytest.mark.parametrize(
@@ -346,16 +348,18 @@ def test_peoples_work_fits_into_the_limits_or_is_not_booked(
     assert begun(store, claim, 20) == "go"
     assert ended(store, claim, 20, "parked") == "moved"
     for (scope, period), limit in limits.items():
-        store.set_limit(scope, period, limit)
+        store.limits.override(scope, period, limit)
     facts: list[Fact] = [Resumed("answer", "human"), Finished("succeeded", True, "human")]
     end = Outcome("succeeded", output="by hand")
-    found = store.resume(claim.ref, "succeeded", facts, outcome=end, cost_nano=cost, scopes=SCOPES, over=over)
+    found = store.parked.resume(
+        claim.ref, "succeeded", facts, outcome=end, cost_nano=cost, scopes=SCOPES, over=over
+    )
     assert found == word
     booked = cost if word == "parked" else 0
-    record = store.record(claim.ref)
+    record = store.records.one(claim.ref)
     assert (counted(store), record.cost_nano) == ((60 + booked, 0), 20 + booked)
     assert record.status == ("succeeded" if word == "parked" else "parked")
-    assert store.resume(claim.ref, "failed", [], cost_nano=1, scopes=SCOPES, epoch=99) == (
+    assert store.parked.resume(claim.ref, "failed", [], cost_nano=1, scopes=SCOPES, epoch=99) == (
         "succeeded" if word == "parked" else "changed"
     )
     assert counted(store) == (60 + booked, 0)
@@ -365,8 +369,8 @@ def test_a_part_of_a_machines_day_replaces_the_one_before_it(store: Store) -> No
     claim = claimed(store)
     assert begun(store, claim, 60) == "go"
     assert ended(store, claim, 25) == "moved"
-    day = store.windows()["day"]
-    turn, _ = store.begin_sharing(day, {"local": "a machine"})
+    day = store.limits.windows()["day"]
+    turn, _ = store.machine_days.begin(day, {"local": "a machine"})
 
     def share(
         nano: int, ref: str = claim.ref, attempt_id: str = claim.attempt_id, later_us: int = 0
@@ -375,9 +379,9 @@ def test_a_part_of_a_machines_day_replaces_the_one_before_it(store: Store) -> No
 
     def allotted(nano: int, **said: Any) -> tuple[int | None, tuple[int, int], int]:
         before: Any = store.client.xlen(keys.EVENTS)
-        changed = store.allot(day, turn, [share(nano, **said)])
+        changed = store.machine_days.allot(day, turn, [share(nano, **said)])
         assert int(store.client.xlen(keys.EVENTS)) - before == changed
-        return changed, counted(store), store.record(claim.ref).cost_nano
+        return changed, counted(store), store.records.one(claim.ref).cost_nano
 
     assert allotted(0) == (0, (25, 0), 25)
     assert allotted(30) == (1, (55, 0), 55)
@@ -386,10 +390,10 @@ def test_a_part_of_a_machines_day_replaces_the_one_before_it(store: Store) -> No
     assert allotted(99, ref="acme/long-gone") == (0, (20, 0), 20)
     assert allotted(99, later_us=1) == (0, (20, 0), 20)
     other = share(4, attempt_id=f"{claim.attempt_id}-2")
-    assert store.allot(day, turn, [other] * 2) == 1
-    store.begin_sharing(day, {})
-    assert store.allot(day, turn, [share(77)]) is None
-    assert (counted(store), store.record(claim.ref).cost_nano) == ((24, 0), 24)
+    assert store.machine_days.allot(day, turn, [other] * 2) == 1
+    store.machine_days.begin(day, {})
+    assert store.machine_days.allot(day, turn, [share(77)]) is None
+    assert (counted(store), store.records.one(claim.ref).cost_nano) == ((24, 0), 24)
 
 
 @pytest.mark.parametrize(
@@ -412,17 +416,17 @@ def test_each_level_is_told_from_the_nano_on_that_reaches_it(
     claims = [claimed(store) for _ in costs]
     for claim, cost in zip(claims, costs, strict=True):
         assert begun(store, claim, cost) == "go"
-    store.set_limit("workspace:acme", period, limit)
+    store.limits.override("workspace:acme", period, limit)
     for claim, cost in zip(claims, costs, strict=True):
         assert ended(store, claim, cost) == "moved"
-    [state] = store.budgets()
+    [state] = store.limits.states()
     assert list(state.alerted) == levels
     assert store.client.llen("laneway:alerts") == len(levels)
 
 
 @pytest.mark.parametrize(("spent_before", "told"), [(79, 1), (80, 3)])
 def test_a_refusal_uses_a_budget_up_from_four_fifths_on(store: Store, spent_before: int, told: int) -> None:
-    store.set_limit("fleet", "day", 100)
+    store.limits.override("fleet", "day", 100)
     spent(store, spent_before)
     assert begun(store, claimed(store), 30).startswith("over|")
     assert store.client.llen("laneway:alerts") == told

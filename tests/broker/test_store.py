@@ -12,12 +12,16 @@ import pytest
 import redis
 
 from broker import embedded, keys
+from broker.ask import AT_ONCE
 from broker.errors import CallNeverMade, RedisFull, RedisUnavailable, ResultGone, TaskTooLarge, UnknownTask
 from broker.events import Attempted, Fact, Finished, Routed, decode_entry
 from broker.hands import Hands
+from broker.rows import digest
 from broker.settings.budgets import BudgetRow
 from broker.settings.fleet import Fleet
-from broker.store import AT_ONCE, ENTRIES_AT_ONCE, Intent, Move, Record, Store, digest
+from broker.state import Intent, Move, Record
+from broker.store import Store
+from broker.stream import ENTRIES_AT_ONCE, newest_entries
 from broker.task import DISPATCH, Claim, Outcome, Progress, Task
 
 LEASE_S = 0.3
@@ -74,7 +78,7 @@ def test_a_task_id_submitted_twice_is_one_task_and_with_another_content_a_confli
     assert store.submit([task("a"), task("a", text="other")]) == ["same", "conflict"]
     assert store.submit([task("a", "another-workspace", "other")]) == ["new"]
     assert [claim.ref for claim in take(store)] == ["acme/a", "another-workspace/a"]
-    assert store.find("a") == ["acme/a", "another-workspace/a"]
+    assert store.records.find("a") == ["acme/a", "another-workspace/a"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +121,7 @@ def test_a_commit_repeated_after_a_lost_reply_counts_once(store: Store, client: 
     store.begin([Intent(claim, 500, call(claim, 500, settled=False))])
     assert store.commit([done(claim, 300)]) == ["moved"]
     assert store.commit([done(claim, 300)]) == ["done before"]
-    assert store.record("acme/a").cost_nano == 300
+    assert store.records.one("acme/a").cost_nano == 300
     assert [type(fact).__name__ for _, _, fact in facts(client)] == ["Submitted", "Attempted", "Finished"]
     assert client.zcard(keys.LEASES) == client.zcard(keys.OPEN) == 0
 
@@ -129,14 +133,14 @@ def test_a_stale_holder_s_result_is_dropped_and_its_cost_corrects_what_was_booke
     (stale,) = take(store)
     store.begin([Intent(stale, 500, call(stale, 500, settled=False))])
     lose(store)
-    assert store.record("acme/a").cost_nano == 500
+    assert store.records.one("acme/a").cost_nano == 500
     (fresh,) = take(store)
     assert fresh.epoch > stale.epoch
     store.begin([Intent(fresh, 500, call(fresh, 500, settled=False))])
     assert store.commit([done(stale, 200, "stale")]) == ["late"]
     assert store.commit([done(fresh, 100, "fresh")]) == ["moved"]
     assert store.commit([done(stale, 200, "stale")]) == ["done before"]
-    record = store.record("acme/a")
+    record = store.records.one("acme/a")
     assert record.outcome is not None
     assert record.outcome.output == "fresh"
     assert record.cost_nano == 300
@@ -168,7 +172,7 @@ def test_what_a_lost_call_cost_after_all_stands_in_place_of_its_loss_whatever_wa
     assert store.commit([done(claim, 200) for claim in stale]) == ["late"] * count
     store.commit([Move(claim, "queued", claim.progress, queue=Q) for claim in fresh])
     again = take(store, Q, count)
-    records = store.records([claim.ref for claim in again])
+    records = store.records.many([claim.ref for claim in again])
     seen = [(one.progress, one.cost_nano) for one in again] + [
         (one.progress, one.cost_nano) for one in records
     ]
@@ -186,7 +190,7 @@ def test_a_lost_call_that_was_never_made_is_no_call_of_its_task_and_is_booked_as
     (claim,) = lose_a_call(store)
     never = replace(call(claim, 0), failure=CallNeverMade.failure)
     assert store.commit([Move(claim, "queued", Progress(), queue=Q, late=(never,))]) == ["late"]
-    assert (store.record("acme/a").progress.attempts, store.record("acme/a").cost_nano) == ((), 0)
+    assert (store.records.one("acme/a").progress.attempts, store.records.one("acme/a").cost_nano) == ((), 0)
     booked = [fact for _, _, fact in facts(client) if isinstance(fact, Attempted)]
     assert [(one.attempt_id, one.cost_nano) for one in booked] == [
         (claim.attempt_id, 500),
@@ -206,18 +210,18 @@ def test_a_late_word_that_tells_of_no_call_leaves_what_was_booked_as_every_book_
     ]
     go_back()
     assert store.commit(decided) == ["late"], "Redis lost its claim: nothing of it is decided"
-    assert store.record("acme/a").cost_nano == 0
+    assert store.records.one("acme/a").cost_nano == 0
     (claim,) = take(store)
     store.begin([Intent(claim, 500, call(claim, 500, settled=False), ("fleet",))])
     store.release([claim], "its worker was lost")
     waits = Move(claim, "queued", Progress(), queue=Q, scopes=("fleet",))
     assert store.commit([waits]) == ["late"]
-    assert store.record("acme/a").cost_nano == 500
+    assert store.records.one("acme/a").cost_nano == 500
     assert client.hget(keys.used_key("total"), "fleet") == b"500"
     assert store.commit([replace(done(claim, 200), scopes=("fleet",))]) == ["late"], (
         "what is known may come still"
     )
-    assert store.record("acme/a").cost_nano == 200
+    assert store.records.one("acme/a").cost_nano == 200
     assert client.hget(keys.used_key("total"), "fleet") == b"200"
     booked = [fact.cost_nano for _, _, fact in facts(client) if isinstance(fact, Attempted | Routed)]
     assert booked == [500, 200]
@@ -225,9 +229,9 @@ def test_a_late_word_that_tells_of_no_call_leaves_what_was_booked_as_every_book_
 
 def test_a_dead_letter_has_the_calls_that_were_lost(store: Store) -> None:
     store.submit([task("a")])
-    while not store.dead_letters():
+    while not store.dead_letters.all():
         lose_a_call(store)
-    record = store.record("acme/a")
+    record = store.records.one("acme/a")
     assert record.status == "failed"
     assert sum(one.cost_nano or 0 for one in record.progress.attempts) == record.cost_nano == 1500
     assert not any(one.settled for one in record.progress.attempts)
@@ -289,7 +293,7 @@ def test_a_call_whose_claim_redis_has_lost_is_booked_once_whoever_had_the_task_s
     assert store.commit(held) == ["moved"] * len(held), "who has it is not disturbed"
     assert costs_booked(client) == costs
     assert len(costs) == 1 + len(since)
-    assert store.record("acme/a").cost_nano == sum(costs.values())
+    assert store.records.one("acme/a").cost_nano == sum(costs.values())
     assert client.hget(keys.used_key("total"), "fleet") == str(sum(costs.values())).encode()
 
 
@@ -325,7 +329,7 @@ def test_a_call_of_a_task_that_redis_has_lost_is_booked_once_on_the_day_of_its_s
     assert store.submit([task("a")]) == ["new"]
     (again,) = take(store)
     assert store.commit([done(again, 100)]) == ["moved"]
-    assert store.record("acme/a").cost_nano == 100, "the same id once more is another task"
+    assert store.records.one("acme/a").cost_nano == 100, "the same id once more is another task"
 
 
 def test_a_call_of_a_task_that_redis_has_lost_is_not_that_of_a_later_task_of_its_id(
@@ -348,7 +352,7 @@ def test_a_call_of_a_task_that_redis_has_lost_is_not_that_of_a_later_task_of_its
     assert store.commit([lost]) == ["late"]
     assert store.commit([lost]) == ["done before"]
     assert store.commit([later]) == ["moved"]
-    assert store.record("acme/a").cost_nano == 30
+    assert store.records.one("acme/a").cost_nano == 30
     assert client.hget(keys.used_key("total"), "fleet") == b"230"
     entries: Any = client.xrange(keys.EVENTS)
     booked = {
@@ -387,9 +391,9 @@ def test_a_step_that_redis_has_lost_is_booked_and_the_one_before_it_counts_as_lo
     go_back()
     assert store.commit([replace(done(second, 200), scopes=("fleet",))]) == ["late"]
     lose(store)
-    assert (store.record("acme/a").status, store.record("acme/a").cost_nano) == ("queued", 700)
+    assert (store.records.one("acme/a").status, store.records.one("acme/a").cost_nano) == ("queued", 700)
     assert store.commit([step]) == ["late"], "it comes again"
-    assert store.record("acme/a").cost_nano == 500
+    assert store.records.one("acme/a").cost_nano == 500
     assert client.hget(keys.used_key("total"), "fleet") == b"500"
     assert client.hget(keys.held_key("total"), "fleet") == b"0"
     assert len({claim.epoch for claim in (first, second, *take(store))}) == 3
@@ -401,7 +405,7 @@ def test_what_was_taken_but_never_begun_comes_back_without_counting_a_start(stor
         (claim,) = take(store)
         store.release([claim])
     assert take(store)
-    assert store.dead_letters() == []
+    assert store.dead_letters.all() == []
 
 
 def test_a_task_that_takes_its_worker_along_three_times_is_a_dead_letter_with_all_its_spend(
@@ -413,16 +417,16 @@ def test_a_task_that_takes_its_worker_along_three_times_is_a_dead_letter_with_al
         assert store.begin([Intent(claim, 500, call(claim, 500, settled=False))]) == ["go"]
         lose(store)
     assert take(store) == []
-    (letter,) = store.dead_letters()
+    (letter,) = store.dead_letters.all()
     assert (letter.id, letter.cause, letter.starts) == ("acme/poison", "its worker was lost", 3)
-    record = store.record("acme/poison")
+    record = store.records.one("acme/poison")
     assert (record.status, record.cost_nano) == ("failed", 1500)
     assert client.ttl(keys.task_key("acme/poison")) == -1
-    assert store.replay("acme/poison")
+    assert store.dead_letters.replay("acme/poison")
     (again,) = take(store)
     store.commit([done(again, 7)])
-    assert store.record("acme/poison").cost_nano == 1507
-    assert store.dead_letters() == []
+    assert store.records.one("acme/poison").cost_nano == 1507
+    assert store.dead_letters.all() == []
 
 
 def test_a_suspect_is_handed_out_alone_and_only_to_a_process_with_nothing_else_in_hand(store: Store) -> None:
@@ -447,7 +451,7 @@ def test_a_failing_actor_gives_its_claims_back_with_the_cause(store: Store) -> N
         (claim,) = take(store)
         store.begin([Intent(claim, 0, call(claim, 0))])
         store.release([claim], "KeyError: 'x'")
-    assert [letter.cause for letter in store.dead_letters()] == ["KeyError: 'x'"]
+    assert [letter.cause for letter in store.dead_letters.all()] == ["KeyError: 'x'"]
 
 
 def test_a_task_whose_place_was_lost_is_put_back(store: Store, client: redis.Redis) -> None:
@@ -476,13 +480,13 @@ def test_a_lease_that_nobody_could_renew_is_not_lost_to_the_first_process_that_c
     store.submit([task("a")])
     (claim,) = take(store)
     store.begin([Intent(claim, 500, call(claim, 500, settled=False))])
-    now_us = store.now_us()
+    now_us = store.clock.now_us()
     away_us = round(3 * LEASE_S * 10**6)  # as if Redis had been away: its clock went on
     client.zadd(keys.LEASES, {claim.ref: now_us - away_us + store.lease_us})
     client.set("laneway:swept", now_us - away_us)
     assert store.keep([], []).recovered == 0
     assert store.commit([done(claim, 200)]) == ["moved"]
-    assert store.record("acme/a").cost_nano == 200
+    assert store.records.one("acme/a").cost_nano == 200
 
 
 def test_a_lost_claim_comes_back_although_every_sweep_is_late(store: Store, client: redis.Redis) -> None:
@@ -492,7 +496,7 @@ def test_a_lost_claim_comes_back_although_every_sweep_is_late(store: Store, clie
     recovered, rounds = 0, 0
     while not recovered and rounds < 8:  # as if so much time had passed since the last one
         client.zincrby(keys.LEASES, -late_us, claim.ref)
-        client.set("laneway:swept", store.now_us() - late_us)
+        client.set("laneway:swept", store.clock.now_us() - late_us)
         recovered, rounds = store.keep([], []).recovered, rounds + 1
     assert recovered == 1
 
@@ -501,9 +505,9 @@ def test_a_clock_that_is_set_back_takes_nothing_from_the_time_that_a_machine_was
     client: redis.Redis,
 ) -> None:
     store = Store(client, Fleet(lease_s=LEASE_S, node="n"))
-    client.hset("laneway:machines", "n", str(store.now_us() + 600_000_000))
+    client.hset("laneway:machines", "n", str(store.clock.now_us() + 600_000_000))
     store.keep([], ["x"], node="n")
-    assert store.uptimes_us(store.windows()["day"]) == {"n": 0}
+    assert store.machine_days.uptimes_us(store.limits.windows()["day"]) == {"n": 0}
 
 
 def test_what_waits_is_cancelled_at_once_and_what_runs_when_it_settles(store: Store) -> None:
@@ -514,7 +518,7 @@ def test_what_waits_is_cancelled_at_once_and_what_runs_when_it_settles(store: St
     assert store.cancel("acme/runs") == "cancelling"
     assert store.keep([(running.ref, running.epoch)], []).broken == {(running.ref, running.epoch)}
     assert store.commit([done(running, 300)]) == ["cancelled"]
-    record = store.record("acme/runs")
+    record = store.records.one("acme/runs")
     assert (record.status, record.cost_nano) == ("cancelled", 300)
     assert store.cancel("acme/runs") == "cancelled"
     with pytest.raises(UnknownTask):
@@ -528,14 +532,14 @@ def test_a_part_that_is_submitted_after_its_parents_cancel_ends_with_it(
     store.submit([task("whole"), replace(task("part"), parent="whole"), task("other")])
     claims = take(store)
     store.begin([Intent(claim, 0, call(claim, 0)) for claim in claims])
-    listed = store.parts
+    listed = store.records.parts
 
     def parts(ref: str) -> list[str]:
         found = listed(ref)
         store.submit([replace(task(f"late-{ref[5:]}"), parent=ref[5:])])
         return found
 
-    monkeypatch.setattr(store, "parts", parts)
+    monkeypatch.setattr(store.records, "parts", parts)
     assert store.cancel("acme/whole") == "cancelling"
     assert store.commit([done(claim) for claim in claims]) == ["cancelled", "cancelled", "moved"]
     store.submit([replace(task("latest"), parent="whole"), replace(task("others"), parent="other")])
@@ -573,20 +577,20 @@ def test_a_result_goes_after_its_time_and_its_id_stays_the_same_task(
     brief.submit([task("a"), task("dead")])
     ended, dead = sorted(take(brief), key=lambda claim: claim.ref)
     brief.commit([done(ended), replace(done(dead), cause="it cannot be read")])
-    assert store.record("acme/a").outcome == Outcome("succeeded", output="ok")
+    assert store.records.one("acme/a").outcome == Outcome("succeeded", output="ok")
     while client.zcard(keys.RESULTS):
         brief.keep([], [])
     with pytest.raises(ResultGone, match=r"has ended \(succeeded\)"):
-        store.record("acme/a")
+        store.records.one("acme/a")
     assert store.watch("late", ["acme/a"]) == 0
     assert store.submit([task("a"), task("a", text="other")]) == ["same", "conflict"]
     assert take(store) == []
-    assert store.record("acme/dead").outcome == Outcome("succeeded", output="ok")
-    assert store.drop_dead("acme/dead")
+    assert store.records.one("acme/dead").outcome == Outcome("succeeded", output="ok")
+    assert store.dead_letters.drop("acme/dead")
     while client.zcard(keys.RESULTS):
         brief.keep([], [])
     with pytest.raises(ResultGone):
-        store.record("acme/dead")
+        store.records.one("acme/dead")
 
 
 def test_what_a_round_leaves_of_the_lost_and_the_long_ended_the_next_ones_take_at_once(
@@ -648,9 +652,9 @@ def test_strays_and_unreadable_records_become_dead_letters_and_their_neighbours_
     client.rpush(f"dramatiq:{DISPATCH}", "m1")
     client.hset(f"dramatiq:{DISPATCH}.msgs", "m1", b"\x93random")
     assert [claim.ref for claim in take(store)] == ["acme/good"]
-    causes = sorted(letter.cause.partition(":")[0] for letter in store.dead_letters())
+    causes = sorted(letter.cause.partition(":")[0] for letter in store.dead_letters.all())
     assert causes == ["unreadable message", "unreadable message", "unreadable record"]
-    assert store.record_status("acme/bad") == "failed"
+    assert store.records.status("acme/bad") == "failed"
 
 
 def test_a_record_that_nobody_can_read_gives_back_what_it_had_reserved(
@@ -665,9 +669,9 @@ def test_a_record_that_nobody_can_read_gives_back_what_it_had_reserved(
     for ref in ("acme/bad", "acme/worse"):
         client.hset(keys.task_key(ref), "task", b"\xff\x00garbage")
     assert store.claims([(claim.ref, claim.epoch) for claim in claims], DISPATCH) == [None, None]
-    assert [store.record_status(ref) for ref in ("acme/bad", "acme/worse")] == ["failed", "cancelled"]
-    assert [letter.id for letter in store.dead_letters()] == ["acme/bad"]
-    for window in store.windows().values():
+    assert [store.records.status(ref) for ref in ("acme/bad", "acme/worse")] == ["failed", "cancelled"]
+    assert [letter.id for letter in store.dead_letters.all()] == ["acme/bad"]
+    for window in store.limits.windows().values():
         assert {int(client.hget(key(window), "fleet") or 0) for key in (keys.used_key, keys.held_key)} == {0}
 
 
@@ -678,25 +682,25 @@ def test_a_part_that_nobody_can_read_gives_back_what_it_had_reserved_of_its_fami
     (claim,) = (claim for claim in take(store) if claim.task.parent)
     claim = replace(claim, progress=Progress(family=(("acme/whole", 1000), ("acme/gone", -1))))
     store.begin([Intent(claim, 500, call(claim, 500), batch="b", line="l")])
-    assert store.record("acme/whole").family_nano == 500
+    assert store.records.one("acme/whole").family_nano == 500
     client.hset(keys.task_key("acme/part"), "progress", b"\xff\x00garbage")
     assert store.claims([(claim.ref, claim.epoch)], DISPATCH) == [None]
-    assert store.record("acme/whole").family_nano == 0
+    assert store.records.one("acme/whole").family_nano == 0
 
 
 def test_two_who_raise_limits_of_a_task_at_the_same_time_both_have_their_way(
     store: Store, client: redis.Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store.submit([task("a")])
-    other, read = Store(client, store.fleet), store.records
+    other, read = Store(client, store.fleet), store.records.many
 
     def records(refs: list[str]) -> list[Record]:
         found = read(refs)
-        other.raise_limits("acme/a", None, {"tokens": 5, "wall_s": 2.5, "retry_usd": "0.5"})
+        other.parked.raise_limits("acme/a", None, {"tokens": 5, "wall_s": 2.5, "retry_usd": "0.5"})
         return found
 
-    monkeypatch.setattr(store, "records", records)
-    store.raise_limits("acme/a", 7, {"llm_calls": 9, "tokens": 6})
+    monkeypatch.setattr(store.records, "many", records)
+    store.parked.raise_limits("acme/a", 7, {"llm_calls": 9, "tokens": 6})
     (claim,) = take(store)
     assert claim.raised == {"tokens": 6, "wall_s": 2.5, "retry_usd": "0.5", "llm_calls": 9}
 
@@ -716,7 +720,7 @@ def test_an_id_is_known_as_long_as_a_task_of_it(store: Store, client: redis.Redi
     client.hset(keys.task_key("third/a"), "task", b"\xff\x00garbage")
     assert take(store) == []
     assert left_s() == -1, "a dead letter is kept until somebody drops it"
-    store.drop_dead("third/a")
+    store.dead_letters.drop("third/a")
     assert left_s() > 0
 
 
@@ -731,9 +735,9 @@ def test_a_full_redis_refuses_what_is_new_and_lets_the_queues_drain(
     store.begin([Intent(first, 0, call(first, 0))])
     assert store.commit([done(first)]) == ["moved"]
     client.config_set("maxmemory", 0)
-    assert store.record("acme/a").status == "succeeded"
+    assert store.records.one("acme/a").status == "succeeded"
     with pytest.raises(UnknownTask):
-        store.record("acme/c")
+        store.records.one("acme/c")
 
 
 def test_too_large_a_payload_is_refused_before_anything_is_stored(store: Store) -> None:
@@ -760,7 +764,7 @@ def test_a_redis_that_does_not_do_its_work_at_present_is_told_as_not_there(
         own.config_set("replica-serve-stale-data", "no")
         own.replicaof("127.0.0.1", 1)
         with pytest.raises(RedisUnavailable, match="Link with MASTER is down"):
-            store.record_status("acme/a")
+            store.records.status("acme/a")
     finally:
         own.close()
         embedded.stop(server)
@@ -775,7 +779,7 @@ def test_what_fails_before_its_call_counts_as_a_start_and_ends_as_a_dead_letter(
     bad, good = sorted((first, second), key=lambda claim: claim.task.task_id)
     store.release([bad], "TypeError: 'x'")
     assert store.commit([done(good)]) == ["moved"]
-    assert [(letter.id, letter.starts) for letter in store.dead_letters()] == [("acme/bad", 3)]
+    assert [(letter.id, letter.starts) for letter in store.dead_letters.all()] == [("acme/bad", 3)]
 
 
 def test_a_worker_that_dies_with_tasks_that_it_never_began_does_not_loop_on_them(store: Store) -> None:
@@ -784,7 +788,7 @@ def test_a_worker_that_dies_with_tasks_that_it_never_began_does_not_loop_on_them
         assert len(take(store)) == 1
         lose(store)
     assert take(store) == []
-    assert [letter.id for letter in store.dead_letters()] == ["acme/deadly"]
+    assert [letter.id for letter in store.dead_letters.all()] == ["acme/deadly"]
 
 
 def test_on_a_queue_that_both_modes_share_no_async_task_goes_before_a_sync_one(store: Store) -> None:
@@ -814,13 +818,16 @@ def test_only_the_claim_that_was_asked_about_is_broken_off(store: Store) -> None
 
 def test_nodes_start_and_switches_work_when_redis_is_full(store: Store, client: redis.Redis) -> None:
     client.config_set("maxmemory", 1)
-    store.declare_limits([BudgetRow(scope="fleet", period="day", usd=Decimal(5))])
-    store.set_limit("fleet", "month", 7)
-    store.announce(["local"])
-    store.kill("workspace:acme")
+    store.limits.declare([BudgetRow(scope="fleet", period="day", usd=Decimal(5))])
+    store.limits.override("fleet", "month", 7)
+    store.lanes.announce(["local"])
+    store.limits.kill("workspace:acme")
     client.config_set("maxmemory", 0)
-    assert [(row.period, row.limit_nano) for row in store.budgets()] == [("day", 5 * 10**9), ("month", 7)]
-    assert store.killed() == ["workspace:acme"]
+    assert [(row.period, row.limit_nano) for row in store.limits.states()] == [
+        ("day", 5 * 10**9),
+        ("month", 7),
+    ]
+    assert store.limits.killed() == ["workspace:acme"]
 
 
 def test_limits_are_told_with_their_own_spend_and_nothing_is_read_of_who_has_none(
@@ -828,17 +835,17 @@ def test_limits_are_told_with_their_own_spend_and_nothing_is_read_of_who_has_non
 ) -> None:
     many = AT_ONCE + 200
     scopes = [f"user:u{number:04}" for number in range(many)]
-    store.declare_limits([BudgetRow(scope=scope, period="day", usd=Decimal(5)) for scope in scopes])
-    store.set_limit("user:u0007", "total", 900)
+    store.limits.declare([BudgetRow(scope=scope, period="day", usd=Decimal(5)) for scope in scopes])
+    store.limits.override("user:u0007", "total", 900)
     store.submit([replace(task(f"t{number}"), user=f"u{number:04}") for number in range(many)])
     claims = sorted(take(store, want=many), key=lambda claim: claim.task.user)
     named = [(f"user:{claim.task.user}", f"pipeline:{claim.task.user}", "workspace:acme") for claim in claims]
     rows = list(enumerate(zip(claims, named, strict=True)))
     store.begin([Intent(claim, spent, call(claim, spent), own) for spent, (claim, own) in rows])
     store.commit([replace(done(claim, spent), scopes=own) for spent, (claim, own) in rows[1::2]])
-    store.kill("user:u0007")
+    store.limits.kill("user:u0007")
     client.config_resetstat()
-    states = store.budgets()
+    states = store.limits.states()
     stats: Any = client.info("commandstats")
     assert not {"cmdstat_hgetall", "cmdstat_hkeys"} & set(stats)
     days = [one for one in states if one.period == "day"]
@@ -850,10 +857,10 @@ def test_limits_are_told_with_their_own_spend_and_nothing_is_read_of_who_has_non
     assert raised.overridden
     assert (raised.scope, raised.limit_nano, raised.spent_nano) == ("user:u0007", 900, 7)
     assert [one.scope for one in states if one.killed] == ["user:u0007"] * 2
-    assert [store.budget(one.scope, one.period) for one in states[:12]] == states[:12]
-    assert store.budget("workspace:acme", "day") is None
-    store.declare_limits([])
-    assert store.budgets() == [raised]
+    assert [store.limits.state(one.scope, one.period) for one in states[:12]] == states[:12]
+    assert store.limits.state("workspace:acme", "day") is None
+    store.limits.declare([])
+    assert store.limits.states() == [raised]
 
 
 @pytest.mark.parametrize(
@@ -875,7 +882,7 @@ def test_a_spoilt_record_is_a_dead_letter_and_its_neighbours_are_handed_out(
     store.submit([task("bad"), task("good")])
     spoil(client, keys.task_key("acme/bad"))
     assert [claim.ref for claim in take(store)] == ["acme/good"]
-    assert len(store.dead_letters()) == 1
+    assert len(store.dead_letters.all()) == 1
     lose(store)
     assert [claim.ref for claim in take(store)] == ["acme/good"]
 
@@ -884,31 +891,29 @@ def test_a_message_that_is_no_task_is_dropped_as_any_dead_letter(store: Store, c
     client.rpush(f"dramatiq:{DISPATCH}", "stray")
     client.zadd(keys.queue_key(DISPATCH), {"no-slash": -1})
     take(store)
-    letters = [letter.id for letter in store.dead_letters()]
+    letters = [letter.id for letter in store.dead_letters.all()]
     assert len(letters) == 2
-    assert [store.drop_dead(letter) for letter in letters] == [True, True]
-    assert store.dead_letters() == []
+    assert [store.dead_letters.drop(letter) for letter in letters] == [True, True]
+    assert store.dead_letters.all() == []
 
 
 def test_dropping_what_is_no_dead_letter_leaves_a_task_alone(store: Store, client: redis.Redis) -> None:
     store.submit([task("a")])
-    assert not store.drop_dead("acme/a")
+    assert not store.dead_letters.drop("acme/a")
     assert client.ttl(keys.task_key("acme/a")) == -1
 
 
-def test_the_newest_entries_are_read_no_further_than_they_are_asked_for(
-    store: Store, client: redis.Redis
-) -> None:
+def test_the_newest_entries_are_read_no_further_than_they_are_asked_for(client: redis.Redis) -> None:
     many = 2 * ENTRIES_AT_ONCE + 7
     places: list[Any] = [client.xadd(keys.EVENTS, {"b": b"%d" % number}) for number in range(many)]
     client.xadd(keys.EVENTS, {"c": b""})
     backwards = [b"%d" % number for number in reversed(range(many))]
-    assert list(store.newest_entries(1000)) == [None, *backwards]
-    assert list(store.newest_entries(ENTRIES_AT_ONCE + 3)) == [None, *backwards[: ENTRIES_AT_ONCE + 2]]
+    assert list(newest_entries(client, 1000)) == [None, *backwards]
+    assert list(newest_entries(client, ENTRIES_AT_ONCE + 3)) == [None, *backwards[: ENTRIES_AT_ONCE + 2]]
     last, first = (places[number].decode() for number in (-3, 3))
-    assert list(store.newest_entries(1000, after=f"({first}", until=last)) == backwards[2:-4]
+    assert list(newest_entries(client, 1000, after=f"({first}", until=last)) == backwards[2:-4]
     client.config_resetstat()
-    assert next(store.newest_entries(1000)) is None
+    assert next(newest_entries(client, 1000)) is None
     stats: Any = client.info("commandstats")
     assert stats["cmdstat_xrevrange"]["calls"] == 1
 

@@ -7,7 +7,8 @@ import redis
 
 from broker.events import Attempted
 from broker.settings.fleet import Fleet
-from broker.store import Heard, Intent, Store
+from broker.state import Heard, Intent
+from broker.store import Store
 from broker.task import DISPATCH, Claim, Task
 
 DOOR = "a-door"
@@ -132,10 +133,10 @@ def test_what_is_no_fault_of_the_endpoint_does_not_count(store: Store) -> None:
 
 
 def test_a_call_that_its_budget_refuses_is_not_counted_at_the_endpoint(store: Store) -> None:
-    store.kill("fleet")
+    store.limits.kill("fleet")
     store.submit([Task("t", "acme", ({"role": "user", "content": "hi"},))])
     (claim,) = store.fetch(DISPATCH, 1, idle=True).claims
     fact = Attempted(claim.attempt_id, 0, "x", "echo", "m", "task", 1, 2, 0.0, 0.0, 0, settled=False)
     assert store.begin([Intent(claim, 0, fact, ("fleet",), endpoint=DOOR, rpm=6)]) == ["killed|fleet"]
-    store.unkill("fleet")
+    store.limits.unkill("fleet")
     assert waits(begin(store, 2, rpm=6)).count(0) == 1

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from broker.store import Rate
+from broker.state import Rate
 from dispatcher.recovery import Option, again_is_cheapest, choose
 
 RUN = 1_000_000

@@ -9,7 +9,7 @@ import pytest
 from broker.events import Escalated, Finished, Parked, Routed
 from broker.settings import Settings, parse
 from broker.settings.types import TaskType
-from broker.store import Move
+from broker.state import Move
 from broker.task import Claim, Outcome, Progress, Task
 from dispatcher.batching import Places
 from dispatcher.classify import Classified

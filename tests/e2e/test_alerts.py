@@ -34,7 +34,7 @@ def test_a_budget_that_runs_out_tells_people_and_is_switched_off(live: Callable[
     def pulled() -> bool:
         """One call after another: those that left together may all have been refused before any of them was paid."""
         fleet.client.submit("one more", workspace="acme").result()
-        return fleet.store.killed() == ["workspace:acme"]
+        return fleet.store.limits.killed() == ["workspace:acme"]
 
     fleet.wait_until(pulled, "the switch is pulled")
     fleet.wait_until(lambda: news.exists() and len(news.read_text().splitlines()) >= 2, "people are told")

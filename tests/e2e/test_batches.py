@@ -54,7 +54,9 @@ def test_batches_outlive_the_processes_that_sent_them(
     provider.ended = True
     fleet.start("workers.lane_midtier")
     fleet.wait_until(
-        lambda: fleet.store.record(f"w0/{handles[0].task_id}").status == "succeeded", "settling begins", 90
+        lambda: fleet.store.records.one(f"w0/{handles[0].task_id}").status == "succeeded",
+        "settling begins",
+        90,
     )
     fleet.kill("workers.lane_midtier")
     fleet.start("workers.lane_midtier")
@@ -65,5 +67,5 @@ def test_batches_outlive_the_processes_that_sent_them(
         (True, "0.000105")
     }
     fleet.wait_until(lambda: book.all() == [], "nothing is left open", 90)
-    held = fleet.store.client.hvals(f"laneway:held:{fleet.store.windows()['day']}")
+    held = fleet.store.client.hvals(f"laneway:held:{fleet.store.limits.windows()['day']}")
     assert {int(amount) for amount in held} == {0}

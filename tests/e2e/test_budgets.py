@@ -46,7 +46,7 @@ def test_concurrent_calls_never_take_a_scope_above_its_limit(live: Callable[[str
     results = list(fleet.client.results(handles, timeout_s=60))
     statuses = Counter(result.status for result in results)
     assert set(statuses) == {"succeeded", "budget_exceeded"}
-    state = {(row.scope, row.period): row for row in fleet.store.budgets()}[("workspace:acme", "day")]
+    state = {(row.scope, row.period): row for row in fleet.store.limits.states()}[("workspace:acme", "day")]
     spent = sum(nano(result.cost_usd) for result in results)
     assert state.spent_nano == spent
     assert spent <= nano("0.5")
@@ -67,7 +67,7 @@ def test_a_task_s_own_limit_parks_it_with_its_state_and_a_raise_pays_the_remaind
     parked = handle.result()
     assert (parked.status, parked.lanes) == ("parked", ("local",))
     assert "the task's own limit" in parked.reason
-    assert fleet.client.store.raise_limits(f"default/{handle.task_id}", nano("5")) == "parked"
+    assert fleet.client.store.parked.raise_limits(f"default/{handle.task_id}", nano("5")) == "parked"
     done = handle.result()
     assert (done.status, done.lanes) == ("succeeded", ("local", "frontier"))
     assert done.attempts[0] == parked.attempts[0]
@@ -87,15 +87,15 @@ def test_a_switch_holds_across_the_fleet_and_async_work_waits_for_it(
     fleet = live(PRICED)
     fleet.start("dispatcher.node")
     fleet.start("workers.lane_local")
-    fleet.store.kill("workspace:acme")
+    fleet.store.limits.kill("workspace:acme")
     now = fleet.client.submit("hello", workspace="acme").result()
     assert (now.status, now.reason) == ("budget_exceeded", "workspace:acme is switched off")
     later = fleet.client.submit("hello", workspace="acme", mode="async")
     other = fleet.client.submit("hello", workspace="other").result()
     assert other.status == "succeeded"
-    fleet.wait_until(lambda: fleet.store.queues(["lane-local-async"])[0].later == 1, "it waits")
+    fleet.wait_until(lambda: fleet.store.lanes.queues(["lane-local-async"])[0].later == 1, "it waits")
     assert fleet.client.record(later.task_id).status == "queued"
-    fleet.store.unkill("workspace:acme")
+    fleet.store.limits.unkill("workspace:acme")
     assert fleet.client.submit("hello", workspace="acme").result().status == "succeeded"
 
 

@@ -30,7 +30,8 @@ import redis
 from collections import Counter
 from broker.events import Attempted
 from broker.settings.fleet import Fleet
-from broker.store import Intent, Move, Store
+from broker.state import Intent, Move
+from broker.store import Store
 from broker.task import DISPATCH, Outcome
 
 url, process, threads, rounds, worst = sys.argv[1], *map(int, sys.argv[2:])
@@ -45,7 +46,7 @@ def caller(number):
         for claim in claims:
             fact = Attempted(claim.attempt_id, 0, "rented", "echo", "m", "task", 0, 0, 0.0, 0.0, worst, settled=False)
             word = store.begin([Intent(claim, worst, fact, SCOPES)])[0]
-            state = next(one for one in store.budgets() if one.scope == "workspace:acme")
+            state = next(one for one in store.limits.states() if one.scope == "workspace:acme")
             cost = worst * (1 + (number * 7 + turn * 3) % 10) // 10
             lost = word == "go" and (number + turn) % 7 == 0
             with lock:
@@ -75,7 +76,7 @@ def test_200_threads_in_4_processes_never_pass_one_cap(
 ) -> None:
     store = Store(client, Fleet())
     usd = f"0.{LIMIT_NANO:09d}"
-    store.declare_limits(
+    store.limits.declare(
         [BudgetRow.model_validate({"scope": "workspace:acme", "period": "total", "usd": usd})]
     )
     calls = PROCESSES * THREADS * ROUNDS
@@ -99,7 +100,7 @@ def test_200_threads_in_4_processes_never_pass_one_cap(
         highest = max(highest, row.pop("highest"))
         told.update(row)
 
-    state = next(one for one in store.budgets() if one.scope == "workspace:acme")
+    state = next(one for one in store.limits.states() if one.scope == "workspace:acme")
     assert state.limit_nano == LIMIT_NANO
     assert highest <= LIMIT_NANO, "overshoot"
     assert state.spent_nano == told["spent"] <= LIMIT_NANO, "mismatch"
@@ -107,4 +108,4 @@ def test_200_threads_in_4_processes_never_pass_one_cap(
     assert told["refused"] > calls // 10, "the cap was never met"
     assert LIMIT_NANO - state.spent_nano < WORST_NANO, "a call that had room was refused"
     assert set(told) == {"go", "refused", "spent"}
-    assert store.queues([DISPATCH])[0].in_flight == 0
+    assert store.lanes.queues([DISPATCH])[0].in_flight == 0

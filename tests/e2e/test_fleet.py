@@ -95,7 +95,7 @@ def test_a_deadly_task_is_a_dead_letter_and_its_neighbours_succeed(live: Callabl
         supervisor.join()
     statuses = [results[handle.task_id].status for handle in handles]
     assert statuses == ["succeeded"] * 10 + ["failed"]
-    (letter,) = fleet.store.dead_letters()
+    (letter,) = fleet.store.dead_letters.all()
     assert letter.id == f"default/{handles[-1].task_id}"
     assert letter.starts == 3
 
@@ -131,7 +131,8 @@ def test_a_deadline_that_passed_in_the_queue_costs_nothing(live: Callable[[str],
     fleet = live(ECHO)
     handle = fleet.client.submit("too late", deadline_s=0.2)
     fleet.wait_until(
-        lambda: fleet.store.now_us() - fleet.client.record(handle.task_id).submitted_us > 300_000, "it passes"
+        lambda: fleet.store.clock.now_us() - fleet.client.record(handle.task_id).submitted_us > 300_000,
+        "it passes",
     )
     fleet.start("dispatcher.node")
     fleet.start("workers.lane_local")
@@ -147,10 +148,10 @@ def test_what_waits_on_a_lane_that_has_gone_goes_on_along_its_chain(live: Callab
         )
     )
     fleet.start("dispatcher.node")
-    fleet.store.announce(["local"])
+    fleet.store.lanes.announce(["local"])
     handle = fleet.client.submit("hello")
     fleet.wait_until(
-        lambda: fleet.store.queues(["lane-local-sync"])[0].depth == 1, "it waits on its first lane"
+        lambda: fleet.store.lanes.queues(["lane-local-sync"])[0].depth == 1, "it waits on its first lane"
     )
     fleet.start("workers.lane_frontier")
     result = handle.result(timeout_s=40)
@@ -259,10 +260,12 @@ def test_async_work_leaves_threads_for_sync_work(live: Callable[[str], LiveFleet
     fleet.start("dispatcher.node")
     fleet.start("workers.lane_local", threads=4)
     fleet.client.submit_many([{"prompt": f"slow {n}", "mode": "async"} for n in range(60)])
-    fleet.wait_until(lambda: bool(fleet.store.queues(["lane-local-async"])[0].in_flight), "async work runs")
+    fleet.wait_until(
+        lambda: bool(fleet.store.lanes.queues(["lane-local-async"])[0].in_flight), "async work runs"
+    )
     waits = []
     for n in range(5):
         result = fleet.client.submit(f"quick {n}").result()
         waits.append(result.attempts[-1]["queue_wait_ms"])
     assert max(waits) < 200, json.dumps(waits)
-    assert fleet.store.queues(["lane-local-async"])[0].depth > 0
+    assert fleet.store.lanes.queues(["lane-local-async"])[0].depth > 0

@@ -32,7 +32,7 @@ chain = ["local", "frontier", "human"]
 
 def well(fleet: LiveFleet) -> int:
     """How many nodes serve the lane local."""
-    seen = fleet.store.lanes_seen().get("local")
+    seen = fleet.store.lanes.seen().get("local")
     return seen.well if seen else 0
 
 
@@ -60,7 +60,7 @@ def test_the_tasks_of_a_frozen_engine_go_to_the_other_node_of_its_lane(
         fleet.wait_until(lambda: well(fleet) == 2, "both nodes serve the lane")
         handles = [fleet.client.submit(f"Tell a long story about {n} whales.") for n in range(4)]
         fleet.wait_until(
-            lambda: fleet.store.queues(["lane-local-sync"])[0].in_flight == 4, "all are under way"
+            lambda: fleet.store.lanes.queues(["lane-local-sync"])[0].in_flight == 4, "all are under way"
         )
         frozen(nodes[0])
         results = list(fleet.client.results(handles, timeout_s=90))
@@ -83,7 +83,7 @@ def test_a_frozen_engine_drains_its_lane_and_comes_back(live: Callable[[str], Li
         assert fleet.client.submit("Say hello.").result().lane == "local"
         handles = [fleet.client.submit(f"Tell a very long story about {n} whales.") for n in range(5)]
         fleet.wait_until(
-            lambda: fleet.store.queues(["lane-local-sync"])[0].in_flight == 2, "calls are under way"
+            lambda: fleet.store.lanes.queues(["lane-local-sync"])[0].in_flight == 2, "calls are under way"
         )
         pid = frozen(fleet.folder / "var")
         began = time.monotonic()

@@ -8,7 +8,7 @@ from broker.events import Attempted
 from broker.keys import later_key
 from broker.money import nano
 from broker.settings import parse
-from broker.store import Intent
+from broker.state import Intent
 from dispatcher.budget import LIMIT_WAIT_S
 
 SECOND = """
@@ -28,7 +28,7 @@ def limited(laneway: Any) -> None:
     """As a node does when it starts."""
     text = laneway.config.read_text() + FILE
     laneway.config.write_text(text)
-    laneway.store.declare_limits(parse(text).budgets)
+    laneway.store.limits.declare(parse(text).budgets)
 
 
 def test_the_list_shows_what_is_spent_and_left_and_who_said_so(laneway: Any) -> None:
@@ -75,7 +75,7 @@ def test_a_task_that_waits_for_a_limit_says_so_and_asks_again_within_minutes(lan
     laneway.work()
     told = laneway.json("show", "t")
     assert (told["status"], told["now"]["waits_for"]) == ("succeeded", None)
-    assert laneway.store.record("default/t").progress.waits_for == ""
+    assert laneway.store.records.one("default/t").progress.waits_for == ""
 
 
 def test_an_operators_limit_goes_over_the_files_and_back(laneway: Any) -> None:

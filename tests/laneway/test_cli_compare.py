@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from broker.store import Record
+from broker.state import Record
 from broker.task import Progress, Task
 from laneway.cli.compare import _records, figures, submitted
 from tests.accounting.stories import attempted
@@ -96,13 +96,13 @@ def test_records_are_read_a_hundred_at_a_time(laneway: Any, monkeypatch: pytest.
     laneway.configure(TOML)
     rows = [{"prompt": str(n)} for n in range(250)]
     handles = submitted(laneway.client, rows, {})
-    asked, ask = [], laneway.store.records
+    asked, ask = [], laneway.store.records.many
 
     def noted(refs: Sequence[str]) -> Any:
         asked.append(len(refs))
         return ask(refs)
 
-    monkeypatch.setattr(laneway.store, "records", noted)
+    monkeypatch.setattr(laneway.store.records, "many", noted)
     assert figures(_records(laneway.client, handles))["tasks"] == 250
     assert asked == [100, 100, 50]
 

@@ -185,7 +185,7 @@ def test_one_of_two_persons_at_the_same_task_comes_too_late(laneway: Any) -> Non
 def test_a_word_about_a_task_that_was_sent_back_and_parked_again_is_refused(laneway: Any) -> None:
     park(laneway)
     seen = laneway.client.record("t")
-    work = priced(laneway.settings.human, by="bob", at_us=laneway.store.now_us(), minutes=None)
+    work = priced(laneway.settings.human, by="bob", at_us=laneway.store.clock.now_us(), minutes=None)
     laneway.run("review", "retry", "t")
     laneway.work()
     assert laneway.client.record("t").status == "parked"
@@ -196,7 +196,7 @@ def test_a_word_about_a_task_that_was_sent_back_and_parked_again_is_refused(lane
 def test_a_word_repeated_after_a_lost_reply_counts_once(laneway: Any) -> None:
     park(laneway, more=PRICED)
     record = laneway.client.record("t")
-    work = priced(laneway.settings.human, by="bob", at_us=laneway.store.now_us(), minutes=None)
+    work = priced(laneway.settings.human, by="bob", at_us=laneway.store.clock.now_us(), minutes=None)
     word = approved(record, work)
     assert carry_out(laneway.store, record, word) == "done"
     assert carry_out(laneway.store, record, word) == "done"
@@ -219,12 +219,12 @@ def test_peoples_money_counts_in_every_scope_and_in_a_budget_of_its_own(laneway:
         for scope, usd in (("lane:human", "2"), ("workspace:acme", "100"))
     )
     park(laneway, more=PRICED + budgets, workspace="acme")
-    laneway.store.declare_limits(laneway.settings.budgets)
+    laneway.store.limits.declare(laneway.settings.budgets)
     refused = laneway.run("review", "approve", "t", code=1).stderr
     assert "the work costs $2.50, lane:human per day has $2.00 left; nothing was done" in refused
     assert laneway.client.record("t").status == "parked"
     laneway.run("review", "approve", "t", "--over-budget")
-    spent = {one.scope: one.spent_nano for one in laneway.store.budgets()}
+    spent = {one.scope: one.spent_nano for one in laneway.store.limits.states()}
     assert spent["lane:human"] == 2_500_000_000
     assert spent["workspace:acme"] > 2_500_000_000
 
@@ -277,7 +277,7 @@ def test_what_is_listed_and_exported_passes_through_memory_page_by_page(
     assert peak_of(lambda: laneway.run("review", "list")) < 4_000_000
     said = laneway.run("review", "list").stdout
     assert [f"default/t{n:02}" in said for n in range(30)] == [True] * 30
-    work = priced(laneway.settings.human, by="ann", at_us=laneway.store.now_us(), minutes=None)
+    work = priced(laneway.settings.human, by="ann", at_us=laneway.store.clock.now_us(), minutes=None)
     for task in tasks:
         record = laneway.client.record(task["task_id"])
         assert carry_out(laneway.store, record, approved(record, work)) == "done"

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from broker.events import Attempted, Submitted
-from broker.store import Intent, Move, Record
+from broker.state import Intent, Move, Record
 from broker.task import Progress, Task
 from dispatcher.actor import Dispatcher
 from dispatcher.classify import Classifier
@@ -47,7 +47,7 @@ def test_all_options_reach_the_task(laneway: Any) -> None:
         "--hard-usd", "0.5", "--soft-usd", "0.3", "--retry-usd", "0.2", "--llm-calls", "30", "--tool-calls", "50",
         "--parent", "t0",
     )  # fmt: skip
-    task = laneway.store.record("acme/t").task
+    task = laneway.store.records.one("acme/t").task
     assert (task.type, task.mode, task.workflow, task.pipeline, task.user) == (
         "intent",
         "async",
@@ -67,7 +67,7 @@ def test_what_this_version_does_not_do_is_refused(laneway: Any) -> None:
     said = laneway.run("submit", "a", "--callback-url", "https://example.org/done", code=1).stderr
     assert said.startswith("error: callback_url: ")
     assert "Not in this version" in laneway.run("submit", "--help").stdout
-    assert laneway.store.queues(["dispatch"])[0].depth == 0
+    assert laneway.store.lanes.queues(["dispatch"])[0].depth == 0
 
 
 def test_wait_may_stand_without_seconds_in_front_of_the_prompt(laneway: Any) -> None:
@@ -110,7 +110,7 @@ def test_a_file_is_submitted_and_waited_for_in_json_lines(laneway: Any, by: str)
     give = laneway.run if by == "file" else laneway.process
     ids = give("submit", "--mode", "async", "--file", source, given=text).stdout.split()
     assert ids == [row["task_id"] for row in rows]
-    assert laneway.store.record("default/t7").task.mode == "async"
+    assert laneway.store.records.one("default/t7").task.mode == "async"
     laneway.work()
     lines = laneway.run(
         "submit", "--mode", "async", "--file", "tasks.jsonl", "--wait", "30"
@@ -151,7 +151,7 @@ def test_one_bad_line_stores_nothing_at_all_and_is_named(laneway: Any, line: byt
     said = laneway.run("submit", "--file", "tasks.jsonl", code=1).stderr
     assert said.startswith("error: tasks.jsonl:3: ")
     assert named in said
-    assert laneway.store.queues(["dispatch"])[0].depth == 0
+    assert laneway.store.lanes.queues(["dispatch"])[0].depth == 0
 
 
 def test_a_file_that_is_not_there_is_said_so(laneway: Any) -> None:
@@ -304,7 +304,7 @@ def test_explain_passes_over_what_nobody_serves_and_stores_nothing(laneway: Any)
     refused = laneway.json("explain", "a", "--type", "nonsense")
     assert (refused["lane"], refused["chain"]) == (None, [])
     assert "it would be refused" in laneway.run("explain", "a", "--type", "nonsense").stdout
-    assert laneway.store.queues(["dispatch"])[0].depth == 0
+    assert laneway.store.lanes.queues(["dispatch"])[0].depth == 0
 
 
 def test_explain_of_a_file_is_one_json_line_a_task_in_order(laneway: Any) -> None:

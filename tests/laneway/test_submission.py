@@ -158,7 +158,7 @@ def test_equal_content_is_the_same_task_however_it_was_said(laneway: Any) -> Non
         "a", task_id="t", deadline_s=30, budget={"llm_calls": 2, "hard_usd": Decimal("0.5")}
     )
     laneway.client.submit("a", task_id="t", deadline_s=30.0, budget=Budget(hard_usd="5e-1", llm_calls=2))
-    assert laneway.store.queues(["dispatch"])[0].depth == 1
+    assert laneway.store.lanes.queues(["dispatch"])[0].depth == 1
 
 
 def test_a_task_that_an_earlier_version_stored_in_another_way_is_the_same_task(laneway: Any) -> None:
@@ -174,7 +174,7 @@ def test_a_task_that_an_earlier_version_stored_in_another_way_is_the_same_task(l
     for other in ({"deadline_s": 31}, {"budget": {"hard_usd": "1.50"}}, {"prompt": "b"}):
         with pytest.raises(TaskConflict, match="another content; stored: default/new"):
             laneway.client.submit_many([said | other, {"prompt": "a", "task_id": "new"}])
-    assert laneway.store.queues(["dispatch"])[0].depth == 2
+    assert laneway.store.lanes.queues(["dispatch"])[0].depth == 2
 
 
 def test_a_task_is_no_part_of_itself() -> None:
@@ -249,7 +249,7 @@ def test_nothing_of_a_bad_batch_is_stored(laneway: Any) -> None:
     )
     said = laneway.run("submit", "--file", "twice.jsonl", code=1).stderr
     assert "twice.jsonl:601: task_id: default/t0 is at line 1 and at line 601" in said
-    assert laneway.store.queues(["dispatch"])[0].depth == 0
+    assert laneway.store.lanes.queues(["dispatch"])[0].depth == 0
     assert not laneway.store.client.keys("laneway:task:*")
 
 
@@ -278,7 +278,7 @@ def test_bad_words_of_the_command_line_are_no_traceback(laneway: Any) -> None:
     deep = '{"a":' * 100_000
     for option in ("--schema", "--gate"):
         assert "not JSON" in laneway.run("submit", "a", option, deep, code=2).stderr
-    assert laneway.store.queues(["dispatch"])[0].depth == 1
+    assert laneway.store.lanes.queues(["dispatch"])[0].depth == 1
 
 
 def test_no_number_of_json_output_is_none(capsys: pytest.CaptureFixture[str]) -> None:

@@ -13,7 +13,8 @@ import redis
 
 from broker.errors import LanewayError, ResultTimeout
 from broker.money import nano
-from broker.store import Record, Store
+from broker.state import Record
+from broker.store import Store
 from broker.task import TERMINAL, reference
 from laneway.client import Client
 from tests.soak.history import History
@@ -115,7 +116,7 @@ class Producers:
         for start in range(0, len(refs), PAGE):
             part = refs[start : start + PAGE]
             try:
-                records = self.client.store.records(part)
+                records = self.client.store.records.many(part)
             except (LanewayError, redis.RedisError):
                 continue
             for ref, record in zip(part, records, strict=True):
@@ -143,7 +144,7 @@ class Producers:
 
     def _raise(self, ref: str, usd: str) -> None:
         try:
-            before = self.client.store.raise_limits(ref, nano(usd))
+            before = self.client.store.parked.raise_limits(ref, nano(usd))
             self.history.add("raised", ref=ref, before=before)
         except (LanewayError, redis.RedisError):
             self.raised.discard(ref)
@@ -172,7 +173,7 @@ def sample(store: Store, history: History, closing: threading.Event, every_s: fl
     """What each limited scope has used, straight from the server, many times over the run."""
     while not closing.wait(every_s):
         try:
-            states = store.budgets()
+            states = store.limits.states()
         except (LanewayError, redis.RedisError):
             continue
         rows = [

@@ -23,7 +23,8 @@ from accounting.rollup import nightly
 from broker import keys
 from broker.errors import LanewayError
 from broker.settings import Settings, parse
-from broker.store import Record, Store
+from broker.state import Record
+from broker.store import Store
 from broker.task import TERMINAL
 from laneway.client import Client
 from tests.soak.history import History
@@ -149,7 +150,7 @@ def _watched(stage: _Stage) -> Iterator[None]:
 
 def _storm(stage: _Stage) -> int:
     """All tasks come in while the nemesis is at work. How many replies were lost."""
-    size, scripts = stage.size, stage.producers.client.store._run
+    size, scripts = stage.size, stage.producers.client.store.scripts.known
     digests = {name: script.sha for name, script in scripts.items()}
     nemesis = Nemesis(stage.fleet, stage.server, stage.proxy, digests, stage.history, size.seed, size.deeds)
     trouble = threading.Thread(target=nemesis.run, args=(size.pause_s,), daemon=True)
@@ -180,7 +181,7 @@ def _enlist(fleet: Fleet, folder: Path, url: str) -> None:
 
 def _load(store: Store) -> None:
     """So that each script has its digest by which the proxy knows its replies."""
-    for script in store._run.values():
+    for script in store.scripts.known.values():
         store.client.script_load(script.script)
 
 
@@ -210,7 +211,7 @@ def _rest(stage: _Stage) -> None:
 
 
 def _far(direct: Store) -> list[str]:
-    later = direct.now_us() + FAR_S * 1e6
+    later = direct.clock.now_us() + FAR_S * 1e6
     found: list[Any] = []
     for name in direct.client.scan_iter(f"{keys.PREFIX}later:*"):
         found += direct.client.zrangebyscore(name, later, "+inf")
@@ -249,7 +250,7 @@ def _held(direct: Store) -> dict[str, int]:
     refs = [ref.decode() for ref in leased]
     return {
         ref: record.epoch
-        for ref, record in zip(refs, direct.records(refs), strict=True)
+        for ref, record in zip(refs, direct.records.many(refs), strict=True)
         if record.queue.startswith("lane-rented-")
     }
 
@@ -262,7 +263,7 @@ def _final(stage: _Stage) -> dict[str, Any]:
     records: dict[str, Record] = {}
     for start in range(0, len(refs), 500):
         part = refs[start : start + 500]
-        records.update(zip(part, direct.records(part), strict=True))
+        records.update(zip(part, direct.records.many(part), strict=True))
     used: dict[str, dict[str, int]] = {}
     for name in client.scan_iter(f"{keys.PREFIX}used:*"):
         used[name.decode().rpartition(":")[2]] = _amounts(client.hgetall(name))
@@ -275,8 +276,8 @@ def _final(stage: _Stage) -> dict[str, Any]:
         "open": [ref for ref, record in records.items() if record.status not in TERMINAL | {"parked"}],
         "used": used,
         "held": held,
-        "limits": {f"{one.scope}|{one.period}": one.limit_nano for one in direct.budgets()},
-        "dead": [letter.id for letter in direct.dead_letters()],
+        "limits": {f"{one.scope}|{one.period}": one.limit_nano for one in direct.limits.states()},
+        "dead": [letter.id for letter in direct.dead_letters.all()],
         "stream": client.xlen(keys.EVENTS),
     }
 

@@ -9,7 +9,8 @@ from broker.connect import connect
 from broker.events import Attempted
 from broker.keys import EVENTS
 from broker.settings import Settings
-from broker.store import Intent, Move, Store
+from broker.state import Intent, Move
+from broker.store import Store
 from broker.task import DISPATCH, Outcome, Task
 from tests.soak.processes import RedisServer
 from tests.soak.proxy import Proxy
@@ -34,7 +35,7 @@ def proxy(tmp_path: Path) -> Iterator[Proxy]:
 
 def test_each_step_of_a_task_bears_a_lost_reply(proxy: Proxy) -> None:
     store = connect(Settings(redis_url=f"redis://127.0.0.1:{proxy.port}"))
-    for script in store._run.values():
+    for script in store.scripts.known.values():
         store.client.script_load(script.script)
     lose(proxy, store, "submit")
     assert store.submit([Task("t", "acme", ({"role": "user", "content": "hello"},))]) == ["same"]
@@ -42,14 +43,14 @@ def test_each_step_of_a_task_bears_a_lost_reply(proxy: Proxy) -> None:
     call = Attempted(claim.attempt_id, 0, "rented", "openai", "m", "task", 0, 0, 0.0, 0.0, COST)
     lose(proxy, store, "begin")
     assert store.begin([Intent(claim, 2 * COST, call, SCOPES)]) == ["go"]
-    assert store.record(claim.ref).reserved_nano == 2 * COST
+    assert store.records.one(claim.ref).reserved_nano == 2 * COST
     lose(proxy, store, "commit")
     end = Move(
         claim, "succeeded", claim.progress, cost_nano=COST, outcome=Outcome("succeeded"), attempts=(call,),
         scopes=SCOPES,
     )  # fmt: skip
     assert store.commit([end]) == ["done before"]
-    assert store.record(claim.ref).cost_nano == COST
+    assert store.records.one(claim.ref).cost_nano == COST
     assert store.client.hgetall("laneway:used:total") == {b"fleet": b"5"}
     assert store.client.xlen(EVENTS) == 2  # one of the submission, one of its end
     assert sum(proxy.lost.values()) == 3
@@ -57,6 +58,6 @@ def test_each_step_of_a_task_bears_a_lost_reply(proxy: Proxy) -> None:
 
 
 def lose(proxy: Proxy, store: Store, script: str) -> None:
-    proxy.lose_replies(1, store._run[script].sha)
+    proxy.lose_replies(1, store.scripts.known[script].sha)
     while not proxy.armed:
         pass

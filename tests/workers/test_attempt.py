@@ -13,7 +13,7 @@ from broker.events import Attempted, Escalated, Finished, Parked
 from broker.settings import Settings, parse
 from broker.settings.lanes import Lane
 from broker.settings.types import TaskType
-from broker.store import Move
+from broker.state import Move
 from broker.task import Claim, Outcome, Progress, Task
 from dispatcher.batching import Places
 from dispatcher.budget import Exceeded, ParkForBudget, Unusable, Wait

@@ -17,7 +17,8 @@ from broker.events import Attempted, decode_entry
 from broker.hands import Hands
 from broker.lock import Lock
 from broker.settings import Settings, parse
-from broker.store import Record, Store
+from broker.state import Record
+from broker.store import Store
 from broker.task import DISPATCH, Task
 from dispatcher.actor import Dispatcher
 from dispatcher.classify import Classifier
@@ -89,7 +90,7 @@ class Node:
         self.toml, self.client, self.folder, self.provider = toml, client, folder, provider
         self.settings: Settings = parse(toml.replace("URL", provider.url), folder=folder)
         self.store = Store(client, self.settings.fleet)
-        self.store.declare_limits(self.settings.budgets)
+        self.store.limits.declare(self.settings.budgets)
         if endpoints is None:
             endpoints = Endpoints.build("midtier", self.settings.lanes["midtier"], folder)
             endpoints.open()
@@ -137,7 +138,7 @@ class Node:
     def records(self) -> dict[str, Record]:
         found: Any = self.client.keys("laneway:task:*")
         refs = [key.decode().removeprefix("laneway:task:") for key in found]
-        return {record.task.prompt: record for record in self.store.records(refs)}
+        return {record.task.prompt: record for record in self.store.records.many(refs)}
 
     def statuses(self) -> dict[str, str]:
         return {prompt: record.status for prompt, record in self.records().items()}
@@ -154,7 +155,7 @@ class Node:
 
     def at_rest(self) -> None:
         """Nothing is reserved, and what is counted as spent is what the ledger has."""
-        held: Any = self.client.hgetall(keys.held_key(self.store.windows()["day"]))
+        held: Any = self.client.hgetall(keys.held_key(self.store.limits.windows()["day"]))
         assert {int(amount) for amount in held.values()} <= {0}
         used: Any = self.client.hgetall(keys.used_key("total"))
         assert int(used.get(b"fleet", 0)) == sum(one.task.cost.total for one in self.ledger())
@@ -208,7 +209,7 @@ def test_the_earliest_deadlines_are_sent_first_and_what_is_due_overflows_to_the_
     node.submit("due", deadline_s=3700)
     waiting: Any = client.zrange("laneway:queue:lane-midtier-batch", 0, 0)
     due = waiting[0].decode()
-    client.zadd("laneway:queue:lane-midtier-batch", {due: node.store.now_us() + 1})
+    client.zadd("laneway:queue:lane-midtier-batch", {due: node.store.clock.now_us() + 1})
     node.sender.send()
     assert [json_prompt(body) for _, body in provider.batches["batch_1"].lines] == ["sooner", "soon"]
     assert node.depth("sync") == 1
@@ -365,7 +366,7 @@ def test_near_a_deadline_the_batch_is_stopped_and_the_rest_is_called_for_singly(
     node.tick()
     (batch,) = node.book.all()
     assert "POST /v1/batches/batch_1/cancel" not in " ".join(node.provider.asked).replace("/messages", "")
-    node.book.write(replace(batch, due_us=node.store.now_us() + 60_000_000), over=batch.state)
+    node.book.write(replace(batch, due_us=node.store.clock.now_us() + 60_000_000), over=batch.state)
     node.keeper.look()
     assert node.provider.batches["batch_1"].cancelled
     node.keeper.look()

@@ -85,14 +85,14 @@ class Node:
         self.hands.drop(claims, f"lane-rented-{mode}")
 
     def statuses(self) -> list[str]:
-        return [self.store.record(f"acme/t{n}").status for n in range(self.count)]
+        return [self.store.records.one(f"acme/t{n}").status for n in range(self.count)]
 
     def costs(self) -> list[int]:
-        return [self.store.record(f"acme/t{n}").cost_nano for n in range(self.count)]
+        return [self.store.records.one(f"acme/t{n}").cost_nano for n in range(self.count)]
 
     def later_s(self, mode: str = "sync") -> list[float]:
         """For how long each of those that wait for their time still waits."""
-        now_us = self.store.now_us()
+        now_us = self.store.clock.now_us()
         rows: Any = self.store.client.zrange(f"laneway:later:lane-rented-{mode}", 0, -1, withscores=True)
         return [(score - now_us) / 1e6 for _, score in rows]
 
@@ -152,8 +152,8 @@ def test_no_call_of_a_handful_leaves_after_its_task_s_deadline_or_cancel(
     def a_long_call() -> None:
         node.store.cancel("acme/t1")
         node.hands.break_off(node.store.keep(node.hands.to_renew(), []).broken)
-        due_us = node.store.record("acme/t2").submitted_us + 500_000
-        eventually(lambda: node.store.now_us() > due_us, 5)
+        due_us = node.store.records.one("acme/t2").submitted_us + 500_000
+        eventually(lambda: node.store.clock.now_us() > due_us, 5)
 
     provider.meanwhile = a_long_call
     node.work()
@@ -161,9 +161,9 @@ def test_no_call_of_a_handful_leaves_after_its_task_s_deadline_or_cancel(
     assert node.statuses() == ["succeeded", "cancelled", "failed"]
     assert node.costs()[1:] == routed[1:]
     for n in (1, 2):
-        record = node.store.record(f"acme/t{n}")
+        record = node.store.records.one(f"acme/t{n}")
         assert (record.progress.attempts, record.reserved_nano) == ((), 0)
-    assert sum(rate.tries for rate in node.store.rates().values()) == 1
+    assert sum(rate.tries for rate in node.store.lanes.rates().values()) == 1
 
 
 def test_a_call_that_is_not_made_as_its_lane_died_sends_its_task_along_the_chain(
@@ -180,7 +180,7 @@ def test_a_call_that_is_not_made_as_its_lane_died_sends_its_task_along_the_chain
     provider.meanwhile = die
     node.work()
     assert len(provider.asked) == 1
-    record = node.store.record("acme/t1")
+    record = node.store.records.one("acme/t1")
     assert (record.progress.lane, record.progress.attempts, record.progress.retries) == ("frontier", (), 0)
 
 
@@ -192,18 +192,18 @@ def test_a_call_that_is_not_made_as_its_claim_was_lost_takes_back_what_was_booke
     routed = node.costs()
 
     def lose() -> None:
-        epoch = node.store.record("acme/t1").epoch
+        epoch = node.store.records.one("acme/t1").epoch
         node.store.release_held([("acme/t1", epoch)], "its worker was lost")
         node.hands.break_off([("acme/t1", epoch)])
 
     provider.meanwhile = lose
     node.work()
     assert len(provider.asked) == 1
-    record = node.store.record("acme/t1")
+    record = node.store.records.one("acme/t1")
     assert (record.status, record.cost_nano, record.progress.attempts) == ("queued", routed[1], ())
     provider.meanwhile = lambda: None
     node.work()
-    assert [one.purpose for one in node.store.record("acme/t1").progress.attempts] == ["task"]
+    assert [one.purpose for one in node.store.records.one("acme/t1").progress.attempts] == ["task"]
 
 
 @pytest.mark.parametrize("step_s", [3600, -3600])
@@ -212,9 +212,9 @@ def test_a_clock_that_is_set_during_a_call_makes_it_no_longer(
 ) -> None:
     node = made()
     node.submit()
-    provider.meanwhile = lambda: node.store._set_clock(node.store.now_us() + step_s * 1_000_000)
+    provider.meanwhile = lambda: node.store.clock.seen(node.store.clock.now_us() + step_s * 1_000_000)
     node.work()
-    (call,) = node.store.record("acme/t0").progress.attempts
+    (call,) = node.store.records.one("acme/t0").progress.attempts
     assert 0 < call.latency_ms < 60_000
     assert call.latency_ms == (call.ended_us - call.started_us) / 1000
 
@@ -234,7 +234,7 @@ def test_an_answer_that_was_broken_off_is_booked_at_its_worst_whatever_broke_it(
     provider.body = b'data: {"choices":[{"delta":{"content":"a word"}}]}\n\ndata: ' + end + b"\n\n"
     node.submit()
     node.work()
-    (broken,) = node.store.record("acme/t0").progress.attempts
+    (broken,) = node.store.records.one("acme/t0").progress.attempts
     assert not broken.settled
     assert (broken.cost_nano or 0) > 1_000_000
 
@@ -250,8 +250,8 @@ def test_a_sync_task_that_would_wait_too_long_goes_on_along_its_chain_and_an_asy
     node.submit()
     node.work()
     assert len(provider.asked) == 1
-    assert node.store.record("acme/t1").progress.lane == "frontier"
-    assert "take no calls for" in node.store.record("acme/t1").progress.why
+    assert node.store.records.one("acme/t1").progress.lane == "frontier"
+    assert "take no calls for" in node.store.records.one("acme/t1").progress.why
     node.submit(mode="async")
     node.work("async")
     assert [290 < wait_s <= 300 for wait_s in node.later_s("async")] == [True]
@@ -267,7 +267,7 @@ def test_a_node_takes_sync_tasks_also_while_its_endpoint_wants_quiet_for_long(
     node.work()
     node.submit()
     node.work()
-    assert node.store.record("acme/t1").progress.lane == "frontier"
+    assert node.store.records.one("acme/t1").progress.lane == "frontier"
     assert not node.hands.resting
     assert node.endpoints.first.shut_s <= 3600
     node.endpoints.shut(node.endpoints.first, 1e9, broken=False)
@@ -308,7 +308,7 @@ def test_an_endpoint_that_fails_again_and_again_is_left_alone(made: Made, provid
     node.submit(2)
     node.work()
     assert len(provider.asked) == 5, "it is shut for a while"
-    assert node.store.queues(["lane-rented-sync"])[0].depth == 2, "for other nodes, or the dispatcher"
+    assert node.store.lanes.queues(["lane-rented-sync"])[0].depth == 2, "for other nodes, or the dispatcher"
 
 
 def test_another_endpoint_takes_the_calls_of_one_that_is_down(made: Made, provider: Provider) -> None:
@@ -324,7 +324,7 @@ def test_another_endpoint_takes_the_calls_of_one_that_is_down(made: Made, provid
     first, second = node.endpoints.all
     assert first.broken
     assert not second.broken
-    records = [node.store.record(f"acme/t{n}") for n in range(40)]
+    records = [node.store.records.one(f"acme/t{n}") for n in range(40)]
     failed = [one for record in records for one in record.progress.attempts if one.failure]
     assert len(failed) == 5, "no more once it is shut"
     assert {one.failure for one in failed} == {"connection_lost"}
@@ -342,7 +342,7 @@ def test_the_cheaper_endpoint_takes_more_of_the_calls(made: Made, provider: Prov
     costs = {
         one.price_ref: one.cost_nano
         for n in range(60)
-        for one in node.store.record(f"acme/t{n}").progress.attempts
+        for one in node.store.records.one(f"acme/t{n}").progress.attempts
     }
     assert set(costs.values()) <= {7_000, 63_000}
 

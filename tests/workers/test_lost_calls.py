@@ -11,7 +11,8 @@ from broker.errors import CallNeverMade
 from broker.hands import Hands
 from broker.money import dollars
 from broker.settings import parse
-from broker.store import Move, Record, Store
+from broker.state import Move, Record
+from broker.store import Store
 from broker.task import DISPATCH, Progress, Task
 from workers.endpoints import Endpoints
 from workers.jobs import Jobs
@@ -53,7 +54,7 @@ class Node:
         self.jobs.hands.take(claims, QUEUE, messages=1, hold_s=60)
         Lane(self.jobs).work(claims)
         self.jobs.hands.drop(claims, QUEUE)
-        return self.store.record("acme/t")
+        return self.store.records.one("acme/t")
 
     def lose(self) -> int:
         """What a call that a worker took along stands at."""
@@ -73,10 +74,10 @@ def node(client: redis.Redis, tmp_path: Path) -> Node:
 def test_a_task_whose_only_call_was_lost_waits_for_a_higher_limit_as_money_was_spent(node: Node) -> None:
     node.submit()
     worst = node.lose()
-    node.store.raise_limits("acme/t", worst + 1)
+    node.store.parked.raise_limits("acme/t", worst + 1)
     record = node.work()
     assert (record.status, record.cost_nano) == ("parked", worst)
-    assert node.store.raise_limits("acme/t", 10 * worst) == "parked"
+    assert node.store.parked.raise_limits("acme/t", 10 * worst) == "parked"
     record = node.work()
     assert [(one.failure, one.purpose) for one in record.progress.attempts] == [
         ("worker_lost", "task"),
@@ -99,10 +100,10 @@ def test_a_lost_call_that_was_never_made_counts_in_no_limit(node: Node) -> None:
     (job,), _ = node.jobs.prepare(claims)
     node.store.begin([node.jobs.intent(job)])
     node.store.release(claims, "its worker was lost")
-    now_us = node.store.now_us()
+    now_us = node.store.clock.now_us()
     move = node.jobs.settled(job, CallNeverMade("nobody came to it", usage=Usage()), now_us, now_us)
     assert node.store.commit([move]) == ["late"]
-    assert node.store.record("acme/t").cost_nano == 0
+    assert node.store.records.one("acme/t").cost_nano == 0
     record = node.work()
     assert [(one.purpose, one.verdict) for one in record.progress.attempts] == [("task", "fail")]
 
@@ -112,7 +113,7 @@ def test_a_lost_retry_counts_in_what_retries_may_cost(node: Node) -> None:
     node.work()
     lost = node.lose()
     lost += node.lose()
-    node.store.raise_limits("acme/t", None, {"retry_usd": str(dollars(lost + 1000))})
+    node.store.parked.raise_limits("acme/t", None, {"retry_usd": str(dollars(lost + 1000))})
     record = node.work()
     assert [one.purpose for one in record.progress.attempts] == ["task", "reprompt", "reprompt", "reprompt"]
     assert record.status == "parked"
@@ -121,7 +122,7 @@ def test_a_lost_retry_counts_in_what_retries_may_cost(node: Node) -> None:
 
 def test_a_dead_letter_whose_workers_were_lost_is_called_for_again_when_it_is_replayed(node: Node) -> None:
     node.submit(failures=3)
-    while node.store.record("acme/t").status != "failed":
+    while node.store.records.one("acme/t").status != "failed":
         node.lose()
-    assert node.store.replay("acme/t")
+    assert node.store.dead_letters.replay("acme/t")
     assert node.work().progress.attempts[-1].verdict == "fail"

@@ -16,7 +16,7 @@ from broker import keys
 from broker.errors import ConfigError
 from broker.events import Attempted, Finished, Routed, decode_entry
 from broker.settings import parse
-from broker.store import Intent, Move, Record
+from broker.state import Intent, Move, Record
 from broker.task import DISPATCH, Claim, Outcome, Task
 from dispatcher.actor import Dispatcher
 from dispatcher.classify import Classifier
@@ -103,8 +103,8 @@ def test_a_model_hands_a_part_on_and_goes_on_with_what_came_of_it(node: Node) ->
         node, hands_on("Do the left half."), says("left"), says("all"), workflow="w", user="u"
     )
     assert (record.status, record.outcome and record.outcome.output) == ("succeeded", "all")
-    [ref] = node.store.parts("acme/t")
-    part = node.store.record(ref)
+    [ref] = node.store.records.parts("acme/t")
+    part = node.store.records.one(ref)
     assert (part.task.parent, part.task.workflow, part.task.user, part.task.type) == ("t", "w", "u", "part")
     assert part.outcome
     assert part.outcome.output == "left"
@@ -114,7 +114,7 @@ def test_a_model_hands_a_part_on_and_goes_on_with_what_came_of_it(node: Node) ->
 
 def test_what_parts_cost_is_theirs_and_counts_beside_the_parents(node: Node) -> None:
     record = until_done(node, hands_on("Do it."), says("left"), says("all"))
-    [part] = node.store.records(node.store.parts("acme/t"))
+    [part] = node.store.records.many(node.store.records.parts("acme/t"))
     calls_of_it = [one for one in record.progress.attempts if one.purpose == "task"]
     assert record.cost_nano == sum(one.cost_nano or 0 for one in calls_of_it)
     assert record.family_nano == part.cost_nano > 0
@@ -126,7 +126,7 @@ def test_parts_that_are_asked_for_at_once_are_under_way_together(node: Node) -> 
     node.store.submit([Task("t", "acme", ({"role": "user", "content": "Plan it."},))])
     dispatch(node)
     node.work()
-    assert len(node.store.parts("acme/t")) == 2
+    assert len(node.store.records.parts("acme/t")) == 2
     assert node.record().status == "queued"
 
 
@@ -179,7 +179,7 @@ def test_a_part_that_failed_is_told_to_the_model(node: Node) -> None:
     node.store.submit([Task("t", "acme", ({"role": "user", "content": "Plan it."},))])
     dispatch(node)
     node.work()
-    [ref] = node.store.parts("acme/t")
+    [ref] = node.store.records.parts("acme/t")
     node.store.cancel(ref)
     node.work()
     assert "ended as cancelled" in node.asked()[-1]["messages"][-1]["content"]
@@ -193,7 +193,7 @@ def test_cancelling_a_task_cancels_its_parts(node: Node) -> None:
     dispatch(node)
     node.work()
     node.store.cancel("acme/t")
-    assert [node.store.record_status(ref) for ref in node.store.parts("acme/t")] == ["cancelled"] * 2
+    assert [node.store.records.status(ref) for ref in node.store.records.parts("acme/t")] == ["cancelled"] * 2
 
 
 def test_a_part_has_no_more_than_its_parent_has_left(node: Node) -> None:
@@ -203,11 +203,11 @@ def test_a_part_has_no_more_than_its_parent_has_left(node: Node) -> None:
     dispatch(node)
     node.work()
     spent = node.record().cost_nano
-    node.store.raise_limits("acme/t", spent + 1)
+    node.store.parked.raise_limits("acme/t", spent + 1)
     dispatch(node)
     node.work()
-    [ref] = node.store.parts("acme/t")
-    part = node.store.record(ref)
+    [ref] = node.store.records.parts("acme/t")
+    part = node.store.records.one(ref)
     assert part.status == "budget_exceeded"
     assert "the limit of task acme/t has $0.000000001 left" in (part.outcome.reason if part.outcome else "")
     assert node.record().family_nano == 0
@@ -255,15 +255,15 @@ def test_an_answer_goes_to_its_critic_and_is_asked_for_again_until_that_is_conte
     )
     assert (record.status, record.outcome and record.outcome.output) == ("succeeded", "better, 1969")
     assert [one.purpose for one in record.progress.attempts] == ["task", "reprompt"]
-    critics = node.store.parts("acme/t")
+    critics = node.store.records.parts("acme/t")
     assert critics == ["acme/t-critic1", "acme/t-critic2"]
     first, _, second, _ = node.asked()
     assert "name the year" in second["messages"][-1]["content"]
     assert first["messages"] == second["messages"][: len(first["messages"])]
-    parts = node.store.records(critics)
+    parts = node.store.records.many(critics)
     assert record.family_nano == sum(one.cost_nano for one in parts)
     assert [one.purpose for part in parts for one in part.progress.attempts] == ["judge", "judge"]
-    assert {key: rate.tries for key, rate in node.store.rates().items()} == {
+    assert {key: rate.tries for key, rate in node.store.lanes.rates().items()} == {
         ("essay", "rented", "task"): 1,
         ("essay", "rented", "reprompt"): 1,
         ("judge", "rented", "task"): 2,
@@ -310,7 +310,7 @@ def test_a_task_that_happens_to_have_the_id_of_a_part_does_not_pass_for_it(
     record = until_done(node, *scripted, type=task_type)
     assert (record.status, record.outcome and record.outcome.output) == ("succeeded", "all")
     assert "a stranger's" not in str(node.asked())
-    assert f"acme/{taken}" not in node.store.parts("acme/t")
+    assert f"acme/{taken}" not in node.store.records.parts("acme/t")
 
 
 @pytest.mark.parametrize("said", ["no JSON at all", '{"ok": true, "comment": "fine"}', '["ok"]'])
@@ -318,7 +318,7 @@ def test_a_critic_that_says_nothing_against_it_lets_the_answer_through(node: Nod
     judged = [says(said)] * (1 if said.startswith("{") else 3)
     record = until_done(node, says("draft"), *judged, type="essay", deadline_s=None)
     if record.status != "succeeded":  # the critic waits for a person, and so does what it judges
-        [ref] = node.store.parts("acme/t")
+        [ref] = node.store.records.parts("acme/t")
         node.store.cancel(ref)
         node.work()
         record = node.record()
@@ -348,7 +348,7 @@ def test_a_failure_that_no_gate_would_have_judged_is_in_no_success_rate(node: No
 
 def record_of(node: Node, task_id: str, **more: Any) -> Record:
     node.store.submit([Task(task_id, "acme", ({"role": "user", "content": "x"},), **more)])
-    return node.store.record(f"acme/{task_id}")
+    return node.store.records.one(f"acme/{task_id}")
 
 
 def claim_of(task_id: str, *, waited_s: float = 0) -> Claim:
@@ -397,9 +397,9 @@ def test_a_parents_raised_limit_sets_its_parked_parts_going(node: Node) -> None:
     node.store.submit([part])
     dispatch(node)
     node.work()
-    assert node.store.record_status("acme/p") == "parked"
-    node.store.raise_limits("acme/t", 2_000_000_000)
-    assert node.store.record_status("acme/p") == "queued"
+    assert node.store.records.status("acme/p") == "parked"
+    node.store.parked.raise_limits("acme/t", 2_000_000_000)
+    assert node.store.records.status("acme/p") == "queued"
 
 
 def test_a_critic_is_told_the_beginning_of_what_is_too_long_for_a_task(node: Node) -> None:

@@ -32,7 +32,7 @@ def test_an_answer_waits_for_a_redis_that_is_away_and_is_not_paid_again(
     finally:
         server = embedded.start(tmp_path / "var")
         worker.join(10)
-    record = node.store.record("acme/t0")
+    record = node.store.records.one("acme/t0")
     client.close()
     embedded.stop(server)
     assert (record.status, len(provider.asked)) == ("succeeded", 1)

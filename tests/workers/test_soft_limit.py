@@ -8,7 +8,8 @@ import redis
 
 from broker.hands import Hands
 from broker.settings import Settings, parse
-from broker.store import Move, Store
+from broker.state import Move
+from broker.store import Store
 from broker.task import DISPATCH, Progress, Task, lane_queue
 from workers.endpoints import Endpoints
 from workers.jobs import Jobs
@@ -65,11 +66,13 @@ def test_the_next_attempt_is_on_the_cheaper_lane_and_who_watches_hears_of_it_onc
     store = Store(client, settings.fleet)
     on_frontier(store)
     work(store, settings, "frontier")
-    record = store.record("acme/t")
+    record = store.records.one("acme/t")
     assert (record.progress.lane, record.queue) == ("local", "lane-local-sync")
     assert "over its soft limit" in record.progress.why
     for _ in range(3):
         work(store, settings, "local")
-    assert store.record("acme/t").progress.lane == "local"  # nothing cheaper is left: it goes on where it is
+    assert (
+        store.records.one("acme/t").progress.lane == "local"
+    )  # nothing cheaper is left: it goes on where it is
     told = [msgpack.unpackb(row) for row in store.client.lrange("laneway:alerts", 0, -1)]
     assert [(row[2], row[3]) for row in told] == [("task:acme/t", "soft")]

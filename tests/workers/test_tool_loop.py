@@ -15,7 +15,8 @@ from broker.call import ToolCall
 from broker.events import Attempted, Event, Finished, decode_entry
 from broker.hands import Hands
 from broker.settings import Settings, parse
-from broker.store import Record, Store
+from broker.state import Record
+from broker.store import Store
 from broker.task import DISPATCH, Task
 from dispatcher.actor import Dispatcher
 from dispatcher.classify import Classifier
@@ -97,7 +98,7 @@ class Node:
         self.client, self.url, self.folder, self.toml = client, url, folder, toml
         self.settings: Settings = parse(toml.replace("URL", url), folder=folder)
         self.store = Store(client, self.settings.fleet)
-        self.store.declare_limits(self.settings.budgets)
+        self.store.limits.declare(self.settings.budgets)
         self.hands = Hands()
         self.endpoints = Endpoints.build("rented", self.settings.lanes["rented"], folder)
         self.endpoints.open()
@@ -140,7 +141,7 @@ class Node:
         return self.record()
 
     def record(self, task_id: str = "t") -> Record:
-        return self.store.record(f"acme/{task_id}")
+        return self.store.records.one(f"acme/{task_id}")
 
     def asked(self) -> list[dict[str, Any]]:
         """The bodies of all requests to the provider, in order."""
@@ -284,7 +285,7 @@ def test_an_endless_loop_of_other_calls_ends_at_its_limit_and_goes_on_when_that_
     record = node.record()
     assert record.status == "parked"
     assert "3 tool calls" in record.progress.why
-    node.store.raise_limits("acme/t", None, {"tool_calls": 4})
+    node.store.parked.raise_limits("acme/t", None, {"tool_calls": 4})
     node.work()
     record = node.record()
     assert (record.status, len(uses(record)), len(node.asked())) == ("succeeded", 4, 5)
@@ -346,7 +347,7 @@ class Death(BaseException):
 def dying(node: Node, step: int, *, after: bool) -> Callable[[], int]:
     """The node dies before or after its ``step``-th deed in Redis; how many it has done."""
     made = 0
-    real = node.store._call
+    real = node.store.scripts.call
 
     def call(name: str, *given: Any) -> Any:
         nonlocal made
@@ -358,7 +359,7 @@ def dying(node: Node, step: int, *, after: bool) -> Callable[[], int]:
             raise Death
         return result
 
-    node.store._call = call  # type: ignore[method-assign]
+    node.store.scripts.call = call  # type: ignore[method-assign]
     return lambda: made
 
 

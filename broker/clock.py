@@ -1,0 +1,29 @@
+"""Redis's clock, which all times of task state are of."""
+
+from __future__ import annotations
+
+import time
+
+import redis
+
+from broker.ask import ask
+
+MICRO = 1_000_000
+
+
+class Clock:
+    """Redis's clock as last seen, carried on by this machine's monotonic one. Microseconds."""
+
+    def __init__(self, client: redis.Redis) -> None:
+        self._client = client
+        self._offset_us = 0
+
+    def now_us(self) -> int:
+        if not self._offset_us:
+            seconds, micros = ask(self._client.time)
+            self.seen(seconds * MICRO + micros)
+        return time.monotonic_ns() // 1000 + self._offset_us
+
+    def seen(self, now_us: int) -> None:
+        """It was so late just now, by the word of Redis."""
+        self._offset_us = now_us - time.monotonic_ns() // 1000
