@@ -101,6 +101,7 @@ _arguments = in_order(
     click.option(
         "--tokens", type=click.IntRange(min=0), help="No model call begins once it has used so many."
     ),
+    click.option("--failures", type=click.IntRange(min=1), help="How many of its calls may fail."),
     click.option("--wall-s", type=float, help="How long it may run, from its first call on."),
     click.option("--callback-url", metavar="URL", help="Not in this version: ask for the result."),
     click.option("--role", type=click.Choice(("eval",)), help="Booked as an evaluation run."),

@@ -1,7 +1,7 @@
 """Submit, wait, show, explain, over a real Redis."""
 
 import json
-from dataclasses import replace
+from dataclasses import fields, replace
 from decimal import Decimal
 from typing import Any
 
@@ -14,6 +14,7 @@ from dispatcher.actor import Dispatcher
 from dispatcher.classify import Classifier
 from dispatcher.embedding import HashEmbedder
 from laneway.cli.story import story
+from laneway.submission import Budget
 from tests.accounting.stories import attempted
 
 
@@ -45,7 +46,7 @@ def test_all_options_reach_the_task(laneway: Any) -> None:
         "--workflow", "w", "--pipeline", "p", "--user", "u", "--priority", "3", "--deadline-s", "9.5",
         "--schema", '{"type": "string"}', "--gate", '{"kind": "choice", "choices": ["a"]}', "--value-usd", "1.5",
         "--hard-usd", "0.5", "--soft-usd", "0.3", "--retry-usd", "0.2", "--llm-calls", "30", "--tool-calls", "50",
-        "--parent", "t0",
+        "--same-tool-calls", "4", "--tokens", "900", "--failures", "3", "--wall-s", "60", "--parent", "t0",
     )  # fmt: skip
     task = laneway.store.records.one("acme/t").task
     assert (task.type, task.mode, task.workflow, task.pipeline, task.user) == (
@@ -60,7 +61,9 @@ def test_all_options_reach_the_task(laneway: Any) -> None:
     assert task.value_nano == 1_500_000_000
     assert task.budget == {
         "hard_usd": "0.5", "soft_usd": "0.3", "retry_usd": "0.2", "llm_calls": 30, "tool_calls": 50,
+        "same_tool_calls": 4, "tokens": 900, "failures": 3, "wall_s": 60.0,
     }  # fmt: skip
+    assert task.budget.keys() == {one.name for one in fields(Budget)}
 
 
 def test_what_this_version_does_not_do_is_refused(laneway: Any) -> None:
