@@ -28,11 +28,12 @@ def asked(before: Sequence[Turn], text: str, calls: Sequence[ToolCall], lane: st
     """The model's turn in which it asks for tools, after those before it.
 
     The calls get ids of ours, unique within the task: some engines give the same ones again and again, and the form of
-    these is one that every provider takes back (Mistral: nine letters or digits).
+    these is one that every provider takes back (Mistral: nine letters or digits). Those that begin with t had a claim's
+    number in them, which the number of turns may be as well.
     """
     named = [
         {
-            "id": f"t{len(before):05d}{number:03d}",
+            "id": f"c{len(before):05d}{number:03d}",
             "type": "function",
             "function": {"name": call.name, "arguments": call.arguments},
         }
