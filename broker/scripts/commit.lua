@@ -40,13 +40,12 @@ for i, item in ipairs(cmsgpack.unpack(ARGV[1])) do
     h = {} -- a later task of the same id
   end
   local gone = not h[1] and P .. 'gone:' .. ref .. '|' .. text(begun)
-  local before = gone and redis.call('GET', gone) or h[20] or ''
+  local before = gone and redis.call('GET', gone) or ended_of(h[20], h[2])
   local ended = ended_with(before, epoch)
   local submitted, seq, spent = tonumber(h[4] or begun), tonumber(h[9] or '0'), tonumber(h[10] or '0')
   if h[1] and h[17] == epoch .. ' ' .. h[1] then
     words[i] = 'goes on|' .. h[1]
   elseif not h[7] and (h[2] == epoch or has_ended(before, epoch)
-    or not h[20] and tonumber(epoch) <= tonumber(h[2] or '0') -- by the version before, which kept no list
     or gone and now - begun >= rules[2] * 1000000) then -- its record came to its time
     words[i] = 'done before'
   elseif h[7] or h[1] ~= epoch then

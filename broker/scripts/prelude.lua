@@ -50,6 +50,11 @@ local function ended_with(list, epoch)
   return #list <= 2000 and list or '~' .. string.match(string.sub(list, -1000), ' .*$')
 end
 
+-- The list of a record: the version before kept none, and had all ended that came before the last one that did.
+local function ended_of(list, done)
+  return list or (done and '~ ' .. done) or ''
+end
+
 local function has_ended(list, epoch)
   return string.find(list .. ' ', ' ' .. epoch .. ' ', 1, true)
     or string.sub(list, 1, 1) == '~' and tonumber(epoch) < tonumber(string.match(list, '%d+'))
@@ -558,7 +563,7 @@ local function give_up(ref, now, cause, rules)
   local key = task_key(ref)
   local h = redis.pcall('HMGET', key, 'status', 'epoch', 'done', 'starts', 'call', 'reserved', 'cancel',
     'queue', 'submitted', 'workspace', 'priority', 'seq', 'cost', 'watched', 'held', 'scopes', 'ended')
-  local status, epoch, starts, queue = h[1], h[2], tonumber(h[4] or '0'), h[8]
+  local status, epoch, starts, queue, ended = h[1], h[2], tonumber(h[4] or '0'), h[8], ended_of(h[17], h[3])
   remove(P .. 'leases', ref)
   if not status or ENDS[status] or h[3] == epoch then
     return 'ended'
@@ -598,7 +603,7 @@ local function give_up(ref, now, cause, rules)
   end
   redis.call('HDEL', key, 'call', 'reserved', 'held', 'batch')
   redis.call('HSET', key, 'done', epoch, 'status', status, 'enqueued', at, 'seq', text(seq), 'cost', text(cost),
-    'starts', text(starts), 'ended', h[5] and (h[17] or '') or ended_with(h[17] or '', epoch))
+    'starts', text(starts), 'ended', h[5] and ended or ended_with(ended, epoch))
   if h[5] then
     redis.call('HSET', key, 'lost:' .. epoch, reserved .. ' ' .. h[15], 'losses', lost_calls(key, { h[5] }))
   end

@@ -310,6 +310,29 @@ def test_a_task_that_is_put_back_for_ever_keeps_a_short_list_of_what_ended(
     assert store.commit(turns) == ["done before"] * len(turns)
 
 
+@pytest.mark.parametrize("since", ["committed", "lost", "given back"])
+def test_what_the_version_before_had_committed_is_done_before_whatever_became_of_its_task(
+    store: Store, client: redis.Redis, since: str
+) -> None:
+    store.submit([task("a")])
+    (claim,) = take(store)
+    store.begin([Intent(claim, 500, call(claim, 500, settled=False), ("fleet",))])
+    paid = replace(
+        done(claim, 200), scopes=("fleet",), status="queued", queue=DISPATCH, outcome=None, facts=()
+    )
+    assert store.commit([paid]) == ["moved"]
+    client.hdel(keys.task_key("acme/a"), "ended")  # it kept no list
+    (other,) = take(store)
+    if since != "given back":
+        store.begin([Intent(other, 50, call(other, 50, settled=False), ("fleet",))])
+    if since == "committed":
+        store.commit([replace(paid, claim=other, cost_nano=50, attempts=(call(other, 50),))])
+    else:
+        store.release([other], "its worker was lost" if since == "lost" else "")
+    assert store.commit([paid]) == ["done before"]
+    assert store.records.one("acme/a").cost_nano == (200 if since == "given back" else 250)
+
+
 def test_a_call_of_a_task_that_redis_has_lost_is_booked_once_on_the_day_of_its_submission(
     store: Store, client: redis.Redis
 ) -> None:
