@@ -164,7 +164,7 @@ def _now(record: Record) -> dict[str, Any]:
         "waits_for": record.progress.waits_for or None if record.status == "queued" else None,
         "queue": record.queue if record.status in ("queued", "running") else None,
         "batch": record.batch or None,
-        "claims": record.epoch,
+        "epoch": record.epoch,
         "started_at": moment(record.started_us),
         "finished_at": moment(record.finished_us) if record.status in TERMINAL else None,
         "reserved_usd": usd(record.reserved_nano),

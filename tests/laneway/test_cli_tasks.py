@@ -199,6 +199,7 @@ def test_show_tells_the_whole_story_of_a_task_that_passed(laneway: Any) -> None:
     assert (attempt["gate"], attempt["verdict"], attempt["settled"]) == ("choice", "pass", True)
     assert attempt["input_tokens"] > 0
     assert attempt["output_tokens"] == 1
+    assert attempt["attempt_id"] == f"t-{told['now']['epoch']}"
     parts = told["cost"]["parts"]
     assert sum(Decimal(amount) for amount in parts.values()) == Decimal(told["cost"]["total_usd"])
     assert told["outcome"]["output"] == "refund"
