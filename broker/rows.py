@@ -132,6 +132,7 @@ def of_intent(one: Intent) -> bytes:
             one.line,
             one.claim.progress.family,
             _above(one.claim.progress),
+            one.claim.submitted_us,
         ]
     )
 

@@ -1,5 +1,5 @@
 -- ARGV[1] = [[ref, epoch, worst case, fact, scopes, hard limit, endpoint, tokens, rpm, tpm,
--- batch, line, family, above], …]: the worst case is reserved in every scope or in none,
+-- batch, line, family, above, submitted], …]: the worst case is reserved in every scope or in none,
 -- and the intent recorded, before the call leaves. A worst case below 0 is an unknown price, a hard limit below 0 is none.
 -- One word a task: go, lost (another holds it now), cancel, or why it must not leave: over|scope|period|left|limit,
 -- killed|scope, closed|scope|period, unpriced|scope|period, busy|microseconds|1 for its failures (its endpoint takes no
@@ -9,11 +9,12 @@ local now = clock()
 local day = day_of(now)
 local words = {}
 for i, item in ipairs(cmsgpack.unpack(ARGV[1])) do
-  local ref, epoch, worst, fact, scopes, hard, endpoint, tokens, rpm, tpm, batch, line, family, above = unpack(item)
+  local ref, epoch, worst, fact, scopes, hard, endpoint, tokens, rpm, tpm, batch, line, family, above,
+    came = unpack(item)
   local key = task_key(ref)
   local h = redis.call('HMGET', key, 'epoch', 'done', 'cancel', 'call', 'starts', 'started', 'cost', 'hard', 'human',
-    'family', 'shares')
-  if h[1] ~= epoch or h[2] == epoch then
+    'family', 'shares', 'submitted')
+  if h[1] ~= epoch or h[2] == epoch or came > 0 and tonumber(h[12]) ~= came then -- of a later task of the same id
     words[i] = 'lost'
   elseif h[3] then
     words[i] = 'cancel'

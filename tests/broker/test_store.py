@@ -372,6 +372,7 @@ def test_a_call_of_a_task_that_redis_has_lost_is_not_that_of_a_later_task_of_its
         paid.append(replace(done(claim, cost), scopes=("fleet",)))
     client.hset(keys.used_key("total"), "fleet", 500)  # Redis has lost what the first had reserved, too
     lost, later = paid
+    assert store.begin([Intent(lost.claim, 500, call(lost.claim, 500, settled=False))]) == ["lost"]
     assert store.commit([lost]) == ["late"]
     assert store.commit([lost]) == ["done before"]
     assert store.commit([later]) == ["moved"]
