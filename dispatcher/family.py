@@ -68,7 +68,7 @@ def part_id(parent_id: str, name: str) -> str:
 
 
 def other_id(taken: str) -> str:
-    """The id of a part whose own one is a stranger's task already: the same each time."""
+    """The id of a part whose own one is another task's already: the same each time."""
     return f"part-{_hashed(taken)}"
 
 

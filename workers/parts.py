@@ -92,15 +92,26 @@ def submitted(store: Store, parts: Sequence[Task]) -> tuple[str, Record | None]:
     """
     word, *_ = store.submit(parts)  # those that are there already stay as they are
     first = parts[0]
-    if word == "conflict" and first.ref not in store.records.parts(
-        reference(first.workspace, first.parent or "")
-    ):
+    while word == "conflict" and not _is_there(store, first):
         first = replace(first, task_id=other_id(first.task_id))
-        store.submit([first])
+        (word,) = store.submit([first])
+    return first.ref, _record(store, first)
+
+
+def _is_there(store: Store, part: Task) -> bool:
+    """Whether what has its id is this part, with another deadline. Its parent may have a part of other words there: of
+    a turn or an answer that Redis has lost since."""
+    if part.ref not in store.records.parts(reference(part.workspace, part.parent or "")):
+        return False
+    known = _record(store, part)
+    return known is None or known.task.messages == part.messages
+
+
+def _record(store: Store, part: Task) -> Record | None:
     try:
-        return first.ref, store.records.one(first.ref)
+        return store.records.one(part.ref)
     except (UnknownTask, ResultGone):
-        return first.ref, None
+        return None
 
 
 def ended(part: Record | None) -> bool:

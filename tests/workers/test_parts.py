@@ -324,6 +324,30 @@ def test_a_task_that_happens_to_have_the_id_of_a_part_does_not_pass_for_it(
     assert f"acme/{taken}" not in parts
 
 
+@pytest.mark.parametrize(
+    ("taken", "task_type", "scripted"),
+    [
+        ("t-critic1", "essay", [says("all"), says(verdict(ok=True))]),
+        ("t-c00000000", "general", [hands_on("Left."), says("left"), says("all")]),
+    ],
+)
+@pytest.mark.parametrize("deadline_s", [None, 3600.0])
+def test_a_part_of_a_conversation_that_redis_has_lost_does_not_pass_for_what_is_asked_for_now(
+    node: Node, taken: str, task_type: str, scripted: list[dict[str, Any]], deadline_s: float | None
+) -> None:
+    """Its worker got it through when Redis was back, without the turn or the answer that it came of."""
+    for again in (taken, other_id(taken)):
+        node.store.submit([Task(again, "acme", ({"role": "user", "content": f"x {again}"},), parent="t")])
+        (claim,) = node.store.fetch(DISPATCH, 9, idle=True).claims
+        lost = Outcome("succeeded", "", "of a lost one")
+        node.store.commit([Move(claim, "succeeded", claim.progress, outcome=lost)])
+    record = until_done(node, *scripted, type=task_type, deadline_s=deadline_s)
+    assert (record.status, record.outcome and record.outcome.output) == ("succeeded", "all")
+    assert "of a lost one" not in str(node.asked())
+    assert len(node.asked()) == len(scripted), "all that was scripted was asked for, each once"
+    assert f"acme/{other_id(other_id(taken))}" in node.store.records.parts("acme/t")
+
+
 @pytest.mark.parametrize("said", ["no JSON at all", '{"ok": true, "comment": "fine"}', '["ok"]'])
 def test_a_critic_that_says_nothing_against_it_lets_the_answer_through(node: Node, said: str) -> None:
     judged = [says(said)] * (1 if said.startswith("{") else 3)
