@@ -83,6 +83,12 @@ class BatchBook:
             )
         )
 
+    def write_again(self, batch: Batch, holders: Sequence[Holder], *, over: State | None) -> bool:
+        """What Redis has lost of a batch that the provider has: its lines, and then its record, as ``write`` does."""
+        said: Mapping[Any, Any] = {line: f"{ref}|{epoch}" for line, (ref, epoch) in holders}
+        ask(lambda: self.client.hset(keys.lines_key(batch.id), mapping=said))
+        return self.write(batch, over=over)
+
     def close(self, batch: Batch) -> None:
         """All of its lines are settled: forget it."""
         pipe = self.client.pipeline()

@@ -10,7 +10,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import IO
 
-from broker.batches import Batch, State
+from broker.ask import patiently
+from broker.batches import Batch, Holder, State
 from broker.clock import MICRO
 from broker.errors import CallRejected, EngineError, PermanentEngineError
 from broker.lock import Lock
@@ -77,16 +78,17 @@ class BatchSender:
             path = self.folder / f"{batch.id}.jsonl"
             try:
                 with path.open("wb") as file:
-                    batch = self._filled(batch, file, (filling, lock))
+                    batch, holders = self._filled(batch, file, (filling, lock))
                 if batch.lines and lock.held():
-                    self._send(batch, path, lock)
+                    self._send(batch, path, lock, holders)
                 elif lock.held():
                     self.book.close(batch)
             finally:
                 path.unlink(missing_ok=True)
 
-    def _filled(self, batch: Batch, file: IO[bytes], locks: Sequence[Lock]) -> Batch:
-        """Handful by handful, until the pool is empty or the batch is full."""
+    def _filled(self, batch: Batch, file: IO[bytes], locks: Sequence[Lock]) -> tuple[Batch, Sequence[Holder]]:
+        """Handful by handful, until the pool is empty or the batch is full; with whose its lines are."""
+        holders: list[Holder] = []
         limit = min(self.row.batch_lines, self.door.line_limit)
         while (
             batch.lines < limit and file.tell() < self.door.bytes_limit and all(one.held() for one in locks)
@@ -96,12 +98,15 @@ class BatchSender:
                 break
             self.jobs.hands.take(fetched.claims, self.pool, messages=1, hold_s=HOLD_S)
             try:
-                batch = self._handful(batch, fetched.claims, file)
+                batch, joined = self._handful(batch, fetched.claims, file)
+                holders += joined
             finally:
                 self.jobs.hands.drop(fetched.claims, self.pool)
-        return batch
+        return batch, holders
 
-    def _handful(self, batch: Batch, claims: Sequence[Claim], file: IO[bytes]) -> Batch:
+    def _handful(
+        self, batch: Batch, claims: Sequence[Claim], file: IO[bytes]
+    ) -> tuple[Batch, Sequence[Holder]]:
         jobs, moves = self.jobs.prepare(claims, batch=True)
         lines: dict[str, tuple[Job, bytes]] = {}
         for job in jobs:
@@ -126,9 +131,11 @@ class BatchSender:
                 moves.append(self.jobs.refused(job.claim, parse_refusal(word), job.worst_nano))
         self.store.commit(moves)
         deadlines = [due for due in (batch.due_us, *map(_due_us, joined)) if due is not None]
-        return replace(batch, lines=batch.lines + len(joined), due_us=min(deadlines, default=None))
+        holders = [(line_id(claim), (claim.ref, claim.epoch)) for claim in joined]
+        batch = replace(batch, lines=batch.lines + len(joined), due_us=min(deadlines, default=None))
+        return batch, holders
 
-    def _send(self, batch: Batch, path: Path, lock: Lock) -> None:
+    def _send(self, batch: Batch, path: Path, lock: Lock, holders: Sequence[Holder]) -> None:
         batch = replace(batch, state="sending", since_us=self.store.clock.now_us())
         if not self.book.write(batch, over="open", under=lock):
             log.error(
@@ -143,8 +150,11 @@ class BatchSender:
             if error.usage is not None:  # it is known that the provider has nothing of it
                 self.batches.take_apart(batch, singly=isinstance(error, PermanentEngineError))
             return
-        now = self.book.get(batch.id)
-        if now is not None:  # in another state where we were thought dead
+        now = patiently(lambda: self.book.get(batch.id))
+        if now is None or now.state == "open":  # Redis has lost meanwhile that it was to leave
+            sent = replace(batch, state="lost", provider_id=provider_id)
+            patiently(lambda: self.book.write_again(sent, holders, over=now.state if now else None))
+        else:  # in another state where we were thought dead
             state: State = "sent" if now.state == "sending" else now.state
             self.book.write(replace(now, state=state, provider_id=provider_id), over=now.state)
         log.info("batch %s: %d lines are with the provider as %s", batch.id, batch.lines, provider_id)

@@ -465,6 +465,47 @@ def test_what_was_taken_apart_while_its_sender_stood_still_is_not_sent(
     node.at_rest()
 
 
+@pytest.mark.parametrize("lost", ["all of it", "that it was to leave"])
+def test_a_batch_that_redis_loses_while_it_is_sent_is_booked_beside_the_one_that_its_tasks_go_into(
+    node: Node, monkeypatch: pytest.MonkeyPatch, lost: str
+) -> None:
+    node.submit("a", "b")
+    before = dumped(node.client)
+    send, write = node.door.send, node.book.write
+
+    def noted(batch: Batch, *, over: State | None, under: Lock | None = None) -> bool:
+        if batch.state == "sending" and lost == "that it was to leave":
+            before.clear()
+            before.update(dumped(node.client))
+        return write(batch, over=over, under=under)
+
+    def sent(batch_id: str, path: Path, lines: int) -> str:
+        provider_id = send(batch_id, path, lines)
+        node.client.flushdb()
+        for key, (value, ttl_ms) in before.items():
+            node.client.restore(key, ttl_ms, value)
+        return provider_id
+
+    monkeypatch.setattr(node.book, "write", noted)
+    monkeypatch.setattr(node.door, "send", sent)
+    node.sender.send()
+    monkeypatch.undo()
+    for _ in range(3):
+        node.tick()
+    assert set(node.statuses().values()) == {"succeeded"}
+    assert len(node.provider.batches) == 2
+    assert sum(one.task.cost.total for one in node.ledger()) == node.provider.answered() * LINE_NANO
+    assert node.book.all() == []
+    node.at_rest()
+
+
+def dumped(client: redis.Redis) -> dict[bytes, tuple[bytes, int]]:
+    """Everything in it, as it can be put back: the value of each key, and for how long it lives."""
+    found: Any = client.keys()
+    rows: Any = {key: (client.dump(key), max(0, int(client.pttl(key)))) for key in found}
+    return {key: row for key, row in rows.items() if row[0] is not None}
+
+
 def test_a_batch_that_is_not_to_be_found_stands_unsettled_and_is_put_right_when_it_turns_up(
     node: Node, monkeypatch: pytest.MonkeyPatch
 ) -> None:
