@@ -151,7 +151,7 @@ def _arguments(folder: Path, ports: list[int]) -> list[str]:
         *(f"-{name}={port}" for name, port in zip(names, ports, strict=True)),
         "-master.telemetry=false",
         "-master.volumeSizeLimitMB=128",
-        "-volume.max=50",
+        "-volume.max=400",  # deleted files keep their room, and which tests a server gets is chance
         f"-filer.localSocket={folder / 'filer.sock'}",
         f"-s3.localSocket={folder / 's3.sock'}",
         f"-s3.config={folder / 'access.json'}",

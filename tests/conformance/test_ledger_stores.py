@@ -126,15 +126,16 @@ def table(number: int) -> bytes:
 
 
 def test_a_reader_has_the_old_file_or_the_new_one_whole(place: Place) -> None:
-    """Read in pieces of 64 KiB; the file has a megabyte, and is replaced all the time."""
+    """Read in pieces of 64 KiB; the file has a megabyte, and is replaced each time that one has read it."""
     versions = [table(number) for number in range(8)]
     store = place.store()
     store.put("tasks/x", versions[0])
-    done = threading.Event()
+    done, turns = threading.Event(), threading.Semaphore(3)
 
     def write() -> None:
         other = place.store()
         for version in cycle(versions):
+            turns.acquire()
             if done.is_set():
                 return
             other.put("tasks/x", version)
@@ -153,6 +154,7 @@ def test_a_reader_has_the_old_file_or_the_new_one_whole(place: Place) -> None:
             assert (found["a"].to_numpy() == expected).all()
             assert (other["h"].to_numpy() == expected).all()
             whole += 1
+            turns.release()
         return whole, changed
 
     with ThreadPoolExecutor(4) as pool:
@@ -162,6 +164,7 @@ def test_a_reader_has_the_old_file_or_the_new_one_whole(place: Place) -> None:
             assert [one.result()[0] for one in readers] == [20, 20, 20]
         finally:
             done.set()
+            turns.release()
         writer.result()
 
 
