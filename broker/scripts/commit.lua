@@ -31,22 +31,22 @@ local day = day_of(now)
 local words = {}
 for i, item in ipairs(cmsgpack.unpack(ARGV[1])) do
   local ref, epoch, cost, status, queue, delay, progress, outcome, attempts, moves, cause, scopes, overrun, soft, tally,
-    family, awaits, late, begun = unpack(item)
+    family, awaits, late, came = unpack(item)
   local key = task_key(ref)
   local lost = 'lost:' .. epoch
   local h = redis.call('HMGET', key, 'epoch', 'done', 'cancel', 'submitted', 'workspace', 'priority', lost, 'queue', 'seq',
     'cost', 'call', 'watched', 'reserved', 'held', 'soft', 'human', 'stepped', 'scopes', 'shares', 'ended')
-  if h[1] and begun > 0 and tonumber(h[4]) ~= begun then
+  if h[1] and came > 0 and tonumber(h[4]) ~= came then
     h = {} -- a later task of the same id
   end
-  local gone = not h[1] and P .. 'gone:' .. ref .. '|' .. text(begun)
+  local gone = not h[1] and P .. 'gone:' .. ref .. '|' .. text(came)
   local before = gone and redis.call('GET', gone) or ended_of(h[20], h[2])
   local ended = ended_with(before, epoch)
-  local submitted, seq, spent = tonumber(h[4] or begun), tonumber(h[9] or '0'), tonumber(h[10] or '0')
+  local submitted, seq, spent = tonumber(h[4] or came), tonumber(h[9] or '0'), tonumber(h[10] or '0')
   if h[1] and h[17] == epoch .. ' ' .. h[1] then
     words[i] = 'goes on|' .. h[1]
   elseif not h[7] and (h[2] == epoch or has_ended(before, epoch)
-    or gone and now - begun >= rules[2] * 1000000) then -- its record came to its time
+    or gone and now - came >= rules[2] * 1000000) then -- its record came to its time
     words[i] = 'done before'
   elseif h[7] or h[1] ~= epoch then
     late = #late > 0 and late or attempts
