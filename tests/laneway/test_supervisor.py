@@ -230,8 +230,12 @@ def supervise(
         text=True,
     )
     assert process.stdout is not None
-    pids = next(line for line in process.stdout if line.startswith("pids "))
-    return process, json.loads(pids.removeprefix("pids "))
+    told = []
+    for line in process.stdout:
+        if line.startswith("pids "):
+            return process, json.loads(line.removeprefix("pids "))
+        told.append(line)
+    raise AssertionError(f"the supervisor ended with {process.wait()} after {told}")
 
 
 def killed(process: subprocess.Popen[str]) -> None:
