@@ -11,7 +11,6 @@ from broker.connect import connect
 from broker.errors import BadTask, LanewayError, UnknownTask
 from broker.prices import cost_nano
 from broker.queue import LaneBroker, TaskQueue
-from broker.scopes import utc_day
 from broker.settings import Settings, load
 from broker.sights import Sights
 from broker.state import Move, Record
@@ -88,8 +87,7 @@ class Dispatcher:
         return climbing(claim, step, progress, places)
 
     def _places(self) -> Places:
-        now_us = self.store.clock.now_us()
-        return Places(self.settings.lanes, self.settings.types, utc_day(now_us), now_us)
+        return Places(self.settings.lanes, self.settings.types, self.store.clock.now_us())
 
     def classify(self, claims: Sequence[Claim]) -> list[Classified]:
         """The declared type where there is one; the others are classified together."""

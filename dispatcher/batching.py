@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from broker.prices import PPM, batch_ppm
+from broker.scopes import utc_day
 from broker.settings.lanes import Lane
 from broker.settings.types import TaskType
 from broker.tariff import price_of
@@ -66,14 +67,13 @@ def left_s(claim: Claim, now_us: int) -> float | None:
 
 @dataclass(frozen=True, slots=True)
 class Places:
-    """``place`` over a configuration, on a UTC day and at a moment of Redis's clock.
+    """``place`` over a configuration, at a moment of Redis's clock: its UTC day says what a batch saves.
 
     Tasks whose type has tools or a critic are never put in batches: each step would wait for one.
     """
 
     lanes: Mapping[str, Lane]
     types: Mapping[str, TaskType]
-    day: str
     now_us: int
 
     def of(self, claim: Claim, lane: str) -> str:
@@ -81,7 +81,7 @@ class Places:
         task_type = self.types.get(claim.progress.task_type)
         if row is None or not row.batches or (task_type and (task_type.tools or task_type.critic)):
             return lane_queue(lane, claim.task.mode)
-        ppm = batch_ppm(price_of(lane, row.doors()[0], self.day))
+        ppm = batch_ppm(price_of(lane, row.doors()[0], utc_day(self.now_us)))
         return place(claim, lane, row, batch_ppm=ppm, now_us=self.now_us)
 
 

@@ -314,8 +314,7 @@ class Jobs:
         return unavailable(self.settings, patiently(self.sights.lanes), self.sights.watched_s())
 
     def places(self) -> Places:
-        now_us = self.store.clock.now_us()
-        return Places(self.settings.lanes, self.settings.types, utc_day(now_us), now_us)
+        return Places(self.settings.lanes, self.settings.types, self.store.clock.now_us())
 
     def _judge(self, job: Job, result: Reply | EngineError) -> tuple[Verdict, int]:
         """The verdict, and what reaching it cost in nano-dollars of processor time: nothing where no gate judged."""

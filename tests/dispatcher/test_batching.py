@@ -1,5 +1,7 @@
 """Which queue of a lane an asynchronous task goes to: a table of cases."""
 
+from datetime import UTC, datetime
+
 import pytest
 
 from broker.prices import PPM
@@ -10,6 +12,7 @@ from dispatcher.batching import Places, cheapest, fill_ready, place, ways
 HALF = PPM // 2
 LANE = Lane(engine="openai", batches=True, batch_least_s=3600, batch_overflow_s=900)
 PRICE = {"input_mtok": "1", "output_mtok": "2"}
+JUNE_US = int(datetime(2026, 6, 1, tzinfo=UTC).timestamp()) * 1_000_000
 
 
 def claim(deadline_s: float | None, mode: str = "async", waited_s: float = 0) -> Claim:
@@ -58,9 +61,9 @@ def test_a_lane_without_batches_has_one_way() -> None:
 def test_the_discount_of_the_day_decides() -> None:
     price = [{**PRICE, "from": "2026-01-01"}, {**PRICE, "from": "2026-06-01", "batch_discount": "0.5"}]
     lanes = {"x": Lane.model_validate({**LANE.model_dump(exclude={"price"}), "price": price})}
-    assert Places(lanes, {}, "2026-05-31", 0).of(claim(None), "x") == "lane-x-async"
-    assert Places(lanes, {}, "2026-06-01", 0).of(claim(None), "x") == "lane-x-batch"
-    assert Places({}, {}, "2026-06-01", 0).of(claim(None), "gone") == "lane-gone-async"
+    assert Places(lanes, {}, JUNE_US - 1).of(claim(None), "x") == "lane-x-async"
+    assert Places(lanes, {}, JUNE_US).of(claim(None), "x") == "lane-x-batch"
+    assert Places({}, {}, JUNE_US).of(claim(None), "gone") == "lane-gone-async"
 
 
 @pytest.mark.parametrize(

@@ -53,7 +53,7 @@ SETTINGS: Settings = parse(
     gate = { kind = "choice", choices = ["x"] }
     """
 )
-PLACES = Places(SETTINGS.lanes, SETTINGS.types, "2026-11-22", 0)
+PLACES = Places(SETTINGS.lanes, SETTINGS.types, 0)
 SCOPES = ("fleet", "workspace:acme")
 PASSED, UNJUDGED, NOT_PASSED = (
     Verdict(True, "choice", ""),
