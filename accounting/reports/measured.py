@@ -68,11 +68,11 @@ class Tries:
 
     @property
     def success_share(self) -> Fraction | None:
-        return _part(self.passed, self.judged)
+        return quotient(self.passed, self.judged)
 
     @property
     def attempts_per_success(self) -> Fraction | None:
-        return _part(self.judged, self.passed)
+        return quotient(self.judged, self.passed)
 
     @property
     def try_usd(self) -> Fraction | None:
@@ -121,7 +121,7 @@ class Work:
 
     @property
     def success_share(self) -> Fraction | None:
-        return _part(self.succeeded, self.judged)
+        return quotient(self.succeeded, self.judged)
 
 
 @dataclass(frozen=True, slots=True)
@@ -296,7 +296,8 @@ def _weigh(tasks: Any) -> Any:
     return grouped(rows, (TYPE,))
 
 
-def _part(some: int, of: int) -> Fraction | None:
+def quotient(some: int, of: int) -> Fraction | None:
+    """Exactly; None of nothing."""
     return Fraction(some, of) if of else None
 
 

@@ -14,7 +14,7 @@ import click
 from accounting.files import ledger
 from accounting.files.ledger import Store
 from accounting.reports.flat import holds
-from accounting.reports.measured import Measured, Tries, measure
+from accounting.reports.measured import Measured, Tries, measure, quotient
 from accounting.reports.wording import left_out, percent
 from broker.errors import LedgerError
 from broker.money import NANO_PER_USD
@@ -95,8 +95,8 @@ def measured(given: Given) -> Measured:
 def _tell_discounts(tries: Tries) -> None:
     """Says what a price that is given leaves out of account."""
     shares = (
-        ("of the input was read from a cache", part(tries.cached_tokens, tries.input_tokens)),
-        ("of the tries went in a batch", part(tries.batched, tries.tries)),
+        ("of the input was read from a cache", quotient(tries.cached_tokens, tries.input_tokens)),
+        ("of the tries went in a batch", quotient(tries.batched, tries.tries)),
     )
     if cheaper := " and ".join(f"{percent(float(share))} {what}" for what, share in shares if share):
         whole = "--price asks the whole price for all of them; without it they cost what they did"
@@ -131,14 +131,14 @@ def feed_plan(given: Given) -> None:
         source(found),
         {
             "tasks_per_day": Fraction(work.tasks, found.days),
-            "calls": part(calls.tries, work.tasks) or None,
-            "input_tokens": part(calls.input_tokens, calls.tries),
-            "output_tokens": part(calls.output_tokens, calls.tries),
-            "retry_share": part(work.redone_nano, work.inference_nano),
-            "orchestration_share": part(work.around_nano, work.inference_nano),
-            "eval_share": part(work.eval_nano, work.inference_nano),
-            "review_share": part(work.reviewed, work.tasks),
-            "review_usd": part(work.human_nano, work.reviewed * NANO_PER_USD),
+            "calls": quotient(calls.tries, work.tasks) or None,
+            "input_tokens": quotient(calls.input_tokens, calls.tries),
+            "output_tokens": quotient(calls.output_tokens, calls.tries),
+            "retry_share": quotient(work.redone_nano, work.inference_nano),
+            "orchestration_share": quotient(work.around_nano, work.inference_nano),
+            "eval_share": quotient(work.eval_nano, work.inference_nano),
+            "review_share": quotient(work.reviewed, work.tasks),
+            "review_usd": quotient(work.human_nano, work.reviewed * NANO_PER_USD),
         },
     )
     monthly = [one for one in load().prices.monthly if holds(one, found.until)]
@@ -171,9 +171,9 @@ def _feed_load(given: Given, found: Measured, prefix: str = "") -> None:
     _feed_price(given, found, tries, prefix)
     load_ = {
         "tasks_per_day": Fraction(work.tasks, found.days),
-        "calls": part(tries.tries, work.tasks) or None,
-        "input_tokens": part(tries.input_tokens, tries.tries),
-        "output_tokens": part(tries.output_tokens, tries.tries),
+        "calls": quotient(tries.tries, work.tasks) or None,
+        "input_tokens": quotient(tries.input_tokens, tries.tries),
+        "output_tokens": quotient(tries.output_tokens, tries.tries),
     }
     given.feed(source(found), {prefix + name: value for name, value in load_.items()})
 
@@ -215,7 +215,7 @@ def feed_crossover(given: Given) -> None:
         {
             "rented_1k_usd": thousand(rented.success_usd),
             "local_1k_usd": thousand(own.marginal_success_usd),
-            "task_s": part(own.busy_ms, own.passed * MS_PER_S),
+            "task_s": quotient(own.busy_ms, own.passed * MS_PER_S),
         },
     )
 
@@ -231,7 +231,7 @@ def feed_offer(given: Given) -> None:
     given.feed(
         source(found),
         {
-            "task_usd": part(work.cost_nano, work.tasks * NANO_PER_USD),
+            "task_usd": quotient(work.cost_nano, work.tasks * NANO_PER_USD),
             "p95_usd": Fraction(work.p95_nano, NANO_PER_USD),
             "success_share": work.success_share,
         },
@@ -250,7 +250,3 @@ def tries_on(found: Measured, given: Given, name: str) -> Tries:
             mend=f"{given.flags[name]} is one of {', '.join(lanes)}",
         )
     return tries
-
-
-def part(some: int, of: int) -> Fraction | None:
-    return Fraction(some, of) if of else None

@@ -9,7 +9,7 @@ import click
 
 from accounting.econ import margin as selling
 from accounting.econ.margin import Margin, Offer
-from accounting.reports.measured import Measured
+from accounting.reports.measured import Measured, quotient
 from laneway.cli.econ.answer import calculator
 from laneway.cli.econ.fed import (
     FED,
@@ -17,7 +17,6 @@ from laneway.cli.econ.fed import (
     feed_offer,
     from_ledger,
     measured,
-    part,
     period,
     source,
     type_option,
@@ -110,7 +109,7 @@ def _rate(found: Measured, task_type: str, lane: str) -> Rate:
         tries.attempts_per_success,
         tries.try_usd,
         tries.success_usd,
-        part(tries.input_tokens, tries.tries),
-        part(tries.output_tokens, tries.tries),
-        part(tries.busy_ms, tries.tries * 1000),
+        quotient(tries.input_tokens, tries.tries),
+        quotient(tries.output_tokens, tries.tries),
+        quotient(tries.busy_ms, tries.tries * 1000),
     )
