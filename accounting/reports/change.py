@@ -9,11 +9,9 @@ import pyarrow.compute as pc
 
 from accounting.files import schema
 from accounting.reports.figures import Change, Moved, Side, unit_cost
-from accounting.reports.sums import by, text, totals
+from accounting.reports.sums import Totals, by, text, totals
 from accounting.reports.tasks import BY, Tallies
 from broker.money import round_half_even
-
-Sums = Mapping[str, int]
 
 
 def side(since: str, until: str, kinds: Any, unrolled: tuple[str, ...] = ()) -> Side:
@@ -49,7 +47,7 @@ def _volume(tasks_before: int, tasks: int, nano_before: int, nano: int) -> int:
     return round_half_even((tasks - tasks_before) * nano_before, tasks_before)
 
 
-def _unit(before: Mapping[str, Sums], now: Mapping[str, Sums]) -> int:
+def _unit(before: Mapping[str, Totals], now: Mapping[str, Totals]) -> int:
     """What today's tasks cost beyond what as many of their kind did before, over the kinds that are in both."""
     return sum(
         sums["cost"] - round_half_even(sums["tasks"] * was["cost"], was["tasks"])
@@ -58,7 +56,7 @@ def _unit(before: Mapping[str, Sums], now: Mapping[str, Sums]) -> int:
     )
 
 
-def _kinds(kinds: Any) -> dict[str, Sums]:
+def _kinds(kinds: Any) -> dict[str, Totals]:
     """A type that ended on a lane → its sums."""
     pair = pc.binary_join_element_wise(text(kinds["task_type"]), text(kinds["final_lane"]), "\n")
     return dict(by(kinds.append_column("kind", pair.cast(schema.TEXT)), "kind"))
@@ -67,7 +65,7 @@ def _kinds(kinds: Any) -> dict[str, Sums]:
 def _moved(before: Any, now: Any, key: str) -> tuple[Moved, ...]:
     """Those that moved most first."""
     was, is_ = dict(by(before, key)), dict(by(now, key))
-    nothing: Sums = {"tasks": 0, "cost": 0}
+    nothing: Totals = {"tasks": 0, "cost": 0}
     found = []
     for name in sorted({*was, *is_}):
         old, new = was.get(name, nothing), is_.get(name, nothing)

@@ -8,11 +8,10 @@ from math import inf, isfinite
 from typing import Any
 
 from accounting.reports.figures import Cell, Choice, Costly, share, unit_cost
-from accounting.reports.sums import by, picked, totals
+from accounting.reports.sums import Totals, by, picked, totals
 from accounting.reports.tasks import LANE, WORKFLOW
 from broker.money import round_half_even
 
-Sums = Mapping[str, int]
 MOST_COSTLY = 5
 FEWEST_JUDGED = 30  # for one lane to be called better than another
 PEOPLE, DEAR, FAR = 0.5, 1.1, 1.5
@@ -126,7 +125,7 @@ def costly(workflows: Any) -> tuple[Costly, ...]:
     return tuple(made)
 
 
-def action(sums: Sums, others: Sums, lanes: float | None, workflows: int) -> str:
+def action(sums: Totals, others: Totals, lanes: float | None, workflows: int) -> str:
     """What makes the tasks of one of so many workflows dearer than those of all others, and what to do about it.
 
     What a task costs is its calls * the tokens of a call * what a token costs, which its lane decides: what is furthest
@@ -148,7 +147,7 @@ def action(sums: Sums, others: Sums, lanes: float | None, workflows: int) -> str
     return what if times >= FAR else NOT_KNOWN
 
 
-def _longer(sums: Sums, others: Sums) -> str:
+def _longer(sums: Totals, others: Totals) -> str:
     """Whether it is rather what a call reads or what it writes that makes its tokens more than those of others."""
     read, written = (
         (share(sums[name], sums["llm_calls"]) or 0.0) - (share(others[name], others["llm_calls"]) or 0.0)
@@ -157,14 +156,14 @@ def _longer(sums: Sums, others: Sums) -> str:
     return READ_LESS if read >= written * WRITTEN else WRITE_LESS
 
 
-def _dearness(sums: Sums, others: Sums) -> float | None:
+def _dearness(sums: Totals, others: Totals) -> float | None:
     """None where there are no others, or nobody knows what all of them cost."""
     if sums["unpriced_calls"] or others["unpriced_calls"]:
         return None
     return _times(sums, others, "cost", "tasks")
 
 
-def _dearer_lanes(lanes: Mapping[str, Sums], every: Mapping[str, Sums]) -> float | None:
+def _dearer_lanes(lanes: Mapping[str, Totals], every: Mapping[str, Totals]) -> float | None:
     """What a token costs on the lanes that some tasks ended on, over what it does on those of all others. On each lane
     it costs what it does over all tasks: how the tasks themselves are is no matter of the lane."""
     prices = {
@@ -183,7 +182,7 @@ def _dearer_lanes(lanes: Mapping[str, Sums], every: Mapping[str, Sums]) -> float
     return _over(its, theirs)
 
 
-def _times(sums: Sums, others: Sums, part: str, of: str) -> float | None:
+def _times(sums: Totals, others: Totals, part: str, of: str) -> float | None:
     """A ratio of the sums over the same ratio of the others."""
     return _over((sums[part], sums[of]), (others[part], others[of]))
 
@@ -197,16 +196,16 @@ def _over(its: tuple[float, int], theirs: tuple[float, int]) -> float | None:
     return (its[0] * theirs[1]) / (its[1] * theirs[0])
 
 
-def _by_lane(workflows: Any) -> dict[str, Sums]:
+def _by_lane(workflows: Any) -> dict[str, Totals]:
     return {lane: _driven(sums) for lane, sums in by(workflows, LANE)}
 
 
-def _driven(sums: Sums) -> Sums:
+def _driven(sums: Totals) -> Totals:
     """With what drives the cost: ``calls`` of models beyond those that climbing brings about, and ``tokens``, what is
     written weighed by its price."""
     calls = max(0, sums["llm_calls"] - sums["hops"])
     return {**sums, "calls": calls, "tokens": sums["input"] + WRITTEN * sums["output"]}
 
 
-def _less(every: Sums, sums: Sums) -> Sums:
+def _less(every: Totals, sums: Totals) -> Totals:
     return {name: every[name] - sums[name] for name in every}

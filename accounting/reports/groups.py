@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from math import ceil
 from typing import Any
@@ -10,7 +10,7 @@ from typing import Any
 from accounting.reports.currency import Rates
 from accounting.reports.figures import Dearest, Goal, Group, Open, Part, Window, Work, share, unit_cost
 from accounting.reports.ranks import Answers
-from accounting.reports.sums import PARTS, RATINGS, by, picked, total, totals
+from accounting.reports.sums import PARTS, RATINGS, Totals, by, picked, total, totals
 from accounting.reports.tasks import DATE, PERCENTS, TOTAL
 
 DEAREST = (0.01, 0.1)
@@ -22,8 +22,7 @@ CATEGORIES = {
     "data": ("tool", "data"),
     "human": ("human",),
 }
-Sums = Mapping[str, int]
-NOBODY: Sums = dict.fromkeys(RATINGS, 0)
+NOBODY: Totals = dict.fromkeys(RATINGS, 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +35,7 @@ class Basis:
     ratings: Any
 
 
-def group(name: str, sums: Sums, ranks: Answers, basis: Basis, said: Sums | None) -> Group:
+def group(name: str, sums: Totals, ranks: Answers, basis: Basis, said: Totals | None) -> Group:
     """``said`` are its ratings; None: not known."""
     rated, satisfied = (None if said is None else said[one] for one in RATINGS)
     cost, succeeded, unpriced = sums["cost"], sums["succeeded"], sums["unpriced_calls"]

@@ -13,11 +13,11 @@ from statistics import median
 from typing import Any
 
 from accounting.reports.figures import Odd, share
-from accounting.reports.sums import by, picked, total
+from accounting.reports.sums import Totals, by, picked, total
 from accounting.reports.tasks import DATE, WORKFLOW
-from accounting.reports.trends import LEAST_SPENT_NANO, UNIT_COSTS, Real, Sums, scopes
+from accounting.reports.trends import LEAST_SPENT_NANO, UNIT_COSTS, Real, scopes
 
-Day = tuple[str, Sums]
+Day = tuple[str, Totals]
 BEFORE_DAYS, FEWEST_BEFORE = 28, 7
 #: A median distance of normally distributed days times this is their standard deviation; so many of these are far.
 DEVIATION, FAR = 1.4826, 5
@@ -27,7 +27,7 @@ NEW_SHARE = 0.05  # of a day's spend, for a workflow that nobody saw before
 RULE, RULE_TASKS, RULE_SILENT = "regex", 20, 0.1
 DECLARED = "declared"  # by its producer
 
-_RISING: Mapping[str, Callable[[Sums], float | None]] = {
+_RISING: Mapping[str, Callable[[Totals], float | None]] = {
     "calls": lambda sums: sums["attempts"],
     "calls a task": lambda sums: share(sums["attempts"], sums["tasks"]),
 }
@@ -54,7 +54,7 @@ def _figures(kinds: Any) -> Iterator[Odd]:
 
 
 def _spikes(
-    kind: str, scope: str, days: Sequence[Day], of: Callable[[Sums], Real | None], unit: str
+    kind: str, scope: str, days: Sequence[Day], of: Callable[[Totals], Real | None], unit: str
 ) -> Iterator[Odd]:
     cost = {day: sums["cost"] for day, sums in days}
     for day, value, usual in _with_usual([(day, of(sums)) for day, sums in days], _is_spike):

@@ -29,6 +29,8 @@ RATINGS = ("rated", "satisfied")
 _OF_PARTS = {name: f"part_{name}" for name in ("tasks", "judged", "successes")}
 _LARGEST_RATE, _LARGEST_SUM = 2**43, 2**62
 PARTS = tuple(part.removesuffix("_usd") for part in schema.PARTS)
+#: Measure → its sum over some rows, as ``totals`` and ``by`` give them.
+Totals = Mapping[str, int]
 
 
 class Sums:

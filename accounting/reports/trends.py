@@ -15,10 +15,9 @@ import pyarrow as pa
 
 from accounting.files import schema
 from accounting.reports.figures import Band, Drift, Driver, Group, Period, ratio, share, unit_cost
-from accounting.reports.sums import by, picked
+from accounting.reports.sums import Totals, by, picked
 from accounting.reports.tasks import DATE
 
-Sums = Mapping[str, int]
 Real = TypeVar("Real", float, Fraction)
 DRIFT_DAYS, FEWEST_DAYS = 7, 4
 DRIFTED = 1.2  # times as much, or as little, as at first
@@ -94,7 +93,7 @@ def drivers(kinds: Any) -> tuple[Driver, ...]:
     )
 
 
-def known_unit_cost(sums: Sums, of: str) -> Fraction | None:
+def known_unit_cost(sums: Totals, of: str) -> Fraction | None:
     """None where too many calls have no known price to say so."""
     if sums["unpriced_calls"] > MOST_UNPRICED * sums["attempts"]:
         return None
@@ -102,18 +101,18 @@ def known_unit_cost(sums: Sums, of: str) -> Fraction | None:
     return None if cost is None else Fraction(cost)
 
 
-def _unit_cost(sums: Sums, of: str) -> int | None:
+def _unit_cost(sums: Totals, of: str) -> int | None:
     return unit_cost(sums["cost"], sums[of], sums["unpriced_calls"])
 
 
 #: What may drift, of a day's sums.
-_DRIFTING: Mapping[str, Callable[[Sums], float | None]] = {
+_DRIFTING: Mapping[str, Callable[[Totals], float | None]] = {
     "input tokens a model call": lambda sums: share(sums["input"], sums["llm_calls"]),
     "output tokens a model call": lambda sums: share(sums["output"], sums["llm_calls"]),
     "calls a task": lambda sums: share(sums["attempts"], sums["tasks"]),
 }
 #: What of it is money. Medians of fractions are exact.
-UNIT_COSTS: Mapping[str, Callable[[Sums], Fraction | None]] = {
+UNIT_COSTS: Mapping[str, Callable[[Totals], Fraction | None]] = {
     "cost of a task": lambda sums: known_unit_cost(sums, "tasks"),
     "cost of a success": lambda sums: known_unit_cost(sums, "succeeded"),
 }
@@ -139,7 +138,7 @@ def drifts(kinds: Any) -> tuple[Drift, ...]:
 
 
 def _drift(
-    figure: str, scope: str, days: Sequence[Sums], of: Callable[[Sums], Real | None], unit: str
+    figure: str, scope: str, days: Sequence[Totals], of: Callable[[Totals], Real | None], unit: str
 ) -> Drift | None:
     known = [(value, sums["cost"]) for sums in days if (value := of(sums)) is not None]
     if len(known) < FEWEST_DAYS:
