@@ -129,6 +129,11 @@ def replaced(path: str) -> LedgerChanged:
     return LedgerChanged(f"{path} was replaced by somebody else meanwhile", mend="do it again")
 
 
+def together(failures: Sequence[LedgerError]) -> LedgerError:
+    """One that says what all of them say, with the first one's mend."""
+    return LedgerError("; ".join(one.message for one in failures), mend=failures[0].mend)
+
+
 def day_of(at_us: int) -> str:
     """The UTC day of a time in microseconds since the epoch, as ``2026-01-31``."""
     return date.fromordinal(_EPOCH + at_us // US_PER_DAY).isoformat()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import date, timedelta
 from typing import Any
@@ -87,41 +87,55 @@ def run(
 
     def drain() -> None:
         nonlocal ingested
-        limit, patience_s = settings.fleet.ingest_flush_events, ingest.PATIENCE_S
-        done = ingest.drain_all(client, store, quarantine, limit=limit, patience_s=patience_s)
-        if done.busy:
-            raise LedgerError(
-                "another process holds the stream, or was killed while it did",
-                mend=f"wait {ingest.held_s(client):.0f} s for its lock to run out",
-            )
-        ingested += done
+        ingested += _drained(client, store, quarantine, settings)
 
     drain()
+    machines, failures = _share_out(client, store, settings, drain)
+    rolled = rollup.rollup_dirty(client, store, offers=offers)
+    if failures:
+        raise ledger.together(failures) from failures[0]
+    return Night(ingested, rolled, machines)
+
+
+def _drained(client: redis.Redis, store: Store, quarantine: Store, settings: Settings) -> Ingested:
+    """All that waits in the stream. Raises LedgerError where another writer does not let go of it."""
+    limit, patience_s = settings.fleet.ingest_flush_events, ingest.PATIENCE_S
+    done = ingest.drain_all(client, store, quarantine, limit=limit, patience_s=patience_s)
+    if done.busy:
+        raise LedgerError(
+            "another process holds the stream, or was killed while it did",
+            mend=f"wait {ingest.held_s(client):.0f} s for its lock to run out",
+        )
+    return done
+
+
+def _share_out(
+    client: redis.Redis, store: Store, settings: Settings, told: Callable[[], object]
+) -> tuple[tuple[MachineDay, ...], list[LedgerError]]:
+    """The days of machines that were shared out, and what stopped others. ``told`` is as in ``allot``.
+
+    Notes up to which day all of them were. One that another node began later is that node's to note.
+    """
     state = State(client, settings.fleet)
-    machines: list[MachineDay] = []
-    failures: list[LedgerError] = []
-    whole = True
-    known: Any = client.get(SHARED)
     note = client.register_script(_NOTE)
+    known: Any = client.get(SHARED)
     shared_to = known.decode() if known else None
     days = days_to_share(ledger.day_of(state.clock.now_us()), shared_to, state.machine_days.half_shared())
+    machines: list[MachineDay] = []
+    failures: list[LedgerError] = []
+    all_were = True
     for day in days:
         try:
-            shared = allot(store, state, settings, day, drain)
+            shared = allot(store, state, settings, day, told)
         except LedgerError as failure:
             log.error("the machines of %s stay to be shared out: %s", day, failure.message)
             failures.append(failure)
             shared = None
         machines += shared or ()
-        whole = (
-            whole and shared is not None
-        )  # another node that began later notes what it comes to the end of
-        if whole and day >= days[0]:
+        all_were = all_were and shared is not None
+        if all_were and day >= days[0]:  # earlier ones, which were shared out by half, come last
             note(keys=[SHARED], args=[day])
-    rolled = rollup.rollup_dirty(client, store, offers=offers)
-    if failures:
-        raise LedgerError("; ".join(one.message for one in failures), mend=failures[0].mend) from failures[0]
-    return Night(ingested, rolled, tuple(machines))
+    return tuple(machines), failures
 
 
 def run_if_due(

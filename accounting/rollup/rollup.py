@@ -159,5 +159,5 @@ def rollup_dirty(
             log.error("%s stays to be rolled: %s", name.decode(), failure.message)
             failures.append(failure)
     if failures:
-        raise LedgerError("; ".join(one.message for one in failures), mend=failures[0].mend) from failures[0]
+        raise ledger.together(failures) from failures[0]
     return tuple(rolled)
