@@ -111,6 +111,11 @@ class _Batch:
         return f"{self.ids[0]} {self.ids[-1]} {len(self.ids)}"
 
 
+def _suffix(stream: str) -> str:
+    """Tells what is made of one of the two streams from what is made of the other, whose ids may be the same."""
+    return "" if stream == EVENTS else "-late"
+
+
 class _LockLost(Exception):
     """Another writer took over; what it finds is whole."""
 
@@ -120,9 +125,7 @@ class _Lock(Lock):
 
     def __init__(self, client: redis.Redis, stream: str) -> None:
         super().__init__(client, LOCK, LOCK_MS)
-        self.stream = stream
-        #: Ids of the two streams may be the same.
-        self.suffix = "" if stream == EVENTS else "-late"
+        self.stream, self.suffix = stream, _suffix(stream)
         self._batch = BATCH + self.suffix
 
     def boundary(self) -> str:
@@ -162,7 +165,7 @@ def drain(
             return Ingested(busy=True)
         try:
             boundary = lock.boundary()
-            batch = _recorded(lock, boundary) or _next(lock, limit)
+            batch = _recorded(lock, boundary) or _read(lock, "-", "+", limit=limit)
             if not batch.ids:
                 if boundary:
                     lock.commit("0-0", ())  # Redis lost the entries of that boundary
@@ -227,7 +230,7 @@ def due(client: redis.Redis, settings: Settings, *, key: str = EVENTS) -> bool:
     room that they take.
     """
     pipe = client.pipeline(transaction=False)
-    pipe.exists(BATCH if key == EVENTS else f"{BATCH}-late")
+    pipe.exists(BATCH + _suffix(key))
     pipe.xlen(key)
     pipe.xrange(key, count=1)
     pipe.time()
@@ -260,11 +263,8 @@ def _recorded(lock: _Lock, boundary: str) -> _Batch | None:
     return None
 
 
-def _next(lock: _Lock, limit: int) -> _Batch:
-    return _read(lock, "-", "+", limit=limit)
-
-
 def _read(lock: _Lock, first: str, last: str, *, limit: int | None) -> _Batch:
+    """The entries from ``first`` to ``last``, and no more of them than have about ``limit`` events; None: all."""
     ids: list[str] = []
     raw: list[bytes] = []
     gathered = wire.Gathered(hold=lock.stream == EVENTS)
