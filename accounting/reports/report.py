@@ -97,25 +97,68 @@ def build(
     """The report of a range of UTC days. ``tell`` hears of each day whose calls were read, how many those are by now,
     and of how many. Raises LedgerError for a file that cannot be read, ValueError for what is no day, ConfigError for a
     day without a rate."""
-    asked = asked or Question()
-    rates, chosen = asked.conversion, bool(asked.where)
+    span, asked = (since, until), asked or Question()
+    return _told(span, asked, _read(store, span, asked, tell))
+
+
+@dataclass(frozen=True, slots=True)
+class _Read:
+    """All that is read for a report. ``ratings`` and ``daily`` are sums of the daily files, None where these cannot
+    tell; ``calls`` None: they were not read."""
+
+    tallies: Tallies
+    ranks: Mapping[str, Answers]
+    ratings: Any
+    daily: Any
+    window: Window
+    flat: tuple[Flat, ...]
+    flat_in_window: tuple[Flat, ...]
+    calls: Calls | None
+    parts: tuple[Part, ...]
+    odd: tuple[Odd, ...]
+    change: Change | None
+    unrolled: tuple[str, ...]
+
+
+def _read(
+    store: Store, span: tuple[str, str], asked: Question, tell: Callable[[str, int, int], None]
+) -> _Read:
+    (since, until), where, rates = span, asked.wanted, asked.conversion
     days = _days(store, since, until, rates)
-    read = _read(store, days, asked)
-    kinds, ranks, daily = read.tallies.kinds, read.ranks, read.daily
+    found = choose(store, days, where, asked.columns, rates)
+    tallies = tally(found)
+    ranks = rank(found, tallies, groups.counts(total(tallies.kinds, "tasks")))
+    rated = ratings(store, days, where, asked.columns) if daily_answers(where, parts=False) else None
+    daily = None
+    if daily_answers(where, parts=found.families is not None):
+        daily = from_daily(store, days, where, ("task_type", "lane", "model"), rates)
+    window = _window(store, span, asked, tallies.kinds)
+    return _Read(
+        tallies=tallies,
+        ranks=ranks,
+        ratings=rated,
+        daily=daily,
+        window=window,
+        flat=_flat(store, asked, since, until),
+        flat_in_window=_flat(store, asked, window.since, until),
+        calls=Calls(store, days, where, rates, found.families, tell) if asked.reads_calls(days) else None,
+        parts=_parts(found, total(tallies.kinds, "cost"), daily),
+        odd=_odd(store, since, days, asked, tallies),
+        change=None if asked.against is None else _change(store, asked, span, tallies),
+        unrolled=_unrolled(store, since, until),
+    )
+
+
+def _told(span: tuple[str, str], asked: Question, read: _Read) -> Report:
+    """What was read, as figures: nothing more is read here."""
+    (since, until), rates, chosen = span, asked.conversion, bool(asked.where)
+    kinds, ranks, daily, calls = read.tallies.kinds, read.ranks, read.daily, read.calls
     sums = totals(kinds)
     basis = groups.Basis(sums["cost"], asked.price_nano, read.ratings)
     everything = groups.all_tasks(kinds, ranks[TOTAL], basis)
     by_day = groups.days(kinds, ranks[DATE], basis)
-    window = _window(store, (since, until), asked, kinds)
-    paid, paid_in_window = (_flat(store, asked, first, until) for first in (since, window.since))
-    calls = (
-        Calls(store, days, asked.wanted, rates, read.found.families, tell)
-        if asked.reads_calls(days)
-        else None
-    )
-    whole = bool(paid) and not chosen  # a monthly price is paid for all tasks
-    parts = _parts(read.found, basis.whole_nano, daily)
-    categories = groups.categories(parts)
+    categories = groups.categories(read.parts)
+    with_flat = bool(read.flat) and not chosen  # a monthly price is paid for all tasks
     classified, unfired = (None, ()) if chosen else odd.unfired(kinds, asked.ruled)
     return Report(
         since=since,
@@ -123,13 +166,13 @@ def build(
         currency=USD if rates is None else rates.currency,
         where={name: tuple(values) for name, values in (asked.where or {}).items()},
         totals=everything,
-        window=window,
-        flat=paid,
-        loaded=loaded.loaded(everything, window, paid, paid_in_window) if whole else None,
+        window=read.window,
+        flat=read.flat,
+        loaded=loaded.loaded(everything, read.window, read.flat, read.flat_in_window) if with_flat else None,
         goal=groups.goal(asked.p95_nano, rates, until, everything, by_day),
-        parts=parts,
+        parts=read.parts,
         categories=categories,
-        loaded_categories=loaded.categories(categories, paid) if whole else (),
+        loaded_categories=loaded.categories(categories, read.flat) if with_flat else (),
         statuses=groups.statuses(kinds),
         escalated_tasks=sums["escalated"],
         escalations=sums["hops"],
@@ -155,39 +198,15 @@ def build(
         choices=choices.choices(kinds),
         drivers=trends.drivers(kinds),
         speeds=calls.speeds() if calls else (),
-        odd=_odd(store, since, days, asked, read.tallies),
+        odd=read.odd,
         drifts=trends.drifts(kinds),
         bands=trends.bands(by_day),
-        change=None if asked.against is None else _change(store, asked, (since, until), read.tallies),
+        change=read.change,
         open=groups.open_(kinds),
-        unrolled=_unrolled(store, since, until),
+        unrolled=read.unrolled,
         classified=classified,
         unfired=unfired,
     )
-
-
-@dataclass(frozen=True, slots=True)
-class _Read:
-    """What was read of the tasks of a range. ``ratings`` and ``daily`` are sums of the daily files, None where these
-    cannot tell."""
-
-    found: Range
-    tallies: Tallies
-    ranks: Mapping[str, Answers]
-    ratings: Any
-    daily: Any
-
-
-def _read(store: Store, days: Sequence[str], asked: Question) -> _Read:
-    where, columns, rates = asked.wanted, asked.columns, asked.conversion
-    found = choose(store, days, where, columns, rates)
-    tallies = tally(found)
-    ranks = rank(found, tallies, groups.counts(total(tallies.kinds, "tasks")))
-    said = ratings(store, days, where, columns) if daily_answers(where, parts=False) else None
-    daily = None
-    if daily_answers(where, parts=found.families is not None):
-        daily = from_daily(store, days, where, ("task_type", "lane", "model"), rates)
-    return _Read(found, tallies, ranks, said, daily)
 
 
 def _days(store: Store, since: str, until: str, rates: Rates | None) -> tuple[str, ...]:
