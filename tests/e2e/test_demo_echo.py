@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,9 +12,13 @@ from typing import IO
 
 import pyarrow.parquet as pq
 import pytest
+import redis
 
 from broker import embedded
 from broker.settings import parse
+from broker.settings.fleet import Fleet
+from broker.store import Store
+from broker.task import lane_queue
 from laneway import guard
 from laneway.client import Client
 from tests.awaited import eventually
@@ -107,6 +110,17 @@ def read_until(stream: IO[str] | None, text: str) -> str:
     raise AssertionError(f"{text!r} was not printed, but:\n{seen}")
 
 
+def in_hand(var: Path) -> int:
+    """How many tasks the local lane is at work on."""
+    server = embedded.running(var)
+    assert server is not None
+    client = redis.Redis.from_url(server.url)
+    try:
+        return Store(client, Fleet()).lanes.queues([lane_queue("local", "sync")])[0].in_flight
+    finally:
+        client.close()
+
+
 def nothing_runs(var: Path) -> bool:
     return not guard.alive(var / "fleet") and embedded.running(var) is None
 
@@ -187,7 +201,7 @@ def test_ctrl_c_ends_the_demo_and_all_that_it_started(folder: Path) -> None:
     process = begin(folder, "demo", "--tasks", "tasks.jsonl")
     with process:
         read_until(process.stdout, "working")
-        time.sleep(1.0)
+        eventually(lambda: in_hand(folder / "var" / "demo"))
 
         process.send_signal(signal.SIGINT)
 
@@ -290,7 +304,7 @@ def test_the_demo_outlives_the_death_of_its_redis(folder: Path) -> None:
         read_until(process.stdout, "working")
         server = embedded.running(folder / "var" / "demo")
         assert server is not None
-        time.sleep(2)
+        eventually(lambda: in_hand(folder / "var" / "demo"))
         os.kill(server.pid, signal.SIGKILL)
 
         said = read_until(process.stdout, "Logs: ")
