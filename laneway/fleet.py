@@ -234,10 +234,11 @@ class Fleet:
         """Processes that do not stay up, with the last words of each."""
         return self.supervisor.failing() if self.supervisor else {}
 
-    def wait_until_ready(self, timeout_s: float, stop: Callable[[], bool] = lambda: False) -> frozenset[str]:
-        """Until every process said that it works, or ``stop`` says so. The names of those that have not."""
+    def wait_until_ready(self, stop: Callable[[], bool]) -> frozenset[str]:
+        """Until every process said that it works, ``stop`` says so, or ``READY_S`` are over. The names of those that
+        have not."""
         assert self.supervisor is not None
-        until = time.monotonic() + timeout_s
+        until = time.monotonic() + READY_S
         wanted = frozenset(self.plan.commands)
         while (left := wanted - self.supervisor.ready()) and time.monotonic() < until and not stop():
             time.sleep(0.05)
@@ -364,7 +365,7 @@ def up(only: str, procfile: Path | None, to_files: bool) -> int:
 
 def _serve(fleet: Fleet, asked: threading.Event, say: Say) -> None:
     started = time.monotonic()
-    late = fleet.wait_until_ready(READY_S, lambda: asked.is_set() or not fleet.running())
+    late = fleet.wait_until_ready(lambda: asked.is_set() or not fleet.running())
     took_s = time.monotonic() - started
     if late and not asked.is_set():
         say(OURS, f"not ready after {took_s:.0f} s: {', '.join(sorted(late))}")

@@ -63,7 +63,7 @@ def _rows(calls: Any, tasks: Any) -> Rows:
     there = tasks["workspace"].take(at(rows))
     if pc.all(pc.equal(there, homes), min_count=0).as_py():
         return rows
-    return first_of(*(names_of(some, by_workspace=True) for some in (calls, tasks)))
+    return first_of(*(names_of(some) for some in (calls, tasks)))
 
 
 def first_of(names: Any, among: Any) -> Rows:

@@ -153,13 +153,13 @@ class Families:
         """The row of each of these tasks on the day."""
         ids, wanted = (
             pc.unique(names["task_id"]),
-            schema.in_one(names_of(names, by_workspace=True)).dictionary_encode(),
+            schema.in_one(names_of(names)).dictionary_encode(),
         )
 
         def among(piece: Piece) -> Rows:
             table = read(piece, ("workspace", "task_id"))
             near = np.flatnonzero(pc.is_in(table["task_id"], value_set=ids))
-            rows = first_of(wanted, names_of(table.take(pa.array(near)), by_workspace=True))
+            rows = first_of(wanted, names_of(table.take(pa.array(near))))
             return np.where(rows == NONE, NONE, piece.start + np.append(near, NONE)[rows])
 
         found = np.full(names.num_rows, NONE, dtype=np.int64)

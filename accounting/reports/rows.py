@@ -263,10 +263,8 @@ class Names:
         return self._known
 
 
-def names_of(rows: Any, *, by_workspace: bool) -> Any:
-    """What tells the tasks of the rows apart: ids, which are unique within a workspace alone."""
-    if not by_workspace:
-        return rows["task_id"]
+def names_of(rows: Any) -> Any:
+    """What tells the tasks of the rows apart: their ids are unique within a workspace alone."""
     return pc.binary_join_element_wise(
         *(rows[name].cast(schema.TEXT) for name in ("workspace", "task_id")), "/"
     )

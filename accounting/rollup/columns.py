@@ -55,14 +55,14 @@ class Texts(NamedTuple):
             return Texts(np.full(len(places), NONE, dtype=np.int32), self.words)
         return Texts(np.where(places == NONE, NONE, self.codes[places]).astype(np.int32), self.words)
 
-    def filled(self, word: str = "") -> Texts:
-        """The word in place of null."""
-        made = self.having(word)
-        return Texts(np.where(made.codes == NONE, made.code(word), made.codes).astype(np.int32), made.words)
+    def filled(self) -> Texts:
+        """The empty text in place of null."""
+        made = self.having("")
+        return Texts(np.where(made.codes == NONE, made.code(""), made.codes).astype(np.int32), made.words)
 
-    def unless(self, word: str = "") -> Texts:
-        """Null in place of the word."""
-        code = self.code(word)
+    def null_for_empty(self) -> Texts:
+        """Null in place of the empty text."""
+        code = self.code("")
         return self if code == NONE else Texts(np.where(self.codes == code, NONE, self.codes), self.words)
 
     def are(self, *words: str) -> Flags:
@@ -70,14 +70,14 @@ class Texts(NamedTuple):
         return np.append(there.to_numpy(zero_copy_only=False), False)[self.codes]
 
 
-def first_not(word: str, *columns: Texts) -> Texts:
-    """Of each row the first column's text that is neither null nor the word; the word where there is none."""
-    made = columns[0].having(word)
+def first_told(*columns: Texts) -> Texts:
+    """Of each row the first column's text that is neither null nor empty; the empty text where there is none."""
+    made = columns[0].having("")
     for other in columns[1:]:
         made = made.having_all(other.words)
-        empty = (made.codes == NONE) | (made.codes == made.code(word))
+        empty = (made.codes == NONE) | (made.codes == made.code(""))
         made = Texts(np.where(empty, other.of(made.words).codes, made.codes), made.words)
-    return made.filled(word)
+    return made.filled()
 
 
 class Columns:

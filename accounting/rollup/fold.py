@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 from accounting.files import schema
 from accounting.rollup import daily
 from accounting.rollup.calls import AttemptRows, Calls, Routings, calls_of, routings_of
-from accounting.rollup.columns import NONE, Columns, Facts, Flags, Texts, distinct, first_not, sums
+from accounting.rollup.columns import NONE, Columns, Facts, Flags, Texts, distinct, first_told, sums
 from accounting.rollup.lots import Lot
 from accounting.rollup.order import Rows
 from broker.events import Escalated, Finished, Parked, Rated, Resumed, Routed, Submitted
@@ -110,18 +110,18 @@ def _status(facts: Facts, called: Flags) -> Any:
     """As the last of its moves says; before those, whether a call was made."""
     moved = facts.texts("status", facts.last(facts.of(Parked, Resumed, Finished)))
     queued = Texts(called.astype(np.int32), pa.array(["queued", "running"], schema.TEXT))
-    return first_not("", moved, queued).array
+    return first_told(moved, queued).array
 
 
 def _as_submitted_and_routed(facts: Facts) -> dict[str, Any]:
     submitted, routed = facts.last(facts.of(Submitted)), facts.last(facts.of(Routed))
     names = ("mode", "workflow", "pipeline", "user_id")
     made = {name: facts.texts(name, submitted).filled().array for name in names}
-    made["parent_task_id"] = facts.texts("parent_task_id", submitted).unless().array
-    made["root_task_id"] = facts.texts("root_task_id", routed).unless().array
-    made["task_type"] = first_not("", *(facts.texts("task_type", one) for one in (routed, submitted))).array
+    made["parent_task_id"] = facts.texts("parent_task_id", submitted).null_for_empty().array
+    made["root_task_id"] = facts.texts("root_task_id", routed).null_for_empty().array
+    made["task_type"] = first_told(*(facts.texts("task_type", one) for one in (routed, submitted))).array
     made["category"] = facts.texts("category", routed).filled().array
-    made["classified_by"] = facts.texts("by", routed).unless().array
+    made["classified_by"] = facts.texts("by", routed).null_for_empty().array
     made["confidence"] = facts.values("confidence", routed)
     return made
 
@@ -173,8 +173,8 @@ def _lanes(facts: Facts, calls: Calls) -> dict[str, Any]:
     return {
         "lanes": used,
         "models": models,
-        "first_lane": first_not("", facts.texts("lane", first), began).array,
-        "final_lane": first_not("", facts.texts("lane", final), ended).array,
+        "first_lane": first_told(facts.texts("lane", first), began).array,
+        "final_lane": first_told(facts.texts("lane", final), ended).array,
     }
 
 
