@@ -8,7 +8,7 @@ import redis
 
 from broker.ask import ask
 
-MICRO = 1_000_000
+US_PER_S = 1_000_000
 
 
 class Clock:
@@ -21,7 +21,7 @@ class Clock:
     def now_us(self) -> int:
         if not self._offset_us:
             seconds, micros = ask(self._client.time)
-            self.seen(seconds * MICRO + micros)
+            self.seen(seconds * US_PER_S + micros)
         return time.monotonic_ns() // 1000 + self._offset_us
 
     def seen(self, now_us: int) -> None:

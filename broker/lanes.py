@@ -8,7 +8,7 @@ from math import inf
 
 from broker import keys
 from broker.ask import ask
-from broker.clock import MICRO, Clock
+from broker.clock import US_PER_S, Clock
 from broker.lua import Scripts
 from broker.state import QueueState, Rate, Seen
 
@@ -34,7 +34,7 @@ class Lanes:
         served = {name: at for name, at in words.items() if "|" not in name}
         return {
             lane: Seen(
-                max(0, now_us - at) / MICRO if (at := served.get(lane, 0)) else inf,
+                max(0, now_us - at) / US_PER_S if (at := served.get(lane, 0)) else inf,
                 well=sum(one == lane and at > 0 for one, at in nodes),
                 ailing=sum(one == lane and at < 0 for one, at in nodes),
             )
@@ -74,7 +74,7 @@ class Lanes:
         for ref in refs:
             pipe.hget(keys.task_key(ref), "enqueued")
         return {
-            ref: max(0.0, (now_us - int(at or now_us)) / MICRO)
+            ref: max(0.0, (now_us - int(at or now_us)) / US_PER_S)
             for ref, at in zip(refs, ask(pipe.execute), strict=True)
         }
 
@@ -90,7 +90,7 @@ class Lanes:
 
     def rates(self) -> dict[tuple[str, str, str], Rate]:
         """What calls came to, by (type, lane, purpose), over this month and the last one."""
-        today = datetime.fromtimestamp(self._clock.now_us() / MICRO, tz=UTC).date()
+        today = datetime.fromtimestamp(self._clock.now_us() / US_PER_S, tz=UTC).date()
         months = [f"{today:%Y-%m}", f"{today.replace(day=1) - timedelta(days=1):%Y-%m}"]
         pipe = self._client.pipeline(transaction=False)
         for month in months:

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 
 from broker import keys
 from broker.ask import AT_ONCE, ask, pages
-from broker.clock import MICRO, Clock
+from broker.clock import US_PER_S, Clock
 from broker.lua import Scripts
 from broker.money import nano
 from broker.settings.budgets import BudgetRow
@@ -71,7 +71,7 @@ class Limits:
 
     def windows(self) -> dict[str, str]:
         """The present window of each period."""
-        day = datetime.fromtimestamp(self._clock.now_us() / MICRO, tz=UTC).date().isoformat()
+        day = datetime.fromtimestamp(self._clock.now_us() / US_PER_S, tz=UTC).date().isoformat()
         return {"day": day, "month": day[:7], "total": "total"}
 
     def _rules_of_scopes(self, names: str = "*") -> dict[str, str]:

@@ -11,7 +11,7 @@ from typing import Any
 
 import msgpack
 
-from broker.clock import MICRO
+from broker.clock import US_PER_S
 from broker.errors import BadTask, CallNeverMade, TaskTooLarge
 from broker.events import (
     Attempted,
@@ -94,7 +94,7 @@ def _of_task(task: Task, body: bytes, fact: bytes | int) -> list[Any]:
         digest(task),
         body,
         fact,
-        round((task.deadline_s or 0) * MICRO),
+        round((task.deadline_s or 0) * US_PER_S),
         reference(task.workspace, task.parent) if task.parent else "",
     ]
 
@@ -139,7 +139,7 @@ def of_intent(one: Intent) -> bytes:
 
 def of_heard(one: Heard) -> list[Any]:
     words = {True: 1, False: 0, None: -1}
-    blocked_us = round(one.blocked_s * MICRO)
+    blocked_us = round(one.blocked_s * US_PER_S)
     return [one.endpoint, words[one.answered], one.tokens, blocked_us, one.rpm, one.tpm]
 
 
@@ -155,7 +155,7 @@ def of_moves(moves: Sequence[Move]) -> tuple[list[bytes], tuple[bytes, ...]]:
                 move.cost_nano,
                 move.status,
                 move.queue,
-                round(move.delay_s * MICRO),
+                round(move.delay_s * US_PER_S),
                 encode_progress(move.progress),
                 encode_outcome(move.outcome) if move.outcome else b"",
                 list(islice(facts, len(move.attempts))),

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 
+from broker.clock import US_PER_S
 from broker.task import Task
 
-US_PER_S = 1_000_000
 #: Per cent of a limit at which ``scripts/prelude.lua`` writes an alert: to the log, to operations, and all is used up.
 LOG_LEVEL, OPERATIONS_LEVEL, USED_UP = 50, 80, 100
 

@@ -15,7 +15,7 @@ import redis
 
 from broker import keys, rows
 from broker.ask import ask, pages
-from broker.clock import MICRO, Clock
+from broker.clock import US_PER_S, Clock
 from broker.dead_letters import DeadLetters
 from broker.errors import BadTask
 from broker.events import Fact, Finished, encode_fact
@@ -43,7 +43,7 @@ class Store:
     def __init__(self, client: redis.Redis, fleet: Fleet) -> None:
         self.client = client
         self.fleet = fleet
-        self.lease_us = round(fleet.lease_s * MICRO)
+        self.lease_us = round(fleet.lease_s * US_PER_S)
         self.clock = Clock(client)
         self.scripts = Scripts(client)
         self.records = Records(self.scripts)
@@ -81,7 +81,7 @@ class Store:
         now_us = int(now)
         self.clock.seen(now_us)
         claims = [claim for row in found if (claim := self._claim(row, queue, now_us))]
-        return Fetched(tuple(claims), None if until_due < 0 else until_due / MICRO, bool(alone))
+        return Fetched(tuple(claims), None if until_due < 0 else until_due / US_PER_S, bool(alone))
 
     def waiting(self, queue: str) -> int:
         """How many tasks are in a queue or pool."""
@@ -119,7 +119,7 @@ class Store:
         it is shut for them, and wants no calls by its own word."""
         told = self.scripts.call("heard", pack(list(map(rows.of_heard, calls))))
         return [
-            (int(failures), int(shut_us) / MICRO, int(blocked_us) / MICRO)
+            (int(failures), int(shut_us) / US_PER_S, int(blocked_us) / US_PER_S)
             for failures, shut_us, blocked_us in told
         ]
 
@@ -186,7 +186,7 @@ class Store:
             self.lease_us,
             pack([[lane, node, int(well)] for lane in lanes]),
             *self._rules,
-            self.fleet.result_ttl_s * MICRO,
+            self.fleet.result_ttl_s * US_PER_S,
             self.fleet.node if lanes else "",
             int(again),
         )

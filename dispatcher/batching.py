@@ -9,14 +9,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from broker.clock import US_PER_S
 from broker.prices import PPM, batch_ppm
 from broker.scopes import utc_day
 from broker.settings.lanes import Lane
 from broker.settings.types import TaskType
 from broker.tariff import price_of
 from broker.task import BATCH, MODES, Claim, lane_queue
-
-US_PER_S = 1_000_000
 
 
 @dataclass(frozen=True, slots=True)

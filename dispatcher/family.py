@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 
+from broker.clock import US_PER_S
 from broker.settings import Settings
 from broker.state import Record
 from broker.task import Claim
@@ -18,7 +19,6 @@ DEEPEST = 8  # a part of a part of a part …
 WAIT_S = 1.0
 LONGEST_WAIT_S = 600.0
 LONGEST_ID = 128
-US_PER_S = 1_000_000
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from itertools import takewhile
 
 from broker.call import Reply
+from broker.clock import US_PER_S
 from broker.errors import CallCancelled, EngineError, TransientEngineError
 from broker.events import Attempted, Fact, Finished, Parked
 from broker.purpose import FIRST_CALLS, FIRST_OF, REPROMPT, RETRY, TASK, TOOL
@@ -282,7 +283,7 @@ def without_call(
 def running_s(claim: Claim, now_us: int) -> float:
     """Since the task's first call, without the time that it waited for a person; 0 before that."""
     attempts = claim.progress.attempts
-    return max(0, now_us - attempts[0].started_us - claim.waited_us) / 1_000_000 if attempts else 0.0
+    return max(0, now_us - attempts[0].started_us - claim.waited_us) / US_PER_S if attempts else 0.0
 
 
 def to_others(move: Move) -> Move:

@@ -12,7 +12,7 @@ from typing import IO
 
 from broker.ask import patiently
 from broker.batches import Batch, Holder, State
-from broker.clock import MICRO
+from broker.clock import US_PER_S
 from broker.errors import CallRejected, EngineError, PermanentEngineError
 from broker.lock import Lock
 from broker.state import Move
@@ -59,7 +59,7 @@ class BatchSender:
                     self._fill(lock)
 
     def _overflow(self) -> None:
-        due_us: int | None = self.store.clock.now_us() + round(self.row.batch_overflow_s * MICRO)
+        due_us: int | None = self.store.clock.now_us() + round(self.row.batch_overflow_s * US_PER_S)
         why, mode = "its deadline is near, so it is not batched", "sync"
         if not self.row.batches:
             due_us, why, mode = None, "its lane has no batches any more", "async"
@@ -164,7 +164,7 @@ def _due_us(claim: Claim) -> int | None:
     """When its deadline is, on Redis's clock."""
     if claim.task.deadline_s is None:
         return None
-    return claim.submitted_us + claim.waited_us + round(claim.task.deadline_s * MICRO)
+    return claim.submitted_us + claim.waited_us + round(claim.task.deadline_s * US_PER_S)
 
 
 def line_id(claim: Claim) -> str:

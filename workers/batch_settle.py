@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 from broker.batches import Batch, Holder, State
 from broker.call import Usage
-from broker.clock import MICRO
+from broker.clock import US_PER_S
 from broker.errors import CallNeverMade, EngineError, ModelNotFound
 from broker.lock import Lock
 from broker.scopes import utc_day
@@ -92,7 +92,7 @@ class BatchKeeper:
     def _search(self, batch: Batch) -> None:
         """Whether the provider knows it after all."""
         known = {one.provider_id for one in self.book.all() if one.provider_id}
-        found = self.door.find(batch.id, batch.lines, batch.since_us / MICRO, known.union(batch.others))
+        found = self.door.find(batch.id, batch.lines, batch.since_us / US_PER_S, known.union(batch.others))
         if found is not None:
             state: State = "sent" if batch.state == "sending" else batch.state
             self.book.write(replace(batch, state=state, provider_id=found), over=batch.state)
@@ -100,7 +100,7 @@ class BatchKeeper:
             self._give_up(batch, "it is not to be found at the provider")
 
     def _age_s(self, batch: Batch) -> float:
-        return (self.store.clock.now_us() - batch.since_us) / MICRO
+        return (self.store.clock.now_us() - batch.since_us) / US_PER_S
 
     def _give_up(self, batch: Batch, why: str) -> None:
         """Nobody knows whether it is paid for: so it counts as that, and its tasks go on. A lost one is closed so."""
@@ -117,7 +117,7 @@ class BatchKeeper:
     def _hurry(self, batch: Batch) -> None:
         """Near the first deadline in it, and where its tasks have gone on, the provider is asked to stop: what is
         answered is kept, the rest goes on."""
-        overflow_us = round(self.row.batch_overflow_s * MICRO)
+        overflow_us = round(self.row.batch_overflow_s * US_PER_S)
         due = batch.due_us is not None and self.store.clock.now_us() > batch.due_us - overflow_us
         if (due or batch.state == "lost") and not batch.cancelled:
             self.door.cancel(batch.provider_id)

@@ -15,7 +15,7 @@ from functools import partial
 
 from broker.ask import patiently
 from broker.call import Reply, Usage
-from broker.clock import MICRO
+from broker.clock import US_PER_S
 from broker.connect import connect
 from broker.errors import (
     CallCancelled,
@@ -174,7 +174,7 @@ class Lane:
                     case ["cancel"]:  # no call was made; the script turns any move of it into its end
                         moves.append(Move(job.claim, "cancelled", job.claim.progress))
                     case ["busy", wait_us, broken]:  # the endpoint let it not in; another one may
-                        self.endpoints.shut(job.endpoint, int(wait_us) / MICRO, broken=broken == "1")
+                        self.endpoints.shut(job.endpoint, int(wait_us) / US_PER_S, broken=broken == "1")
                         elsewhere.append(job.claim)
                     case [_, *scope] if scope:
                         moves.append(self.jobs.refused(job.claim, parse_refusal(word), job.worst_nano))

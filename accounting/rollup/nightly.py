@@ -18,6 +18,7 @@ from accounting.rollup import rollup
 from accounting.rollup.machines import MachineDay, allot
 from accounting.rollup.offers import Offers
 from accounting.rollup.rollup import RolledDay
+from broker.clock import US_PER_S
 from broker.errors import LedgerError
 from broker.keys import PREFIX
 from broker.settings import Settings
@@ -149,7 +150,7 @@ def run_if_due(
 ) -> str | None:
     """Does the night's work where it is due by Redis's clock. The day on which it was last done."""
     clock: Any = client.time()
-    now_us = clock[0] * 1_000_000 + clock[1]
+    now_us = clock[0] * US_PER_S + clock[1]
     if not due(now_us, last_day, settings.fleet.rollup_at_utc):
         return last_day
     run(client, store, quarantine, settings, offers=offers)

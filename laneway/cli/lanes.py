@@ -15,7 +15,7 @@ from accounting.files.ledger import open_store
 from broker import keys
 from broker.ask import ask
 from broker.batches import BatchBook
-from broker.clock import MICRO
+from broker.clock import US_PER_S
 from broker.connect import connect
 from broker.errors import EngineUnavailable
 from broker.money import PICO_PER_NANO, round_half_even, shown, text
@@ -251,7 +251,7 @@ def batch_rows(store: Store) -> list[dict[str, Any]]:
             "state": "stopping" if batch.cancelled else batch.state,
             "lines": batch.lines,
             "left": book.count_left(batch),
-            "age_s": max(0, store.clock.now_us() - batch.since_us) / MICRO,
+            "age_s": max(0, store.clock.now_us() - batch.since_us) / US_PER_S,
             "provider_id": batch.provider_id,
         }
         for batch in book.all()

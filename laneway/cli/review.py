@@ -15,6 +15,7 @@ from typing import Any, Concatenate, ParamSpec
 
 import click
 
+from broker.clock import US_PER_S
 from broker.connect import connect
 from broker.errors import ReviewRefused
 from broker.settings import Settings, load
@@ -36,7 +37,6 @@ from workers.human import Word, Work, answered, approved, carry_out, lane_to_try
 SHOWN = 1000
 P = ParamSpec("P")
 PAGE = 100  # records that are in memory at a time: each may be as large as a payload
-MICRO = 1_000_000
 
 
 @click.group()
@@ -113,7 +113,7 @@ def _row(record: Record, now_us: int) -> dict[str, Any]:
         "priority": record.task.priority,
         "submitted_at": moment(record.submitted_us),
         "parked_at": moment(record.since_us),
-        "waiting_s": max(0, now_us - record.since_us) / MICRO,
+        "waiting_s": max(0, now_us - record.since_us) / US_PER_S,
         "cost_usd": usd(record.cost_nano),
         "why": record.outcome.reason if record.outcome else record.progress.why,
         "last_answer": record.progress.last_answer or None,

@@ -21,7 +21,7 @@ from accounting.intake import ingest
 from accounting.rollup import machines, rollup
 from accounting.rollup.machines import MachineDay, Sharing, allot, day_cost_nano
 from broker import keys
-from broker.clock import MICRO
+from broker.clock import US_PER_S
 from broker.events import Attempted, Event, Finished, Submitted
 from broker.money import nano
 from broker.settings import Settings, parse
@@ -36,7 +36,7 @@ MACHINE = Hardware(
     price_usd=Decimal(3000), life_years=Decimal(4), watts=Decimal(200), idle_watts=Decimal(10),
     usd_per_kwh=Decimal("0.30"),
 )  # fmt: skip
-HOUR_US = 3600 * MICRO
+HOUR_US = 3600 * US_PER_S
 WEAR = Decimal(3000) / (365 * 4)
 TOML = """
 [fleet]
@@ -517,10 +517,10 @@ def test_a_machine_is_on_while_its_processes_speak(state: Store, client: redis.R
     assert state.machine_days.uptimes_us(day) == {machine: 0}
     client.hincrby("laneway:machines", machine, -3_000_000)
     state.keep([], ["local"], node="p2")
-    assert 3 * MICRO <= state.machine_days.uptimes_us(day)[machine] < 4 * MICRO
+    assert 3 * US_PER_S <= state.machine_days.uptimes_us(day)[machine] < 4 * US_PER_S
     client.hincrby("laneway:machines", machine, -3_600_000_000)
     state.keep([], ["local"], node="p1")
-    assert state.machine_days.uptimes_us(day)[machine] < (3 + 1 + state.fleet.lease_s) * MICRO, (
+    assert state.machine_days.uptimes_us(day)[machine] < (3 + 1 + state.fleet.lease_s) * US_PER_S, (
         "a gap is time in which it was off"
     )
     state.keep([], [])
