@@ -264,61 +264,36 @@ def _flat(report: Report, money: Amounts) -> Grid:
 def _groups(name: str, groups: Sequence[Group], report: Report, money: Amounts) -> Grid:
     """With a margin where anything is known to be worth something, and what people said where they said it."""
     decimals = precision(report.totals.cost_nano)
-    worth = _worth_heads(report)
-    rated = any(group.rated for group in groups)
-    amounts = [
-        at_least(amount, group.cost_nano, group.unpriced_calls)
-        for group, amount in zip(
-            groups, money.column([group.cost_nano for group in groups], decimals), strict=True
-        )
+    worth, rated = _worth_heads(report), any(group.rated for group in groups)
+    spent = money.column([group.cost_nano for group in groups], decimals)
+    rows = [
+        _group_row(group, at_least(amount, group.cost_nano, group.unpriced_calls), money, rated, worth)
+        for group, amount in list(zip(groups, spent, strict=True))[:MOST_ROWS]
     ]
-    shown = list(zip(groups, amounts, strict=True))[:MOST_ROWS]
-    rest = []
-    if len(groups) > MOST_ROWS:
-        others = groups[MOST_ROWS:]
-        unpriced = sum(group.unpriced_calls for group in others)
-        spent = money.least(sum(group.cost_nano for group in others), unpriced, decimals)
-        tasks = f"{sum(group.tasks for group in others):,}"
-        rest = [(f"{len(others)} more", tasks, "", *(("",) if rated else ()), spent)]
-    heads = (
-        "tasks",
-        "success",
-        *(("satisfied",) if rated else ()),
-        report.currency,
-        "of spend",
-        "per task",
-        "per success",
-        "p50",
-        "p95",
-        "p99",
-        "max",
-    )
+    if others := groups[MOST_ROWS:]:
+        rows.append(_others_row(others, money, decimals, rated))
+    whole = money.least(report.totals.cost_nano, report.totals.unpriced_calls, decimals)
+    satisfied = ("satisfied",) if rated else ()
     return Grid(
         title=f"By {_TITLES.get(name, name)}",
-        heads=(name, *heads, "overhead", *worth),
-        rows=[*(_group_row(group, amount, money, rated, worth) for group, amount in shown), *rest],
-        below=[
-            _group_row(
-                report.totals,
-                money.least(report.totals.cost_nano, report.totals.unpriced_calls, decimals),
-                money,
-                rated,
-                worth,
-            )
-        ],
-        yields=(
-            "p99",
-            "p50",
-            "overhead",
-            "max",
-            "of spend",
-            "p95",
-            *(("satisfied",) if rated else ()),
-            "success",
-            "per task",
-            *worth,
+        heads=(
+            name, "tasks", "success", *satisfied, report.currency, "of spend", "per task", "per success", "p50", "p95",
+            "p99", "max", "overhead", *worth,
         ),
-    )
+        rows=rows,
+        below=[_group_row(report.totals, whole, money, rated, worth)],
+        yields=(
+            "p99", "p50", "overhead", "max", "of spend", "p95", *satisfied, "success", "per task", *worth,
+        ),
+    )  # fmt: skip
+
+
+def _others_row(others: Sequence[Group], money: Amounts, decimals: int, rated: bool) -> tuple[str, ...]:
+    """Those that the table has no row for, together."""
+    unpriced = sum(group.unpriced_calls for group in others)
+    spent = money.least(sum(group.cost_nano for group in others), unpriced, decimals)
+    tasks = f"{sum(group.tasks for group in others):,}"
+    return (f"{len(others)} more", tasks, "", *(("",) if rated else ()), spent)
 
 
 def _worth_heads(report: Report) -> tuple[str, ...]:
