@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any
@@ -200,10 +200,19 @@ def queues(as_json: bool) -> None:
     settings = load()
     store = connect(settings)
     states = store.lanes.queues(_queue_names(settings))
-    totals = _totals(store)
+    batches, totals = batch_rows(store), _totals(store)
     if as_json:
-        emit({"queues": [asdict(state) for state in states], "batches": batch_rows(store), **totals})
+        emit({"queues": [asdict(state) for state in states], "batches": batches, **totals})
         return
+    _draw_queues(states)
+    if batches:
+        _draw_batches(batches)
+    say(
+        f"{totals['open']} tasks are under way, {totals['parked']} wait for a person, {totals['dead']} dead letters"
+    )
+
+
+def _draw_queues(states: Sequence[QueueState]) -> None:
     table(
         ("queue", "waits", "later", "suspects", "in hand", "oldest"),
         (
@@ -219,25 +228,24 @@ def queues(as_json: bool) -> None:
         ),
         right=("waits", "later", "suspects", "in hand", "oldest"),
     )
-    if batches := batch_rows(store):
-        table(
-            ("batch", "lane", "state", "lines", "left", "for", "at the provider"),
+
+
+def _draw_batches(batches: Sequence[Mapping[str, Any]]) -> None:
+    table(
+        ("batch", "lane", "state", "lines", "left", "for", "at the provider"),
+        (
             (
-                (
-                    row["id"],
-                    row["lane"],
-                    row["state"],
-                    str(row["lines"]),
-                    str(row["left"]),
-                    span(row["age_s"]),
-                    row["provider_id"] or "-",
-                )
-                for row in batches
-            ),
-            right=("lines", "left", "for"),
-        )
-    say(
-        f"{totals['open']} tasks are under way, {totals['parked']} wait for a person, {totals['dead']} dead letters"
+                row["id"],
+                row["lane"],
+                row["state"],
+                str(row["lines"]),
+                str(row["left"]),
+                span(row["age_s"]),
+                row["provider_id"] or "-",
+            )
+            for row in batches
+        ),
+        right=("lines", "left", "for"),
     )
 
 
