@@ -56,6 +56,11 @@ def rolled(
     return tasks, [tuple(row.values()) for table in sums.tables() for row in table.to_pylist()]
 
 
+def table_of(lot: list[Event]) -> Any:
+    [(_, table)] = wire.Gathered([entry([event]) for event in lot]).by_day()
+    return table
+
+
 def lots_of(found: Sequence[parts.Part], rows: int) -> Iterator[Lot]:
     """The facts of the parts, about so many at a time."""
     spans = parts.spans(found, rows)

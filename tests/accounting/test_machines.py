@@ -29,8 +29,8 @@ from broker.settings.prices import Hardware
 from broker.state import Intent, Move
 from broker.store import Store
 from broker.task import DISPATCH, Claim, Outcome, Progress, Task
+from tests.accounting.rolling import query
 from tests.accounting.stories import DAY, NOON_US, attempted, entry, grouped_entry, publish, story
-from tests.accounting.test_rollup import query
 
 MACHINE = Hardware(
     price_usd=Decimal(3000), life_years=Decimal(4), watts=Decimal(200), idle_watts=Decimal(10),

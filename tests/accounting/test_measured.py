@@ -21,8 +21,8 @@ from accounting.files.ledger import LocalStore
 from accounting.reports import measured
 from accounting.rollup import drafts
 from broker.events import Escalated, Event, Fact, Finished, Routed, Submitted
+from tests.accounting.rolling import rolled
 from tests.accounting.stories import CHAIN, DAY, NOON_US, attempted, day_of_stories, story
-from tests.accounting.test_report import rolled
 
 NEXT = "2026-01-02"
 CENT = 10_000_000

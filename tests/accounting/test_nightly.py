@@ -30,8 +30,8 @@ from broker.settings import Settings, parse
 from broker.state import Move
 from broker.store import Store as State
 from broker.task import DISPATCH, Outcome, Task
+from tests.accounting.rolling import query
 from tests.accounting.stories import DAY, NOON_US, attempted, day_of_stories, entry, publish, story
-from tests.accounting.test_rollup import query
 
 HOUR_US = 3_600_000_000
 TOML = """

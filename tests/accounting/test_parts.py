@@ -21,9 +21,9 @@ from accounting.rollup import daily, lots, rollup
 from accounting.rollup.fold import COLUMNS
 from broker.errors import LedgerError
 from broker.events import Event, Submitted, encode_fact
-from tests.accounting.folding import facts_in, lots_of
+from tests.accounting.folding import facts_in, lots_of, table_of
 from tests.accounting.golden import stories
-from tests.accounting.stories import DAY, NOON_US, entry, random_story
+from tests.accounting.stories import DAY, NOON_US, random_story
 
 FOLDER = ledger.partition(ledger.EVENTS, DAY)
 
@@ -31,11 +31,6 @@ FOLDER = ledger.partition(ledger.EVENTS, DAY)
 def events() -> list[Event]:
     chance = random.Random(5)
     return [event for one in (*stories(), *(random_story(n, chance) for n in range(80))) for event in one]
-
-
-def table_of(lot: list[Event]) -> Any:
-    [(_, table)] = wire.Gathered([entry([event]) for event in lot]).by_day()
-    return table
 
 
 def old_part(lot: list[Event]) -> bytes:

@@ -17,8 +17,8 @@ from accounting.reports import measured, report
 from accounting.reports.report import Question
 from accounting.rollup import rollup
 from broker.errors import LedgerError
+from tests.accounting.folding import table_of
 from tests.accounting.stories import DAY, day_of_stories
-from tests.accounting.test_parts import table_of
 
 HEADER_BYTES = 25  # of a page, at least: its kind, how many bytes and values it has, how they are written
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 from collections.abc import Callable
 from decimal import Decimal
@@ -12,18 +11,15 @@ import duckdb
 import pyarrow.parquet as pq
 import pytest
 import redis
-from rich.console import Console
 
 from accounting.files.ledger import LocalStore
-from accounting.intake import ingest
-from accounting.reports import choices, present, report
+from accounting.reports import choices, report
 from accounting.reports.figures import Within
 from accounting.reports.groups import CATEGORIES
 from accounting.reports.report import Question
 from accounting.reports.sums import PARTS
 from accounting.reports.wording import Amounts
 from accounting.reports.wording import usd as usd_of
-from accounting.rollup import rollup
 from broker.errors import LedgerError
 from broker.events import (
     Allotted,
@@ -37,29 +33,14 @@ from broker.events import (
     Routed,
     Submitted,
 )
-from tests.accounting.stories import CHAIN, DAY, NOON_US, attempted, day_of_stories, entry, publish, story
+from tests.accounting.rolling import page, rolled
+from tests.accounting.stories import CHAIN, DAY, NOON_US, attempted, day_of_stories, story
 
 NEXT = "2026-01-02"
 
 
-def rolled(
-    client: redis.Redis, store: LocalStore, quarantine: LocalStore, stories: list[list[Event]]
-) -> LocalStore:
-    publish(client, map(entry, stories))
-    ingest.drain_all(client, store, quarantine)
-    rollup.rollup_dirty(client, store)
-    return store
-
-
 def usd(nano: int) -> Decimal:
     return Decimal(nano).scaleb(-9)
-
-
-def page(made: report.Report, width: int = 120) -> str:
-    console = Console(file=io.StringIO(), width=width)
-    present.render(made, console)
-    assert isinstance(console.file, io.StringIO)
-    return console.file.getvalue()
 
 
 def routed(lane: str = "local", **said: Any) -> Routed:

@@ -23,8 +23,8 @@ from accounting.rollup import drafts, rollup
 from broker.errors import ConfigError, LedgerError
 from broker.events import Fact, Finished, Rated, Routed, Submitted
 from broker.settings.prices import FlatCost
+from tests.accounting.rolling import page
 from tests.accounting.stories import CHAIN, DAY, NOON_US, attempted, day_of_stories, entry, publish, story
-from tests.accounting.test_report import page
 
 NEXT = "2026-01-02"
 POUNDS = rates_of("GBP", {"GBP": {DAY: Decimal("0.75"), NEXT: Decimal("0.8")}})

@@ -20,8 +20,8 @@ from accounting.reports.currency import Rates
 from accounting.reports.report import Question, Report
 from accounting.reports.tasks import choose
 from broker.events import Escalated, Event, Fact, Finished, Rated, Routed, Submitted
+from tests.accounting.rolling import page, rolled
 from tests.accounting.stories import CHAIN, DAY, NOON_US, attempted, story
-from tests.accounting.test_report import page, rolled
 
 CENT = 10_000_000
 NEXT, THIRD = "2026-01-02", "2026-01-03"

@@ -24,8 +24,8 @@ from accounting.rollup import rollup
 from broker.errors import LedgerError
 from broker.events import Fact, Finished, Routed, Submitted
 from broker.settings.prices import FlatCost
+from tests.accounting.rolling import page
 from tests.accounting.stories import CHAIN, NOON_US, attempted, entry, publish, story
-from tests.accounting.test_report import page
 
 USD = 10**9
 FIRST, LAST = "2026-01-30", "2026-02-02"

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from accounting.reports import choices, odd, trends
-from tests.accounting.test_report_trends import CENT, day, found, kinds, usual
+from tests.accounting.made_days import CENT, day, found, kinds, usual
 
 
 def swinging(number: int, figure: str, low: int, high: int, **said: Any) -> dict[str, Any]:

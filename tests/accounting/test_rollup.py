@@ -9,7 +9,6 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
-import duckdb
 import pyarrow.parquet as pq
 import pytest
 import redis
@@ -21,6 +20,7 @@ from accounting.rollup import fold, rollup
 from broker.errors import LedgerError
 from broker.events import Event, Fact, Finished, Rated, Submitted
 from broker.keys import EVENTS, LATE
+from tests.accounting.rolling import query
 from tests.accounting.stories import DAY, NOON_US, attempted, day_of_stories, entry, publish, story
 
 ORACLE = """
@@ -35,10 +35,6 @@ with facts as (
 select workspace, task_id, coalesce(sum(cost_usd), 0), count(*) filter (kind = 'attempted')
 from money group by all order by all
 """
-
-
-def query(sql: str) -> list[Any]:
-    return duckdb.connect().execute(sql).fetchall()
 
 
 def files_of(store: LocalStore, day: str = DAY) -> dict[str, bytes]:
