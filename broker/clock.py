@@ -1,14 +1,25 @@
-"""Redis's clock, which all times of task state are of."""
+"""Redis's clock, which all times of task state are of; and the UTC days of times."""
 
 from __future__ import annotations
 
 import time
+from datetime import UTC, datetime
 
 import redis
 
 from broker.ask import ask
 
 US_PER_S = 1_000_000
+
+
+def utc_day(at_us: int) -> str:
+    """The UTC day of a time in microseconds since the epoch, as ``2026-01-31``."""
+    return datetime.fromtimestamp(at_us // US_PER_S, tz=UTC).date().isoformat()
+
+
+def today() -> str:
+    """The UTC day by this machine's clock."""
+    return datetime.now(tz=UTC).date().isoformat()
 
 
 class Clock:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
 
 from broker import keys
 from broker.ask import AT_ONCE, ask, pages
-from broker.clock import US_PER_S, Clock
+from broker.clock import Clock, utc_day
 from broker.lua import Scripts
 from broker.money import nano
 from broker.settings.budgets import BudgetRow
@@ -71,7 +70,7 @@ class Limits:
 
     def windows(self) -> dict[str, str]:
         """The present window of each period."""
-        day = datetime.fromtimestamp(self._clock.now_us() / US_PER_S, tz=UTC).date().isoformat()
+        day = utc_day(self._clock.now_us())
         return {"day": day, "month": day[:7], "total": "total"}
 
     def _rules_of_scopes(self, names: str = "*") -> dict[str, str]:

@@ -28,11 +28,6 @@ def scopes_named(workspace: str, workflow: str, pipeline: str, user: str, lane: 
     return ("fleet", *(f"{kind}:{name}" for kind, name in named if name))
 
 
-def utc_day(now_us: int) -> str:
-    """The UTC day of a time in microseconds since the epoch, as ``2026-01-31``."""
-    return datetime.fromtimestamp(now_us / US_PER_S, tz=UTC).date().isoformat()
-
-
 def next_window_s(period: str, now_us: int) -> float | None:
     """Seconds until the next UTC day or month begins; None for a period that never ends."""
     now = datetime.fromtimestamp(now_us / US_PER_S, tz=UTC)

@@ -9,9 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from broker.clock import US_PER_S
+from broker.clock import US_PER_S, utc_day
 from broker.prices import PPM, batch_ppm
-from broker.scopes import utc_day
 from broker.settings.lanes import Lane
 from broker.settings.types import TaskType
 from broker.tariff import price_of

@@ -11,10 +11,9 @@ from typing import Any, TypeVar
 
 from broker.batches import Batch, Holder, State
 from broker.call import Usage
-from broker.clock import US_PER_S
+from broker.clock import US_PER_S, utc_day
 from broker.errors import CallNeverMade, EngineError, ModelNotFound
 from broker.lock import Lock
-from broker.scopes import utc_day
 from broker.state import Move
 from workers.batch import HANDFUL, Batches
 from workers.engines.batches import Standing

@@ -13,13 +13,14 @@ from dataclasses import dataclass, replace
 
 from broker.ask import patiently
 from broker.call import Call, Reply, ToolCall
+from broker.clock import utc_day
 from broker.errors import CallNeverMade, EngineError
 from broker.events import Attempted
 from broker.hands import Hands
 from broker.money import nano
 from broker.prices import Price, cost_nano, worst_nano
 from broker.purpose import REPROMPT, RETRY
-from broker.scopes import next_window_s, scopes_of, utc_day
+from broker.scopes import next_window_s, scopes_of
 from broker.settings import Settings
 from broker.settings.gates import GateSettings
 from broker.settings.types import TaskType

@@ -34,7 +34,6 @@ LEFTOVER_S = 24 * 3600
 TRIES = 5
 TEMPORARY = ".tmp"
 US_PER_DAY = 86_400_000_000
-_EPOCH = date(1970, 1, 1).toordinal()
 PIECE = 2**22
 T = TypeVar("T")
 #: What is put: bytes in memory, or a file that is larger than that.
@@ -132,11 +131,6 @@ def replaced(path: str) -> LedgerChanged:
 def together(failures: Sequence[LedgerError]) -> LedgerError:
     """One that says what all of them say, with the first one's mend."""
     return LedgerError("; ".join(one.message for one in failures), mend=failures[0].mend)
-
-
-def day_of(at_us: int) -> str:
-    """The UTC day of a time in microseconds since the epoch, as ``2026-01-31``."""
-    return date.fromordinal(_EPOCH + at_us // US_PER_DAY).isoformat()
 
 
 def midnight_us(day: str) -> int:

@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from accounting.files import facts, ledger, schema
+from broker.clock import utc_day
 from broker.events import named
 
 #: A fact is late that is written so long after midnight at the end of its task's day; entries that are held for it.
@@ -147,7 +148,7 @@ class Gathered:
         numbers = np.unique(days).tolist()
         for number in numbers:
             of_day = table if len(numbers) == 1 else table.take(pa.array(np.flatnonzero(days == number)))
-            yield ledger.day_of(number * ledger.US_PER_DAY), of_day
+            yield utc_day(number * ledger.US_PER_DAY), of_day
 
     def _columns(self) -> list[facts.Columns]:
         """Those of all pages, their places counted through."""

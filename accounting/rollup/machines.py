@@ -29,6 +29,7 @@ from accounting.rollup.calls import calls_of
 from accounting.rollup.columns import Columns, Facts, distinct
 from accounting.rollup.lots import Lot
 from accounting.rollup.order import Rows
+from broker.clock import utc_day
 from broker.events import Allotted, Submitted
 from broker.money import nano
 from broker.purpose import TOOL
@@ -250,7 +251,7 @@ def _calls(files: Files, owned: Mapping[str, _Owned], day: str) -> Iterator[Any]
     begin_us = ledger.midnight_us(day)
     cut = partial(parts.spans, rows=SLICE_ROWS)
     chosen = partial(_ended, lanes=pa.array(sorted(owned), schema.TEXT), begin_us=begin_us)
-    next_day = ledger.day_of(begin_us + ledger.US_PER_DAY)
+    next_day = utc_day(begin_us + ledger.US_PER_DAY)
     for submission in (one for one in ledger.days(files, ledger.EVENTS) if one <= next_day):
         if submission != day and not _has_any(files, submission, day, chosen):
             continue

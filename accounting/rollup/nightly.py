@@ -18,7 +18,7 @@ from accounting.rollup import rollup
 from accounting.rollup.machines import MachineDay, allot
 from accounting.rollup.offers import Offers
 from accounting.rollup.rollup import RolledDay
-from broker.clock import US_PER_S
+from broker.clock import US_PER_S, utc_day
 from broker.errors import LedgerError
 from broker.keys import PREFIX
 from broker.settings import Settings
@@ -52,7 +52,7 @@ def due(now_us: int, last_day: str | None, rollup_at_utc: str) -> bool:
     ``last_day`` None: not known, so it is done once more, which changes nothing where nothing is new.
     """
     hours, _, minutes = rollup_at_utc.partition(":")
-    today = ledger.day_of(now_us)
+    today = utc_day(now_us)
     begins_us = ledger.midnight_us(today) + (int(hours) * 60 + int(minutes)) * _US_PER_MINUTE
     return now_us >= begins_us and (last_day is None or last_day < today)
 
@@ -121,7 +121,7 @@ def _share_out(
     note = client.register_script(_NOTE)
     known: Any = client.get(SHARED)
     shared_to = known.decode() if known else None
-    days = days_to_share(ledger.day_of(state.clock.now_us()), shared_to, state.machine_days.half_shared())
+    days = days_to_share(utc_day(state.clock.now_us()), shared_to, state.machine_days.half_shared())
     machines: list[MachineDay] = []
     failures: list[LedgerError] = []
     all_were = True
@@ -154,4 +154,4 @@ def run_if_due(
     if not due(now_us, last_day, settings.fleet.rollup_at_utc):
         return last_day
     run(client, store, quarantine, settings, offers=offers)
-    return ledger.day_of(now_us)
+    return utc_day(now_us)

@@ -12,7 +12,6 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
@@ -22,6 +21,7 @@ import click
 from accounting.files.ledger import LocalStore, open_store
 from accounting.files.ledger import Store as Ledger
 from broker.ask import ask
+from broker.clock import today
 from broker.connect import connect
 from broker.embedded import find_server
 from broker.errors import (
@@ -286,7 +286,7 @@ def _lane(name: str, lane: Lane, settings: Settings, store: Store | None) -> Che
         yield Check(f"lane {name}", status, error.message + elsewhere, error.mend)
     else:
         yield Check(f"lane {name}", "ok", what + _key_words(lane) + _model_words(lane))
-    if price_of(name, lane, datetime.now(tz=UTC).date().isoformat()) is None:
+    if price_of(name, lane, today()) is None:
         mend = f'set lanes.{name}.price or .hardware, or price = "free"'
         yield Check(f"lane {name}", "warn", "no price is known: its calls are booked as unpriced", mend)
 

@@ -6,7 +6,6 @@ import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from datetime import UTC, datetime
 from typing import Any
 
 import click
@@ -15,7 +14,7 @@ from accounting.files.ledger import open_store
 from broker import keys
 from broker.ask import ask
 from broker.batches import BatchBook
-from broker.clock import US_PER_S
+from broker.clock import US_PER_S, today
 from broker.connect import connect
 from broker.errors import EngineUnavailable
 from broker.money import PICO_PER_NANO, round_half_even, shown, text
@@ -60,14 +59,14 @@ def lane_rows(settings: Settings, store: Store) -> list[dict[str, Any]]:
     seen = Sights(store).lanes()
     away = unavailable(settings, seen, math.inf)
     states = {state.queue: state for state in store.lanes.queues(_queue_names(settings))}
+    day = today()
     latest = verdicts(store, open_store(settings))
-    today = datetime.now(tz=UTC).date().isoformat()
     return [
         {
             "lane": name,
             "engine": resolve(lane),
             "model": lane.model,
-            "price": _price(price_of(name, lane, today)),
+            "price": _price(price_of(name, lane, day)),
             "key": _key(lane),
             "here": _lacking(name, lane, settings) or "ready",
             **_nodes(seen.get(name)),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import asdict
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ import click
 from accounting.bills import second_book
 from accounting.bills.reprice import Priced, Repriced, reprice
 from accounting.files import ledger
+from broker.clock import today
 from broker.errors import ConfigError, LedgerError
 from broker.pricebook import NO_PRICE, Book, book, rows_of
 from broker.prices import TokenPrice, mtok_usd
@@ -84,7 +84,7 @@ def compare(other: Path, day: str | None, as_json: bool) -> None:
 
     The other is a snapshot of model-prices or LiteLLM's model_prices_and_context_window.json; it is only read.
     """
-    at = day or datetime.now(tz=UTC).date().isoformat()
+    at = day or today()
     try:
         theirs = second_book.read(other.read_text(encoding="utf-8"), at)
     except ValueError as error:
@@ -143,9 +143,9 @@ def reprice_(date: str | None, since: str | None, at: str | None, as_json: bool)
 def _days(known: tuple[str, ...], date: str | None, since: str | None) -> list[str]:
     wanted = [day for day in known if (date is None or day == date) and (since is None or day >= since)]
     if not wanted:
-        today = date or since or datetime.now(tz=UTC).date().isoformat()
+        first = date or since or today()
         raise LedgerError(
-            "the ledger has no nightly files of these days", mend=f"laneway rollup --date {today}"
+            "the ledger has no nightly files of these days", mend=f"laneway rollup --date {first}"
         )
     return wanted if date or since else wanted[-1:]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 
 import click
@@ -11,6 +11,7 @@ import click
 from accounting.files import ledger
 from accounting.reports.currency import USD, rates_of
 from accounting.reports.report import BY, DEFAULT_BY, Question, Report, build, to_dict
+from broker.clock import today
 from broker.errors import LedgerError
 from broker.money import nano
 from broker.settings import Settings, load
@@ -152,11 +153,11 @@ def _range(files: ledger.Store, date: str | None, since: str | None, until: str 
         raise LedgerError("the ledger has no nightly files", mend="laneway rollup")
     newest = (rolled or told)[-1]
     # A node's clock may be ahead of this one's.
-    today = max(newest, *told, datetime.now(tz=UTC).date().isoformat())
+    latest = max(newest, *told, today())
     first = date or since or until or newest
-    if first > today:
+    if first > latest:
         raise click.UsageError(f"{first} has not come yet: nothing can be told of it")
-    last = first if since is None else min(today, until or (newest if first <= newest else today))
+    last = first if since is None else min(latest, until or (newest if first <= newest else latest))
     waiting = [day for day in told if first <= day <= last]
     if waiting and not any(first <= day <= last for day in rolled):
         named, mend = f"from {first} to {last}", f"--since {waiting[0]}"

@@ -21,7 +21,7 @@ from accounting.intake import ingest
 from accounting.rollup import machines, rollup
 from accounting.rollup.machines import MachineDay, Sharing, allot, day_cost_nano
 from broker import keys
-from broker.clock import US_PER_S
+from broker.clock import US_PER_S, utc_day
 from broker.events import Attempted, Event, Finished, Submitted
 from broker.money import nano
 from broker.settings import Settings, parse
@@ -250,7 +250,7 @@ def test_a_call_is_found_however_long_its_task_has_waited(
     made = story("t", [Submitted("async"), ended], at_us=NOON_US - waited_us)
     publish(state.client, [entry([replace(one, at_us=one.at_us + waited_us)]) for one in made])
     ingest.drain_all(state.client, store, quarantine)
-    before = ledger.day_of(NOON_US - 30 * ledger.US_PER_DAY)  # of which nothing is opened
+    before = utc_day(NOON_US - 30 * ledger.US_PER_DAY)  # of which nothing is opened
     store.put(f"events/date={before}/1764590400000-0-1764590460000-0.parquet", b"no part")
     [day] = shared(store, state, settings, DAY)
     assert (day.machine, day.calls) == ("mac-1", 1)
@@ -265,7 +265,7 @@ def by_hand(events: list[Event], settings: Settings, day: str) -> dict[str, tupl
     found: dict[str, tuple[int, int, int]] = {}
     for one in last.values():
         lane = settings.lanes[one.lane]
-        if lane.hardware and one.node and one.purpose != "tool" and ledger.day_of(one.ended_us) == day:
+        if lane.hardware and one.node and one.purpose != "tool" and utc_day(one.ended_us) == day:
             booked, calls, busy_us = found.get(one.node, (0, 0, 0))
             busy_us += max(0, one.ended_us - one.started_us) // lane.threads
             found[one.node] = (booked + (one.cost_nano or 0), calls + 1, busy_us)
@@ -459,7 +459,7 @@ def test_a_call_of_a_task_that_came_in_before_the_clock_was_set_back_over_midnig
         [submitted, made_of] = story(task, [Submitted("sync"), one], at_us=midnight_us + 10**6)
         publish(state.client, [entry([submitted]), entry([replace(made_of, at_us=ended_us)])])
         ingest.drain_all(state.client, store, quarantine)
-    next_day = ledger.day_of(midnight_us)
+    next_day = utc_day(midnight_us)
     assert [[one.calls for one in shared(store, state, settings, day)] for day in (DAY, next_day)] == [
         [1],
         [1],
@@ -501,7 +501,7 @@ def test_of_earlier_days_only_parts_whose_names_say_that_they_came_in_since_are_
 
     [day_of_one] = shared(store, state, settings, DAY)
     assert day_of_one.calls == 1
-    late_day, eve = (ledger.partition(ledger.EVENTS, ledger.day_of(us)) for us in (late_us, midnight_us - 1))
+    late_day, eve = (ledger.partition(ledger.EVENTS, utc_day(us)) for us in (late_us, midnight_us - 1))
     assert {path.rpartition("/")[0] for path in opened} == {late_day, eve}
     assert sum(path.startswith(eve) for path in opened) == 5, "looked at once, though written before midnight"
 

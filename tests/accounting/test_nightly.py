@@ -20,7 +20,7 @@ from accounting.intake import ingest
 from accounting.rollup import machines, nightly, rollup
 from accounting.rollup.offers import Offers
 from broker import keys
-from broker.clock import Clock
+from broker.clock import Clock, utc_day
 from broker.errors import LedgerError
 from broker.events import Finished, Submitted
 from broker.keys import EVENTS
@@ -160,7 +160,7 @@ def test_the_night_remembers_how_far_machines_were_shared_out(
 ) -> None:
     settings = parse(TOML)
     state = State(client, settings.fleet)
-    today = ledger.day_of(state.clock.now_us())
+    today = utc_day(state.clock.now_us())
     yesterday, first = ((date.fromisoformat(today) - timedelta(days=back)).isoformat() for back in (1, 6))
     at_us = ledger.midnight_us(first) + HOUR_US
     one = attempted("a-1", started_us=at_us, ended_us=at_us + 10**6, node="mac-1")
@@ -176,7 +176,7 @@ def test_what_cannot_be_read_of_one_day_stops_no_other(
 ) -> None:
     settings = parse(TOML)
     state = State(client, settings.fleet)
-    today = ledger.day_of(state.clock.now_us())
+    today = utc_day(state.clock.now_us())
     days = [(date.fromisoformat(today) - timedelta(days=back)).isoformat() for back in (1, 2)]
     for day in days:
         at_us = ledger.midnight_us(day) + HOUR_US

@@ -17,6 +17,7 @@ from accounting.files import ledger
 from accounting.files.ledger import US_PER_DAY, LocalStore
 from accounting.reports.flat import flat_nano
 from broker.call import Usage
+from broker.clock import utc_day
 from broker.pricebook import parse
 from broker.settings import Settings
 from broker.settings import parse as settings_of
@@ -317,7 +318,7 @@ DAY_US = NOON_US - 12 * 3_600_000_000
 def test_a_call_is_billed_on_the_day_on_which_it_ends_whenever_its_task_was_submitted(
     store: LocalStore, submitted_days_ago: int, ended_us: int, calls: int
 ) -> None:
-    submitted = ledger.day_of(NOON_US - submitted_days_ago * ledger.US_PER_DAY)
+    submitted = utc_day(NOON_US - submitted_days_ago * ledger.US_PER_DAY)
     written(store, [row("mid", Usage(MTOK), ended_us=ended_us)], submitted)
     made = reconcile(store, SETTINGS, "openai", [used("gpt-4o-mini", MTOK, 0, 1)])
     assert [one.calls for one in made.models] == [calls]
@@ -375,7 +376,7 @@ def test_calls_of_all_days_of_the_file_are_counted_and_those_that_nobody_settled
         row("mid", Usage(), settled=False, cost_nano=7_000),
         row("mid", Usage(MTOK), cost_nano=None, price_ref=None),
     ]
-    days = [ledger.day_of(NOON_US + number * ledger.US_PER_DAY) for number in (0, 1)]
+    days = [utc_day(NOON_US + number * ledger.US_PER_DAY) for number in (0, 1)]
     lines = [replace(used("gpt-4o-mini", MTOK, 0, 2), day=one) for one in days]
     [one] = reconciled(store, rows, lines).models
     assert (one.requests, one.calls, one.unsettled, one.unpriced) == (4, 4, 1, 1)

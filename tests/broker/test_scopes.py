@@ -6,7 +6,8 @@ from datetime import UTC, datetime
 
 import pytest
 
-from broker.scopes import next_window_s, scopes_of, utc_day
+from broker.clock import utc_day
+from broker.scopes import next_window_s, scopes_of
 from broker.task import Task
 
 DAY_S = 86_400.0

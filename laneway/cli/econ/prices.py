@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import difflib
 import re
-from datetime import UTC, datetime
 from fractions import Fraction
 
 import click
 
 from accounting.econ.tokens import Rates
+from broker.clock import today
 from broker.money import text
 from broker.pricebook import book
 from broker.prices import PPM, TokenPrice
@@ -32,10 +32,6 @@ def price_option(flag: str, name: str, words: str) -> Decorator:
 
 #: For a calculator with one price.
 priced = in_order(price_option("--price", "price", "[needed]"), day_option)
-
-
-def today() -> str:
-    return datetime.now(tz=UTC).date().isoformat()
 
 
 def in_book(given: Given, model: str) -> TokenPrice:
