@@ -141,6 +141,25 @@ def routings_of(facts: Facts) -> Routings:
     return Routings(places[some], facts.task[places[some]], cost[some])
 
 
+def costs_by_part(
+    calls: Calls,
+    routings: Routings,
+    parts: Rows,
+    *,
+    calls_in: Rows,
+    gates_in: Rows,
+    routings_in: Rows,
+    count: int,
+) -> dict[str, Rows]:
+    """What each of ``count`` groups did cost, in all and in each part. The others say in which group each call, its
+    gates and each decision stand, and which part of ``schema.PARTS`` each call is. An unpriced call adds nothing."""
+    made = np.zeros((len(schema.PARTS), count), dtype=np.int64)
+    np.add.at(made.reshape(-1), parts * count + calls_in, calls.cost_nano)
+    np.add.at(made[schema.PARTS.index("routing_usd")], routings_in, routings.cost_nano)
+    np.add.at(made[schema.PARTS.index("validation_usd")], gates_in, calls.gate_nano)
+    return {"cost_usd": made.sum(axis=0), **dict(zip(schema.PARTS, made, strict=True))}
+
+
 class AttemptRows:
     """The rows of ``attempts``: of each task the decisions of the dispatcher, then call by call, each with its gate."""
 

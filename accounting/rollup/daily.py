@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from accounting.files import schema
-from accounting.rollup.calls import Calls, Routings
+from accounting.rollup.calls import Calls, Routings, costs_by_part
 from accounting.rollup.columns import NONE, Facts, Texts, distinct
 from accounting.rollup.order import Rows
 from broker.events import Rated
@@ -41,10 +41,30 @@ def sums(facts: Facts, calls: Calls, routings: Routings, tasks: dict[str, Any], 
         return found
 
     made["tasks"] = np.bincount(of_task, minlength=len(group))
+    for name, those in _counted(facts, tasks).items():
+        made[name] = total(of_task, those.to_numpy(zero_copy_only=False).astype(np.int64))
+    made["attempts"] = np.bincount(of_call[called], minlength=len(group))
+    made["visits"] = np.bincount(of_call[_arrivals(calls)], minlength=len(group))
+    for name in schema.TOKENS:
+        made[name] = total(of_call[called], calls.said.whole(name)[called])
+    made |= costs_by_part(
+        calls,
+        routings,
+        parts,
+        calls_in=of_call,
+        gates_in=of_task[calls.task],
+        routings_in=of_task[routings.task],
+        count=len(group),
+    )
+    return pa.table({name: made[name] for name in schema.DAILY.names})
+
+
+def _counted(facts: Facts, tasks: dict[str, Any]) -> dict[str, Any]:
+    """Of each task what of it is counted, by the column that counts it."""
     is_part = tasks["root_task_id"].is_valid()
     verdict, rating = tasks["succeeded"], _ratings(facts, is_part.to_numpy(zero_copy_only=False))
     judged, succeeded = verdict.is_valid(), verdict.fill_null(False)
-    counted = {
+    return {
         "judged": judged,
         "successes": succeeded,
         "rated": rating.is_valid(),
@@ -53,18 +73,6 @@ def sums(facts: Facts, calls: Calls, routings: Routings, tasks: dict[str, Any], 
         "part_judged": pc.and_(judged, is_part),
         "part_successes": pc.and_(succeeded, is_part),
     }
-    for name, those in counted.items():
-        made[name] = total(of_task, those.to_numpy(zero_copy_only=False).astype(np.int64))
-    made["attempts"] = np.bincount(of_call[called], minlength=len(group))
-    made["visits"] = np.bincount(of_call[_arrivals(calls)], minlength=len(group))
-    for name in schema.TOKENS:
-        made[name] = total(of_call[called], calls.said.whole(name)[called])
-    costs = np.zeros((len(schema.PARTS), len(group)), dtype=np.int64)
-    np.add.at(costs.reshape(-1), parts * len(group) + of_call, calls.cost_nano)
-    costs[schema.PARTS.index("routing_usd")] += total(of_task[routings.task], routings.cost_nano)
-    costs[schema.PARTS.index("validation_usd")] += total(of_task[calls.task], calls.gate_nano)
-    made |= dict(zip(schema.PARTS, costs, strict=True)) | {"cost_usd": costs.sum(axis=0)}
-    return pa.table({name: made[name] for name in schema.DAILY.names})
 
 
 def _arrivals(calls: Calls) -> Rows:

@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 
 from accounting.files import schema
 from accounting.rollup import daily
-from accounting.rollup.calls import AttemptRows, Calls, Routings, calls_of, routings_of
+from accounting.rollup.calls import AttemptRows, Calls, Routings, calls_of, costs_by_part, routings_of
 from accounting.rollup.columns import NONE, Columns, Facts, Flags, Texts, distinct, first_told, sums
 from accounting.rollup.lots import Lot
 from accounting.rollup.order import Rows
@@ -208,11 +208,15 @@ def _costs(facts: Facts, calls: Calls, routings: Routings, parts: Rows) -> dict[
     amounts = (calls.cost_nano, calls.gate_nano, routings.cost_nano)
     if sum(float(np.abs(one).astype(np.float64).sum()) for one in amounts) > _LARGEST:
         raise OverflowError("the facts of some tasks sum to more than nine thousand million dollars")
-    made = np.zeros((len(schema.PARTS), facts.count), dtype=np.int64)
-    np.add.at(made.reshape(-1), parts * facts.count + calls.task, calls.cost_nano)
-    np.add.at(made[schema.PARTS.index("routing_usd")], routings.task, routings.cost_nano)
-    np.add.at(made[schema.PARTS.index("validation_usd")], calls.task, calls.gate_nano)
-    return {"cost_usd": made.sum(axis=0), **dict(zip(schema.PARTS, made, strict=True))}
+    return costs_by_part(
+        calls,
+        routings,
+        parts,
+        calls_in=calls.task,
+        gates_in=calls.task,
+        routings_in=routings.task,
+        count=facts.count,
+    )
 
 
 def _overhead(total: Rows, inference: Rows) -> Any:
