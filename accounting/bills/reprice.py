@@ -152,10 +152,8 @@ def in_days(store: Store, days: Iterable[str], settled_from_us: int = 0) -> Iter
     """The calls of tasks that were submitted on these days; row groups are passed over that say in their footers that
     all of theirs were settled before. Raises LedgerError for a file that cannot be read."""
     for day in days:
-        folder = ledger.partition(ledger.ATTEMPTS, day)
-        for name in store.list(folder):
-            if name.endswith(".parquet"):
-                yield from _in_file(store, day, f"{folder}/{name}", settled_from_us)
+        for path in ledger.files(store, ledger.ATTEMPTS, day):
+            yield from _in_file(store, day, path, settled_from_us)
 
 
 def _in_file(store: Store, day: str, path: str, settled_from_us: int) -> Iterator[Calls]:

@@ -143,6 +143,12 @@ def partition(dataset: str, day: str) -> str:
     return f"{dataset}/date={day}"
 
 
+def files(store: Store, dataset: str, day: str) -> list[str]:
+    """The paths of the day's Parquet files, sorted; none where it has none."""
+    folder = partition(dataset, day)
+    return [f"{folder}/{name}" for name in store.list(folder) if name.endswith(".parquet")]
+
+
 def days(store: Store, dataset: str) -> tuple[str, ...]:
     """The days that the data set has, in order."""
     return tuple(name.removeprefix("date=") for name in store.list(dataset) if name.startswith("date="))

@@ -137,13 +137,13 @@ class Part:
 
 def of_day(store: Store, day: str) -> list[Part]:
     """The day's parts with their footers. Raises LedgerError where one cannot be read."""
-    return [_part(store, path) for path in _paths(store, day)]
+    return [_part(store, path) for path in ledger.files(store, ledger.EVENTS, day)]
 
 
 def since(store: Store, day: str, at_us: int, columns: Sequence[str]) -> Iterator[Any]:
     """These columns of the day's parts that may hold a fact which came in at that time or later, part by part, the
     latest first. Others, as their names say, are not opened. Raises LedgerError as ``read`` does."""
-    for path in reversed(_paths(store, day)):
+    for path in reversed(ledger.files(store, ledger.EVENTS, day)):
         named = _NAMED.fullmatch(path.rpartition("/")[2])
         if named is None or (int(named["last_ms"]) + 1) * 1000 > at_us:
             with _told(path):
@@ -155,7 +155,7 @@ def since(store: Store, day: str, at_us: int, columns: Sequence[str]) -> Iterato
 def before(store: Store, day: str, at_us: int, columns: Sequence[str]) -> Iterator[Any]:
     """These columns of the day's parts that may hold a fact which was written before that time, part by part. Of others
     the footer alone is read, which says so. Raises LedgerError as ``read`` does."""
-    for path in _paths(store, day):
+    for path in ledger.files(store, ledger.EVENTS, day):
         table = None
         with _told(path):
             file = _opened(store, path)
@@ -170,11 +170,6 @@ def _written_us(meta: Any) -> int:
     at = meta.schema.names.index("at")
     told = [meta.row_group(group).column(at).statistics for group in range(meta.num_row_groups)]
     return min((int(one.min_raw) if one is not None and one.has_min_max else 0 for one in told), default=0)
-
-
-def _paths(store: Store, day: str) -> list[str]:
-    folder = ledger.partition(ledger.EVENTS, day)
-    return [f"{folder}/{name}" for name in store.list(folder) if name.endswith(".parquet")]
 
 
 def _part(store: Store, path: str) -> Part:

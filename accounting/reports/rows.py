@@ -68,7 +68,11 @@ def days_between(store: Store, dataset: str, since: str, until: str) -> tuple[st
 def pieces(store: Store, dataset: str, days: Sequence[str], where: Where) -> tuple[Piece, ...]:
     """All that may hold wanted rows, at least one without any. Raises LedgerError for a file that cannot be read."""
     found = tuple(piece for day in days for piece in _of_day(store, dataset, day, where))
-    return found or (Piece("", "", _SCHEMAS[dataset], None, None, ()),)
+    return found or (_nothing(_SCHEMAS[dataset]),)
+
+
+def _nothing(columns: Any) -> Piece:
+    return Piece("", "", columns, None, None, ())
 
 
 class Files:
@@ -144,21 +148,19 @@ def wider(found: Sequence[Piece], rows: int) -> list[Piece]:
     return made
 
 
-def holding(found: Sequence[Piece], dataset: str, where: Where) -> tuple[Piece, ...]:
+def holding(found: Sequence[Piece], where: Where) -> tuple[Piece, ...]:
     """Those of the pieces that may hold wanted rows, at least one without any."""
     kept = [
         piece
         for piece in found
         if piece.source and any(_may_hold(piece.meta.row_group(one), where) for one in piece.groups)
     ]
-    return tuple(kept) or (Piece("", "", _SCHEMAS[dataset], None, None, ()),)
+    return tuple(kept) or (_nothing(found[0].columns),)
 
 
 def _of_day(store: Store, dataset: str, day: str, where: Where) -> Iterator[Piece]:
-    folder = ledger.partition(dataset, day)
     start = 0
-    for name in (one for one in store.list(folder) if one.endswith(".parquet")):
-        path = f"{folder}/{name}"
+    for path in ledger.files(store, dataset, day):
         source = store.pinned(path)
         try:
             meta = pq.read_metadata(source())

@@ -127,7 +127,7 @@ def choose(
         told = (*told, "value_usd")
         parts = Families(files, days, told, needs((*told, *KIND)), rates, derive)
         return Range(store, found, where, by, rates, parts)
-    return Range(store, holding(found, ledger.TASKS, where), where, by, rates, None, derive)
+    return Range(store, holding(found, where), where, by, rates, None, derive)
 
 
 def needs(names: Iterable[str]) -> tuple[str, ...]:
