@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 
 from broker.errors import LedgerError
 
-#: What reading a file raises that is none of ours, or of which some bytes are others.
+#: What reading raises of a file that no version of ours wrote, or whose bytes have changed since.
 BROKEN = (pa.ArrowException, KeyError, UnicodeDecodeError, OSError)
 
 

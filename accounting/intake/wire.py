@@ -20,7 +20,8 @@ from accounting.files import facts, ledger, schema
 from broker.clock import utc_day
 from broker.events import named
 
-#: A fact is late that is written so long after midnight at the end of its task's day; entries that are held for it.
+#: A fact is late that is written so long after the midnight that ended its task's day, or later; and how many late
+#: entries are held back of one reading.
 LATE_US, MOST_LATE = ledger.US_PER_DAY, 1_000
 #: Facts that are taken apart at once: enough for columns to pay, few enough for their values to stay near at hand.
 HANDFUL = 16_000
@@ -93,8 +94,8 @@ class _Handful:
 
 class Gathered:
     """The facts of stream entries, as columns. ``entries`` is how many entries there were so far, ``late`` are the
-    numbers of those that are to be written later, together: a few facts of each of many days that are over. None are
-    where ``hold`` is not said."""
+    numbers of those that are to be written later, together: a few facts of each of many days that are over. Without
+    ``hold`` no entry is late."""
 
     def __init__(self, entries: Iterable[bytes | None] = (), *, hold: bool = False) -> None:
         self.entries = 0

@@ -1,9 +1,9 @@
-"""A day's calls beside its tasks, some row groups of each in hand.
+"""A day's calls, each with its task, while only some row groups of either are in memory.
 
-Both files have tasks in one order (accounting/rollup/order.py): those of some calls are the next ones after those of
-the calls before, so that what lies behind is let go. Files whose orders differ are joined all the same, with all
-tasks in hand; and of files that are older than the workspace of a call nothing is let go, so that ids which two
-workspaces share are the first one's.
+Both files have the tasks in the same order (accounting/rollup/order.py): the tasks of a row group of calls follow those
+of the group before it, so that earlier tasks can be let go. Where the orders differ, all tasks are read and kept. Calls
+of older files do not name their workspace; then no task is let go, and an id that two workspaces share stands for
+the first one's task.
 """
 
 from __future__ import annotations
@@ -23,10 +23,11 @@ NONE = -1  # in place of a row: the task is not there
 
 
 def beside(tasks: Callable[[], Iterator[Any]], calls: Iterable[Any]) -> Iterator[tuple[Any, Any, Rows]]:
-    """Each table of calls, a table of tasks, and of each call the row there of its own task.
+    """For each table of calls: these calls, a table of tasks, and the row in it of each call's task, NONE where that is
+    not there.
 
-    ``tasks`` begins anew to hand over all tasks of the day, in tables that have their ``workspace`` as plain text and
-    their ``task_id``.
+    Each call of ``tasks`` gives all tasks of the day from the first one on, as tables with ``workspace`` (plain text)
+    and ``task_id``.
     """
     coming = tasks()
     near = next(coming)

@@ -1,9 +1,9 @@
 """Days on which something is far from what it usually is, each named for what it is.
 
-What is usual is the median of the four weeks before, and how far days are from it is the median of their distances: a
-spike that was there before changes neither. Where nothing is usual, anything is odd on a day that spends a cent or more
-(``LEAST_SPENT_NANO``). Without a week before it, no day is odd; for a range of a week or less the
-weeks before it are read too.
+The usual is the median of the four weeks before a day, and how far days are from it the median of their distances, so
+that one earlier spike changes neither. Where the usual is nothing, a day is odd that spends a cent or more
+(``LEAST_SPENT_NANO``). A day with fewer than ``FEWEST_BEFORE`` days before it is never odd; for a range of a week or
+less, the four weeks before it are read too.
 """
 
 from __future__ import annotations

@@ -234,8 +234,8 @@ class Ranks:
             self._buckets[-1][some.keys] = some.bucket
 
     def ask(self, keys: Any, buckets: Any) -> Any:
-        """Whether a value of each key may be asked for in its bucket; where none of its values is, nothing depends on
-        it."""
+        """Of each key and bucket whether a rank of the key lies in the bucket, so that its values are needed. What is
+        said of a bucket that has no value of the key does not matter."""
         made = np.zeros(np.broadcast_shapes(keys.shape, buckets.shape), dtype=bool)
         for wanted in self._buckets:
             made |= wanted.take(keys, mode="clip") == buckets

@@ -110,7 +110,8 @@ def each(
 
 
 def at_once(work: Callable[[Given], Made], things: Iterable[Given]) -> Iterator[Made]:
-    """``work`` of each, in their order, some at once; whoever is slow to take what is made has few of it waiting."""
+    """``work`` of each thing, in their order, some at the same time. No more than ``MOST_WAITING`` results wait for a
+    caller that is slow to take them."""
     waiting: deque[Future[Made]] = deque()
     with ThreadPoolExecutor(_threads()) as pool:
         for thing in things:

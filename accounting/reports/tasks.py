@@ -82,7 +82,8 @@ UNPRICED = "unpriced_calls"
 _FLAWS = (UNPRICED, "unsettled_calls")
 MOST_KEPT = 300_000_000  # bytes that stay in memory between the two looks: of 30 million tasks and more
 MOST_HISTOGRAMS = 1 << 12  # of a column
-VERDICT, FAILED, SUCCEEDED, NONE, OF_PARTS = "verdict", 0, 1, 2, 3  # the last one on top of another
+#: A column to group by: what the verdict on a row is, as a number; that of a part has ``OF_PARTS`` added to it.
+VERDICT, FAILED, SUCCEEDED, NONE, OF_PARTS = "verdict", 0, 1, 2, 3
 
 
 @dataclass(frozen=True, slots=True)

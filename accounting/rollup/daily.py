@@ -23,7 +23,8 @@ _SUMS = tuple(name for name in schema.DAILY.names if name not in KEYS)
 def sums(facts: Facts, calls: Calls, routings: Routings, tasks: dict[str, Any], parts: Rows) -> Any:
     """The sums of these tasks, a row each for what was together in them.
 
-    ``parts`` is of each call its part of the cost. What a task's decisions and gates did cost stands where it ended.
+    ``parts`` says which part of ``schema.PARTS`` each call is. What a task's decisions and gates did cost stands where
+    the task ended.
     """
     lane, model = _home(facts, calls, tasks)
     called = np.flatnonzero(calls.is_call)
@@ -120,8 +121,8 @@ def _both(first: Texts, then: Texts) -> Texts:
 
 
 class Merging:
-    """Sums of several lots of tasks, added up as they come: what lots have in common is held about twice, not once a
-    lot."""
+    """Sums of several lots of tasks, added up as they come, so that rows of the same keys are held about twice and not
+    once for each lot."""
 
     def __init__(self) -> None:
         self._pieces: list[Any] = []

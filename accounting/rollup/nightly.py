@@ -58,9 +58,12 @@ def due(now_us: int, last_day: str | None, rollup_at_utc: str) -> bool:
 
 
 def days_to_share(today: str, shared: str | None, half: Sequence[str] = ()) -> list[str]:
-    """The days of machines that a night shares out: the last ones, and those since the last night that did; then
-    earlier ones of which a night did not come to the end. ``shared`` is the last day that was, None: not known;
-    ``half`` are days that were shared out by half."""
+    """The days of machines that a night shares out: the last two, and all since the last one that was; then earlier
+    ones of which a night did not come to the end. None of them is older than ``MOST_SHARED_DAYS``.
+
+    ``shared`` is the last day that was shared out, None: not known. ``half`` are days whose sharing began and did not
+    end.
+    """
     last = date.fromisoformat(today) - timedelta(days=1)
     since, earliest = (last - timedelta(days=days - 1) for days in (SHARED_AGAIN_DAYS, MOST_SHARED_DAYS))
     if shared is not None:
@@ -134,7 +137,7 @@ def _share_out(
             shared = None
         machines += shared or ()
         all_were = all_were and shared is not None
-        if all_were and day >= days[0]:  # earlier ones, which were shared out by half, come last
+        if all_were and day >= days[0]:  # the earlier ones, half shared, come last
             note(keys=[SHARED], args=[day])
     return tuple(machines), failures
 

@@ -258,7 +258,7 @@ def encode(lot: Folded) -> bytes:
 
 
 def decode(data: bytes) -> Folded:
-    """Raises pa.ArrowInvalid or OSError for what is no lot, or of which some bytes are others."""
+    """The lot that ``encode`` made these bytes of. Raises pa.ArrowInvalid or OSError for any others."""
     made = pa.py_buffer(data).slice(0, max(0, len(data) - _CHECKSUM_BYTES))
     if data[made.size :] != _checksum(made):
         raise pa.ArrowInvalid("they are not what was put there")

@@ -215,7 +215,7 @@ def _for_a_person(record: Record) -> dict[str, Any]:
 
 
 def tell(told: Mapping[str, Any]) -> None:
-    """The same for the eye."""
+    """Prints a ``story`` for a person."""
     asked, found, chosen = told["submission"], told["classification"], told["decision"]
     say(f"{told['workspace']}/{told['task_id']}  {told['status']}  {told['now']['where']}")
     if told["now"]["waits_for"]:
