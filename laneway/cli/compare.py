@@ -15,8 +15,7 @@ from broker.purpose import MODEL_CALLS, TOOL
 from broker.state import Record
 from broker.task import new_task_id, reference
 from laneway.cli.options import json_option
-from laneway.cli.output import emit, price, say, table, usd
-from laneway.cli.submit import progress
+from laneway.cli.output import bar, emit, price, say, table, usd
 from laneway.cli.taskfile import Row, opened
 from laneway.client import BATCH, Client, Handle
 
@@ -86,7 +85,7 @@ def submitted(client: Client, rows: Sequence[Row], variant: Row) -> list[Handle]
 
 def _wait(client: Client, handles: Sequence[Handle], wait: float) -> None:
     left = len(handles)
-    with progress(left, "done") as advance:
+    with bar(left, "done") as advance:
         for _ in client.results(handles, None if math.isinf(wait) else wait):
             left -= 1
             advance(1)

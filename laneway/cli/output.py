@@ -6,7 +6,8 @@ import json
 import math
 import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
@@ -32,6 +33,16 @@ def progress() -> Callable[[str], None]:
             click.echo(words, err=True)
 
     return tell
+
+
+@contextmanager
+def bar(total: int, label: str) -> Iterator[Callable[[int], None]]:
+    """A bar on standard error where that is a terminal and there is something to wait for."""
+    if not sys.stderr.isatty() or total < 2:
+        yield lambda _: None
+        return
+    with click.progressbar(length=total, label=label, file=sys.stderr, show_pos=True) as drawn:
+        yield lambda count: drawn.update(count)
 
 
 def emit(value: object) -> None:

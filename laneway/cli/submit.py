@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 import math
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from dataclasses import fields
 from itertools import islice
 from pathlib import Path
@@ -17,7 +16,7 @@ import click
 from broker.errors import LanewayError, ResultTimeout
 from broker.task import MODES, new_task_id
 from laneway.cli.options import in_order, json_option, one_task
-from laneway.cli.output import emit, price, say
+from laneway.cli.output import bar, emit, price, say
 from laneway.cli.taskfile import Row, opened, read_prompt
 from laneway.client import BATCH, Client, Handle, Result, result_of
 from laneway.submission import Budget, task_of
@@ -169,7 +168,7 @@ def _stream(client: Client, rows: Iterable[Row], total: int, name: str) -> list[
     """Batch by batch; each task has its id before it leaves, so that a lost reply does not double it."""
     handles: list[Handle] = []
     left = iter(rows)
-    with progress(total, "submitted") as advance:
+    with bar(total, "submitted") as advance:
         while batch := list(islice(left, BATCH)):
             for row in batch:
                 row.setdefault("task_id", new_task_id())
@@ -187,7 +186,7 @@ def _stream(client: Client, rows: Iterable[Row], total: int, name: str) -> list[
 def _results(client: Client, handles: Sequence[Handle], wait: float) -> None:
     missing = {(one.workspace, one.task_id) for one in handles}
     total = len(missing)
-    with progress(total, "done") as advance:
+    with bar(total, "done") as advance:
         for found in client.results(handles, None if math.isinf(wait) else wait):
             emit(found.as_dict())
             sys.stdout.flush()
@@ -199,16 +198,6 @@ def _results(client: Client, handles: Sequence[Handle], wait: float) -> None:
             f"{len(missing)} of {total} tasks have not ended within {wait:g} s ({some}, …); they go on",
             mend="ask for each with `laneway result TASK_ID --wait`",
         )
-
-
-@contextmanager
-def progress(total: int, label: str) -> Iterator[Callable[[int], None]]:
-    """A bar on standard error where that is a terminal and there is something to wait for."""
-    if not sys.stderr.isatty() or total < 2:
-        yield lambda _: None
-        return
-    with click.progressbar(length=total, label=label, file=sys.stderr, show_pos=True) as bar:
-        yield lambda count: bar.update(count)
 
 
 @click.command(cls=WaitCommand)
