@@ -13,7 +13,7 @@ from statistics import median
 from typing import Any
 
 from accounting.reports.figures import Odd, share
-from accounting.reports.sums import Totals, by, picked, total
+from accounting.reports.sums import Totals, by, names_in, picked, total
 from accounting.reports.tasks import DATE, WORKFLOW
 from accounting.reports.trends import LEAST_SPENT_NANO, UNIT_COSTS, Real, scopes
 
@@ -121,7 +121,7 @@ def _silent_rules(kinds: Any) -> Iterator[Odd]:
     """A type that its rule recognised every day, and now hardly any more, although there is as much to do as ever."""
     everything = {day: sums["tasks"] for day, sums in by(kinds, DATE)}
     firing = picked(kinds, classified_by=RULE)
-    for task_type, _ in by(firing, "task_type"):
+    for task_type in names_in(firing, "task_type"):
         fired = {day: sums["tasks"] for day, sums in by(picked(firing, task_type=task_type), DATE)}
         parts = [(day, share(fired.get(day, 0), tasks)) for day, tasks in everything.items()]
 

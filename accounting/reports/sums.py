@@ -28,6 +28,9 @@ _OF_ENDS = {"workspace": "workspace", "pipeline": "pipeline", "task_type": "task
 RATINGS = ("rated", "satisfied")
 _OF_PARTS = {name: f"part_{name}" for name in ("tasks", "judged", "successes")}
 _LARGEST_RATE, _LARGEST_SUM = 2**43, 2**62
+_TOO_LARGE = 9.2e18  # below 2**63, and further from it than sums of floats may be off
+_HALF = 32  # bits
+_FEWER = "ask for fewer days, or without --currency"
 PARTS = tuple(part.removesuffix("_usd") for part in schema.PARTS)
 #: Measure → its sum over some rows, as ``totals`` and ``by`` give them.
 Totals = Mapping[str, int]
@@ -58,16 +61,28 @@ class Sums:
 
 def grouped(rows: Any, keys: Sequence[str], measures: Sequence[str] | None = None) -> Any:
     """The rows' measures (all columns that are no key) summed by the keys; keys of the result are plain text. A measure
-    that the rows have not got is 0."""
+    that the rows have not got is 0. Raises LedgerError where a sum does not fit into its column."""
     known = rows.column_names
     names = list(measures) if measures is not None else [one for one in known if one not in keys]
     there = [name for name in names if name in known]
+    for name in there:
+        _check(rows, keys, name)
     summed = rows.group_by(list(keys), use_threads=False).aggregate([(name, "sum") for name in there])
     columns = {name: summed[f"{name}_sum"].combine_chunks() for name in there}
     nothing = pa.repeat(pa.scalar(0, schema.COUNT), summed.num_rows)
     return pa.table(
         {key: text(summed[key]) for key in keys} | {name: columns.get(name, nothing) for name in names}
     )
+
+
+def _check(rows: Any, keys: Sequence[str], name: str) -> None:
+    """Sums of integers that are too large come out as others, and nothing is said: of floats they do not."""
+    sizes = pc.cast(pc.abs(rows[name]), pa.float64(), safe=False)
+    if (pc.sum(sizes).as_py() or 0.0) < _TOO_LARGE:
+        return
+    of_each = rows.select(list(keys)).append_column("size", sizes).group_by(list(keys), use_threads=False)
+    if pc.max(of_each.aggregate([("size", "sum")])["size_sum"]).as_py() >= _TOO_LARGE:
+        raise LedgerError("sums of these days do not fit into 64 bits", mend=_FEWER)
 
 
 def text(column: Any) -> Any:
@@ -89,7 +104,9 @@ def picked(table: Any, **said: str) -> Any:
 
 
 def total(table: Any, name: str) -> int:
-    return pc.sum(table[name]).as_py() or 0
+    """Of any size: by halves, as what fits in each row need not fit in their sum."""
+    values = pc.fill_null(table[name].cast(schema.COUNT), 0).to_numpy()
+    return (int((values >> _HALF).sum()) << _HALF) + int((values & ((1 << _HALF) - 1)).sum())
 
 
 def totals(table: Any) -> dict[str, int]:
@@ -99,6 +116,11 @@ def totals(table: Any) -> dict[str, int]:
         for name in table.column_names
         if table.schema.field(name).type == schema.COUNT
     }
+
+
+def names_in(table: Any, key: str) -> list[str]:
+    """The values of the key in their order, whatever their sums come to."""
+    return sorted(pc.unique(table[key]).to_pylist())
 
 
 def by(table: Any, key: str) -> Iterator[tuple[str, dict[str, int]]]:
@@ -118,14 +140,14 @@ def nanos(table: Any, name: str, day: str, rates: Rates | None) -> Any:
         raise too_large(rates)
     whole, rest = np.divmod(amounts, MICRO)
     more, left = np.divmod(rest * micros, MICRO)
-    return half_even(whole * micros + more, left, MICRO)
+    exchanged = half_even(whole * micros + more, left, MICRO)
+    if np.abs(exchanged).sum(dtype=np.float64) >= _TOO_LARGE:
+        raise too_large(rates)
+    return exchanged
 
 
 def too_large(rates: Rates) -> LedgerError:
-    return LedgerError(
-        f"amounts in {rates.currency} do not fit into 64 bits",
-        mend="ask for fewer days, or without --currency",
-    )
+    return LedgerError(f"amounts in {rates.currency} do not fit into 64 bits", mend=_FEWER)
 
 
 def spent(table: Any, day: str, rates: Rates | None) -> Any:

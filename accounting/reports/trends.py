@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from accounting.files import schema
 from accounting.reports.figures import Band, Drift, Driver, Group, Period, ratio, share, unit_cost
-from accounting.reports.sums import Totals, by, picked
+from accounting.reports.sums import Totals, by, names_in, picked
 from accounting.reports.tasks import DATE
 
 Real = TypeVar("Real", float, Fraction)
@@ -121,7 +121,7 @@ UNIT_COSTS: Mapping[str, Callable[[Totals], Fraction | None]] = {
 def scopes(kinds: Any) -> Iterator[tuple[str, list[tuple[str, dict[str, int]]]]]:
     """All tasks, then each type of which there are enough: its days in order, each with its sums."""
     yield "all tasks", list(by(kinds, DATE))
-    for task_type, _ in by(kinds, "task_type"):
+    for task_type in names_in(kinds, "task_type"):
         days = list(by(picked(kinds, task_type=task_type), DATE))
         if median(sums["tasks"] for _, sums in days) >= FEWEST_TASKS:
             yield task_type, days
