@@ -395,6 +395,7 @@ def _speeds(speeds: Sequence[Speed]) -> Grid:
             for speed in speeds
         ],
         yields=("p95 ms", "wait p95 ms", "wait p50 ms"),
+        keys=2,
     )
 
 

@@ -20,6 +20,7 @@ from accounting.reports.wording import (
 )
 
 FEWEST_PERIODS = 2
+MANY = 100  # of what is counted: from here on nobody reads decimals
 
 
 def grids(report: Report) -> tuple[Grid, ...]:
@@ -77,8 +78,8 @@ def _choices(report: Report) -> Grid:
         for one in report.choices
         if types.count(one.task_type) > 1
     ]
-    heads = ("type", "ended on", "judged", "success", "per success", "")
-    return Grid("Quality and cost side by side", heads, rows, yields=("judged", ""))
+    heads = ("type", "ended on", "judged", "success", "per success", "hint")
+    return Grid("Quality and cost side by side", heads, rows, yields=("judged", "hint"), keys=2)
 
 
 def _drivers(report: Report) -> Grid:
@@ -175,20 +176,22 @@ def _drifts(report: Report) -> Grid:
         for one in report.drifts
     ]
     heads = ("of", "what", "first days", "last days", "")
-    return Grid("What drifted from the first days to the last", heads, rows)
+    return Grid("What drifted from the first days to the last", heads, rows, keys=2)
 
 
 def _figure(value: float | Fraction, unit: str, money: Amounts) -> str:
     if unit == "usd":
         return money.one(round(value))
-    return percent(float(value)) if unit == "share" else hundredths(float(value))
+    if unit == "share":
+        return percent(float(value))
+    return hundredths(float(value)) if value < MANY else f"{float(value):,.0f}"
 
 
 def _odd(report: Report) -> Grid:
     """The newest first."""
     money = Amounts(report.currency)
     rows = [
-        (one.day, one.words, _figure(one.value, one.unit, money), _figure(one.usual, one.unit, money))
+        (one.day, named(one.words), _figure(one.value, one.unit, money), _figure(one.usual, one.unit, money))
         for one in reversed(report.odd)
     ]
     if len(rows) > MOST_ROWS:

@@ -5,8 +5,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
+from rich.cells import cell_len
 from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
@@ -14,10 +15,11 @@ from rich.text import Text
 from accounting.reports import first, further
 from accounting.reports.calls import CALL_DAYS
 from accounting.reports.figures import Report
-from accounting.reports.wording import NOTHING, Amounts, Grid, counted, left_out
+from accounting.reports.wording import NOTHING, Amounts, Grid, counted, head_width, left_out, parted
 
 GAP = 2
 NAME_WIDTH = 34  # a longer name is wrapped
+NARROW = 16  # of a name where columns do not fit
 NO_TASKS = "No tasks in these days. Where some were submitted, `laneway rollup` writes their files."
 NONE_CHOSEN = "No task of these days is one of those that were chosen."
 
@@ -133,32 +135,56 @@ def _of_calls(report: Report) -> Iterator[str]:
 
 
 def draw(grid: Grid, width: int) -> RenderableType:
-    """The grid in this many characters; where columns do not fit, some are left out and the heading says which."""
-    lines = [grid.heads, *grid.rows, *grid.below]
-    widths = [
-        max(len(line[place]) for line in lines if place < len(line)) + GAP for place in range(len(grid.heads))
+    """The grid in this many characters; where columns do not fit, some are left out and the heading says which, and
+    those that may not be left out stand in several tables below one another."""
+    lines = [*grid.rows, *grid.below]
+    cells = [
+        max((cell_len(line[place]) for line in lines if place < len(line)), default=0)
+        for place in range(len(grid.heads))
     ]
+    widths = [max(cell_len(head), cell) for head, cell in zip(grid.heads, cells, strict=True)]
     for place in (0, *grid.words):
         widths[place] = min(widths[place], NAME_WIDTH)
     kept = list(range(len(grid.heads)))
     missing: list[str] = []
     for head in grid.yields:
-        if sum(widths[place] for place in kept) - GAP <= width:
+        if _together(widths, kept) <= width:
             break
         kept.remove(grid.heads.index(head))
         missing.append(head)
     title = grid.title + (f" (too narrow for: {', '.join(missing)})" if missing else "")
+    fits = _together(widths, kept) <= width
+    if not fits:
+        narrow = [max(cell, head_width(head)) for head, cell in zip(grid.heads, cells, strict=True)]
+        for place in (0, *grid.words):
+            narrow[place] = min(narrow[place], NARROW)
+        widths = narrow
+    parts = parted([widths[place] for place in kept], GAP, width, grid.keys)
+    tables: list[RenderableType] = []
+    for part in parts:
+        tables += [Text(), _table(grid, [kept[place] for place in part], None if fits else widths)]
+    # A table's own title is as narrow as the table.
+    return Group(*([Text(title, style="bold")] if title else []), *tables[1:])
+
+
+def _together(widths: Sequence[int], places: Sequence[int]) -> int:
+    return sum(widths[place] + GAP for place in places) - GAP
+
+
+def _table(grid: Grid, places: Sequence[int], widths: Sequence[int] | None) -> Table:
+    """Some columns of the grid. With ``widths`` figures have just these, and their headings are wrapped."""
     table = Table(box=None, pad_edge=False, padding=(0, GAP, 0, 0), show_header=any(grid.heads))
-    for place in kept:
-        figures = place > 0 and any(grid.heads)
+    for place in places:
+        figures = place > 0 and any(grid.heads) and place not in grid.words
         table.add_column(
-            Text(grid.heads[place]),
-            justify="right" if figures and place not in grid.words else "left",
-            no_wrap=figures and place not in grid.words,
+            Text(grid.heads[place], no_wrap=False),
+            justify="right" if figures else "left",
+            no_wrap=figures,
+            overflow="fold",
+            width=widths[place] if widths and figures else None,
         )
     for rows in (grid.rows, grid.below):
         for row in rows:
-            table.add_row(*(Text(row[place]) for place in kept if place < len(row)))
+            table.add_row(*(Text(row[place]) for place in places if place < len(row)))
         table.add_section()
-    # A table's own title is as narrow as the table.
-    return Group(Text(title, style="bold"), table) if title else table
+    return table

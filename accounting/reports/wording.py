@@ -14,6 +14,7 @@ from accounting.reports.currency import USD
 from broker.money import dollars, round_half_even, split
 
 NOTHING = "-"
+HEAD_WIDTH = 12  # of a heading that is wrapped
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,10 +113,29 @@ def left_out(days: Sequence[str]) -> str:
     return f"{what} events and no nightly files, and are in no figure: {named_ones}; laneway rollup --since {days[0]}"
 
 
+def parted(widths: Sequence[int], gap: int, width: int, keys: int = 1) -> list[list[int]]:
+    """The places of columns that stand side by side in so many characters, a table each where they do not all fit. The
+    first ``keys`` say whose row it is, and are in each."""
+    parts = [list(range(keys))]
+    for place in range(keys, len(widths)):
+        beside = [*parts[-1], place]
+        if len(beside) > keys + 1 and sum(widths[one] + gap for one in beside) - gap > width:
+            beside = [*range(keys), place]
+            parts.append(beside)
+        parts[-1] = beside
+    return parts
+
+
+def head_width(head: str) -> int:
+    """How narrow a heading may become before it is hard to read: it is wrapped, as figures are not."""
+    return min(HEAD_WIDTH, max(map(len, head.split()), default=0))
+
+
 @dataclass(frozen=True, slots=True)
 class Grid:
-    """One table of the report. ``yields`` are the columns that go first on a narrow page: no figure is ever cut.
-    ``words`` are the places of columns that are wrapped, as the first one is."""
+    """One table of the report. ``yields`` are the columns that go first on a narrow page, and what is too wide without
+    them is drawn as several tables: no figure is ever cut. The first ``keys`` columns say whose row it is. ``words``
+    are the places of columns that are wrapped, as the first one is."""
 
     title: str
     heads: tuple[str, ...]
@@ -123,3 +143,4 @@ class Grid:
     below: Sequence[Sequence[str]] = ()
     yields: tuple[str, ...] = ()
     words: tuple[int, ...] = ()
+    keys: int = 1

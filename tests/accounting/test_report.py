@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from decimal import Decimal
 from typing import Any
 
@@ -13,8 +14,8 @@ import pytest
 import redis
 
 from accounting.files.ledger import LocalStore
-from accounting.reports import choices, report
-from accounting.reports.figures import Within
+from accounting.reports import choices, present, report
+from accounting.reports.figures import Odd, Within
 from accounting.reports.groups import CATEGORIES
 from accounting.reports.report import Question
 from accounting.reports.sums import PARTS
@@ -658,3 +659,18 @@ def test_tasks_that_wait_and_tasks_in_hand_are_unfinished_and_parked_ones_are_to
 def test_what_is_too_little_to_be_printed_is_not_printed_as_nothing() -> None:
     assert [usd_of(nano, 4) for nano in (0, 37_035, 100_000)] == ["$0.0000", "<$0.0001", "$0.0001"]
     assert Amounts("GBP").one(-38_830_000_000, 2) == "-GBP 38.83"
+
+
+def test_what_is_odd_is_told_without_obeying_the_names_in_it(small: LocalStore) -> None:
+    made = report.build(small, since=DAY, until=DAY)
+    words = "workflow \x1b[31mred\nline is new"
+    told = (
+        Odd(DAY, "new workflow", "", 0.5, 0.0, "share", words),
+        Odd(DAY, "calls", "", 1105.0, 82.5, "count", "calls of all tasks"),
+    )
+    text = page(replace(made, odd=told))
+    assert "\x1b" not in text
+    assert "workflow \ufffd[31mred\ufffdline is new" in text
+    assert [line.split()[-2:] for line in text.splitlines() if "calls of all tasks" in line] == [
+        ["1,105", "82.50"]
+    ]
