@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 
 PROGRESS_S = 5.0  # between two words about a long work
 PIPE_WIDTH = 200  # columns of a table that no terminal cuts off
+GAP = 3  # between the columns of a table
+NARROW = 12  # of words where columns do not fit
+LONGEST_FIGURE = 24
 
 
 def progress() -> Callable[[str], None]:
@@ -110,17 +113,38 @@ def span(seconds: float | None) -> str:
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, right: Sequence[str] = ()) -> None:
-    """A table for a person. ``right`` names the columns of numbers."""
+    """A table for a person. ``right`` names the columns of numbers, of which none is broken: where they do not fit
+    beside one another, the table is several below one another, each with the columns before the first of them."""
     from rich import box
+    from rich.cells import cell_len
     from rich.table import Table
     from rich.text import Text
 
-    drawn = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for name in columns:
-        drawn.add_column(name, justify="right" if name in right else "left", overflow="fold")
-    for row in rows:
-        drawn.add_row(*(Text(plain(cell)) for cell in row))
-    console().print(drawn)
+    from accounting.reports.wording import head_width, parted
+
+    lines = [tuple(map(plain, row)) for row in rows]
+    cells = [max((cell_len(line[place]) for line in lines), default=0) for place in range(len(columns))]
+    figures = [name in right and cell <= LONGEST_FIGURE for name, cell in zip(columns, cells, strict=True)]
+    narrow = [
+        max(cell, head_width(name)) if figure else min(NARROW, max(cell, head_width(name)))
+        for name, cell, figure in zip(columns, cells, figures, strict=True)
+    ]
+    page = console()
+    whole = sum(max(cell_len(name), cell) + GAP for name, cell in zip(columns, cells, strict=True))
+    keys = next((place for place, figure in enumerate(figures) if figure), len(columns))
+    for places in parted(narrow, GAP, page.width - GAP, keys):
+        drawn = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+        for place in places:
+            name, fixed = columns[place], figures[place] and whole > page.width
+            drawn.add_column(
+                name,
+                justify="right" if name in right else "left",
+                overflow="fold",
+                width=narrow[place] if fixed else None,
+            )
+        for line in lines:
+            drawn.add_row(*(Text(line[place]) for place in places))
+        page.print(drawn)
 
 
 def console(pipe_width: int = PIPE_WIDTH) -> Console:
