@@ -450,6 +450,8 @@ def test_the_ledger_s_day_costs_by_its_drivers_what_it_did_cost(fed: CommandLine
         ),
         ("rates --until 2020-01-01", 1, "laneway rollup --since 2019-12-03"),
         ("drivers --from-ledger --changed 2020-01-01", 2, "does not part the days"),
+        ("rates --since 2026-01-03 --until 2026-01-02", 2, "--until 2026-01-02 is before --since 2026-01-03"),
+        ("rates --until 0001-01-01", 2, "is not within the years 1900 to 2199"),
     ],
 )
 def test_what_the_ledger_cannot_say_is_said(fed: CommandLine, words: str, code: int, said: str) -> None:
@@ -458,6 +460,16 @@ def test_what_the_ledger_cannot_say_is_said(fed: CommandLine, words: str, code: 
 
 def test_without_nightly_files_the_way_to_them_is_told(laneway: CommandLine) -> None:
     assert "mend: laneway rollup" in laneway.run("econ", "rates", code=1).stderr
+
+
+def test_of_tasks_that_no_model_was_called_for_there_are_no_rates(laneway: CommandLine) -> None:
+    laneway.client.submit("which intent: refund")
+    laneway.run("rollup")
+    for flag in ((), ("--json",)):
+        refused = laneway.run("econ", "rates", *flag, code=1)
+        assert "no model was called for these tasks" in refused.stderr
+        assert "mend: name other days with --since and --until" in refused.stderr
+        assert refused.stdout == ""
 
 
 def test_tries_without_a_price_are_told_of(laneway: CommandLine) -> None:

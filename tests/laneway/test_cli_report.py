@@ -106,3 +106,18 @@ def test_days_that_have_not_come_are_in_no_report(laneway: Any) -> None:
     assert sum(one["days"] for one in told["flat"]) == passed
     for words in (["--date", "2099-01-01"], ["--until", "2099-01-01"], ["--since", "2099-01-01"]):
         assert "2099-01-01 has not come yet" in laneway.run("report", *words, code=2).stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--date", "0001-01-01"], "0001-01-01 is not within the years 1900 to 2199"),
+        (["--since", "0001-01-01"], "0001-01-01 is not within the years 1900 to 2199"),
+        (["--since", "2026-01-01", "--against", "9999-12-30"], "9999-12-30 is not within the years"),
+        (["--date", "31.01.2026"], "'31.01.2026' is no day; write it as 2026-01-31"),
+        (["--date", "2026-02-30"], "'2026-02-30' is no day"),
+    ],
+)
+def test_what_is_no_day_of_a_ledger_is_a_wrong_call(laneway: Any, words: list[str], said: str) -> None:
+    rolled(laneway, (1,))
+    assert said in " ".join(laneway.run("report", *words, code=2).stderr.split())

@@ -19,8 +19,8 @@ from accounting.reports.wording import left_out, percent
 from broker.errors import LedgerError
 from broker.money import NANO_PER_USD
 from broker.settings import load
-from laneway.cli.econ.given import DAY, DEFAULT, FLAG, Given, option, switch
-from laneway.cli.options import Decorator, in_order
+from laneway.cli.econ.given import DEFAULT, FLAG, Given, option, switch
+from laneway.cli.options import DAY, Decorator, in_order
 
 DAYS = 30  # that are looked at where none is named
 MS_PER_S = 1000
@@ -79,6 +79,8 @@ def measured(given: Given) -> Measured:
     if not until:
         raise LedgerError("the ledger has no nightly files", mend="laneway rollup")
     since = given.text("since") or (date.fromisoformat(until) - timedelta(days=DAYS - 1)).isoformat()
+    if until < since:
+        raise click.UsageError(f"--until {until} is before --since {since}")
     task_type = given.text("task_type")
     found = _between(files, since, until, task_type)
     tries = found.tries(task_type)

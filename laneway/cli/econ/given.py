@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import date
 from decimal import Decimal, InvalidOperation
 from fractions import Fraction
 from typing import Any
@@ -160,19 +159,6 @@ class Share(Number):
         return f"{low} and at most {self.most:.0%}"
 
 
-class _Day(click.ParamType[str]):
-    """A UTC day, as 2026-01-31."""
-
-    name = "day"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        try:
-            return date.fromisoformat(str(value)).isoformat()
-        except ValueError:
-            self.fail(f"{value!r} is no day; write it as 2026-01-31", param, ctx)
-
-
-DAY = _Day()
 SHARE = Share(0, 1)
 MULTIPLE = Share(
     0, 100

@@ -10,6 +10,7 @@ import click
 from accounting.econ import margin as selling
 from accounting.econ.margin import Margin, Offer
 from accounting.reports.measured import Measured, quotient
+from broker.errors import LedgerError
 from laneway.cli.econ.answer import calculator
 from laneway.cli.econ.fed import (
     FED,
@@ -96,7 +97,13 @@ def rates(given: Given) -> tuple[Rate, ...]:
     found = measured(given)
     given.feed(source(found), {"since": found.since, "until": found.until})
     wanted = given.text("task_type")
-    return tuple(_rate(found, one, lane) for one, lane in found.lanes if wanted in (None, one))
+    rows = tuple(_rate(found, one, lane) for one, lane in found.lanes if wanted in (None, one))
+    if not rows:
+        raise LedgerError(
+            f"no model was called for these tasks from {found.since} to {found.until}",
+            mend="name other days with --since and --until",
+        )
+    return rows
 
 
 def _rate(found: Measured, task_type: str, lane: str) -> Rate:

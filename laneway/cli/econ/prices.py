@@ -14,8 +14,8 @@ from broker.money import text
 from broker.pricebook import book
 from broker.prices import PPM, TokenPrice
 from broker.tariff import book_price
-from laneway.cli.econ.given import DAY, FLAG, Given, exact, nano, option
-from laneway.cli.options import Decorator, in_order
+from laneway.cli.econ.given import FLAG, Given, exact, nano, option
+from laneway.cli.options import DAY, Decorator, in_order
 
 FIGURES = re.compile(r"([0-9.]+)/([0-9.]+)")
 PRICE_WORDS = "a model of the price book, or dollars per million tokens, input/output, as 2.50/10.00"
