@@ -124,12 +124,13 @@ def reconcile(
     beside = theirs.get(_NO_MODEL, Theirs()).nano or 0
     if beside or flat:
         compared.append(Compared("", None, None, 0, 0, 0, beside, flat, {BESIDE: beside - flat}))
-    notes = _notes(store, lines, compared, unpaid, (first, last))
+    notes = _notes(store, provider, lines, compared, unpaid, (first, last))
     return Reconciled(provider, first, last, no_money, tuple(compared), tuple(notes))
 
 
 def _notes(
     store: Store,
+    provider: str,
     lines: Sequence[Used],
     compared: Sequence[Compared],
     unpaid: Sequence[Key],
@@ -141,6 +142,11 @@ def _notes(
     if used and paid and (used[0], used[-1]) != (paid[0], paid[-1]):
         days = f"usage is of {used[0]} to {used[-1]}, money of {paid[0]} to {paid[-1]}"
         yield f"{days}: of models that the ledger has, what only one of them has shows as a difference of price"
+    if of_models and not any(one.calls for one in compared):
+        yield (
+            f"the ledger has no call of these days that {provider} bills, by the address or the price of its lane: "
+            "where it bills one all the same, --lane NAME says so"
+        )
     if unpaid:
         names = ", ".join(dict.fromkeys(key.model for key in unpaid))
         yield f"money is named, and none for {names}: billed at nothing"

@@ -179,7 +179,9 @@ def _bill_line(day: str, model: str, nanos: int, batch: bool | None, kind: Any, 
 
 
 def _generic(row: Row) -> Used:
-    unknown = sorted(str(name) for name in set(row) - set(GENERIC))
+    if None in row:  # where csv puts what the heading has no name for
+        raise ValueError("it has more cells than the heading")
+    unknown = sorted(set(row) - set(GENERIC))
     if unknown:
         raise ValueError(f"column {unknown[0]!r} is none of {', '.join(GENERIC)}")
     columns = (
@@ -225,17 +227,23 @@ def _day(row: Row) -> str:
     said = next((row[name] for name in _TIMES if row.get(name)), None)
     if said is None:
         raise KeyError("date")
-    text = str(said)
-    if isinstance(said, int) or (text.isdigit() and len(text) > len("20260131")):
-        day = datetime.fromtimestamp(int(text), tz=UTC).date()
-    elif len(text) <= len("2026-01-31"):
-        day = date.fromisoformat(text)
-    else:
-        at = datetime.fromisoformat(text)
-        day = (at if at.tzinfo else at.replace(tzinfo=UTC)).astimezone(UTC).date()
+    try:
+        day = _utc(said)
+    except (ValueError, OverflowError) as error:
+        raise ValueError(f"{said!r} is no day; write it as 2026-01-31") from error
     if not FIRST_YEAR <= day.year <= LAST_YEAR:
         raise ValueError(f"{said!r} is no day of a bill")
     return day.isoformat()
+
+
+def _utc(said: Any) -> date:
+    text = str(said)
+    if isinstance(said, int) or (text.isdigit() and len(text) > len("20260131")):
+        return datetime.fromtimestamp(int(text), tz=UTC).date()
+    if len(text) <= len("2026-01-31"):
+        return date.fromisoformat(text)
+    at = datetime.fromisoformat(text)
+    return (at if at.tzinfo else at.replace(tzinfo=UTC)).astimezone(UTC).date()
 
 
 def _decimal(said: Any) -> Decimal:

@@ -34,7 +34,7 @@ def reconcile(usage_file: tuple[Path, ...], provider: str, lanes: tuple[str, ...
     output_tokens, batch, cost_usd, as far as they are known. Give the usage and the costs of the same days as two
     files. Calls count on the UTC day on which they ended. `laneway rollup` brings the ledger up to date.
     """
-    settings = load()
+    settings, provider = load(), provider.lower()  # as the book and READERS have them
     if unknown := [name for name in lanes if name not in settings.lanes]:
         raise click.BadParameter(
             f"no lane {unknown[0]!r}; there are {', '.join(settings.lanes)}", param_hint="--lane"
@@ -55,7 +55,11 @@ def _lines(paths: Sequence[Path], provider: str) -> Iterator[Used]:
             if (other := known.setdefault(text, path)) is not path:
                 raise ValueError(f"says what {other} says, which would count twice")
             yield from read(text, provider)
-        except ValueError as error:  # what is no UTF-8, no JSON and no usage alike
+        except UnicodeDecodeError as error:
+            raise click.BadParameter(
+                f"{path}: is no text in UTF-8; save it as such", param_hint="USAGE_FILE"
+            ) from error
+        except ValueError as error:  # what is no JSON and no usage alike
             raise click.BadParameter(f"{path}: {error}", param_hint="USAGE_FILE") from error
 
 

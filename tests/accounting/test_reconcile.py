@@ -209,6 +209,15 @@ def test_where_money_is_named_a_model_without_any_is_billed_at_nothing_and_told(
     assert "none for gpt-4o, o1: billed at nothing" in note
 
 
+def test_a_provider_of_whom_the_ledger_has_no_call_is_told_of(store: LocalStore) -> None:
+    """Its name may be written in another way than the book's: what is not in the ledger then says nothing."""
+    rows, lines = [row("mid", Usage(MTOK))], [used("gpt-4o-mini", MTOK, 0, 1, "0.15")]
+    assert reconciled(store, rows, lines).notes == ()
+    [note] = reconciled(store, rows, lines, "opnai").notes
+    assert "no call of these days that opnai bills" in note
+    assert "--lane NAME" in note
+
+
 def test_days_that_only_one_kind_of_line_has_and_days_without_nightly_files_are_told(
     store: LocalStore,
 ) -> None:

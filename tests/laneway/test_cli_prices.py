@@ -72,7 +72,8 @@ def test_a_bill_is_reconciled_to_the_nano_dollar(rolled: Any) -> None:
     assert (Decimal(told["difference_usd"]), told["since"], told["until"]) == (Decimal("0.26"), day, day)
     words = rolled.run("reconcile", "--provider", "acme", "--lane", "local", "bill.csv").stdout
     assert "price: $0.25" in words
-    alone = rolled.json("reconcile", "--provider", "acme", "bill.csv")
+    alone = rolled.json("reconcile", "--provider", "ACME", "bill.csv")
+    assert alone["provider"] == "acme"
     assert set(alone["causes"]) == {"not in the ledger", "beside tokens"}
     assert (
         "no lane 'x'"
@@ -82,4 +83,5 @@ def test_a_bill_is_reconciled_to_the_nano_dollar(rolled: Any) -> None:
     twice = rolled.run("reconcile", "--provider", "acme", "bill.csv", "copy.csv", code=2).stderr
     assert "copy.csv: says what bill.csv says, which would count twice" in " ".join(twice.split())
     path.write_bytes(b"\xff\xfe")
-    assert "bill.csv" in rolled.run("reconcile", "--provider", "openai", "bill.csv", code=2).stderr
+    odd = rolled.run("reconcile", "--provider", "openai", "bill.csv", code=2).stderr
+    assert "bill.csv: is no text in UTF-8; save it as such" in " ".join(odd.split())
