@@ -121,7 +121,9 @@ class Work:
 
     @property
     def success_share(self) -> Fraction | None:
-        return quotient(self.succeeded, self.judged)
+        """Of all tasks, so that the cost of a task over it is all that was spent over the successes, as reports have
+        it. None where none was judged."""
+        return quotient(self.succeeded, self.tasks) if self.judged else None
 
 
 @dataclass(frozen=True, slots=True)

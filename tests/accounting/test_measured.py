@@ -119,7 +119,7 @@ def test_people_are_no_try_and_first_calls_stand_apart(small: LocalStore) -> Non
 def test_work_by_hand(small: LocalStore) -> None:
     work = taken(small).work("intent")
     assert (work.tasks, work.judged, work.succeeded) == (5, 4, 3)
-    assert work.success_share == Fraction(3, 4)
+    assert work.success_share == Fraction(3, 5)
     assert work.cost_nano == 127 * CENT
     assert (work.inference_nano, work.redone_nano, work.human_nano) == (26 * CENT, CENT, 100 * CENT)
     assert (work.reviewed, work.eval_nano) == (1, 0)

@@ -366,6 +366,10 @@ def test_calculators_take_from_the_ledger_what_is_not_given(fed: CommandLine) ->
     assert first["given"]["cheap_usd"] == rate["per_try_usd"]
     sold = fed.json("econ", "margin", "--from-ledger", "--type", "intent", "--outcome-usd", "1")
     assert sold["given"].keys() >= {"task_usd", "p95_usd", "success_share"}
+    [outcome], types = sold["result"], fed.json("report")["groups"]["type"]
+    [told] = [one for one in types if one["name"] == "intent"]
+    assert (sold["given"]["success_share"], told["judged"]) == (0.8, 8)
+    assert outcome["cost_usd"] == told["cost_per_success_usd"]
     own = ["--hardware", "3000", "--rented", "local", "--local-1k", "0"]
     crossed = fed.json("econ", "crossover", "--from-ledger", "--type", "intent", *own)
     assert float(crossed["given"]["rented_1k_usd"]) == pytest.approx(

@@ -230,6 +230,9 @@ def feed_offer(given: Given) -> None:
     """What a task costs, and a dear one, and how many succeed."""
     found = measured(given)
     work = found.work(given.text("task_type"))
+    if given.sources.get("success_share") != FLAG and 0 < work.judged < work.tasks:
+        unjudged = f"{work.tasks - work.judged:,} of {work.tasks:,} tasks have no verdict"
+        click.echo(f"{unjudged} and count as no success, as in what a report's successes cost", err=True)
     given.feed(
         source(found),
         {
