@@ -4,6 +4,7 @@ extra and is loaded only here."""
 from __future__ import annotations
 
 import io
+import warnings
 from collections.abc import Sequence
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
@@ -18,6 +19,14 @@ KINDS = ("png", "svg")
 BARS = 10
 LONGEST_NAME = 28
 _PER_UNIT = 10**9
+#: That have letters which matplotlib's own font has not, as far as they are installed.
+WIDE_FONTS = (
+    "Arial Unicode MS",
+    "Hiragino Sans",
+    "Noto Sans CJK JP",
+    "Noto Sans CJK SC",
+    "WenQuanYi Zen Hei",
+)
 MOST_LABELS = 8  # days that are written under the axis
 #: The same report gives the same bytes; names of strangers are no formulas.
 _SETTINGS: Any = {
@@ -40,8 +49,12 @@ def draw(report: Report, kind: str) -> bytes:
         raise LedgerError("no tasks in these days, so there is nothing to draw", mend="name other days")
     from matplotlib import rc_context
     from matplotlib.figure import Figure
+    from matplotlib.font_manager import get_font_names
 
-    with rc_context(_SETTINGS):
+    fonts = ["DejaVu Sans", *sorted({*WIDE_FONTS}.intersection(get_font_names()))]
+    with rc_context({**_SETTINGS, "font.family": fonts}), warnings.catch_warnings():
+        # A letter that no font here has is drawn as a box; the tables have the name.
+        warnings.filterwarnings("ignore", message="Glyph .* missing from")
         figure = Figure(figsize=(11, 7), layout="constrained", dpi=120)
         volume, unit, groups, parts = figure.subplots(2, 2).flat
         _volume(volume, report)

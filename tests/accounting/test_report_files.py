@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import re
-from dataclasses import fields, is_dataclass
+from dataclasses import fields, is_dataclass, replace
 from html.parser import HTMLParser
 from pathlib import Path
 from xml.etree import ElementTree
@@ -184,6 +184,12 @@ def test_pictures_are_what_their_names_say_and_the_same_each_time(made: Report, 
     assert "Spend by user, USD" in words
     assert "$x^$" in words
     assert svg == files.write_plot(made, tmp_path / "again.svg").read_bytes()
+
+
+def test_a_name_in_letters_that_no_font_has_is_drawn_without_a_warning(made: Report, tmp_path: Path) -> None:
+    named = replace(made, groups={"user": (replace(made.groups["user"][0], name="研究 😀"),)})
+    svg = [files.write_plot(named, tmp_path / f"r.{kind}").read_bytes() for kind in plots.KINDS][1]
+    assert "研究 😀" in "".join(ElementTree.fromstring(svg).itertext())
 
 
 def test_what_cannot_be_drawn_or_written_names_the_mend(
