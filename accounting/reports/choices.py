@@ -10,7 +10,6 @@ from typing import Any
 from accounting.reports.figures import Cell, Choice, Costly, share, unit_cost
 from accounting.reports.sums import Totals, by, picked, totals
 from accounting.reports.tasks import LANE, WORKFLOW
-from broker.money import round_half_even
 
 MOST_COSTLY = 5
 FEWEST_JUDGED = 30  # for one lane to be called better than another
@@ -46,10 +45,11 @@ def cells(kinds: Any) -> tuple[Cell, ...]:
     )
 
 
-def visits(daily: Any) -> tuple[Cell, ...]:
-    """What a thousand tasks of each type cost on each lane that they were on, whatever they cost elsewhere."""
+def visits(daily: Any, unpriced: int) -> tuple[Cell, ...]:
+    """What a thousand tasks of each type cost on each lane that they were on, whatever they cost elsewhere. The
+    ``unpriced`` calls may be of any lane: of one that comes to nothing beside them nobody knows whether it is free."""
     return tuple(
-        Cell(task_type, lane, sums["visits"], round_half_even(sums["visits_cost"] * 1000, sums["visits"]))
+        Cell(task_type, lane, sums["visits"], unit_cost(sums["visits_cost"] * 1000, sums["visits"], unpriced))
         for task_type, _ in by(daily, "task_type")
         for lane, sums in by(picked(daily, task_type=task_type), "lane")
         if sums["visits"]

@@ -164,7 +164,7 @@ class Costly:
 @dataclass(frozen=True, slots=True)
 class Cell:
     """Tasks of a type that ended on a lane, and what a thousand of them cost in all; or tasks that were on the lane,
-    and what a thousand of them cost there. None: none of the calls has a known price."""
+    and what a thousand of them cost there. None: no call has a known price, or nobody knows whether any has."""
 
     task_type: str
     lane: str

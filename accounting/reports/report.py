@@ -194,7 +194,7 @@ def _told(span: tuple[str, str], asked: Question, read: _Read) -> Report:
         dearest=groups.dearest(sums["tasks"], ranks[TOTAL], basis.whole_nano),
         costly=choices.costly(read.tallies.workflows),
         cells=choices.cells(kinds),
-        visits=() if daily is None else choices.visits(daily),
+        visits=() if daily is None else choices.visits(daily, everything.unpriced_calls),
         choices=choices.choices(kinds),
         drivers=trends.drivers(kinds),
         speeds=calls.speeds() if calls else (),

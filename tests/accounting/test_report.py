@@ -291,7 +291,7 @@ def test_where_no_call_has_a_known_price_no_task_is_said_to_cost_nothing(
             one.max_nano,
         } == {None}
     assert (made.window.unpriced_calls, made.window.cost_per_success_nano) == (3, None)
-    assert [one.cost_per_1k_nano for one in made.cells] == [None]
+    assert [one.cost_per_1k_nano for one in (*made.cells, *made.visits)] == [None, None]
     told = report.to_dict(made)
     assert (told["totals"]["unpriced_calls"], told["totals"]["cost_per_success_usd"]) == (3, None)
     lines = [" ".join(line.split()) for line in page(made).splitlines()]
