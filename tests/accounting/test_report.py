@@ -14,7 +14,7 @@ import pytest
 import redis
 
 from accounting.files.ledger import LocalStore
-from accounting.reports import choices, present, report
+from accounting.reports import choices, report
 from accounting.reports.figures import Odd, Within
 from accounting.reports.groups import CATEGORIES
 from accounting.reports.report import Question
