@@ -114,13 +114,13 @@ def _of_calls(report: Report) -> Iterator[str]:
     if unpriced := said.unpriced_calls or report.window.unpriced_calls:
         when = "" if said.unpriced_calls else f" since {report.window.since}"
         yield (
-            f"{counted(unpriced, 'call')}{when} had no known price and stand here without cost. What they are "
-            "missing from is marked ≥, or - where nothing is known. Give their lanes a price."
+            f"No price is known of {counted(unpriced, 'call')}{when}. A figure that lacks such a cost is marked ≥, or "
+            "is - where nothing is known. Give each lane a price."
         )
     if said.unsettled_calls:
         yield (
-            f"{counted(said.unsettled_calls, 'call')} got lost on the way and stand at what was reserved for them, the "
-            "most that they can have cost."
+            f"{counted(said.unsettled_calls, 'call')} got lost on the way, booked at what was reserved: the most that "
+            "can have been spent."
         )
     if not report.calls_read:
         yield (

@@ -258,7 +258,7 @@ def test_the_page_says_what_the_figures_leave_open(small: LocalStore) -> None:
         "No verdict on 2 tasks (≥$1.00)",
         "a success costs ≥$0.210",
         "Waiting for a person: 1 task, ≥$1.00 spent so far",
-        "2 calls had no known price",
+        "No price is known of 2 calls.",
         "1 call got lost on the way",
         "of which overhead (all but inference) $0.5000 16.1%",
         "frontier",
@@ -357,7 +357,7 @@ def test_the_last_30_days_know_of_calls_without_a_price_that_the_report_has_not(
         assert (made.totals.unpriced_calls, made.window.unpriced_calls) == (0, unknown)
     text = " ".join(page(report.build(store, since=NEXT, until=NEXT)).split())
     assert "2 of them in the ledger) ≥$0.0100" in text
-    assert "2 calls since 2025-12-04 had no known price" in text
+    assert "No price is known of 2 calls since 2025-12-04." in text
 
 
 def test_spend_where_nothing_is_usual_is_said_in_words_and_not_in_times(
