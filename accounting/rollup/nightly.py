@@ -49,12 +49,14 @@ class Night:
 def due(now_us: int, last_day: str | None, rollup_at_utc: str) -> bool:
     """Whether the night's work of this UTC day is to be done: its time has come, and it was last done on another day.
 
-    ``last_day`` None: not known, so it is done once more, which changes nothing where nothing is new.
+    ``last_day`` None: not known, so it is done once more, which changes nothing where nothing is new. A day beyond
+    tomorrow is one of a clock that was wrong, which no night waits for.
     """
     hours, _, minutes = rollup_at_utc.partition(":")
     today = utc_day(now_us)
     begins_us = ledger.midnight_us(today) + (int(hours) * 60 + int(minutes)) * _US_PER_MINUTE
-    return now_us >= begins_us and (last_day is None or last_day < today)
+    tomorrow = ledger.day_of(now_us + ledger.US_PER_DAY)
+    return now_us >= begins_us and (last_day is None or not today <= last_day <= tomorrow)
 
 
 def days_to_share(today: str, shared: str | None, half: Sequence[str] = ()) -> list[str]:

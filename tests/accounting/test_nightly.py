@@ -55,6 +55,7 @@ chain = ["local"]
         (NOON_US - 12 * HOUR_US, "2025-12-31", "00:15", False),
         (NOON_US - 12 * HOUR_US, "2025-12-31", "00:00", True),
         (NOON_US, "2026-01-02", "00:15", False),
+        (NOON_US, "2026-01-03", "00:15", True),
     ],
 )
 def test_due(now_us: int, last_day: str | None, at: str, due: bool) -> None:
