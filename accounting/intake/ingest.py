@@ -238,13 +238,20 @@ def due(client: redis.Redis, settings: Settings, *, key: str = EVENTS) -> bool:
     half_done, entries, oldest, (seconds, micros), size = pipe.execute()
     if not oldest:
         return bool(half_done)
-    written_ms = int(bytes(oldest[0][0]).partition(b"-")[0])
-    age_s = seconds + micros / 1e6 - written_ms / 1e3
+    age_s = _age_s(seconds + micros / 1e6, *oldest[0])
     fleet = settings.fleet
     wanted = fleet.ingest_flush_events
     enough = entries >= wanted or (size or 0) >= EVENT_BYTES * max(wanted, LEAST_SIZED)
     old = fleet.ingest_flush_s if key == EVENTS else max(LATE_FLUSH_S, fleet.ingest_flush_s)
-    return bool(half_done) or enough or age_s >= old
+    return bool(half_done) or enough or age_s >= old or age_s < 0
+
+
+def _age_s(now_s: float, entry_id: bytes, fields: dict[bytes, bytes]) -> float:
+    """How long ago the entry came in; below 0 where Redis's clock was set back since. From then on ids are ahead of it
+    until it has caught up, so that the entry itself is asked."""
+    said_s = int(entry_id.partition(b"-")[0]) / 1e3
+    at_us = wire.written_us(fields.get(b"b")) if said_s > now_s else None
+    return now_s - (said_s if at_us is None else at_us / 1e6)
 
 
 def _recorded(lock: _Lock, boundary: str) -> _Batch | None:

@@ -249,6 +249,18 @@ def _wholes(numbers: Sequence[Any]) -> Numbers:
     return whole
 
 
+def written_us(entry: bytes | None) -> int | None:
+    """When a script wrote the entry, in microseconds since the epoch; None where it does not say so."""
+    unpacker = msgpack.Unpacker(raw=True)
+    try:
+        unpacker.feed(entry)
+        unpacker.read_array_header()
+        at_us = unpacker.unpack()
+    except (ValueError, TypeError, msgpack.UnpackException):
+        return None
+    return int(at_us) if _is_whole(at_us) else None
+
+
 def tables(entries: Iterable[bytes | None], limit: int) -> list[Any]:
     """The first facts of these entries, about so many, as rows of ``events`` in no order; without what is flawed."""
     gathered = Gathered()

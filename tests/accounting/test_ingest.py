@@ -469,6 +469,25 @@ def test_a_part_is_due_by_number_by_age_and_after_a_crash(client: redis.Redis) -
     assert ingest.due(client, settings)
 
 
+def test_a_part_is_due_by_when_its_facts_came_in_though_ids_be_ahead_of_a_clock_that_was_set_back(
+    client: redis.Redis,
+) -> None:
+    settings = Settings.model_validate({"fleet": {"ingest_flush_s": 60}})
+    seconds: Any = client.time()
+    now_s = seconds[0]
+
+    def written(at_s: int) -> bool:
+        client.delete(EVENTS)
+        at_us = at_s * 1_000_000
+        said = replace(story("t", [Submitted("sync")])[0], at_us=at_us)
+        client.xadd(EVENTS, {"b": entry([said])}, id=f"{(now_s + 25_200) * 1000}-0")
+        return ingest.due(client, settings)
+
+    assert not written(now_s)
+    assert written(now_s - 60)
+    assert written(now_s + 25_200)  # before the clock was set back
+
+
 def test_money_columns_survive_the_way_there_and_back() -> None:
     amounts = [0, 1, -1, 999_999_999_999_999_999, None, -999_999_999_999_999_999]
     column = schema.table(pa.schema([("usd", schema.MONEY)]), [(n,) for n in amounts])["usd"]
