@@ -17,6 +17,8 @@ from broker.events import Rated
 
 KEYS = ("workspace", "pipeline", "task_type", "lane", "model")
 PENDING_ROWS = 200_000  # of lots that wait to be added up
+#: What no amount of a day comes near to, so that no sum of integers can turn over.
+LARGEST = 9e18
 _SUMS = tuple(name for name in schema.DAILY.names if name not in KEYS)
 
 
@@ -122,7 +124,7 @@ def _both(first: Texts, then: Texts) -> Texts:
 
 class Merging:
     """Sums of several lots of tasks, added up as they come, so that rows of the same keys are held about twice and not
-    once for each lot."""
+    once for each lot. Raises OverflowError for sums beyond any real amount."""
 
     def __init__(self) -> None:
         self._pieces: list[Any] = []
@@ -151,6 +153,8 @@ class Merging:
         for name in _SUMS:
             values = schema.in_one(rows[name]).to_numpy()
             rows = rows.drop_columns(name)  # so that it goes as soon as it is added up
+            if float(np.abs(values.astype(np.float64)).sum()) > LARGEST:
+                raise OverflowError(f"the {name} of its tasks sum to what no day has")
             made[name] = np.zeros(len(group), dtype=np.int64)
             np.add.at(made[name], numbers, values)
         return pa.table({name: made[name] for name in schema.DAILY.names})

@@ -23,8 +23,6 @@ from broker.events import Escalated, Finished, Parked, Rated, Resumed, Routed, S
 from broker.purpose import MODEL_CALLS, TOOL, part_of
 
 INFERENCE = "inference_usd"
-#: What no amount of a slice comes near to, so that no sum of integers can turn over.
-_LARGEST = 9e18
 #: The columns of ``events`` that rows are made of.
 COLUMNS = (
     "workspace", "task_id", "seq", "at", "submitted_at", "kind", "attempt_id", "lane", "model", "purpose", "cost_usd",
@@ -206,7 +204,7 @@ def _parts(calls: Calls) -> Rows:
 def _costs(facts: Facts, calls: Calls, routings: Routings, parts: Rows) -> dict[str, Rows]:
     """What each task did cost, and in which parts. An unpriced call adds nothing, and is counted elsewhere."""
     amounts = (calls.cost_nano, calls.gate_nano, routings.cost_nano)
-    if sum(float(np.abs(one).astype(np.float64).sum()) for one in amounts) > _LARGEST:
+    if sum(float(np.abs(one).astype(np.float64).sum()) for one in amounts) > daily.LARGEST:
         raise OverflowError("the facts of some tasks sum to more than nine thousand million dollars")
     return costs_by_part(
         calls,

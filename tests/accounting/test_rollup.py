@@ -16,7 +16,7 @@ import redis
 from accounting.files import ledger, schema
 from accounting.files.ledger import Data, LocalStore
 from accounting.intake import ingest
-from accounting.rollup import fold, rollup
+from accounting.rollup import daily, rollup
 from broker.errors import LedgerError
 from broker.events import Event, Fact, Finished, Rated, Submitted
 from broker.keys import EVENTS, LATE
@@ -190,11 +190,24 @@ def test_a_day_of_absurd_amounts_stays_dirty_and_stops_no_other(
     client: redis.Redis, filled: LocalStore, quarantine: LocalStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fill(client, filled, quarantine, [story("next", [Submitted("sync")], at_us=NOON_US + 86_400_000_000)])
-    monkeypatch.setattr(fold, "_LARGEST", 1)
+    monkeypatch.setattr(daily, "LARGEST", 1)
     with pytest.raises(LedgerError, match="cannot be folded: the facts of some tasks sum to more"):
         rollup.rollup_dirty(client, filled)
     assert client.hkeys(ingest.DIRTY) == [DAY.encode()]
     assert ledger.days(filled, "tasks") == ("2026-01-02",)
+
+
+def test_absurd_amounts_of_several_slices_do_not_turn_over_into_likely_ones(
+    client: redis.Redis, store: LocalStore, quarantine: LocalStore
+) -> None:
+    """Each task's fits into its row and each slice's into an integer; of both together only 0.6 of 19 was left."""
+    calls = [attempted(f"call-{number}", cost_nano=10**16 - 1) for number in range(95)]
+    fill(client, store, quarantine, [story(f"task-{number}", calls) for number in range(20)])
+    with pytest.raises(
+        LedgerError, match=f"{DAY} cannot be rolled: the cost_usd of its tasks sum to what no day"
+    ):
+        rollup.rollup(store, DAY, slice_rows=400)
+    assert not ledger.days(store, "tasks")
 
 
 def test_an_id_too_long_for_statistics_and_a_stray_file_do_no_harm(
