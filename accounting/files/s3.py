@@ -13,6 +13,7 @@ import os
 import re
 import shutil
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
@@ -33,7 +34,7 @@ END = 2**17
 PIECE = MEGABYTE
 PARALLEL = 8
 PROBE, OTHER_ETAG = b"laneway", '"00000000000000000000000000000000"'
-_SCRATCH, _HELD = "laneway-near-", ".held"
+_PROBE, _SCRATCH, _HELD = "probe-", "laneway-near-", ".held"
 _NAME = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
 
 
@@ -60,7 +61,7 @@ class S3Store:
 
     def check(self) -> None:
         """Uses every right that a ledger needs, and puts again what may be put once."""
-        bucket, name = self.bucket, f"probe-{os.urandom(8).hex()}"
+        bucket, name = self.bucket, f"{_PROBE}{os.urandom(8).hex()}"
         key = self._key(f"{TEMPORARY}/{name}")
         bucket.put(key, PROBE, over="")
         try:
@@ -156,7 +157,17 @@ class S3Store:
         self.bucket.delete(self._key(path))
 
     def tidy(self) -> int:
-        return self.bucket.abandon(self.root, LEFTOVER_S) + _tidied()
+        return self.bucket.abandon(self.root, LEFTOVER_S) + self._unprobed() + _tidied()
+
+    def _unprobed(self) -> int:
+        """Removes what ``check`` tried in processes that were killed."""
+        removed = 0
+        for name in self.list(TEMPORARY):
+            key = self._key(f"{TEMPORARY}/{name}")
+            if name.startswith(_PROBE) and (found := self.bucket.look(key)) and found.age_s > LEFTOVER_S:
+                self.bucket.delete(key)
+                removed += 1
+        return removed
 
     def _key(self, path: str) -> str:
         return self.root + path
@@ -178,14 +189,23 @@ def _tidied() -> int:
     removed = 0
     for folder in Path(tempfile.gettempdir()).glob(f"{_SCRATCH}*"):
         try:
-            if folder.lstat().st_uid == os.getuid():
-                with (folder / _HELD).open("rb") as held:
-                    fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    shutil.rmtree(folder)
+            if folder.lstat().st_uid == os.getuid() and not _is_held(folder):
+                shutil.rmtree(folder)
                 removed += 1
         except OSError:  # it is in use, or none of ours, or somebody else tidies too
             continue
     return removed
+
+
+def _is_held(folder: Path) -> bool:
+    """Raises OSError where it is, by a process that lives. One that was killed while it made or removed the folder may
+    have left it without the file that is locked."""
+    try:
+        with (folder / _HELD).open("rb") as held:
+            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return time.time() - folder.stat().st_mtime < LEFTOVER_S
+    return False
 
 
 class _Pinned(io.RawIOBase):

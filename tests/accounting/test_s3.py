@@ -8,7 +8,9 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from accounting.files import bucket, ledger, lock
-from accounting.files.ledger import LocalStore
+from accounting.files.ledger import LEFTOVER_S, LocalStore
 from accounting.files.s3 import S3Store, open_bucket
 from accounting.reports import rows
 from broker.errors import ConfigError, LedgerChanged, LedgerError
@@ -208,6 +210,23 @@ def test_an_upload_whose_parts_fail_for_good_is_given_up(
     assert store.read("tasks/x") is None
 
 
+@contextmanager
+def child_of(script: str, s3: S3Server, prefix: str) -> Iterator[subprocess.Popen[bytes]]:
+    """A process over the same place, that is killed at the end of the block."""
+    child = subprocess.Popen(
+        [sys.executable, "-c", script],
+        cwd=Path(__file__).parents[2],
+        env=os.environ | s3.environment | {"LANEWAY_FLEET__LEDGER": f"s3://{BUCKET}/{prefix}"},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    try:
+        yield child
+    finally:
+        child.kill()
+        child.communicate()
+
+
 def test_uploads_of_dead_writers_are_given_up_after_a_day(
     s3: S3Server, prefix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -220,6 +239,38 @@ def test_uploads_of_dead_writers_are_given_up_after_a_day(
     assert store.tidy() == 1
     assert uploads(s3, f"{prefix}/") == []
     assert len(uploads(s3, prefix)) == 1
+
+
+CHECKER = """
+import sys
+from accounting.files.bucket import Bucket
+from accounting.files.ledger import open_store
+from broker.settings import load
+put = Bucket.put
+def stands(self, key, data, *, over, in_parts=None):
+    made = put(self, key, data, over=over, in_parts=in_parts)
+    print("put", flush=True)
+    sys.stdin.read()
+    return made
+Bucket.put = stands
+open_store(load()).check()
+"""
+
+
+def test_what_a_killed_process_tried_in_the_bucket_goes_after_a_day(
+    s3: S3Server, prefix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    store = s3.store(prefix)
+    store.put(".tmp/rollup.lock", b"is no probe")
+    with child_of(CHECKER, s3, prefix) as child:
+        assert child.stdout is not None
+        assert child.stdout.readline() == b"put\n"
+    assert len(store.list(".tmp")) == 2
+    assert store.tidy() == 0
+    monkeypatch.setattr("accounting.files.s3.LEFTOVER_S", -1)
+    assert store.tidy() == 1
+    assert store.list(".tmp") == ("rollup.lock",)
 
 
 READER_OF_A_DAY = """
@@ -241,25 +292,33 @@ def test_the_copy_of_a_day_goes_when_the_process_that_made_it_was_killed(
     others = [tmp_path / name for name in ("laneway-near-of-another-hand", "laneway-0-socket", "other")]
     for folder in others:
         folder.mkdir()
-    there = {"LANEWAY_FLEET__LEDGER": f"s3://{BUCKET}/{prefix}", "TMPDIR": str(tmp_path)}
-    child = subprocess.Popen(
-        [sys.executable, "-c", READER_OF_A_DAY],
-        cwd=Path(__file__).parents[2],
-        env=os.environ | s3.environment | there,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-    )
-    assert child.stdout is not None
-    assert child.stdout.readline() == b"copied\n"
-    copies = [path for path in tmp_path.rglob("a.parquet") if path.read_bytes() == b"facts"]
-    with store.nearby("events/x"):
-        assert (store.tidy(), len(copies), copies[0].exists()) == (0, 1, True)
-        assert len(list(tmp_path.rglob("a.parquet"))) == 2
-    child.kill()
-    child.communicate()
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    with child_of(READER_OF_A_DAY, s3, prefix) as child:
+        assert child.stdout is not None
+        assert child.stdout.readline() == b"copied\n"
+        copies = [path for path in tmp_path.rglob("a.parquet") if path.read_bytes() == b"facts"]
+        with store.nearby("events/x"):
+            assert (store.tidy(), len(copies), copies[0].exists()) == (0, 1, True)
+            assert len(list(tmp_path.rglob("a.parquet"))) == 2
     assert copies[0].exists()
     assert store.tidy() == 1
     assert sorted(tmp_path.iterdir()) == sorted(others)
+
+
+def test_the_copy_of_a_day_whose_removal_was_killed_on_the_way_goes_after_a_day(
+    s3: S3Server, prefix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The file that says whose it was may have gone first."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    store = s3.store(prefix)
+    left = tmp_path / "laneway-near-left" / "events"
+    left.mkdir(parents=True)
+    (left / "a.parquet").write_bytes(b"facts")
+    assert store.tidy() == 0
+    day_ago_s = time.time() - LEFTOVER_S - 1
+    os.utime(left.parent, (day_ago_s, day_ago_s))
+    assert store.tidy() == 1
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(
