@@ -43,6 +43,9 @@ LOCK_MS = 30_000  # the longest step between two renewals, a large part written 
 #: Entries that are asked for at first; then as many as have about so many events, for an entry holds one or hundreds.
 PAGE = 100
 PAGE_EVENTS, PAGE_ENTRIES = 10_000, 2_000
+#: Entries may be large, as they are where people say a lot: no more of them is asked for at once, and no more written,
+#: which takes as much memory as a slice of a rollup.
+PAGE_BYTES, BATCH_BYTES = 2**23, 2**26
 #: About what an event takes in the stream; fewer of them than those are counted by their entries alone.
 EVENT_BYTES, LEAST_SIZED = 100, 10_000
 LATE_FLUSH_S = 3600.0
@@ -156,7 +159,8 @@ def drain(
     limit: int = 50_000,
     key: str = EVENTS,
 ) -> Ingested:
-    """Moves about ``limit`` events from the stream into the ledger. What cannot be read is set aside, never lost.
+    """Moves about ``limit`` events from the stream into the ledger, fewer where they are large. What cannot be read is
+    set aside, never lost.
 
     Raises LedgerError when a file cannot be written; the events then wait in the stream.
     """
@@ -275,7 +279,7 @@ def _read(lock: _Lock, first: str, last: str, *, limit: int | None) -> _Batch:
     ids: list[str] = []
     raw: list[bytes] = []
     gathered = wire.Gathered(hold=lock.stream == EVENTS)
-    count, full = PAGE, False
+    count, size, full = PAGE, 0, False
     with _uncollected():
         while not full:
             page = _page(lock, first, last, count)
@@ -284,13 +288,17 @@ def _read(lock: _Lock, first: str, last: str, *, limit: int | None) -> _Batch:
                 ids.append(entry_id.decode())
                 raw.append(msgpack.packb(fields) if entry is None else entry)
                 gathered.add(entry)
-                full = limit is not None and gathered.size() >= limit
+                size += len(raw[-1])
+                full = limit is not None and (gathered.size() >= limit or size >= BATCH_BYTES)
                 if full:
                     break
             if len(page) < count:
                 break
             first = f"({ids[-1]}"
-            count = max(1, min(PAGE_ENTRIES, PAGE_EVENTS * len(ids) // max(1, gathered.size())))
+            fits = min(
+                PAGE_EVENTS * len(ids) // max(1, gathered.size()), PAGE_BYTES * len(ids) // max(1, size)
+            )
+            count = max(1, min(PAGE_ENTRIES, fits))
         days = tuple(gathered.by_day())
     flawed = tuple((ids[one.entry], raw[one.entry], one.why) for one in gathered.flaws)
     return _Batch(tuple(ids), days, flawed, tuple(ids[number] for number in gathered.late))

@@ -270,6 +270,25 @@ def test_no_more_wait_than_one_step_of_redis_takes_over(
     assert events_of(store) == expected(stories)
 
 
+def test_of_large_facts_fewer_are_written_at_once(
+    client: redis.Redis, store: LocalStore, quarantine: LocalStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As many as their bytes allow, however many events a batch may have; and what a crash left is the same batch."""
+    monkeypatch.setattr(ingest, "BATCH_BYTES", 10_000)
+    stories = [story(f"t{number}", [Rated(True, None, "x" * 2_000)]) for number in range(12)]
+    publish(client, map(entry, stories))
+
+    class Full(LocalStore):
+        def put(self, path: str, data: Data, *, over: str | None = None) -> bool:
+            raise LedgerError("full", mend="make room")
+
+    with pytest.raises(LedgerError):
+        ingest.drain(client, Full(store.root), quarantine)
+    done = [ingest.drain(client, store, quarantine).events for _ in range(3)]
+    assert done == [5, 5, 2]
+    assert events_of(store) == expected(stories)
+
+
 def test_a_crash_loses_nothing_of_what_waits_and_writes_it_once(
     client: redis.Redis, store: LocalStore, quarantine: LocalStore
 ) -> None:
