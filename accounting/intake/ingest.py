@@ -49,6 +49,7 @@ PAGE_BYTES, BATCH_BYTES = 2**23, 2**26
 #: About what an event takes in the stream; fewer of them than those are counted by their entries alone.
 EVENT_BYTES, LEAST_SIZED = 100, 10_000
 LATE_FLUSH_S = 3600.0
+LATE_SUFFIX = "-late"
 PATIENCE_S = 10.0
 TURN_S = 0.05
 
@@ -116,7 +117,7 @@ class _Batch:
 
 def _suffix(stream: str) -> str:
     """Tells what is made of one of the two streams from what is made of the other, whose ids may be the same."""
-    return "" if stream == EVENTS else "-late"
+    return "" if stream == EVENTS else LATE_SUFFIX
 
 
 class _LockLost(Exception):

@@ -21,7 +21,7 @@ import redis
 
 from accounting.files import ledger, parts
 from accounting.files.ledger import Store
-from accounting.intake.ingest import DIRTY
+from accounting.intake.ingest import DIRTY, LATE_SUFFIX
 from accounting.rollup import shared_rollup
 from accounting.rollup.drafts import Drafts
 from accounting.rollup.offers import Offers
@@ -37,9 +37,13 @@ PUBLISHED = (ledger.TASKS, ledger.ATTEMPTS, ledger.DAILY)
 
 log = logging.getLogger("laneway.rollup")
 
-#: Forgets a day, unless it was touched again since its mark was read.
+#: Forgets a day, unless it was touched again since its mark was read. Where it is forgotten already another node rolled
+#: it at the same time, as happens where a lock is lost: which of both views the files are of is not known, so that it
+#: is to be rolled again.
 _FORGET = """#!lua flags=allow-oom
-if redis.call('HGET', KEYS[1], ARGV[1]) == ARGV[2] then redis.call('HDEL', KEYS[1], ARGV[1]) end
+local mark = redis.call('HGET', KEYS[1], ARGV[1])
+if mark == ARGV[2] then redis.call('HDEL', KEYS[1], ARGV[1]) end
+if not mark then redis.call('HSET', KEYS[1], ARGV[1], ARGV[2]) end
 """
 
 
@@ -140,8 +144,9 @@ def rollup_dirty(
 ) -> tuple[RolledDay, ...]:
     """Rolls every day that has news since its last rollup, the oldest first; all else as in ``rollup``.
 
-    A day is forgotten only after its files are durable, and stays where ingest touched it meanwhile. A day that cannot
-    be rolled does not stop the others; raises LedgerError for those at the end.
+    A day is forgotten only after its files are durable, and stays where ingest touched it meanwhile, or where the part
+    that touched it last was not in sight. A day that cannot be rolled does not stop the others; raises LedgerError for
+    those at the end.
     """
     days: Any = client.hkeys(DIRTY)
     forget = client.register_script(_FORGET)
@@ -153,11 +158,31 @@ def rollup_dirty(
                 mark: Any = client.hget(DIRTY, name)
                 if mark is None:  # another node rolled it while this one waited
                     continue
+                in_sight = _in_sight(store, name.decode(), mark.decode())
                 rolled.append(_again(store, name.decode(), offers, tell, laying, SLICE_ROWS))
-                forget(keys=[DIRTY], args=[name, mark])
+                if in_sight:
+                    forget(keys=[DIRTY], args=[name, mark])
         except LedgerError as failure:
             log.error("%s stays to be rolled: %s", name.decode(), failure.message)
             failures.append(failure)
     if failures:
         raise ledger.together(failures) from failures[0]
     return tuple(rolled)
+
+
+def _in_sight(store: Store, day: str, mark: str) -> bool:
+    """Whether this node sees the part that touched the day last: a folder that several machines mount shows it late,
+    and another ledger never."""
+    folder = ledger.partition(ledger.EVENTS, day)
+    ends = (
+        f"-{mark}.parquet",
+        f"-{mark}{LATE_SUFFIX}.parquet",
+    )  # marks of earlier versions do not tell them apart
+    if any(name.endswith(ends) for name in store.list(folder)):
+        return True
+    log.error(
+        "%s is rolled without its latest facts, and stays to be rolled: no part in %s ends with entry %s; wait until"
+        " this node sees it, or see that all nodes have the same fleet.ledger",
+        day, folder, mark,
+    )  # fmt: skip
+    return False

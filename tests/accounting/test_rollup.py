@@ -174,6 +174,24 @@ def test_a_day_that_the_other_stream_touched_meanwhile_under_the_same_id_stays_d
     assert again.tasks == 2
 
 
+def test_a_day_whose_latest_part_is_not_in_sight_yet_stays_dirty(
+    client: redis.Redis, filled: LocalStore, quarantine: LocalStore, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As another machine sees a folder that both mount, for as long as it goes by what it has listed before."""
+
+    class Before(LocalStore):
+        def list(self, folder: str) -> tuple[str, ...]:
+            found = super().list(folder)
+            return tuple(name for name in found if folder != f"events/date={DAY}" or name in seen)
+
+    seen = filled.list(f"events/date={DAY}")
+    fill(client, filled, quarantine, [story("late", [Submitted("sync")])])
+    assert [day.tasks for day in rollup.rollup_dirty(client, Before(filled.root))] == [300]
+    assert "see that all nodes have the same fleet.ledger" in caplog.text
+    assert [day.tasks for day in rollup.rollup_dirty(client, filled)] == [301]
+    assert not client.exists(ingest.DIRTY)
+
+
 def test_a_damaged_day_stays_dirty_and_stops_no_other(
     client: redis.Redis, filled: LocalStore, quarantine: LocalStore
 ) -> None:

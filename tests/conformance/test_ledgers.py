@@ -26,7 +26,7 @@ from accounting.reports import report
 from accounting.rollup import nightly, rollup
 from broker.embedded import Embedded
 from broker.errors import LedgerChanged
-from broker.events import Event, Submitted, encode_fact
+from broker.events import Event, Rated, Submitted, encode_fact
 from tests import s3_proxy
 from tests.accounting.folding import facts_in
 from tests.accounting.stories import (
@@ -265,6 +265,35 @@ def test_an_older_view_of_a_day_never_follows_a_newer_one_though_the_lock_be_los
     assert lost == [f"{rollup.PUBLISHED[number]}/date={DAY}/{rollup.PUBLISHED[number]}.parquet"]
     assert (made.tasks, made.written) == (42, ())
     assert published(place.files()) == overtaken
+
+
+def test_a_day_that_is_again_as_an_older_view_found_it_is_rolled_once_more(
+    place: Place, client: redis.Redis, quarantine: LocalStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was said meanwhile was taken back: the file has the version that the rollup may replace, which sees the one
+    and not the other."""
+    slow, quick = place.store(), place.store()
+    monkeypatch.setattr(slow, "exclusive", lambda _: nullcontext())
+    good, bad, better = (replace(one, seq=seq) for seq, one in enumerate(rated_in_turn(), 2))
+    fill(client, slow, quarantine, [[story("t", [Submitted("sync")])[0], good]])
+    rollup.rollup_dirty(client, quick)
+    expected = published(place.files())
+    fill(client, slow, quarantine, [[bad]])
+
+    def overtake() -> None:
+        fill(client, quick, quarantine, [[better]])
+        [day] = rollup.rollup_dirty(client, quick)
+        assert day.written == ()
+
+    before_a_put(monkeypatch, slow, 0, overtake)
+    rollup.rollup_dirty(client, slow)
+    rollup.rollup_dirty(client, quick)
+    assert published(place.files()) == expected
+    assert not client.exists(ingest.DIRTY)
+
+
+def rated_in_turn() -> list[Event]:
+    return [story("t", [Rated(ok=ok)])[0] for ok in (True, False, True)]
 
 
 def test_two_rollups_at_once_without_a_lock_end_with_the_newest_view(

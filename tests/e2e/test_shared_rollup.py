@@ -99,7 +99,8 @@ def test_the_command_shares_a_day_and_says_how_far_it_is(
     fleet: LiveFleet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     client = fleet.store.client
-    client.hset(ingest.DIRTY, DAY, "1-1")
+    last = ledger_of(fleet).list(f"events/date={DAY}")[-1].removesuffix(".parquet")
+    client.hset(ingest.DIRTY, DAY, "-".join(last.split("-")[2:]))
     for name, value in fleet.environment().items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(rollup, "SLICE_ROWS", ROWS)
