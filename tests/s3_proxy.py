@@ -22,6 +22,7 @@ Kind = Literal[
     "busy",
     "broken",
     "conflict",
+    "moved",
     "lie",
     "before",
     "after",
@@ -32,6 +33,7 @@ _ANSWERS = {
     "busy": (503, "SlowDown"),
     "broken": (500, "InternalError"),
     "conflict": (409, "ConditionalRequestConflict"),
+    "moved": (302, "Found"),
 }
 
 
@@ -41,8 +43,8 @@ class Fault:
 
     refused: the connection is reset at once; half sent: in the middle of the body; reply lost: after the server has
     done it; reply cut: in the middle of what it sends; silent: nothing comes back until the proxy ends; busy, broken,
-    conflict: 503, 500, 409; lie: a refused condition is answered as if it held; before, after: ``deed`` is done, then
-    the request is carried out, or the other way round.
+    conflict, moved: 503, 500, 409, 302; lie: a refused condition is answered as if it held; before, after: ``deed`` is
+    done, then the request is carried out, or the other way round.
     """
 
     kind: Kind

@@ -227,6 +227,11 @@ class Bucket:
             raise self._failed(verb, key, error) from error
         except BotoCoreError as error:
             raise self._failed(verb, key, error) from error
+        except RecursionError:  # the SDK asks where the bucket is, and is sent away again
+            raise LedgerError(
+                f"cannot {verb} {self._at(key)}: the endpoint sends us to another address",
+                mend="set s3.endpoint_url to the address of the store itself; is it https://?",
+            ) from None
 
     def _failed(self, verb: str, key: str, error: ClientError | BotoCoreError) -> LedgerError:
         if isinstance(error, ClientError):

@@ -355,6 +355,13 @@ def test_a_store_that_ignores_conditional_puts_is_refused(store: S3Store, proxy:
     store.check()
 
 
+def test_an_endpoint_that_sends_away_whoever_asks_is_told_with_its_mend(store: S3Store, proxy: Proxy) -> None:
+    proxy.fail("moved", "", "", times=10_000)
+    with pytest.raises(LedgerError, match=r"cannot write .*sends us to another address") as told:
+        store.check()
+    assert "s3.endpoint_url" in str(told.value.mend)
+
+
 def test_a_node_that_may_only_read_is_told_what_it_lacks(
     s3: S3Server, prefix: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
