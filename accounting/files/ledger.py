@@ -150,8 +150,16 @@ def files(store: Store, dataset: str, day: str) -> list[str]:
 
 
 def days(store: Store, dataset: str) -> tuple[str, ...]:
-    """The days that the data set has, in order."""
-    return tuple(name.removeprefix("date=") for name in store.list(dataset) if name.startswith("date="))
+    """The days that the data set has, in order. A folder of another name, as a copy of a day's has, is none."""
+    named = (name.removeprefix("date=") for name in store.list(dataset) if name.startswith("date="))
+    return tuple(day for day in named if _is_day(day))
+
+
+def _is_day(name: str) -> bool:
+    try:
+        return date.fromisoformat(name).isoformat() == name
+    except ValueError:
+        return False
 
 
 def unrolled(store: Store, datasets: Sequence[str], since: str, until: str) -> tuple[str, ...]:

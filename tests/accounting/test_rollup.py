@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import shutil
 from collections.abc import Sequence
 from decimal import Decimal
 from pathlib import Path
@@ -16,6 +17,7 @@ import redis
 from accounting.files import ledger, schema
 from accounting.files.ledger import Data, LocalStore
 from accounting.intake import ingest
+from accounting.reports import report
 from accounting.rollup import daily, rollup
 from broker.errors import LedgerError
 from broker.events import Event, Fact, Finished, Rated, Submitted
@@ -234,6 +236,18 @@ def test_an_id_too_long_for_statistics_and_a_stray_file_do_no_harm(
     fill(client, filled, quarantine, [story("x" * 5_000, [Submitted("sync")])])
     (filled.root / "events" / f"date={DAY}" / "notes.txt").write_text("not a part")
     assert rollup.rollup(filled, DAY, slice_rows=500).tasks == 301
+
+
+@pytest.mark.parametrize(
+    "name", ["2026-01-01.bak", "2026-01-01 (copy)", "20260102", "2026-02-30", "2026-W05-1", ""]
+)
+def test_a_folder_whose_name_is_no_day_is_none_of_the_ledger(name: str, filled: LocalStore) -> None:
+    rollup.rollup(filled, DAY)
+    before = report.build(filled, since=DAY, until="2026-02-28")
+    for dataset in ledger.DATASETS:
+        shutil.copytree(filled.root / ledger.partition(dataset, DAY), filled.root / f"{dataset}/date={name}")
+    assert report.build(filled, since=DAY, until="2026-02-28") == before
+    assert ledger.days(filled, ledger.EVENTS) == (DAY,)
 
 
 def test_a_day_without_events_has_no_tasks(store: LocalStore) -> None:
