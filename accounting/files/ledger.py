@@ -296,7 +296,7 @@ class LocalStore:
     def tidy(self) -> int:
         old = time.time() - LEFTOVER_S
         removed = 0
-        for draft in self._drafts.glob("*.draft"):
+        for draft in (self._drafts / name for name in self.list(TEMPORARY) if name.endswith(".draft")):
             try:
                 if draft.stat().st_mtime < old:
                     draft.unlink()

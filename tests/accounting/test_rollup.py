@@ -267,6 +267,11 @@ def test_leftovers_of_killed_writers_are_tidied(store: LocalStore) -> None:
     assert store.list(".") == ("events",)
 
 
+def test_a_place_that_cannot_be_looked_at_is_told_where_it_is_tidied(tmp_path: Path) -> None:
+    with pytest.raises(LedgerError, match="cannot list"):
+        LocalStore(tmp_path / ("x" * 300)).tidy()
+
+
 def test_a_day_that_another_node_rolled_meanwhile_is_not_rolled_again(
     client: redis.Redis, filled: LocalStore
 ) -> None:
