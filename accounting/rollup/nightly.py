@@ -55,7 +55,7 @@ def due(now_us: int, last_day: str | None, rollup_at_utc: str) -> bool:
     hours, _, minutes = rollup_at_utc.partition(":")
     today = utc_day(now_us)
     begins_us = ledger.midnight_us(today) + (int(hours) * 60 + int(minutes)) * _US_PER_MINUTE
-    tomorrow = ledger.day_of(now_us + ledger.US_PER_DAY)
+    tomorrow = utc_day(now_us + ledger.US_PER_DAY)
     return now_us >= begins_us and (last_day is None or not today <= last_day <= tomorrow)
 
 
