@@ -42,6 +42,7 @@ laneway:alerted:trend:…   string  a trend that was told of within the hour
 laneway:swept             string  when a process of the fleet last looked after what is lost (scripts/keep.lua)
 laneway:batch:<name>:lock string  who works on a batch, or fills one of a lane
 laneway:dirty             hash    day → the last entry of the stream that touched it since its rollup
+laneway:ledger            string  the id of the ledger that facts went into last (accounting/intake/home.py)
 laneway:ingest:lock       string  who writes parts (and :batch, the entries that are being written)
 laneway:rollups           zset    large days, offered to be folded (what follows it: accounting/rollup/offers.py)
 laneway:alerts            list    alerts that nobody was told of yet (and what follows it: accounting/alerting/tell.py)

@@ -2,8 +2,8 @@
 
     <ledger>/events/date=2026-01-31/<first>-<last>.parquet
     <ledger>/tasks/date=2026-01-31/tasks.parquet        (likewise attempts, daily)
-    <ledger>/.tmp/                                      drafts, locks and what a rollup shares; no data set, and no glob
-                                                        of one sees it
+    <ledger>/.tmp/                                      drafts, locks, the ledger's id and what a rollup shares; no data
+                                                        set, and no glob of one sees it
 
 Paths are relative to the ledger and written with ``/``. A put is atomic and durable: when it returns, the bytes
 survive a power cut, and at no time does a reader see half of them. ``accounting/files/s3.py`` is the same in a bucket;
@@ -33,6 +33,7 @@ EVENTS, TASKS, ATTEMPTS, DAILY = DATASETS = "events", "tasks", "attempts", "dail
 LEFTOVER_S = 24 * 3600
 TRIES = 5
 TEMPORARY = ".tmp"
+ID = f"{TEMPORARY}/id"
 US_PER_DAY = 86_400_000_000
 PIECE = 2**22
 T = TypeVar("T")

@@ -30,7 +30,7 @@ import redis
 
 from accounting.files import ledger, parts
 from accounting.files.ledger import Store
-from accounting.intake import wire
+from accounting.intake import home, wire
 from broker.keys import EVENTS, LATE, PREFIX
 from broker.lock import Lock
 from broker.settings import Settings
@@ -175,6 +175,7 @@ def drain(
                 if boundary:
                     lock.commit("0-0", ())  # Redis lost the entries of that boundary
                 return Ingested()
+            home.enter(client, store)
             lock.hold(batch.boundary)
             return _write(batch, lock, store, quarantine)
         except _LockLost:

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
@@ -20,6 +21,7 @@ import click
 
 from accounting.files.ledger import LocalStore, open_store
 from accounting.files.ledger import Store as Ledger
+from accounting.intake import home
 from broker.ask import ask
 from broker.clock import today
 from broker.connect import connect
@@ -113,7 +115,7 @@ def examine(*, probe: bool = False) -> Checks:
         yield from _lane(name, lane, settings, store)
         if probe:
             yield from _probe(name, lane, settings)
-    yield from _places(settings)
+    yield from _places(settings, store)
 
 
 def _python() -> Checks:
@@ -330,8 +332,8 @@ def _model_words(lane: Lane) -> str:
     return f", model file {path.name} ({path.stat().st_size / MEGABYTE:.0f} MB)" if path else ""
 
 
-def _places(settings: Settings) -> Checks:
-    """Folders that the fleet writes to, and the room in them."""
+def _places(settings: Settings, store: Store | None) -> Checks:
+    """Folders that the fleet writes to, and the room in them; and whether the facts go into that ledger."""
     places = {"var": settings.fleet.var}
     try:
         files = open_store(settings)
@@ -342,6 +344,8 @@ def _places(settings: Settings) -> Checks:
             places["ledger"] = files.root
         else:
             yield _ledger(settings, files)
+        if store is not None:
+            yield from _home(store, files)
     for name, folder in places.items():
         there = _existing(folder)
         if not os.access(there, os.W_OK | os.X_OK):
@@ -365,6 +369,12 @@ def _ledger(settings: Settings, files: Ledger) -> Check:
     return Check(
         "ledger", "ok", f"{settings.fleet.ledger} is written, read and listed, and keeps conditional puts"
     )
+
+
+def _home(store: Store, files: Ledger) -> Checks:
+    with suppress(LedgerError, RedisUnavailable):  # which are told already
+        if wrong := ask(lambda: home.apart(store.client, files)):
+            yield Check("facts", "fail", wrong, home.MEND)
 
 
 def _existing(folder: Path) -> Path:

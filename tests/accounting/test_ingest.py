@@ -20,7 +20,7 @@ import redis
 from accounting.actor import Accounting
 from accounting.files import ledger, schema
 from accounting.files.ledger import Data, LocalStore
-from accounting.intake import ingest, wire
+from accounting.intake import home, ingest, wire
 from accounting.rollup import nightly
 from broker import store as broker_store
 from broker.embedded import Embedded
@@ -212,6 +212,7 @@ def test_draining_all_ends_while_producers_go_on(
             publish(client, [entry(story("new", [Submitted("sync")]))])
             return super().put(path, data, over=over)
 
+    home.enter(client, store)
     done = ingest.drain_all(client, Busy(store.root), quarantine)
     assert (done.entries, done.parts, client.xlen(EVENTS)) == (5, 1, 1)
     assert events_of(store) == expected(stories[:5])
@@ -465,7 +466,7 @@ def test_a_ledger_that_cannot_be_written_keeps_the_stream(
     (tmp_path / "file").write_text("")
     stories = day_of_stories(10)
     publish(client, map(entry, stories))
-    with pytest.raises(LedgerError, match="cannot write"):
+    with pytest.raises(LedgerError, match="cannot lock"):
         ingest.drain(client, LocalStore(tmp_path / "file"), quarantine)
     assert client.xlen(EVENTS) == 10
     store = LocalStore(tmp_path / "ledger")

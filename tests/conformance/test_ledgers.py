@@ -21,7 +21,7 @@ import redis
 
 from accounting.files import ledger, schema
 from accounting.files.ledger import Data, LocalStore, Store
-from accounting.intake import ingest
+from accounting.intake import home, ingest
 from accounting.reports import report
 from accounting.rollup import nightly, rollup
 from broker.embedded import Embedded
@@ -49,7 +49,7 @@ CHILD = """
 import os, signal, sys
 from pathlib import Path
 import redis
-from accounting.intake import ingest
+from accounting.intake import home, ingest
 from accounting.rollup import rollup
 from accounting.files.ledger import LocalStore, open_store
 from broker.settings import load
@@ -62,6 +62,7 @@ die = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
 WRITER = (
     CHILD
     + """
+home.enter(client, store)
 put = store.put
 def dying(path, data, *, over=None):
     step == "after boundary" and die()
@@ -143,7 +144,7 @@ def test_a_bucket_has_the_bytes_of_a_folder(
                 client.xadd("laneway:events", {"b": one}, id=f"{len(more)}-{number + 1}")
             night = nightly.run(client, place.store(), quarantine, place.settings)
             told.append(night.rolled)
-            client.delete("laneway:events")
+            client.delete("laneway:events", home.HOME)
         assert told[0] == told[1]
         files = [place.files() for place in places]
         data = [{path: one for path, one in found.items() if not path.startswith(".tmp")} for found in files]
@@ -152,6 +153,51 @@ def test_a_bucket_has_the_bytes_of_a_folder(
     made = [report.build(place.store(), since="2026-01-01", until="2026-01-02") for place in places]
     assert made[0] == made[1]
     assert rollup.rollup(places[1].store(), DAY).written == ()
+
+
+def test_facts_that_go_into_another_ledger_than_those_before_are_told_of(
+    client: redis.Redis,
+    s3: S3Server,
+    tmp_path: Path,
+    quarantine: LocalStore,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    places = Folder(tmp_path / "ledger"), Prefix(s3, tmp_path.name)
+
+    def told(store: Store) -> bool:
+        caplog.clear()
+        fill(client, store, quarantine, day_of_stories(3))
+        assert client.xlen("laneway:events") == 0
+        return "went into another ledger" in caplog.text
+
+    one, other = (place.store() for place in places)
+    assert [told(store) for store in (one, one, other, one, other, other)] == [
+        False, False, True, True, True, False,
+    ]  # fmt: skip
+    assert home.apart(client, one)
+    assert not home.apart(client, other)
+    assert told(one)
+    (tmp_path / "ledger").rename(tmp_path / "moved")
+    assert not told(LocalStore(tmp_path / "moved"))
+
+
+def test_nodes_that_are_new_to_a_ledger_at_once_agree_on_its_id(
+    client: redis.Redis, place: Place, caplog: pytest.LogCaptureFixture
+) -> None:
+    begin = threading.Barrier(6)
+
+    def enter() -> None:
+        store = place.store()
+        begin.wait()
+        home.enter(client, store)
+
+    threads = [threading.Thread(target=enter) for _ in range(6)]
+    for one in threads:
+        one.start()
+    for one in threads:
+        one.join()
+    assert "another ledger" not in caplog.text
+    assert client.get(home.HOME) == place.files()[ledger.ID]
 
 
 @pytest.mark.parametrize("step", ["after boundary", "after a file", "before trim"])
@@ -167,7 +213,7 @@ def test_a_killed_writer_leaves_each_fact_exactly_once(
     run = child(WRITER, place, server.url, quarantine.root, step)
     assert run.wait(60) == -signal.SIGKILL
     assert client.exists(ingest.BATCH)
-    before = place.files()
+    before = {path: data for path, data in place.files().items() if not path.startswith(".tmp")}
     assert len(before) == {"after boundary": 0, "after a file": 1, "before trim": 2}[step]
     more = day_of_stories(20, 9)
     publish(client, map(entry, more))

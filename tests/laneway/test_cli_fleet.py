@@ -12,7 +12,8 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from accounting.intake import ingest
+from accounting.files.ledger import LocalStore
+from accounting.intake import home, ingest
 from accounting.rollup import rollup
 from laneway.cli import output
 
@@ -256,6 +257,14 @@ def test_the_doctor_finds_a_sound_node_sound(laneway: Any) -> None:
     assert {"python", "packages", "config", "redis", "gates", "lane local", "ledger", "var"} <= set(by_name)
     assert by_name["lane frontier"]["status"] == "warn"
     assert "LANEWAY_TEST_KEY_THAT_IS_NOT_SET" in by_name["lane frontier"]["what"]
+
+
+def test_the_doctor_fails_where_facts_went_into_another_ledger(laneway: Any) -> None:
+    home.enter(laneway.store.client, LocalStore(laneway.folder / "elsewhere"))
+    done = laneway.run("doctor", "--json", code=1)
+    [check] = [one for one in json.loads(done.stdout)["checks"] if one["name"] == "facts"]
+    assert "went into another ledger" in check["what"]
+    assert "set fleet.ledger to the same" in check["mend"]
 
 
 def test_the_doctor_has_each_engine_of_this_machine_make_a_token(laneway: Any) -> None:
