@@ -86,7 +86,7 @@ class Handle:
     def feedback(
         self, *, ok: bool | None = None, value_usd: str | Decimal | None = None, comment: str = ""
     ) -> None:
-        """Say what the outcome was worth."""
+        """Say what the outcome was worth, and a word about it of at most 4,000 characters. Raises BadTask."""
         self._client.feedback(
             self.task_id, workspace=self.workspace, ok=ok, value_usd=value_usd, comment=comment
         )

@@ -28,6 +28,7 @@ MAX_DEPTH = 64
 LONGEST_S = 2**31
 MONEY_LIMIT_NANO = 2**53  # Redis's scripts count in doubles
 SHOWN_CHARS = 60
+COMMENT_CHARS = 4_000  # it stands in the ledger's facts
 SAME_ID = "give the new task an id of its own, or submit the same content"
 
 Check = Callable[[str, object], Any]
@@ -92,7 +93,12 @@ def rated(*, ok: object = None, value_usd: object = None, comment: object = "") 
     if ok is not None and not isinstance(ok, bool):
         raise _bad("ok", ok, "true, false or nothing")
     value_nano = None if value_usd is None else _money("value_usd", value_usd)
-    return Rated(ok, value_nano, _text("comment", comment))
+    words = _text("comment", comment)
+    if len(words) > COMMENT_CHARS:
+        raise BadTask(
+            f"comment: {len(words):,} characters; the limit is {COMMENT_CHARS:,}", mend="shorten it"
+        )
+    return Rated(ok, value_nano, words)
 
 
 class Ids:

@@ -224,7 +224,8 @@ def test_an_id_with_two_contents_is_found_before_anything_is_stored() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "values"), [("value_usd", AMOUNTS), ("comment", [None, 5, "\ud800"]), ("ok", [1, "yes", 0.0])]
+    ("name", "values"),
+    [("value_usd", AMOUNTS), ("comment", [None, 5, "\ud800", "a" * 4_001]), ("ok", [1, "yes", 0.0])],
 )
 def test_bad_feedback_is_named(name: str, values: list[object]) -> None:
     for value in values:
