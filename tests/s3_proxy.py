@@ -23,6 +23,7 @@ Kind = Literal[
     "broken",
     "conflict",
     "moved",
+    "no store",
     "lie",
     "before",
     "after",
@@ -34,6 +35,7 @@ _ANSWERS = {
     "broken": (500, "InternalError"),
     "conflict": (409, "ConditionalRequestConflict"),
     "moved": (302, "Found"),
+    "no store": (200, ""),
 }
 
 
@@ -43,8 +45,8 @@ class Fault:
 
     refused: the connection is reset at once; half sent: in the middle of the body; reply lost: after the server has
     done it; reply cut: in the middle of what it sends; silent: nothing comes back until the proxy ends; busy, broken,
-    conflict, moved: 503, 500, 409, 302; lie: a refused condition is answered as if it held; before, after: ``deed`` is
-    done, then the request is carried out, or the other way round.
+    conflict, moved, no store: 503, 500, 409, 302, 200 and nothing else; lie: a refused condition is answered as if it
+    held; before, after: ``deed`` is done, then the request is carried out, or the other way round.
     """
 
     kind: Kind
@@ -169,7 +171,8 @@ def _handler(proxy: Proxy, target: int) -> type[BaseHTTPRequestHandler]:
         def _answer(self, kind: str) -> None:
             self._note(kind)
             status, code = _ANSWERS[kind]
-            data = f"<Error><Code>{code}</Code><Message>not now</Message></Error>".encode()
+            error = f"<Error><Code>{code}</Code><Message>not now</Message></Error>"
+            data = error.encode() if code else b""
             self.send_response(status)
             self.send_header("Content-Length", str(len(data)))
             self.end_headers()

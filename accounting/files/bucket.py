@@ -127,7 +127,7 @@ class Bucket:
         else:
             asked = {"Body": data[:], **condition, **self._sealed}
             said = self._ask("write", key, self._client.put_object, asked, none_for=_REFUSED)
-        return self.holds(key, data) if said is None else str(said["ETag"])
+        return self.holds(key, data) if said is None else _etag(said)
 
     def holds(self, key: str, data: Data) -> str | None:
         """The object's version where it has these very bytes, else None. Some of them are in memory at a time."""
@@ -277,12 +277,20 @@ def _sealed(settings: S3) -> dict[str, str]:
 
 def _sent(number: int, said: Mapping[str, Any]) -> dict[str, Any]:
     checksums = {name: said[name] for name in _CHECKSUMS if name in said}
-    return {"PartNumber": number, "ETag": said["ETag"], **checksums}
+    return {"PartNumber": number, "ETag": _etag(said), **checksums}
 
 
 def _found(said: Mapping[str, Any]) -> Found:
+    version = _etag(said)
     whole = said.get("ContentRange", "").rpartition("/")[2] or said["ContentLength"]
-    return Found(said["ETag"], int(whole), (_now(said) - said["LastModified"]).total_seconds())
+    return Found(version, int(whole), (_now(said) - said["LastModified"]).total_seconds())
+
+
+def _etag(said: Mapping[str, Any]) -> str:
+    if "ETag" not in said:
+        mend = "set s3.endpoint_url to the address of the store itself"
+        raise LedgerError("s3.endpoint_url answers, but not as an S3 store does: without an ETag", mend=mend)
+    return str(said["ETag"])
 
 
 def _now(said: Mapping[str, Any]) -> datetime:

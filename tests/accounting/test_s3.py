@@ -362,6 +362,14 @@ def test_an_endpoint_that_sends_away_whoever_asks_is_told_with_its_mend(store: S
     assert "s3.endpoint_url" in str(told.value.mend)
 
 
+def test_a_server_that_is_no_store_is_told_with_its_mend(store: S3Store, proxy: Proxy) -> None:
+    proxy.fail("no store", "", "", times=10_000)
+    for deed in (store.check, lambda: store.read("tasks/x"), lambda: store.version("tasks/x")):
+        with pytest.raises(LedgerError, match="not as an S3 store does") as told:
+            deed()
+        assert "s3.endpoint_url" in told.value.mend
+
+
 def test_a_node_that_may_only_read_is_told_what_it_lacks(
     s3: S3Server, prefix: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
