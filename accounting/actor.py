@@ -7,12 +7,11 @@ import logging
 import sys
 import threading
 import time
-from pathlib import Path
 
 from accounting.alerting import tell
 from accounting.alerting.watch import Watch
 from accounting.files import ledger
-from accounting.intake import ingest
+from accounting.intake import aside, ingest
 from accounting.rollup import nightly
 from accounting.rollup.offers import Offers
 from accounting.rollup.shared_rollup import Helper
@@ -121,11 +120,10 @@ def serve() -> LaneBroker:
         settings = load()
         files = ledger.open_store(settings)
         files.check()
-        quarantine = ledger.LocalStore(Path(settings.fleet.var) / "quarantine")
         store = connect(settings)
     except LanewayError as error:
         sys.exit(f"accounting cannot run on this node: {error}")
-    accounting = Accounting(settings, store, files, quarantine)
+    accounting = Accounting(settings, store, files, aside.place(settings))
     broker = LaneBroker(store)
     broker.every("accounting-ingest", INGEST_EVERY_S, accounting.ingest)
     broker.every("accounting-nightly", NIGHTLY_EVERY_S, accounting.nightly)

@@ -19,7 +19,7 @@ import click
 from rich.console import Console
 
 from accounting.files import ledger
-from accounting.intake import ingest
+from accounting.intake import aside, ingest
 from accounting.reports import present
 from accounting.reports import report as reports
 from accounting.rollup import nightly
@@ -187,10 +187,9 @@ def _work(run: Run, fleet: Fleet, rows: Sequence[Row], board: Board, until: floa
 def _close_books(run: Run, fleet: Fleet) -> None:
     settings = run.settings
     store = ledger.open_store(settings)
-    quarantine = ledger.LocalStore(settings.fleet.var / "quarantine")
     # A writer that was killed holds the ledger until its lock runs out.
     time.sleep(ingest.held_s(fleet.store.client))
-    nightly.run(fleet.store.client, store, quarantine, settings)
+    nightly.run(fleet.store.client, store, aside.place(settings), settings)
     days = ledger.days(store, ledger.TASKS)
     if days:
         run.report = reports.build(store, since=days[0], until=days[-1])

@@ -30,7 +30,7 @@ import redis
 
 from accounting.files import ledger, parts
 from accounting.files.ledger import Store
-from accounting.intake import home, wire
+from accounting.intake import aside, home, wire
 from broker.keys import EVENTS, LATE, PREFIX
 from broker.lock import Lock
 from broker.settings import Settings
@@ -191,11 +191,13 @@ def drain_all(
     limit: int = 50_000,
     patience_s: float = PATIENCE_S,
 ) -> Ingested:
-    """Drains all that was there when it began, and a little of the rest; then what is late.
+    """Drains all that was there when it began, and a little of the rest; then what is late. What was set aside and can
+    be read by now is there too.
 
     While another writer is at work it waits its turn, for ``patience_s`` seconds at a time; the result is ``busy``
     after that.
     """
+    aside.give_back(client, quarantine)
     done = _all(client, store, quarantine, limit, EVENTS, patience_s)
     return done if done.busy else done + _all(client, store, quarantine, limit, LATE, patience_s)
 
@@ -326,10 +328,8 @@ def _uncollected() -> Iterator[None]:
 
 def _write(batch: _Batch, lock: _Lock, store: Store, quarantine: Store) -> Ingested:
     for entry_id, entry, why in batch.flawed:
-        path = f"{entry_id}{lock.suffix}.msgpack"
-        quarantine.put(path, entry)
+        aside.put(quarantine, f"{entry_id}{lock.suffix}", entry, why)
         lock.hold()
-        log.warning("stream entry %s: %s; the whole entry is kept as quarantine file %s", entry_id, why, path)
     events = 0
     for day, rows in batch.days:
         part = parts.encode(rows)

@@ -21,7 +21,7 @@ import click
 
 from accounting.files.ledger import LocalStore, open_store
 from accounting.files.ledger import Store as Ledger
-from accounting.intake import home
+from accounting.intake import aside, home
 from broker.ask import ask
 from broker.clock import today
 from broker.connect import connect
@@ -116,6 +116,7 @@ def examine(*, probe: bool = False) -> Checks:
         if probe:
             yield from _probe(name, lane, settings)
     yield from _places(settings, store)
+    yield from _set_aside(settings)
 
 
 def _python() -> Checks:
@@ -369,6 +370,14 @@ def _ledger(settings: Settings, files: Ledger) -> Check:
     return Check(
         "ledger", "ok", f"{settings.fleet.ledger} is written, read and listed, and keeps conditional puts"
     )
+
+
+def _set_aside(settings: Settings) -> Checks:
+    quarantine = aside.place(settings)
+    if left := aside.entries(quarantine):
+        what = f"{quarantine.root} has {len(left)} of facts that could not be read: what they cost is in no report"
+        mend = "see accounting's log for what is wrong with each; a newer version that can read one takes it from there"
+        yield Check("quarantine", "warn", what, mend)
 
 
 def _home(store: Store, files: Ledger) -> Checks:

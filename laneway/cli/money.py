@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from accounting.files import ledger
+from accounting.intake import aside
 from accounting.intake.ingest import Ingested, drain_all, held_s
 from accounting.rollup.offers import Offers
 from accounting.rollup.rollup import Laying, Progress, RolledDay, Tell, rollup_dirty
@@ -21,7 +22,6 @@ from broker.store import Store
 from laneway.cli.options import date_option, json_option, since_option
 from laneway.cli.output import emit, price, progress, say, usd
 
-QUARANTINE = "quarantine"
 BRIEF_S = 1.0  # that a writer at work may take without a word of ours
 
 
@@ -82,8 +82,7 @@ def _drain(settings: Settings, store: Store, files: ledger.Store) -> Ingested:
 
 
 def _drained(settings: Settings, store: Store, files: ledger.Store, patience_s: float) -> Ingested:
-    quarantine = ledger.LocalStore(settings.fleet.var / QUARANTINE)
-    limit = settings.fleet.ingest_flush_events
+    quarantine, limit = aside.place(settings), settings.fleet.ingest_flush_events
     return ask(lambda: drain_all(store.client, files, quarantine, limit=limit, patience_s=patience_s))
 
 
@@ -124,7 +123,7 @@ def _tell(place: str, drained: Ingested | None, rolled: tuple[RolledDay, ...]) -
     if drained is not None:
         say(f"ingested    {drained.events} events, {drained.parts} files")
         if drained.flaws:
-            say(f"set aside   {drained.flaws} facts that cannot be read, in {QUARANTINE}")
+            say(f"set aside   {drained.flaws} facts that cannot be read, in {aside.FOLDER}")
     for day in rolled:
         say(f"{day.day}  {day.tasks} tasks, {day.attempts} attempts, {price(usd(day.cost_nano))}")
         for path in day.written:

@@ -20,8 +20,8 @@ import redis
 from accounting.actor import Accounting
 from accounting.files import ledger, schema
 from accounting.files.ledger import Data, LocalStore
-from accounting.intake import home, ingest, wire
-from accounting.rollup import nightly
+from accounting.intake import aside, home, ingest, wire
+from accounting.rollup import nightly, rollup
 from broker import store as broker_store
 from broker.embedded import Embedded
 from broker.errors import LedgerError
@@ -326,6 +326,29 @@ def test_what_waited_has_files_of_its_own(
     assert ingest.drain_all(client, store, quarantine).flaws == 2
     assert events_of(store) == expected([*fresh, *late])
     assert len(list(quarantine.root.iterdir())) == 2 + 1  # and the folder of drafts
+
+
+def test_what_an_earlier_version_could_not_read_is_given_back_and_counts_once(
+    client: redis.Redis, store: LocalStore, quarantine: LocalStore, tmp_path: Path
+) -> None:
+    stories = day_of_stories(20)
+    publish(client, map(entry, stories[:10]))
+    ingest.drain_all(client, store, quarantine)
+    for number, one in enumerate(stories[5:]):
+        quarantine.put(f"7-{number}.msgpack", entry(one))
+    quarantine.put("8-0.msgpack", b"nonsense")
+    quarantine.put("8-1.msgpack", entry(stories[0]) + b"more")
+    assert ingest.drain_all(client, store, quarantine).flaws == 0
+    assert aside.entries(quarantine) == ["8-0.msgpack", "8-1.msgpack"]
+    assert set(events_of(store)) == set(expected(stories))
+    once = LocalStore(tmp_path / "once")
+    publish(client, map(entry, stories))
+    ingest.drain_all(client, once, quarantine)
+    for place in (store, once):
+        rollup.rollup(place, DAY)
+    for name in rollup.PUBLISHED:
+        path = f"{ledger.partition(name, DAY)}/{name}.parquet"
+        assert store.read(path) == once.read(path)
 
 
 def test_what_waits_is_due_once_an_hour(

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from accounting.files.ledger import LocalStore
-from accounting.intake import home, ingest
+from accounting.intake import aside, home, ingest
 from accounting.rollup import rollup
 from laneway.cli import output
 
@@ -265,6 +265,13 @@ def test_the_doctor_fails_where_facts_went_into_another_ledger(laneway: Any) -> 
     [check] = [one for one in json.loads(done.stdout)["checks"] if one["name"] == "facts"]
     assert "went into another ledger" in check["what"]
     assert "set fleet.ledger to the same" in check["mend"]
+
+
+def test_the_doctor_tells_of_facts_that_were_set_aside(laneway: Any) -> None:
+    aside.place(laneway.settings).put("7-1.msgpack", b"nonsense")
+    [check] = [one for one in laneway.json("doctor")["checks"] if one["name"] == "quarantine"]
+    assert check["status"] == "warn"
+    assert "has 1 of facts that could not be read" in check["what"]
 
 
 def test_the_doctor_has_each_engine_of_this_machine_make_a_token(laneway: Any) -> None:
