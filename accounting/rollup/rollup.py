@@ -12,14 +12,14 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import redis
 
-from accounting.files import ledger, parts
+from accounting.files import ledger, parts, reading
 from accounting.files.ledger import Store
 from accounting.intake.ingest import DIRTY, LATE_SUFFIX
 from accounting.rollup import shared_rollup
@@ -108,6 +108,7 @@ def _rolled(
 ) -> RolledDay:
     paths = {name: f"{ledger.partition(name, day)}/{name}.parquet" for name in PUBLISHED}
     seen = {name: store.version(path) for name, path in paths.items()}  # before the facts are looked at
+    known = _tasks_of(store, paths[ledger.TASKS]) if seen[ledger.TASKS] else 0  # facts are only ever added
     cut = partial(parts.spans, rows=slice_rows)
     with opened(store, day, cut, tell=partial(laying, day)) as view, Drafts() as drafts:
         with _shared(store, day, view, offers) as lots, ThreadPoolExecutor(1, "drafts") as pool:
@@ -118,12 +119,27 @@ def _rolled(
                 writing = pool.submit(drafts.add, made.pop())
                 tell(Progress(day, done, len(view.spans), lots.nodes))
             writing.result()
+        if 0 < drafts.tasks < known:
+            raise LedgerError(
+                f"{ledger.partition(ledger.EVENTS, day)} tells of {drafts.tasks} tasks and {paths[ledger.TASKS]} of"
+                f" {known}: parts of the former are gone",
+                mend="put them back; where they are gone for good, remove the latter and roll the day again",
+            )
         written = tuple(
             paths[name]
             for name, data in (drafts.done() if drafts.events else ())
             if store.put(paths[name], data, over=seen[name])
         )
     return RolledDay(day, drafts.events, drafts.tasks, drafts.attempts, drafts.cost_nano, written)
+
+
+def _tasks_of(store: Store, path: str) -> int:
+    """How many tasks the nightly file has; 0 for one that is damaged, which is written anew."""
+    try:
+        with closing(store.open(path)) as source:
+            return int(reading.opened(source).metadata.num_rows)
+    except reading.BROKEN:
+        return 0
 
 
 def _shared(

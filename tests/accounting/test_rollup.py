@@ -206,6 +206,23 @@ def test_a_damaged_day_stays_dirty_and_stops_no_other(
     assert ledger.days(filled, "tasks") == ("2026-01-02",)
 
 
+def test_a_day_whose_events_were_removed_keeps_its_nightly_files_and_says_so(
+    client: redis.Redis, filled: LocalStore, quarantine: LocalStore
+) -> None:
+    rollup.rollup_dirty(client, filled)
+    before = files_of(filled)
+    for part in (filled.root / "events" / f"date={DAY}").iterdir():
+        part.unlink()
+    fill(client, filled, quarantine, [story("late", [Submitted("sync")])])
+    with pytest.raises(
+        LedgerError, match=r"tells of 1 tasks and tasks/.* of 300: parts of the former are gone"
+    ):
+        rollup.rollup_dirty(client, filled)
+    assert files_of(filled) == before
+    (filled.root / "tasks" / f"date={DAY}" / "tasks.parquet").unlink()
+    assert [one.tasks for one in rollup.rollup_dirty(client, filled)] == [1]
+
+
 def test_a_day_of_absurd_amounts_stays_dirty_and_stops_no_other(
     client: redis.Redis, filled: LocalStore, quarantine: LocalStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
