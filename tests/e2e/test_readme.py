@@ -8,10 +8,12 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import click
 import pytest
 
 from broker.settings import parse
 from broker.tariff import price_of
+from laneway.cli import laneway
 from tests.e2e.conftest import LiveFleet
 
 pytestmark = pytest.mark.e2e
@@ -20,6 +22,7 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 NODES = sorted((ROOT / "docs" / "nodes").glob("*.md"))
 PRICES = ROOT / "docs" / "prices.md"
 PAGES = [ROOT / "README.md", *NODES]
+ALL = [*PAGES, *sorted((ROOT / "docs").glob("*.md"))]
 
 
 def blocks(language: str) -> list[str]:
@@ -127,6 +130,19 @@ def test_every_laneway_command_and_option_exists(page: Path) -> None:
         assert shown.returncode == 0, line
         for option in (word for word in words if word.startswith("--")):
             assert option in shown.stdout, f"{option} of {line!r}"
+
+
+@pytest.mark.parametrize("page", ALL, ids=lambda page: page.stem)
+def test_every_command_within_a_sentence_exists_with_its_options(page: Path) -> None:
+    for text in re.findall(r"`laneway\s+([a-z][^`]*)`", page.read_text(encoding="utf-8")):
+        words = shlex.split(text)
+        found: click.Command = laneway
+        while words and isinstance(found, click.Group):
+            named = found.get_command(click.Context(found), words.pop(0))
+            assert named is not None, text
+            found = named
+        known = {name for one in found.params for name in (*one.opts, *one.secondary_opts)}
+        assert {word for word in words if word.startswith("--")} <= known, text
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
