@@ -52,7 +52,12 @@ def _overlay(base: Mapping[str, Any], over: Mapping[str, Any], prefix: str) -> d
 
 
 def _over(below: object, value: object, path: str) -> object:
-    """Of a list, a value under a row's place changes that row, and one under the next place adds a row."""
+    """Of a list, a value under a row's place changes that row, and one under the next place adds a row.
+
+    What the file does not have is a list where the environment names places.
+    """
+    if below is None and isinstance(value, Mapping):
+        below = [] if value and all(key.isdecimal() for key in value) else {}
     if isinstance(below, Mapping) and isinstance(value, Mapping):
         return _overlay(below, value, f"{path}__")
     if isinstance(below, list) and isinstance(value, Mapping):

@@ -152,6 +152,21 @@ def test_the_environment_overrides_a_scalar_of_a_row_by_the_row_s_place(
     assert [one.weight for one in settings.lanes["rented"].endpoints] == [9, 2.5]
 
 
+def test_the_environment_gives_rows_of_lists_that_the_file_does_not_have(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name, value in {"SCOPE": "fleet", "PERIOD": "month", "USD": "1"}.items():
+        monkeypatch.setenv(f"LANEWAY_BUDGETS__0__{name}", value)
+    for name, value in {"NAME": "watcher", "USD_PER_MONTH": "200"}.items():
+        monkeypatch.setenv(f"LANEWAY_PRICES__MONTHLY__0__{name}", value)
+    settings = parse("")
+    assert [(row.scope, row.usd) for row in settings.budgets] == [("fleet", Decimal(1))]
+    assert [row.name for row in settings.prices.monthly] == ["watcher"]
+    monkeypatch.setenv("LANEWAY_PRICES__DISCOUNTS__1__FACTOR", "0.9")
+    with pytest.raises(ConfigError, match="LANEWAY_PRICES__DISCOUNTS__1 names no row: the file has 0"):
+        parse("")
+
+
 def test_a_row_of_the_environment_is_added_at_the_next_place_and_at_no_later_one(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
