@@ -60,11 +60,10 @@ class Sql:
 
     def run(self, function: str, arguments: Mapping[str, Any]) -> str:
         asked = {"query": arguments["query"], "rows": self._row.rows}
-        until = time.monotonic() + self._row.timeout_s
         if not self._free.acquire(timeout=self._row.timeout_s):
             raise ToolError("the database is busy; try again later", failure="tool_hangs")
         try:
-            said = self._asked(asked, until)
+            said = self._asked(asked)
         finally:
             self._free.release()
         if "error" in said:
@@ -77,12 +76,14 @@ class Sql:
         for process in idle:
             process.end()
 
-    def _asked(self, asked: Mapping[str, object], until: float) -> Mapping[str, Any]:
+    def _asked(self, asked: Mapping[str, object]) -> Mapping[str, Any]:
         with self._lock:
             process = self._idle.pop() if self._idle else None
         process = process or _Process(self._row.database)
         try:
-            said = process.asked(asked, until)
+            said = process.asked(
+                asked, time.monotonic() + self._row.timeout_s
+            )  # a process's start is not the query's
         except TimeoutError as error:
             process.end()
             raise ToolError(f"it took more than {self._row.timeout_s:g} s", failure="tool_timeout") from error
