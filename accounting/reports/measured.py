@@ -2,7 +2,8 @@
 
 A *try* is a call that was to answer a task: its first call on a rung, a retry or a re-prompt. It is judged where a gate
 looked at the answer, or where the call failed before there was one; a call that was broken off says nothing. The share
-of judged tries that passed is the success rate of that type on that lane.
+of judged tries that passed is the success rate of that type on that lane. There a try of a part counts under the part's
+own type; in what a task costs it counts under the type of the task that it was made for in the end, as its money does.
 
 Some row groups are in hand at once. What tasks cost is read twice, as reports do (``accounting/reports/ranks.py``).
 """
@@ -22,7 +23,7 @@ import pyarrow.compute as pc
 from accounting.files import ledger, schema
 from accounting.files.ledger import Store
 from accounting.reports.beside import at, beside
-from accounting.reports.families import PART, PARTS_NANO, Families, may_have_parts, wholes
+from accounting.reports.families import OWN_TYPE, PART, PARTS_NANO, Families, may_have_parts, wholes
 from accounting.reports.ranks import HELD_KEYS, HISTOGRAM_KEYS, Ranks, Seen, held, histograms, seen
 from accounting.reports.rows import Derive, Files, Names, Piece, as_it_is, at_once, each, pieces, read, says
 from accounting.reports.sums import Sums, grouped, total
@@ -32,7 +33,7 @@ from broker.purpose import MODEL_CALLS, TASK
 
 P95 = 95
 MTOK = 1_000_000
-TYPE, TOTAL = "task_type", "total"
+TYPE, ROOT_TYPE, TOTAL = "task_type", "root_type", "total"
 _OF_ROOTS = (TYPE, "succeeded")  # what parts take over
 _COST_COLUMNS = (*_OF_ROOTS, "cost_usd")
 _TASK_COLUMNS = (*_COST_COLUMNS, *schema.PARTS)
@@ -41,7 +42,7 @@ _CALL_COLUMNS = (
     "cache_write_tokens", "output_tokens", "reasoning_tokens", "cost_usd", "marginal_usd", "verdict", "failure",
     "batch",
 )  # fmt: skip
-_TRY_KEYS = (TYPE, "lane", "first")
+_TRY_KEYS = (TYPE, ROOT_TYPE, "lane", "first")
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,17 +146,28 @@ class Measured:
         return tuple(sorted({*self._work[TYPE].to_pylist(), *self._tries[TYPE].to_pylist()}))
 
     @property
+    def root_types(self) -> tuple[str, ...]:
+        """Those of tasks that are no parts."""
+        return tuple(sorted(self._work.filter(pc.greater(self._work["tasks"], 0))[TYPE].to_pylist()))
+
+    @property
     def lanes(self) -> tuple[tuple[str, str], ...]:
         """Each type and lane that had tries."""
         pairs = zip(self._tries[TYPE].to_pylist(), self._tries["lane"].to_pylist(), strict=True)
         return tuple(sorted(set(pairs)))
 
     def tries(
-        self, task_type: str | None = None, lane: str | None = None, *, first: bool | None = None
+        self,
+        task_type: str | None = None,
+        lane: str | None = None,
+        *,
+        root_type: str | None = None,
+        first: bool | None = None,
     ) -> Tries:
-        """Those of the type, on the lane, and first calls or not; None stands for all."""
+        """Those of the type, made in the end for tasks of the root's type, on the lane, and first calls or not; None
+        stands for all."""
         rows = self._tries
-        for column, value in zip(_TRY_KEYS, (task_type, lane, first), strict=True):
+        for column, value in zip(_TRY_KEYS, (task_type, root_type, lane, first), strict=True):
             rows = rows if value is None else rows.filter(pc.equal(rows[column], value))
         return Tries(**{name: total(rows, name) for name in Tries.__dataclass_fields__})
 
@@ -185,20 +197,21 @@ def measure(store: Store, since: str, until: str) -> Measured | None:
         work.add(summed)
     if not total(weighed := work.table(), "tasks"):
         return None
-    for judged in at_once(partial(_tries, store, tasks), found):
+    for judged in at_once(partial(_tries, store, tasks, derive), found):
         tries.add(judged)
     days = [day for day in ledger.days_of(found[0], until) if day not in unrolled]
     p95_nano = _p95_nano(files, derive)
     return Measured(found[0], until, len(days), unrolled, tries.table(), weighed, p95_nano)
 
 
-def _tries(store: Store, tasks: Files, day: str) -> Any:
+def _tries(store: Store, tasks: Files, derive: Derive, day: str) -> Any:
     """Figures of the day's tries by type, lane and whether they are first calls. Where attempts do not name their
     workspace, ids that two of them share on a day count as the type of the first."""
     tries = Sums(_TRY_KEYS)
     calls = map(_tried, pieces(store, ledger.ATTEMPTS, (day,), {}))
-    for some, near, places in beside(lambda: map(_typed, tasks.of(day)), calls):
-        tries.add(grouped(_judged(some, near[TYPE].take(at(places))), _TRY_KEYS))
+    for some, near, places in beside(lambda: map(partial(_typed, derive, day), tasks.of(day)), calls):
+        types = near.select([TYPE, ROOT_TYPE]).take(at(places))
+        tries.add(grouped(_judged(some, types), _TRY_KEYS))
     return tries.table()
 
 
@@ -208,9 +221,12 @@ def _tried(piece: Piece) -> Any:
     return calls.filter(pa.array(says(calls["purpose"], *MODEL_CALLS) & ~says(calls["lane"], "")))
 
 
-def _typed(piece: Piece) -> Any:
-    tasks = read(piece, ("workspace", "task_id", TYPE))
-    return tasks.set_column(0, "workspace", tasks["workspace"].cast(schema.TEXT))
+def _typed(derive: Derive, day: str, piece: Piece) -> Any:
+    """Workspace, id, own type and the root's type of each task."""
+    tasks = derive(day, read(piece, ("workspace", "task_id", *_OF_ROOTS)), piece.start)
+    own = OWN_TYPE if OWN_TYPE in tasks.column_names else TYPE
+    names = {"workspace": tasks["workspace"].cast(schema.TEXT), "task_id": tasks["task_id"]}
+    return pa.table(names | {TYPE: tasks[own], ROOT_TYPE: tasks[TYPE]})
 
 
 def _judged(calls: Any, types: Any) -> Any:
@@ -226,7 +242,8 @@ def _judged(calls: Any, types: Any) -> Any:
     tokens_out = sum(calls[name].to_numpy() for name in ("output_tokens", "reasoning_tokens"))
     return pa.table(
         {
-            TYPE: types,
+            TYPE: types[TYPE],
+            ROOT_TYPE: types[ROOT_TYPE],
             "lane": calls["lane"],
             "first": says(calls["purpose"], TASK),
             "tries": np.ones(calls.num_rows, dtype=np.int64),

@@ -174,7 +174,11 @@ def test_calculators_take_a_task_with_its_parts(family: LocalStore) -> None:
     assert (found.work().tasks, found.work().cost_nano) == (4, 85 * CENT)
     judged = found.tries("judge", "frontier")
     assert (judged.tries, judged.cost_nano) == (3, 61 * CENT)  # of a try, its own type
+    assert found.tries(root_type="judge").tries == 0
+    assert found.tries(root_type="draft").cost_nano == 83 * CENT  # with those of its parts, as its work has
+    assert found.tries("draft", root_type="draft").cost_nano == 20 * CENT
     assert found.types == ("draft", "intent", "judge", "research")
+    assert found.root_types == ("draft", "intent")
     assert (found.work("judge").tasks, found.work("judge").cost_nano) == (0, 0)
 
 
@@ -436,6 +440,8 @@ def test_random_families_against_sums_by_hand(
         table = pq.read_table(path, partitioning=None)
         pq.write_table(table, path, row_group_size=chance.randrange(2, 20), store_decimal_as_integer=True)
     made = of_days(store, DAY, THIRD, by=("type", "user"))
+    found = measured.measure(store, DAY, THIRD)
+    assert found is not None
     assert {one.name: one.cost_nano for one in made.days} == {
         day: cents * CENT for day, cents in spent_on.items()
     }
@@ -447,5 +453,8 @@ def test_random_families_against_sums_by_hand(
         assert (group.tasks, group.succeeded) == (len(mine), sum(one.ok is True for one in mine))
         assert group.judged == sum(one.ok is not None for one in mine)
         assert group.cost_nano == sum(one.cents for one in mine) * CENT
+        assert (
+            found.work(group.name).cost_nano == found.tries(root_type=group.name).cost_nano == group.cost_nano
+        )
         assert group.max_nano == max(one.cents for one in mine) * CENT
         assert group.p50_nano == sorted(one.cents for one in mine)[-(-len(mine) // 2) - 1] * CENT

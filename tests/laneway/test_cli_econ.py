@@ -14,7 +14,7 @@ import redis
 from accounting.files.ledger import US_PER_DAY, LocalStore
 from accounting.intake import ingest
 from accounting.rollup import rollup
-from broker.events import Fact, Finished, Routed, Submitted
+from broker.events import Attempted, Fact, Finished, Routed, Submitted
 from laneway import cli
 from laneway.cli.econ import econ
 from laneway.cli.econ.page import cell, digits
@@ -440,6 +440,78 @@ def test_the_ledger_s_day_costs_by_its_drivers_what_it_did_cost(fed: CommandLine
     spent = sum(row["tries"] * float(row["per_try_usd"]) for row in fed.json("econ", "rates")["result"])
     (calls,) = [row for row in document["result"] if row["driver"] == "calls a task"]
     assert 2 * float(calls["half_saves_usd"]) == pytest.approx(spent)
+
+
+def write_parts(client: redis.Redis, laneway: CommandLine, critic_nano: int | None = 2 * 10**7) -> None:
+    """Three tasks of "draft" and two of "research", each of the former with a critic, and with a sub-task of "research"
+    that is done again, of another price and length."""
+    store = LocalStore(laneway.folder / "ledger")
+
+    def told(name: str, task_type: str, root: str, *calls: Attempted) -> None:
+        routed = Routed(task_type, "extractive", "regex", "", 1.0, ("local",), "local", "", root=root)
+        facts: list[Fact] = [
+            Submitted("sync", parent=root or None),
+            routed,
+            *calls,
+            Finished("succeeded", True),
+        ]
+        publish(client, [entry(story(name, facts))])
+
+    for number in range(3):
+        name = f"d{number}"
+        told(name, "draft", "", attempted(f"{name}-1", cost_nano=10**7, input_tokens=300))
+        again = attempted(f"{name}-s2", cost_nano=5 * 10**7, purpose="retry", input_tokens=999)
+        told(
+            f"{name}-s",
+            "research",
+            name,
+            attempted(f"{name}-s1", cost_nano=7 * 10**7, input_tokens=450),
+            again,
+        )
+        told(f"{name}-c", "judge", name, attempted(f"{name}-c1", cost_nano=critic_nano, purpose="judge"))
+    for number in range(2):
+        told(f"r{number}", "research", "", attempted(f"r{number}-1", cost_nano=4 * 10**7, input_tokens=8))
+    ingest.drain_all(client, store, LocalStore(laneway.folder / "quarantine"))
+    rollup.rollup_dirty(client, store)
+    laneway.configure(f'[fleet]\nledger = "{store.root}"\n{laneway.config.read_text()}')
+
+
+@pytest.mark.parametrize(("task_type", "cents"), [("draft", 45), ("research", 8)])
+def test_a_type_costs_with_the_parts_of_its_tasks_what_the_report_says_it_does(
+    task_type: str, cents: int, laneway: CommandLine, client: redis.Redis
+) -> None:
+    write_parts(client, laneway)
+    [group] = [one for one in laneway.json("report")["groups"]["type"] if one["name"] == task_type]
+    assert group["cost_usd"] == f"0.{cents:02}"
+    words = ["--from-ledger", "--type", task_type]
+    plan = laneway.json("econ", "pattern", *words, "--monitoring-usd", "0")["result"]
+    assert float(row("4 multipliers")(plan)["per_day_usd"]) == pytest.approx(cents / 100)
+    levers = laneway.json("econ", "drivers", *words)["result"]
+    assert 2 * float(row("calls a task")(levers)["half_saves_usd"]) == pytest.approx(cents / 100)
+    sold = laneway.json("econ", "margin", *words, "--use-usd", "1")["given"]
+    assert float(sold["task_usd"]) == pytest.approx(cents / 100 / group["tasks"])
+
+
+def test_parts_without_a_price_are_told_of_with_the_type_whose_cost_they_are_missing_from(
+    laneway: CommandLine, client: redis.Redis
+) -> None:
+    write_parts(client, laneway, critic_nano=None)
+    for task_type, said in (("draft", "3 of 12 tries have no known price"), ("research", "")):
+        shown = laneway.run("econ", "pattern", "--from-ledger", "--type", task_type, "--json").stderr
+        assert (said in shown, bool(shown)) == (True, bool(said))
+
+
+def test_a_type_that_parts_alone_have_has_rates_and_no_cost_of_a_task(
+    laneway: CommandLine, client: redis.Redis
+) -> None:
+    write_parts(client, laneway)
+    assert [one["tries"] for one in laneway.json("econ", "rates", "--type", "research")["result"]] == [8]
+    assert [one["tries"] for one in laneway.json("econ", "rates", "--type", "judge")["result"]] == [3]
+    for name, more in (("pattern", ()), ("drivers", ()), ("margin", ("--use-usd", "1"))):
+        said = laneway.run("econ", name, "--from-ledger", "--type", "judge", *more, code=1).stderr
+        assert "no tasks of type 'judge'" in said
+        assert "but parts of tasks" in said
+        assert "name one of draft, research" in said
 
 
 @pytest.mark.parametrize(

@@ -71,8 +71,9 @@ def asked(given: Given) -> bool:
     return False
 
 
-def measured(given: Given) -> Measured:
-    """The ledger's figures of the days in question. Raises LedgerError where it has none of those days or type."""
+def measured(given: Given, *, whole: bool = False) -> Measured:
+    """The ledger's figures of the days in question. ``whole`` where tasks with their parts are asked of, and not tries
+    of a type. Raises LedgerError where it has none of those days or type."""
     files = ledger.open_store(load())
     days = ledger.days(files, ledger.TASKS)
     until = given.text("until") or (days[-1] if days else "")
@@ -82,8 +83,8 @@ def measured(given: Given) -> Measured:
     if until < since:
         raise click.UsageError(f"--until {until} is before --since {since}")
     task_type = given.text("task_type")
-    found = _between(files, since, until, task_type)
-    tries = found.tries(task_type)
+    found = _between(files, since, until, task_type, whole=whole)
+    tries = found.tries(root_type=task_type) if whole else found.tries(task_type)
     if found.unrolled:
         click.echo(left_out(found.unrolled), err=True)
     if tries.tries > tries.priced:
@@ -105,16 +106,18 @@ def _tell_discounts(tries: Tries) -> None:
         click.echo(f"{cheaper}, and {whole}", err=True)
 
 
-def _between(files: Store, since: str, until: str, task_type: str | None) -> Measured:
+def _between(files: Store, since: str, until: str, task_type: str | None, *, whole: bool) -> Measured:
     found = measure(files, since, until)
     if found is None:
         raise LedgerError(
             f"the ledger has no tasks from {since} to {until}", mend=f"laneway rollup --since {since}"
         )
-    if task_type is not None and task_type not in found.types:
+    types = found.root_types if whole else found.types
+    if task_type is not None and task_type not in types:
+        are_parts = ", but parts of tasks, whose types count" if task_type in found.types else ""
         raise LedgerError(
-            f"the ledger has no tasks of type {task_type!r} from {found.since} to {found.until}",
-            mend=f"name one of {', '.join(found.types)}",
+            f"the ledger has no tasks of type {task_type!r} from {found.since} to {found.until}{are_parts}",
+            mend=f"name one of {', '.join(types)}",
         )
     return found
 
@@ -125,9 +128,9 @@ def source(found: Measured) -> str:
 
 def feed_plan(given: Given) -> None:
     """Call pattern, volume and price, and what came on top of inference; monitoring as the settings have it."""
-    found = measured(given)
+    found = measured(given, whole=True)
     task_type = given.text("task_type")
-    work, calls = found.work(task_type), found.tries(task_type, first=True)
+    work, calls = found.work(task_type), found.tries(root_type=task_type, first=True)
     _feed_price(given, found, calls)
     given.feed(
         source(found),
@@ -151,7 +154,7 @@ def feed_plan(given: Given) -> None:
 
 def feed_drivers(given: Given) -> None:
     """The days in question, or those before ``--changed`` and those from it on."""
-    found = measured(given)
+    found = measured(given, whole=True)
     changed = given.text("changed")
     if changed is None:
         _feed_load(given, found)
@@ -162,14 +165,14 @@ def feed_drivers(given: Given) -> None:
         )
     files, task_type = ledger.open_store(load()), given.text("task_type")
     day_before = (date.fromisoformat(changed) - timedelta(days=1)).isoformat()
-    _feed_load(given, _between(files, found.since, day_before, task_type))
-    _feed_load(given, _between(files, changed, found.until, task_type), "then_")
+    _feed_load(given, _between(files, found.since, day_before, task_type, whole=True))
+    _feed_load(given, _between(files, changed, found.until, task_type, whole=True), "then_")
 
 
 def _feed_load(given: Given, found: Measured, prefix: str = "") -> None:
-    """A day's work, all its tries, at what a token of theirs came to on average."""
+    """A day's work, all its tries and those of parts, at what a token of theirs came to on average."""
     task_type = given.text("task_type")
-    work, tries = found.work(task_type), found.tries(task_type)
+    work, tries = found.work(task_type), found.tries(root_type=task_type)
     _feed_price(given, found, tries, prefix)
     load_ = {
         "tasks_per_day": Fraction(work.tasks, found.days),
@@ -228,7 +231,7 @@ def thousand(usd: Fraction | None) -> Fraction | None:
 
 def feed_offer(given: Given) -> None:
     """What a task costs, and a dear one, and how many succeed."""
-    found = measured(given)
+    found = measured(given, whole=True)
     work = found.work(given.text("task_type"))
     if given.sources.get("success_share") != FLAG and 0 < work.judged < work.tasks:
         unjudged = f"{work.tasks - work.judged:,} of {work.tasks:,} tasks have no verdict"
