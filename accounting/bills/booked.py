@@ -1,7 +1,8 @@
-"""What the ledger booked of a provider's calls, by model, in the classes of tokens that the provider tells apart."""
+"""What the ledger booked of a provider's calls, by model, in the kinds of tokens that the provider tells apart."""
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -28,6 +29,9 @@ COLUMNS = {
 }
 
 
+_DATED = re.compile(r"-(20\d{6}|20\d\d-\d\d-\d\d)$")
+
+
 class Key(NamedTuple):
     """``batch`` None: the file does not tell."""
 
@@ -35,14 +39,23 @@ class Key(NamedTuple):
     batch: bool | None
 
 
+class TokenKind(NamedTuple):
+    """Of tokens. ``batch`` None: the file does not tell; ``place`` is their class."""
+
+    batch: bool | None
+    place: int
+
+
 @dataclass(slots=True)
 class Ours:
-    """What the ledger says of the same. ``pico`` is what the tokens of each class came to. ``unpriced_pico`` is what
-    calls without a price come to by now, whose tokens are among the others."""
+    """What the ledger says of the same. ``tokens`` are those of settled calls whose price is known by now, ``pico``
+    what they came to and ``unpriced_pico`` what of this calls did that were booked without a price; ``unknown`` are
+    tokens of calls that have none yet."""
 
     calls: int = 0
-    tokens: dict[int, int] = field(default_factory=lambda: dict.fromkeys(COLUMNS, 0))
-    pico: dict[int, int] = field(default_factory=lambda: dict.fromkeys(COLUMNS, 0))
+    tokens: dict[TokenKind, int] = field(default_factory=lambda: defaultdict(int))
+    pico: dict[TokenKind, int] = field(default_factory=lambda: defaultdict(int))
+    unknown: dict[TokenKind, int] = field(default_factory=lambda: defaultdict(int))
     booked_nano: int = 0
     unsettled: int = 0
     unsettled_nano: int = 0
@@ -50,10 +63,26 @@ class Ours:
     unpriced_pico: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class Told:
+    """What a provider tells apart: classes of tokens, and calls of batches from others by the line (``lines``) or in
+    its tokens alone (``tokens``)."""
+
+    places: frozenset[int]
+    lines: bool
+    tokens: bool
+
+    def kind(self, place: int, *, batch: bool) -> TokenKind:
+        """Where it has tokens of the class."""
+        known = WRITE if place == LONG and WRITE in self.places else INPUT
+        return TokenKind(batch if self.tokens else None, place if place in self.places else known)
+
+
 def known_as(model: str, provider: str) -> str:
-    """The one name for all names of a model: its key in the book without the provider, else as it is written."""
+    """The one name for all names of a model: its key in the book without the provider, else as it is written but for a
+    date at its end, which providers write where it was called without one."""
     key = book().find(model, provider)
-    return key.partition("/")[2] if key else model.lower()
+    return key.partition("/")[2] if key else _DATED.sub("", model.lower())
 
 
 def booked(
@@ -62,11 +91,10 @@ def booked(
     provider: str,
     span: tuple[str, str],
     lanes: frozenset[str],
-    told: set[int],
-    *,
-    by_batch: bool,
-) -> tuple[dict[Key, Ours], dict[str, TokenPrice]]:
-    """The calls that ended within the days, by model; and a price of each model, for classes that we never used.
+    told: Told,
+) -> tuple[dict[Key, Ours], dict[Key, TokenPrice]]:
+    """The calls that ended within the days, by model; and what a model's tokens cost in batches or not: calls of ours
+    first, else what their price list says.
 
     A task may wait for months before a call of it, so that all days before are looked at too; a call is settled when
     it has ended, and what was settled before these days is not read.
@@ -76,9 +104,10 @@ def booked(
     sellers = {name: {seller(door) for door in lane.doors()} for name, lane in settings.lanes.items()}
     sold = lanes | {name for name, sold_by in sellers.items() if sold_by == {provider}}
     found: dict[Key, Ours] = defaultdict(Ours)
-    prices: dict[str, TokenPrice] = {}
+    paid: dict[Key, TokenPrice] = {}
+    listed: dict[Key, TokenPrice] = {}
     for day in (one for one in ledger.days(store, ledger.ATTEMPTS) if one <= span[1]):
-        finds = Finder(settings.lanes, day, None)
+        finds, lists = Finder(settings.lanes, day, None), Finder(settings.lanes, day, day)
         for calls in in_days(store, [day], begin_us):
             mine = np.array([_is_theirs(kind, provider, sold) for kind in calls.kinds], dtype=bool)
             chosen = mine[calls.code] & (calls.ended_us >= begin_us) & (calls.ended_us < end_us)
@@ -90,10 +119,13 @@ def booked(
                 model = known_as(calls.kinds[code].model, provider)
                 price = rows[row] if places[code] is not None else None
                 if price is not None:
-                    prices.setdefault(model, price)
-                key = Key(model, batch if by_batch else None)
-                _add(found[key], price, sums, told, settled=settled, priced=priced)
-    return dict(found), prices
+                    paid.setdefault(Key(model, batch), price)
+                if (whole := lists.of(calls.kinds[code])) is not None:
+                    listed.setdefault(Key(model, False), whole)
+                    listed.setdefault(Key(model, True), whole.batch or whole)
+                one = found[Key(model, batch if told.lines else None)]
+                _add(one, price, sums, told, batch=batch, settled=settled, priced=priced)
+    return dict(found), listed | paid
 
 
 def _is_theirs(kind: Kind, provider: str, sold: frozenset[str]) -> bool:
@@ -127,8 +159,9 @@ def _add(
     one: Ours,
     price: TokenPrice | None,
     sums: Mapping[str, int],
-    told: set[int],
+    told: Told,
     *,
+    batch: bool,
     settled: bool,
     priced: bool,
 ) -> None:
@@ -139,13 +172,15 @@ def _add(
         return
     one.booked_nano += sums["booked"]
     one.unpriced += 0 if priced else sums["calls"]
-    figures = figures_of(price) if price else dict.fromkeys(COLUMNS, 0)
     for place, names in COLUMNS.items():
-        tokens = sum(sums[name] for name in names)
-        where = place if place in told else WRITE if place == LONG and WRITE in told else INPUT
-        one.tokens[where] += tokens
-        one.pico[where] += tokens * figures[place]
-        one.unpriced_pico += 0 if priced else tokens * figures[place]
+        tokens, kind = sum(sums[name] for name in names), told.kind(place, batch=batch)
+        if price is None:
+            one.unknown[kind] += tokens
+            continue
+        pico = tokens * figures_of(price)[place]
+        one.tokens[kind] += tokens
+        one.pico[kind] += pico
+        one.unpriced_pico += 0 if priced else pico
 
 
 def figures_of(price: TokenPrice) -> dict[int, int]:

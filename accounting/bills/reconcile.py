@@ -1,12 +1,13 @@
 """The ledger against a provider's own usage file: for each model what was billed, what was booked, and why they differ.
 
-The difference is billed minus booked, and the causes sum to it exactly. Each class of tokens has the price that the
-ledger's calls of the model paid on average (all alike, where there are no tiers), so
+The difference is billed minus booked, and the causes sum to it exactly. Each class of tokens, in batches or not where
+usage tells, has the price that our calls of the model paid on average (all alike, where there are no tiers), so
 
     tokens, or calls    what their tokens are above ours, at our price; ``calls`` where the numbers of calls differ too
     price               what their bill is above their tokens at our price
     unsettled           our calls that nobody knows the end of, which are booked at their worst case
-    unpriced            our calls that were booked without a price, at the price that is known by now
+    unpriced            our calls that were booked without a price, at the price that is known by now; where there is
+                        none, all that is billed
     booked otherwise    what our calls come to at their own prices, above what they were booked at (reprice names them)
     not in the ledger   models that only they have
     not billed          models that only we have
@@ -26,7 +27,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
-from accounting.bills.booked import COLUMNS, Key, Ours, booked, figures_of, known_as
+from accounting.bills.booked import COLUMNS, Key, Ours, TokenKind, Told, booked, figures_of, known_as
 from accounting.bills.usage_files import INPUT, Used
 from accounting.files.ledger import ATTEMPTS, Store, days_of, unrolled
 from accounting.reports.flat import flat_nano
@@ -35,6 +36,7 @@ from broker.money import PICO_PER_NANO
 from broker.pricebook import book
 from broker.prices import TokenPrice
 from broker.settings import Settings
+from broker.tariff import price_at
 
 CAUSES = (
     "calls", "tokens", "price", "unsettled", "unpriced", "booked otherwise", "not in the ledger", "not billed",
@@ -47,7 +49,7 @@ BESIDE = "beside tokens"
 class Theirs:
     """What the file says. ``nano`` None: it names no money. ``requests`` None: it does not count calls."""
 
-    tokens: dict[int, int] | None = None
+    tokens: dict[TokenKind, int] | None = None
     requests: int | None = None
     nano: int | None = None
 
@@ -99,22 +101,17 @@ def reconcile(
     """``lanes`` are those whose calls the provider bills, beside those that its address or price tell. Raises
     LedgerError for files that cannot be read."""
     first, last = min(one.day for one in lines), max(one.day for one in lines)
-    told = {place for one in lines if one.tokens is not None for place in (INPUT, *one.tokens)}
-    by_batch = all(one.batch is not None for one in lines if one.model)
-    theirs = _theirs(lines, provider, by_batch=by_batch)
-    ours, prices = booked(
-        store, settings, provider, (first, last), frozenset(lanes), told or set(COLUMNS), by_batch=by_batch
-    )
+    told = _told(lines)
+    theirs = _theirs(lines, provider, told)
+    ours, prices = booked(store, settings, provider, (first, last), frozenset(lanes), told)
     no_money = all(one.nano is None for one in theirs.values())
     unpaid = [] if no_money else sorted(key for key, one in theirs.items() if key.model and one.nano is None)
     for key in unpaid:
         theirs[key].nano = 0
-    compared = [
-        compare(
-            key, theirs.get(key), ours.get(key), prices.get(key.model) or _listed(key, provider, last), told
-        )
-        for key in sorted({*theirs, *ours} - {_NO_MODEL}, key=lambda key: (key.model, key.batch or False))
-    ]
+    compared = []
+    for key in sorted({*theirs, *ours} - {_NO_MODEL}, key=lambda key: (key.model, key.batch or False)):
+        listed = price_at(book(), f"{provider}/{key.model}", last, settings.prices.discounts)
+        compared.append(compare(key, theirs.get(key), ours.get(key), _of_model(key.model, prices, listed)))
     flat = sum(
         nano
         for day in days_of(first, last)
@@ -159,17 +156,31 @@ def _notes(
 _NO_MODEL = Key("", None)
 
 
-def _theirs(lines: Iterable[Used], provider: str, *, by_batch: bool) -> dict[Key, Theirs]:
+def _told(lines: Sequence[Used]) -> Told:
+    of_models = [line for line in lines if line.model]
+    used = [line for line in of_models if line.tokens is not None]
+    places = frozenset(place for line in used for place in (INPUT, *(line.tokens or ())))
+    return Told(
+        places or frozenset(COLUMNS),
+        lines=all(line.batch is not None for line in of_models),
+        tokens=all(line.batch is not None for line in used),
+    )
+
+
+def _theirs(lines: Iterable[Used], provider: str, told: Told) -> dict[Key, Theirs]:
     found: dict[Key, Theirs] = defaultdict(Theirs)
     for line in lines:
         key = (
-            Key(known_as(line.model, provider), line.batch if by_batch else None) if line.model else _NO_MODEL
+            Key(known_as(line.model, provider), line.batch if told.lines else None)
+            if line.model
+            else _NO_MODEL
         )
         one = found[key]
         if line.tokens is not None:
             one.tokens = one.tokens or {}
             for place, tokens in line.tokens.items():
-                one.tokens[place] = one.tokens.get(place, 0) + tokens
+                kind = TokenKind(line.batch if told.tokens else None, place)
+                one.tokens[kind] = one.tokens.get(kind, 0) + tokens
         if line.requests is not None:
             one.requests = (one.requests or 0) + line.requests
         if line.nano is not None:
@@ -177,33 +188,33 @@ def _theirs(lines: Iterable[Used], provider: str, *, by_batch: bool) -> dict[Key
     return dict(found)
 
 
-def _listed(key: Key, provider: str, day: str) -> TokenPrice | None:
-    price = book().price(f"{provider}/{key.model}", day)
-    return price.batch or price if price and key.batch else price
+def _of_model(
+    model: str, prices: Mapping[Key, TokenPrice], listed: TokenPrice | None
+) -> dict[bool, TokenPrice]:
+    """The prices of a token singly and in a batch, as far as they are known: what our calls paid, else what their lane
+    or the book asks, else one is as the other."""
+    known = {False: listed, True: listed and (listed.batch or listed)}
+    known |= {batch: prices[Key(model, batch)] for batch in known if Key(model, batch) in prices}
+    either = known[False] or known[True]
+    return {batch: price or either for batch, price in known.items()} if either else {}
 
 
 def compare(
-    key: Key, theirs: Theirs | None, ours: Ours | None, price: TokenPrice | None, told: Iterable[int]
+    key: Key, theirs: Theirs | None, ours: Ours | None, prices: Mapping[bool, TokenPrice]
 ) -> Compared:
-    """One model on both sides."""
-    ours = ours or Ours()
+    """One model on both sides. ``prices`` of a token singly and in a batch; without any nobody knows one."""
+    ours, theirs = ours or Ours(), theirs or Theirs()
     at_booked = ours.booked_nano + ours.unsettled_nano
-    theirs = theirs or Theirs()
-    each = _paid_each(ours, price)
-    at_ours = None
-    if theirs.tokens is not None:
-        at_ours = (
-            sum((theirs.tokens.get(place, 0) * each[place] for place in told), Fraction(0)) / PICO_PER_NANO
-        )
-    if theirs.nano is None and price is None and not ours.calls and any((theirs.tokens or {}).values()):
-        return Compared(*key, theirs.requests, 0, 0, 0, None, 0, {})
+    at_ours = None if theirs.tokens is None else _worth(theirs.tokens, ours, prices)
+    if theirs.nano is None and not prices and not at_booked and any((theirs.tokens or {}).values()):
+        return Compared(*key, theirs.requests, ours.calls, ours.unsettled, ours.unpriced, None, 0, {})
     billed = theirs.nano if theirs.nano is not None else round(at_ours or 0)
     if not ours.calls:
         parts = {"not in the ledger": Fraction(billed)}
     elif theirs.tokens is None and theirs.nano is None:
         parts = {"not billed": Fraction(-at_booked)}
     else:
-        parts = dict(_causes(theirs, ours, Fraction(billed), at_ours))
+        parts = _causes(theirs, ours, Fraction(billed), at_ours, prices)
     causes = {name: round(amount) for name, amount in parts.items()}
     causes["rounding"] = billed - at_booked - sum(causes.values())
     return Compared(
@@ -212,30 +223,37 @@ def compare(
     )  # fmt: skip
 
 
-def _paid_each(ours: Ours, price: TokenPrice | None) -> dict[int, Fraction]:
-    """Pico-dollars of one token of each class: as our calls paid on average, else as the price has it."""
-    listed = figures_of(price) if price else dict.fromkeys(COLUMNS, 0)
-    return {
-        place: Fraction(ours.pico[place], ours.tokens[place])
-        if ours.tokens[place]
-        else Fraction(listed[place])
-        for place in COLUMNS
-    }
+def _worth(tokens: Mapping[TokenKind, int], ours: Ours, prices: Mapping[bool, TokenPrice]) -> Fraction:
+    """Nano-dollars of the tokens: each as our calls paid on average, else as the price has it."""
+    return sum((count * _paid(kind, ours, prices) for kind, count in tokens.items()), Fraction(0))
+
+
+def _paid(kind: TokenKind, ours: Ours, prices: Mapping[bool, TokenPrice]) -> Fraction:
+    """Nano-dollars of one token."""
+    if ours.tokens.get(kind):
+        return Fraction(ours.pico[kind], ours.tokens[kind] * PICO_PER_NANO)
+    price = prices.get(bool(kind.batch))
+    return Fraction(figures_of(price)[kind.place] if price else 0, PICO_PER_NANO)
 
 
 def _causes(
-    theirs: Theirs, ours: Ours, billed: Fraction, at_ours: Fraction | None
-) -> Iterator[tuple[str, Fraction]]:
-    ours_again = Fraction(sum(ours.pico.values()), PICO_PER_NANO)
-    unpriced = Fraction(ours.unpriced_pico, PICO_PER_NANO)
-    yield "unsettled", Fraction(-ours.unsettled_nano)
-    yield "unpriced", unpriced
+    theirs: Theirs,
+    ours: Ours,
+    billed: Fraction,
+    at_ours: Fraction | None,
+    prices: Mapping[bool, TokenPrice],
+) -> dict[str, Fraction]:
+    unknown = _worth(ours.unknown, ours, prices)
+    ours_again = Fraction(sum(ours.pico.values()), PICO_PER_NANO) + unknown
+    unpriced = Fraction(ours.unpriced_pico, PICO_PER_NANO) + unknown
     otherwise = ours_again - unpriced - ours.booked_nano
+    price = billed - (ours_again if at_ours is None else at_ours)
+    if ours.unpriced and not prices:
+        unpriced, price = unpriced + price, Fraction(0)
+    causes = {"unsettled": Fraction(-ours.unsettled_nano), "unpriced": unpriced, "price": price}
     if abs(otherwise) > ours.calls:  # more than rounding each of them can come to
-        yield "booked otherwise", otherwise
-    if at_ours is None:
-        yield "price", billed - ours_again
-        return
-    same = theirs.requests is None or theirs.requests == ours.calls
-    yield "tokens" if same else "calls", at_ours - ours_again
-    yield "price", billed - at_ours
+        causes["booked otherwise"] = otherwise
+    if at_ours is not None:
+        same = theirs.requests is None or theirs.requests == ours.calls
+        causes["tokens" if same else "calls"] = at_ours - ours_again
+    return causes

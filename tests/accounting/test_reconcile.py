@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from accounting.bills.booked import Key, Ours
+from accounting.bills.booked import Key, Ours, TokenKind
 from accounting.bills.reconcile import Reconciled, Theirs, compare, reconcile
 from accounting.bills.usage_files import CACHED, INPUT, OUTPUT, WRITE, Used
 from accounting.files import ledger
@@ -38,11 +38,22 @@ SETTINGS = settings_of(
     model = "m"
     base_url = "https://gateway.acme.example/v1"
     price = { input_mtok = "1", output_mtok = "3" }
+    [lanes.own]
+    engine = "openai"
+    model = "gpt-9"
+    price = { input_mtok = "2", output_mtok = "8", batch_discount = "0.5" }
+    [lanes.unknown]
+    engine = "openai"
+    model = "mystery-1"
     [types.general]
     chain = ["mid"]
     [[prices.monthly]]
     name = "watcher"
     usd_per_month = "300"
+    [[prices.discounts]]
+    provider = "openai"
+    model = "o3"
+    factor = "0.5"
     """
 )
 MTOK = 1_000_000
@@ -209,6 +220,92 @@ def test_where_money_is_named_a_model_without_any_is_billed_at_nothing_and_told(
     assert "none for gpt-4o, o1: billed at nothing" in note
 
 
+OWN = "lane:own@1970-01-01=2000000,2000000,2000000,2000000,8000000"
+OWN_BATCH = "lane:own@1970-01-01+batch=1000000,1000000,1000000,1000000,4000000"
+
+
+def own(*, batch: bool) -> AttemptRow:
+    """A call of a million tokens at the lane's own price."""
+    ref, nanos = (OWN_BATCH, 10**9) if batch else (OWN, 2 * 10**9)
+    return row("own", Usage(MTOK), price_ref=ref, cost_nano=nanos, batch=batch, model="gpt-9")
+
+
+@pytest.mark.parametrize("dated", ["gpt-9", "gpt-9-2026-03-04", "gpt-9-20260304"])
+def test_a_model_that_is_not_in_the_book_is_the_same_with_the_date_that_its_provider_writes(
+    dated: str, store: LocalStore
+) -> None:
+    made = reconciled(store, [own(batch=False)], [used(dated, MTOK, 0, 1, "2.10")])
+    assert made.causes == {"price": 100_000_000}
+
+
+def test_models_whose_names_end_in_another_number_are_two(store: LocalStore) -> None:
+    made = reconciled(store, [own(batch=False)], [used("gpt-9-2048", MTOK, 0, 1, "2.10")])
+    assert made.causes == {"not in the ledger": 2_100_000_000, "not billed": -2_000_000_000}
+
+
+@pytest.mark.parametrize("batch", [False, True])
+def test_usage_tells_batches_apart_where_the_lines_of_money_do_not(batch: bool, store: LocalStore) -> None:
+    """Two calls that the ledger has not cost what such calls do, and no price is another one."""
+    usage = [replace(used("gpt-9", MTOK, 0, 1), batch=flag) for flag in (False, True)]
+    lost = replace(used("gpt-9", 2 * MTOK, 0, 2), batch=batch)
+    each = 10**9 if batch else 2 * 10**9
+    money = Used(DAY, "gpt-9", nano=3 * 10**9 + 2 * each)
+    made = reconciled(store, [own(batch=False), own(batch=True)], [*usage, lost, money])
+    assert made.causes == {"calls": 2 * each}
+
+
+@pytest.mark.parametrize("batch", [False, True])
+@pytest.mark.parametrize(
+    ("call", "model", "single_nano"),
+    [(own, "gpt-9", 2 * 10**9), (lambda batch: row("new", Usage(MTOK), batch=batch), "gpt-4o", 25 * 10**8)],
+)
+def test_a_batch_on_the_bill_alone_costs_what_batches_do_and_single_calls_what_these_do(
+    call: Any, model: str, single_nano: int, batch: bool, store: LocalStore
+) -> None:
+    lines = [used(model, MTOK, 0, 1), replace(used(model, MTOK, 0, 1), batch=True)]
+    made = reconciled(store, [call(batch=not batch)], lines)
+    assert made.causes == {"not in the ledger": single_nano // 2 if batch else single_nano}
+
+
+def test_a_model_on_the_bill_alone_costs_what_was_agreed_on(store: LocalStore) -> None:
+    made = reconciled(
+        store, [row("mid", Usage(MTOK))], [used("gpt-4o-mini", MTOK, 0, 1), used("o3", MTOK, 0, 1)]
+    )
+    assert made.causes == {"not in the ledger": 10**9}  # half of $2
+
+
+def unknown(tokens: int = MTOK) -> AttemptRow:
+    return row("unknown", Usage(tokens), cost_nano=None, price_ref=None, model="mystery-1")
+
+
+def test_what_is_billed_for_calls_that_nobody_knows_a_price_of_is_unpriced(store: LocalStore) -> None:
+    for line in (used("mystery-1", MTOK, 0, 1, "0.70"), Used(DAY, "mystery-1", nano=700_000_000)):
+        assert reconciled(store, [unknown()], [line]).causes == {"unpriced": 700_000_000}
+
+
+def test_calls_that_nobody_knows_a_price_of_are_in_no_sum_where_no_money_is_named(store: LocalStore) -> None:
+    made = reconciled(store, [row("mid", Usage(MTOK)), unknown()], [
+        used("gpt-4o-mini", MTOK, 0, 1), used("mystery-1", MTOK, 0, 1),
+    ])  # fmt: skip
+    assert [(one.model, one.calls, one.unpriced, one.billed_nano) for one in made.models] == [
+        ("gpt-4o-mini", 1, 0, 150_000_000),
+        ("mystery-1", 1, 1, None),
+    ]
+    [note] = made.notes
+    assert "no price of mystery-1" in note
+
+
+def test_calls_without_a_price_leave_that_of_the_others_as_it_is(store: LocalStore) -> None:
+    """They are taken at what the others paid."""
+    paid = row(
+        "gone", Usage(MTOK), price_ref="lane:gone@2026-01-01=5000000,0,0,0,0", cost_nano=5 * 10**9, model="m"
+    )
+    unpriced = row("gone", Usage(3 * MTOK), price_ref=None, cost_nano=None, model="m")
+    written(store, [paid, unpriced])
+    made = reconcile(store, SETTINGS, "openai", [used("m", 5 * MTOK, 0, 3, "25.50")], ["gone"])
+    assert made.causes == {"unpriced": 15 * 10**9, "calls": 5 * 10**9, "price": 500_000_000}
+
+
 def test_a_provider_of_whom_the_ledger_has_no_call_is_told_of(store: LocalStore) -> None:
     """Its name may be written in another way than the book's: what is not in the ledger then says nothing."""
     rows, lines = [row("mid", Usage(MTOK))], [used("gpt-4o-mini", MTOK, 0, 1, "0.15")]
@@ -282,11 +379,10 @@ def test_the_causes_sum_to_the_difference_whatever_both_sides_say(
 ) -> None:
     ours = Ours(calls=calls + lost, unsettled=lost, booked_nano=booked, unsettled_nano=lost * 1_234_567)
     for place, number in mine.items():
-        ours.tokens[place], ours.pico[place] = number, number * 777
+        ours.tokens[TokenKind(None, place)], ours.pico[TokenKind(None, place)] = number, number * 777
     price = parse("book:a/m@2026-01-01", "1,2,3,4,5")
-    one = compare(
-        Key("m", None), Theirs(theirs, requests, billed), ours, price, [INPUT, CACHED, WRITE, OUTPUT]
-    )
+    told = None if theirs is None else {TokenKind(None, place): number for place, number in theirs.items()}
+    one = compare(Key("m", None), Theirs(told, requests, billed), ours, {False: price, True: price})
     assert one.billed_nano is not None
     assert sum(one.causes.values()) == one.billed_nano - one.booked_nano
     assert one.booked_nano == booked + ours.unsettled_nano
