@@ -7,11 +7,13 @@ it takes it from here.
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
 
 import redis
 
 from accounting.files.ledger import LocalStore, Store
 from accounting.intake import wire
+from broker.errors import LedgerError
 from broker.keys import EVENTS
 from broker.settings import Settings
 
@@ -41,19 +43,32 @@ def put(quarantine: Store, entry_id: str, entry: bytes, why: str) -> None:
     log.warning("stream entry %s: %s; the whole entry is kept as quarantine file %s", entry_id, why, path)
 
 
-def give_back(client: redis.Redis, quarantine: Store) -> int:
-    """Puts those that can be read by now into the stream again; a fact of theirs that the ledger has counts once. How
-    many there were. Raises LedgerError."""
-    given = 0
-    for name in entries(quarantine):
-        entry = quarantine.read(name)
-        if entry and _is_readable(entry):
+def given_back(client: redis.Redis, quarantine: Store, most_bytes: int) -> Iterator[None]:
+    """Puts those that can be read by now into the stream again; a fact of theirs that the ledger has counts once.
+
+    Yields whenever about ``most_bytes`` of them are there, and at the end, so that they are taken off the stream before
+    more come. Where the place cannot be read or written the rest stays there, and the log says so: what waits in the
+    stream is no worse for it.
+    """
+    given = size = 0
+    try:
+        for name in entries(quarantine):
+            entry = quarantine.read(name)
+            if not entry or not _is_readable(entry):
+                continue
+            if not given:
+                quarantine.check()  # what cannot be removed would be given back each time
             client.register_script(_ADD)(keys=[EVENTS], args=[entry])
             quarantine.remove(name)
-            given += 1
+            given, size = given + 1, size + len(entry)
+            if size >= most_bytes:
+                yield
+                size = 0
+    except LedgerError as error:
+        log.error("what was set aside and can be read by now stays there: %s", error)
     if given:
         log.info("%d entries that were set aside can be read by now, and are in the stream again", given)
-    return given
+    yield
 
 
 def _is_readable(entry: bytes) -> bool:

@@ -197,9 +197,12 @@ def drain_all(
     While another writer is at work it waits its turn, for ``patience_s`` seconds at a time; the result is ``busy``
     after that.
     """
-    aside.give_back(client, quarantine)
-    done = _all(client, store, quarantine, limit, EVENTS, patience_s)
-    return done if done.busy else done + _all(client, store, quarantine, limit, LATE, patience_s)
+    done = Ingested()
+    for _ in aside.given_back(client, quarantine, BATCH_BYTES):
+        done += _all(client, store, quarantine, limit, EVENTS, patience_s)
+        if done.busy:
+            return done
+    return done + _all(client, store, quarantine, limit, LATE, patience_s)
 
 
 def _all(

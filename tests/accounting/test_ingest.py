@@ -351,6 +351,50 @@ def test_what_an_earlier_version_could_not_read_is_given_back_and_counts_once(
         assert store.read(path) == once.read(path)
 
 
+def test_what_is_given_back_is_never_in_the_stream_all_at_once(
+    client: redis.Redis, store: LocalStore, quarantine: LocalStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stories = day_of_stories(20)
+    entries = [entry(one) for one in stories]
+    for number, one in enumerate(entries):
+        quarantine.put(f"7-{number}.msgpack", one)
+    monkeypatch.setattr(ingest, "BATCH_BYTES", sum(map(len, entries)) // 4)
+    waited: list[Any] = []
+
+    class Watched(LocalStore):
+        def put(self, path: str, data: Data, *, over: str | None = None) -> bool:
+            waited.append(client.xlen(EVENTS))
+            return super().put(path, data, over=over)
+
+    ingest.drain_all(client, Watched(store.root), quarantine)
+    assert max(waited) < 10
+    assert aside.entries(quarantine) == []
+    assert events_of(store) == expected(stories)
+
+
+@pytest.mark.parametrize("unreadable", [True, False])
+def test_what_was_set_aside_and_cannot_be_read_or_removed_holds_up_nothing_and_is_not_given_back(
+    unreadable: bool,
+    client: redis.Redis,
+    store: LocalStore,
+    quarantine: LocalStore,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    stories = day_of_stories(20)
+    quarantine.root.mkdir()
+    one = quarantine.root / "7-0.msgpack"
+    if unreadable:
+        one.symlink_to(one)
+    else:
+        one.write_bytes(entry(stories[0]))
+        (quarantine.root / ".tmp").write_text("so that nothing can be written beside it")
+    publish(client, map(entry, stories[1:]))
+    assert ingest.drain_all(client, store, quarantine).entries == 19
+    assert aside.entries(quarantine) == ["7-0.msgpack"]
+    assert events_of(store) == expected(stories[1:])
+    assert "stays there" in caplog.text
+
+
 def test_what_waits_is_due_once_an_hour(
     client: redis.Redis, store: LocalStore, quarantine: LocalStore
 ) -> None:
