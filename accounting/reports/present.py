@@ -143,7 +143,7 @@ def draw(grid: Grid, width: int) -> RenderableType:
         for place in range(len(grid.heads))
     ]
     widths = [max(cell_len(head), cell) for head, cell in zip(grid.heads, cells, strict=True)]
-    for place in (0, *grid.words):
+    for place in _wrapped(grid):
         widths[place] = min(widths[place], NAME_WIDTH)
     kept = list(range(len(grid.heads)))
     missing: list[str] = []
@@ -156,7 +156,7 @@ def draw(grid: Grid, width: int) -> RenderableType:
     fits = _together(widths, kept) <= width
     if not fits:
         narrow = [max(cell, head_width(head)) for head, cell in zip(grid.heads, cells, strict=True)]
-        for place in (0, *grid.words):
+        for place in _wrapped(grid):
             narrow[place] = min(narrow[place], NARROW)
         widths = narrow
     parts = parted([widths[place] for place in kept], GAP, width, grid.keys)
@@ -167,6 +167,11 @@ def draw(grid: Grid, width: int) -> RenderableType:
     return Group(*([Text(title, style="bold")] if title else []), *tables[1:])
 
 
+def _wrapped(grid: Grid) -> set[int]:
+    """The columns of words: were the names of a row not wrapped, they would take the room of its figures."""
+    return {*range(grid.keys), *grid.words}
+
+
 def _together(widths: Sequence[int], places: Sequence[int]) -> int:
     return sum(widths[place] + GAP for place in places) - GAP
 
@@ -175,7 +180,7 @@ def _table(grid: Grid, places: Sequence[int], widths: Sequence[int] | None) -> T
     """Some columns of the grid. With ``widths`` figures have just these, and their headings are wrapped."""
     table = Table(box=None, pad_edge=False, padding=(0, GAP, 0, 0), show_header=any(grid.heads))
     for place in places:
-        figures = place > 0 and any(grid.heads) and place not in grid.words
+        figures = any(grid.heads) and place not in _wrapped(grid)
         table.add_column(
             Text(grid.heads[place], no_wrap=False),
             justify="right" if figures else "left",

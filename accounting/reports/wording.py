@@ -135,7 +135,7 @@ def head_width(head: str) -> int:
 class Grid:
     """One table of the report. ``yields`` are the columns that go first on a narrow page, and what is too wide without
     them is drawn as several tables: no figure is ever cut. The first ``keys`` columns say whose row it is. ``words``
-    are the places of columns that are wrapped, as the first one is."""
+    are the places of columns that are wrapped, as those are."""
 
     title: str
     heads: tuple[str, ...]

@@ -47,6 +47,19 @@ def test_two_models_whose_names_differ_at_their_ends_can_be_told_apart(width: in
     assert sum("$1,234.56" in line for line in lines) == 2
 
 
+@pytest.mark.parametrize("width", [30, 40, 60])
+def test_of_a_row_with_two_names_the_second_is_wrapped_too_and_takes_no_room_from_figures(width: int) -> None:
+    names = ("intent-classification", "accounts/fireworks/models/llama-v3p1-70b")
+    lines = drawn(
+        Grid(
+            "", ("type", "ended on", "judged", "per success"), [(*names, "12,345", "$12,345,678.25")], keys=2
+        ),
+        width,
+    )
+    assert sum("$12,345,678.25" in line for line in lines) == 1
+    assert sum("12,345" in line.split() for line in lines) == 1
+
+
 def test_a_column_that_is_left_out_has_a_name_and_the_rest_stays_one_table() -> None:
     grid = Grid("T", ("name", "one", "two"), [("a", "1" * 20, "2" * 20)], yields=("two",))
     assert [line.split() for line in drawn(grid, 30)] == [
