@@ -52,8 +52,9 @@ def apart(client: redis.Redis, store: Store) -> str:
 def _id(store: Store) -> bytes:
     """That of the ledger, made where it has none."""
     while not (found := store.read(ID)):
+        over = "" if found is None else store.version(ID)  # an empty one is what a copy left that had no room
         with suppress(LedgerChanged):  # another node was as early
-            store.put(ID, os.urandom(8).hex().encode(), over="")
+            store.put(ID, os.urandom(8).hex().encode(), over=over)
     return found
 
 

@@ -200,6 +200,12 @@ def test_nodes_that_are_new_to_a_ledger_at_once_agree_on_its_id(
     assert client.get(home.HOME) == place.files()[ledger.ID]
 
 
+def test_a_ledger_whose_id_is_empty_gets_one(client: redis.Redis, place: Place) -> None:
+    place.store().put(ledger.ID, b"")
+    home.enter(client, place.store())
+    assert client.get(home.HOME) == place.files()[ledger.ID] != b""
+
+
 @pytest.mark.parametrize("step", ["after boundary", "after a file", "before trim"])
 def test_a_killed_writer_leaves_each_fact_exactly_once(
     step: str,
