@@ -374,7 +374,12 @@ def _ledger(settings: Settings, files: Ledger) -> Check:
 
 def _set_aside(settings: Settings) -> Checks:
     quarantine = aside.place(settings)
-    if left := aside.entries(quarantine):
+    try:
+        left = aside.entries(quarantine)
+    except LedgerError as error:
+        yield Check("quarantine", "warn", error.message, "look at it as the user that accounting runs as")
+        return
+    if left:
         what = f"{quarantine.root} has {len(left)} of facts that could not be read: what they cost is in no report"
         mend = "see accounting's log for what is wrong with each; a newer version that can read one takes it from there"
         yield Check("quarantine", "warn", what, mend)

@@ -274,6 +274,16 @@ def test_the_doctor_tells_of_facts_that_were_set_aside(laneway: Any) -> None:
     assert "has 1 of facts that could not be read" in check["what"]
 
 
+def test_the_doctor_tells_of_a_quarantine_that_it_may_not_look_at_and_of_all_else(laneway: Any) -> None:
+    folder = aside.place(laneway.settings).root
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    folder.symlink_to(folder)
+    checks = laneway.json("doctor")["checks"]
+    assert [(one["name"], one["status"]) for one in checks if "cannot list" in one["what"]] == [
+        ("quarantine", "warn")
+    ]
+
+
 def test_the_doctor_has_each_engine_of_this_machine_make_a_token(laneway: Any) -> None:
     checks = laneway.json("doctor", "--probe")["checks"]
     assert [one["status"] for one in checks if "its engine works" in one["what"]] == ["ok"]
