@@ -91,7 +91,15 @@ def _roll(
 ) -> tuple[RolledDay, ...]:
     days = [date] if date else [day for day in ledger.days(files, ledger.EVENTS) if day >= (since or "")]
     tell, laying = _progress()
-    return tuple(roll(files, day, offers=offers, tell=tell, laying=laying) for day in days)
+    rolled, failures = [], []
+    for day in days:
+        try:
+            rolled.append(roll(files, day, offers=offers, tell=tell, laying=laying))
+        except LedgerError as failure:
+            failures.append(failure)
+    if failures:
+        raise ledger.together(failures) from failures[0]
+    return tuple(rolled)
 
 
 def _progress() -> tuple[Tell, Laying]:

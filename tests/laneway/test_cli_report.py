@@ -67,6 +67,14 @@ def test_a_range_of_which_nothing_was_rolled_names_what_mends_it(laneway: Any) -
     assert laneway.json("report", "--since", "2026-01-02", "--until", "2026-01-05")["totals"]["tasks"] == 2
 
 
+def test_a_day_that_cannot_be_rolled_stops_none_of_those_after_it(laneway: Any) -> None:
+    rolled(laneway, (1, 2), unrolled=(1, 2))
+    [part] = (Path(laneway.settings.fleet.ledger) / "events" / "date=2026-01-01").iterdir()
+    part.write_bytes(b"no part")
+    assert "date=2026-01-01" in laneway.run("rollup", "--since", "2026-01-01", code=1).stderr
+    assert span(laneway.json("report")) == ("2026-01-02", "2026-01-02")
+
+
 def test_a_range_is_that_which_was_asked_for_and_so_is_what_is_paid_by_the_month(laneway: Any) -> None:
     laneway.configure(laneway.config.read_text() + MONTHLY)
     rolled(laneway, (1, 10))
