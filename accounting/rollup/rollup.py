@@ -198,7 +198,8 @@ def _in_sight(store: Store, day: str, mark: str) -> bool:
         return True
     log.error(
         "%s is rolled without its latest facts, and stays to be rolled: no part in %s ends with entry %s; wait until"
-        " this node sees it, or see that all nodes have the same fleet.ledger",
-        day, folder, mark,
+        " this node sees it, or see that all nodes have the same fleet.ledger; where the part is gone for good, forget"
+        " it: redis-cli HDEL %s %s",
+        day, folder, mark, DIRTY, day,
     )  # fmt: skip
     return False

@@ -194,6 +194,16 @@ def test_a_day_whose_latest_part_is_not_in_sight_yet_stays_dirty(
     assert not client.exists(ingest.DIRTY)
 
 
+def test_of_a_dirty_day_that_was_dropped_it_is_said_how_to_forget_it(
+    client: redis.Redis, filled: LocalStore, caplog: pytest.LogCaptureFixture
+) -> None:
+    shutil.rmtree(filled.root / ledger.partition(ledger.EVENTS, DAY))
+    rollup.rollup_dirty(client, filled)
+    [command] = caplog.text.split("redis-cli ")[1:]
+    client.execute_command(*command.split())
+    assert rollup.rollup_dirty(client, filled) == ()
+
+
 def test_a_damaged_day_stays_dirty_and_stops_no_other(
     client: redis.Redis, filled: LocalStore, quarantine: LocalStore
 ) -> None:
