@@ -19,7 +19,7 @@ from typing import Any, Literal
 
 import click
 
-from accounting.files.ledger import LocalStore, open_store
+from accounting.files.ledger import ID, LocalStore, open_store
 from accounting.files.ledger import Store as Ledger
 from accounting.intake import aside, home
 from broker.ask import ask
@@ -388,7 +388,12 @@ def _set_aside(settings: Settings) -> Checks:
 def _home(store: Store, files: Ledger) -> Checks:
     with suppress(LedgerError, RedisUnavailable):  # which are told already
         if wrong := ask(lambda: home.apart(store.client, files)):
-            yield Check("facts", "fail", wrong, home.MEND)
+            if files.read(ID) is None:  # as on each node that has lanes alone
+                yield Check(
+                    "facts", "warn", wrong, f"none where this node does not keep the ledger; {home.MEND}"
+                )
+            else:
+                yield Check("facts", "fail", wrong, home.MEND)
 
 
 def _existing(folder: Path) -> Path:

@@ -7,12 +7,13 @@ import subprocess
 import sys
 import threading
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
 
-from accounting.files.ledger import LocalStore
+from accounting.files.ledger import ID, LocalStore
 from accounting.intake import aside, home, ingest
 from accounting.rollup import rollup
 from laneway.cli import output
@@ -212,7 +213,7 @@ from pathlib import Path
 import redis
 from accounting.intake import ingest
 from accounting.rollup import rollup
-from accounting.files.ledger import LocalStore
+from accounting.files.ledger import ID, LocalStore
 
 class Dying(LocalStore):
     def put(self, path, data, *, over=None):
@@ -259,11 +260,19 @@ def test_the_doctor_finds_a_sound_node_sound(laneway: Any) -> None:
     assert "LANEWAY_TEST_KEY_THAT_IS_NOT_SET" in by_name["lane frontier"]["what"]
 
 
-def test_the_doctor_fails_where_facts_went_into_another_ledger(laneway: Any) -> None:
+def test_the_doctor_fails_where_facts_went_into_another_ledger_and_warns_where_none_went_into_its_own(
+    laneway: Any,
+) -> None:
+    def facts(code: int) -> Any:
+        done = laneway.run("doctor", "--json", code=code)
+        [check] = [one for one in json.loads(done.stdout)["checks"] if one["name"] == "facts"]
+        assert "went into another ledger" in check["what"]
+        return check
+
     home.enter(laneway.store.client, LocalStore(laneway.folder / "elsewhere"))
-    done = laneway.run("doctor", "--json", code=1)
-    [check] = [one for one in json.loads(done.stdout)["checks"] if one["name"] == "facts"]
-    assert "went into another ledger" in check["what"]
+    assert facts(code=0)["mend"].startswith("none where this node does not keep the ledger")
+    LocalStore(Path(laneway.settings.fleet.ledger)).put(ID, b"mine")
+    check = facts(code=1)
     assert "set fleet.ledger to the same" in check["mend"]
 
 
