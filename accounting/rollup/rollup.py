@@ -123,7 +123,8 @@ def _rolled(
             raise LedgerError(
                 f"{ledger.partition(ledger.EVENTS, day)} tells of {drafts.tasks} tasks and {paths[ledger.TASKS]} of"
                 f" {known}: parts of the former are gone",
-                mend="put them back; where they are gone for good, remove the latter and roll the day again",
+                mend="put them back; where they are gone for good, keep one of both: remove the latter and roll the day"
+                " again, or remove the former",
             )
         written = tuple(
             paths[name]
