@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 import redis
 
-from tests.workers.test_tool_loop import Node
+from broker.task import Task
+from tests.workers.nodes import Node
 from workers.engines.launcher import stop_all
 
 pytest.importorskip("xllamacpp")
@@ -36,14 +37,16 @@ instruction = "Use the calculator, then say the number."
 
 @pytest.fixture
 def node(client: redis.Redis, tmp_path: Path) -> Iterator[Node]:
-    made = Node(client, "", tmp_path, TOML)
+    made = Node(client, tmp_path, TOML)
     yield made
-    made.endpoints.first.engine.close()
+    made.close()
     stop_all(tmp_path)
 
 
 def test_the_packaged_model_begins_with_a_tool_and_goes_on_with_what_came_of_it(node: Node) -> None:
-    record = node.solve("How much is 17 * 23?")
+    node.give(Task("t", "acme", ({"role": "user", "content": "How much is 17 * 23?"},)))
+    node.work()
+    record = node.record()
     first, use, *rest = record.progress.attempts
     assert (first.purpose, first.engine, first.settled) == ("task", "llamacpp", True)
     assert (use.purpose, use.model) == ("tool", "calculator")

@@ -11,6 +11,12 @@ from typing import Any
 
 import pytest
 
+#: An answer of 3 tokens in and 2 out.
+ANSWER = (
+    b'data: {"model":"m","choices":[{"index":0,"delta":{"content":"fine"},"finish_reason":"stop"}],'
+    b'"usage":{"prompt_tokens":3,"completion_tokens":2,"total_tokens":5}}\n\ndata: [DONE]\n\n'
+)
+
 
 @dataclass
 class Provider:

@@ -14,28 +14,21 @@ import redis
 from broker import keys
 from broker.batches import Batch, State
 from broker.events import Attempted, decode_entry
-from broker.hands import Hands
 from broker.lock import Lock
-from broker.settings import Settings, parse
 from broker.state import Record
-from broker.store import Store
-from broker.task import DISPATCH, Task
-from dispatcher.actor import Dispatcher
-from dispatcher.classify import Classifier
-from dispatcher.embedding import HashEmbedder
+from broker.task import Task
 from laneway.cli.lanes import batch_rows
 from laneway.cli.story import story
 from tests.accounting.reference import fold
 from tests.batch_provider import BatchProvider, batch_provider
+from tests.workers.nodes import Node
 from workers import batch_settle
 from workers.batch import Batches
 from workers.batch_send import BatchSender
 from workers.batch_settle import BatchKeeper
 from workers.endpoints import Endpoints
 from workers.engines import Engine
-from workers.jobs import Jobs
 from workers.shell import broker_of
-from workers.toolbox import Toolbox
 
 #: 10 tokens in at $1 and 100 out at $2 a million, at half price.
 LINE_NANO = (10 * 1 + 100 * 2) * 1000 // 2
@@ -76,45 +69,33 @@ def provider() -> Iterator[BatchProvider]:
             OPEN.pop().close()
 
 
-class Node:
-    """One process of the lane, worked by hand; ``anew`` is the next one, after its death."""
+class BatchNode(Node):
+    """``anew`` is the next process of the lane, after the death of this one."""
 
     def __init__(
         self,
-        toml: str,
         client: redis.Redis,
         folder: Path,
+        toml: str,
         provider: BatchProvider,
         endpoints: Endpoints | None = None,
     ) -> None:
-        self.toml, self.client, self.folder, self.provider = toml, client, folder, provider
-        self.settings: Settings = parse(toml.replace("URL", provider.url), folder=folder)
-        self.store = Store(client, self.settings.fleet)
-        self.store.limits.declare(self.settings.budgets)
+        super().__init__(client, folder, toml.replace("URL", provider.url), "midtier", endpoints)
+        self.provider = provider
         if endpoints is None:
-            endpoints = Endpoints.build("midtier", self.settings.lanes["midtier"], folder)
-            endpoints.open()
-            OPEN.append(endpoints.first.engine)
-        self.jobs = Jobs(
-            "midtier",
-            self.settings,
-            self.store,
-            endpoints,
-            Hands(),
-            Toolbox.open(self.settings, "midtier", self.store),
-        )
-        door = endpoints.first.engine.batches()
+            OPEN.append(self.endpoints.first.engine)
+        door = self.endpoints.first.engine.batches()
         assert door is not None
         batches = Batches(self.jobs, door)
         self.door, self.book = door, batches.book
         self.sender, self.keeper = BatchSender(batches, folder / "batches"), BatchKeeper(batches)
 
-    def anew(self) -> Node:
+    def anew(self) -> BatchNode:
         """The locks of the dead have run out; only the connections to the provider are still good."""
         locks: Any = self.client.keys("laneway:batch:*:lock")
         if locks:
             self.client.delete(*locks)
-        return Node(self.toml, self.client, self.folder, self.provider, self.jobs.endpoints)
+        return BatchNode(self.client, self.folder, self.toml, self.provider, self.endpoints)
 
     def submit(self, *prompts: str, mode: str = "async", **more: Any) -> None:
         at = int(self.client.incrby("at", len(prompts))) - len(prompts) + 1
@@ -122,13 +103,7 @@ class Node:
             Task(f"t{at + n}", "acme", ({"role": "user", "content": prompt},), mode=mode, **more)
             for n, prompt in enumerate(prompts)
         ]
-        self.store.submit(tasks)
-        self.dispatch()
-
-    def dispatch(self) -> None:
-        classifier = Classifier.build(self.settings, HashEmbedder())
-        if claims := self.store.fetch(DISPATCH, 100, idle=True).claims:
-            Dispatcher(self.settings, self.store, classifier).work(claims)
+        self.give(*tasks)
 
     def tick(self) -> None:
         """A round of everything that a node does by the clock."""
@@ -148,8 +123,7 @@ class Node:
 
     def ledger(self) -> Any:
         """Of each task its row and its attempts, as the nightly files have them."""
-        entries: Any = self.client.xrange(keys.EVENTS)
-        events = [event for _, entry in entries for event in decode_entry(entry[b"b"])]
+        events = self.events()
         ids = {event.task_id for event in events}
         return [fold(event for event in events if event.task_id == one) for one in ids]
 
@@ -164,11 +138,11 @@ class Node:
 @pytest.fixture(params=[TOML, CLAUDE], ids=["openai", "anthropic"])
 def node(
     request: pytest.FixtureRequest, client: redis.Redis, tmp_path: Path, provider: BatchProvider
-) -> Node:
-    return Node(request.param, client, tmp_path, provider)
+) -> BatchNode:
+    return BatchNode(client, tmp_path, request.param, provider)
 
 
-def test_what_waits_is_sent_together_and_settled_at_the_batch_price(node: Node) -> None:
+def test_what_waits_is_sent_together_and_settled_at_the_batch_price(node: BatchNode) -> None:
     node.submit("a", "b", "c")
     assert node.depth("batch") == 3
     node.tick()
@@ -184,7 +158,7 @@ def test_what_waits_is_sent_together_and_settled_at_the_batch_price(node: Node) 
     node.at_rest()
 
 
-def test_a_task_goes_where_its_deadline_leaves_time(node: Node) -> None:
+def test_a_task_goes_where_its_deadline_leaves_time(node: BatchNode) -> None:
     node.submit("no deadline")
     node.submit("tomorrow", deadline_s=86_400)
     node.submit("within the hour", deadline_s=1800)
@@ -197,10 +171,10 @@ def test_the_earliest_deadlines_are_sent_first_and_what_is_due_overflows_to_the_
     client: redis.Redis, tmp_path: Path, provider: BatchProvider
 ) -> None:
     one_a_batch = TOML + "\n"
-    node = Node(
-        one_a_batch.replace("batch_fill_s = 0", "batch_fill_s = 0\nbatch_lines = 2"),
+    node = BatchNode(
         client,
         tmp_path,
+        one_a_batch.replace("batch_fill_s = 0", "batch_fill_s = 0\nbatch_lines = 2"),
         provider,
     )
     provider.ended = False
@@ -225,7 +199,7 @@ def test_a_batch_is_sent_when_enough_waits_or_some_for_long_enough(
     client: redis.Redis, tmp_path: Path, provider: BatchProvider
 ) -> None:
     toml = TOML.replace("batch_fill_s = 0", "batch_fill_s = 300\nbatch_lines = 3")
-    node = Node(toml, client, tmp_path, provider)
+    node = BatchNode(client, tmp_path, toml, provider)
     node.submit("a", "b")
     node.sender.send()
     assert provider.batches == {}
@@ -239,8 +213,8 @@ def test_what_comes_after_a_batch_waits_as_long_again(
 ) -> None:
     now_s = 1000.0
     monkeypatch.setattr("workers.batch_send.time.monotonic", lambda: now_s)
-    node = Node(
-        TOML.replace("batch_fill_s = 0", "batch_fill_s = 300\nbatch_lines = 3"), client, tmp_path, provider
+    node = BatchNode(
+        client, tmp_path, TOML.replace("batch_fill_s = 0", "batch_fill_s = 300\nbatch_lines = 3"), provider
     )
     node.submit("a", "b", "c", "d")
     node.sender.send()
@@ -255,7 +229,7 @@ def test_what_comes_after_a_batch_waits_as_long_again(
     assert len(provider.batches) == 2, "it is not sent alone because another one had waited"
 
 
-def test_a_full_redis_is_emptied_by_batches_too(node: Node, client: redis.Redis) -> None:
+def test_a_full_redis_is_emptied_by_batches_too(node: BatchNode, client: redis.Redis) -> None:
     node.submit("a")
     client.config_set("maxmemory", 1)
     node.tick()
@@ -264,7 +238,7 @@ def test_a_full_redis_is_emptied_by_batches_too(node: Node, client: redis.Redis)
     node.at_rest()
 
 
-def test_lines_that_were_not_worked_on_go_back_and_cost_nothing(node: Node) -> None:
+def test_lines_that_were_not_worked_on_go_back_and_cost_nothing(node: BatchNode) -> None:
     node.provider.expire = "late"
     node.submit("a", "late")
     node.tick()
@@ -278,7 +252,7 @@ def test_lines_that_were_not_worked_on_go_back_and_cost_nothing(node: Node) -> N
     node.at_rest()
 
 
-def test_what_no_batch_ever_comes_to_is_called_for_singly(node: Node) -> None:
+def test_what_no_batch_ever_comes_to_is_called_for_singly(node: BatchNode) -> None:
     node.provider.expire = "late"
     node.submit("late")
     for _ in range(3):
@@ -288,7 +262,7 @@ def test_what_no_batch_ever_comes_to_is_called_for_singly(node: Node) -> None:
     node.at_rest()
 
 
-def test_a_line_that_failed_climbs_and_costs_nothing(node: Node) -> None:
+def test_a_line_that_failed_climbs_and_costs_nothing(node: BatchNode) -> None:
     node.provider.fail = "long"
     node.submit("a", "long")
     node.tick()
@@ -298,7 +272,7 @@ def test_a_line_that_failed_climbs_and_costs_nothing(node: Node) -> None:
     node.at_rest()
 
 
-def test_lines_that_come_twice_or_from_strangers_are_settled_once(node: Node) -> None:
+def test_lines_that_come_twice_or_from_strangers_are_settled_once(node: BatchNode) -> None:
     node.provider.twice, node.provider.strangers = "[ab]", 3
     node.submit("a", "b", "c")
     node.tick()
@@ -307,7 +281,7 @@ def test_lines_that_come_twice_or_from_strangers_are_settled_once(node: Node) ->
     node.at_rest()
 
 
-def test_looking_again_and_again_bills_nothing(node: Node) -> None:
+def test_looking_again_and_again_bills_nothing(node: BatchNode) -> None:
     node.provider.ended = False
     node.submit("a")
     for _ in range(5):
@@ -321,7 +295,7 @@ def test_looking_again_and_again_bills_nothing(node: Node) -> None:
     node.at_rest()
 
 
-def test_a_task_in_a_batch_is_in_place_though_no_lease_holds_it(node: Node, client: redis.Redis) -> None:
+def test_a_task_in_a_batch_is_in_place_though_no_lease_holds_it(node: BatchNode, client: redis.Redis) -> None:
     node.provider.ended = False
     node.submit("a")
     node.tick()
@@ -334,7 +308,7 @@ def test_a_task_in_a_batch_is_in_place_though_no_lease_holds_it(node: Node, clie
     assert node.statuses() == {"a": "succeeded"}
 
 
-def test_operators_see_what_is_in_a_batch(node: Node) -> None:
+def test_operators_see_what_is_in_a_batch(node: BatchNode) -> None:
     node.provider.ended = False
     node.submit("a", "b")
     node.tick()
@@ -345,7 +319,9 @@ def test_operators_see_what_is_in_a_batch(node: Node) -> None:
     assert (now["batch"], now["where"]) == (row["id"], f"in batch {row['id']} of lane midtier")
 
 
-def test_a_cancelled_task_in_a_batch_ends_when_its_line_is_settled_and_its_cost_is_booked(node: Node) -> None:
+def test_a_cancelled_task_in_a_batch_ends_when_its_line_is_settled_and_its_cost_is_booked(
+    node: BatchNode,
+) -> None:
     node.provider.ended = False
     node.submit("a")
     node.tick()
@@ -358,7 +334,7 @@ def test_a_cancelled_task_in_a_batch_ends_when_its_line_is_settled_and_its_cost_
 
 
 def test_near_a_deadline_the_batch_is_stopped_and_the_rest_is_called_for_singly(
-    node: Node, monkeypatch: pytest.MonkeyPatch
+    node: BatchNode, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     node.provider.ended = False
     node.submit("a", deadline_s=3700)
@@ -378,7 +354,7 @@ def test_near_a_deadline_the_batch_is_stopped_and_the_rest_is_called_for_singly(
 def test_a_batch_under_a_budget_takes_in_what_fits_at_the_batch_price(
     client: redis.Redis, tmp_path: Path, provider: BatchProvider
 ) -> None:
-    worst = Node(TOML, client, tmp_path, provider)
+    worst = BatchNode(client, tmp_path, TOML, provider)
     worst.submit("probe a")
     (job,), _ = worst.jobs.prepare(worst.store.fetch("lane-midtier-batch", 1, idle=True).claims, batch=True)
     (single,), _ = worst.jobs.prepare([job.claim])
@@ -387,10 +363,10 @@ def test_a_batch_under_a_budget_takes_in_what_fits_at_the_batch_price(
     assert job.worst_nano == -(-single.worst_nano // 2)
     client.flushall()
     limit = f"{2.5 * job.worst_nano / 1e9:.9f}"
-    node = Node(
-        TOML + f'\n[[budgets]]\nscope = "fleet"\nperiod = "total"\nusd = "{limit}"\n',
+    node = BatchNode(
         client,
         tmp_path,
+        TOML + f'\n[[budgets]]\nscope = "fleet"\nperiod = "total"\nusd = "{limit}"\n',
         provider,
     )
     node.submit("probe a", "probe b", "probe c")
@@ -404,7 +380,7 @@ def test_a_batch_under_a_budget_takes_in_what_fits_at_the_batch_price(
 def test_a_provider_that_takes_nothing_gets_its_tasks_singly(
     client: redis.Redis, tmp_path: Path, provider: BatchProvider
 ) -> None:
-    node = Node(TOML, client, tmp_path, provider)
+    node = BatchNode(client, tmp_path, TOML, provider)
     provider.refuse = "token_limit_exceeded"
     node.submit("a", "b")
     node.tick()
@@ -412,7 +388,7 @@ def test_a_provider_that_takes_nothing_gets_its_tasks_singly(
     node.at_rest()
 
 
-def test_a_key_that_is_refused_gives_everything_back(node: Node) -> None:
+def test_a_key_that_is_refused_gives_everything_back(node: BatchNode) -> None:
     node.provider.status = 401
     node.submit("a", "b")
     node.tick()
@@ -420,7 +396,7 @@ def test_a_key_that_is_refused_gives_everything_back(node: Node) -> None:
     node.at_rest()
 
 
-def test_a_batch_whose_reply_was_lost_is_found_and_paid_once(node: Node) -> None:
+def test_a_batch_whose_reply_was_lost_is_found_and_paid_once(node: BatchNode) -> None:
     node.provider.lose = ["create"]
     node.submit("a", "b")
     node.tick()
@@ -434,7 +410,7 @@ def test_a_batch_whose_reply_was_lost_is_found_and_paid_once(node: Node) -> None
 
 
 def test_what_was_taken_apart_while_its_sender_stood_still_is_not_sent(
-    node: Node, monkeypatch: pytest.MonkeyPatch
+    node: BatchNode, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     node.submit("a", "b")
     write = node.book.write
@@ -467,7 +443,7 @@ def test_what_was_taken_apart_while_its_sender_stood_still_is_not_sent(
 
 @pytest.mark.parametrize("lost", ["all of it", "that it was to leave"])
 def test_a_batch_that_redis_loses_while_it_is_sent_is_booked_beside_the_one_that_its_tasks_go_into(
-    node: Node, monkeypatch: pytest.MonkeyPatch, lost: str
+    node: BatchNode, monkeypatch: pytest.MonkeyPatch, lost: str
 ) -> None:
     node.submit("a", "b")
     before = dumped(node.client)
@@ -507,7 +483,7 @@ def dumped(client: redis.Redis) -> dict[bytes, tuple[bytes, int]]:
 
 
 def test_a_batch_that_is_not_to_be_found_stands_unsettled_and_is_put_right_when_it_turns_up(
-    node: Node, monkeypatch: pytest.MonkeyPatch
+    node: BatchNode, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     node.provider.lose, node.provider.hidden, node.provider.expire = ["create"], True, "late"
     node.submit("a", "late")
@@ -531,7 +507,7 @@ def test_a_batch_that_is_not_to_be_found_stands_unsettled_and_is_put_right_when_
 
 @pytest.mark.parametrize("gone_on", [False, True], ids=["waits", "has gone on"])
 def test_a_call_of_a_lost_batch_that_turns_up_is_settled_as_what_it_was_begun_as(
-    node: Node, monkeypatch: pytest.MonkeyPatch, gone_on: bool
+    node: BatchNode, monkeypatch: pytest.MonkeyPatch, gone_on: bool
 ) -> None:
     node.provider.lose, node.provider.hidden = ["create"], True
     node.submit("a")
@@ -560,7 +536,7 @@ def test_a_call_of_a_lost_batch_that_turns_up_is_settled_as_what_it_was_begun_as
 def test_another_programs_batch_of_as_many_lines_is_left_alone(
     client: redis.Redis, tmp_path: Path, provider: BatchProvider
 ) -> None:
-    node = Node(CLAUDE, client, tmp_path, provider)
+    node = BatchNode(client, tmp_path, CLAUDE, provider)
     provider.lose = ["create"]
     node.submit("a", "b")
     node.sender.send()
@@ -577,7 +553,7 @@ def test_another_programs_batch_of_as_many_lines_is_left_alone(
 
 
 def test_a_lost_batch_that_turns_up_unfinished_is_stopped(
-    node: Node, monkeypatch: pytest.MonkeyPatch
+    node: BatchNode, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     node.provider.lose, node.provider.hidden, node.provider.ended = ["create"], True, False
     node.submit("a")
@@ -593,7 +569,7 @@ def test_a_lost_batch_that_turns_up_unfinished_is_stopped(
 
 
 def test_what_the_provider_has_no_more_of_a_batch_is_given_up_and_its_tasks_go_on(
-    node: Node, monkeypatch: pytest.MonkeyPatch
+    node: BatchNode, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(batch_settle, "LOST_S", 0)
     monkeypatch.setattr(batch_settle, "GIVEN_UP_S", 0)
@@ -612,7 +588,7 @@ def test_what_the_provider_has_no_more_of_a_batch_is_given_up_and_its_tasks_go_o
 
 
 def test_a_batch_of_which_nothing_is_heard_for_a_month_is_given_up(
-    node: Node, monkeypatch: pytest.MonkeyPatch
+    node: BatchNode, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for lost_replies in ([], ["create"]):
         node.provider.lose = lost_replies
@@ -632,7 +608,7 @@ def test_a_batch_of_which_nothing_is_heard_for_a_month_is_given_up(
         node.client.flushall()
 
 
-def test_a_wrong_address_loses_no_batch(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_wrong_address_loses_no_batch(node: BatchNode, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(batch_settle, "LOST_S", 0)
     node.submit("a")
     node.sender.send()
@@ -644,7 +620,7 @@ def test_a_wrong_address_loses_no_batch(node: Node, monkeypatch: pytest.MonkeyPa
     assert node.records()["a"].cost_nano == LINE_NANO
 
 
-def test_tasks_of_a_lost_batch_go_on_though_its_keeper_died_over_it(node: Node) -> None:
+def test_tasks_of_a_lost_batch_go_on_though_its_keeper_died_over_it(node: BatchNode) -> None:
     node.provider.lose, node.provider.hidden = ["create"], True
     node.submit("a")
     node.tick()
@@ -655,15 +631,18 @@ def test_tasks_of_a_lost_batch_go_on_though_its_keeper_died_over_it(node: Node) 
     node.at_rest()
 
 
-def test_batches_that_are_switched_off_are_looked_after_to_their_end(node: Node) -> None:
+def test_batches_that_are_switched_off_are_looked_after_to_their_end(node: BatchNode) -> None:
     node.submit("a")
     node.sender.send()
     node.submit("b")
-    off = Node(
-        node.toml.replace("batches = true", "batches = false"), node.client, node.folder, node.provider,
-        node.jobs.endpoints,
-    )  # fmt: skip
-    broker = broker_of("midtier", off.settings, off.store, off.jobs.endpoints, off.jobs.toolbox)
+    off = BatchNode(
+        node.client,
+        node.folder,
+        node.toml.replace("batches = true", "batches = false"),
+        node.provider,
+        node.endpoints,
+    )
+    broker = broker_of("midtier", off.settings, off.store, off.endpoints, off.toolbox)
     for clock in broker.clocks:
         broker.get_actor(clock).fn()
     assert node.statuses() == {"a": "succeeded", "b": "queued"}
@@ -673,7 +652,7 @@ def test_batches_that_are_switched_off_are_looked_after_to_their_end(node: Node)
 
 
 def test_an_answer_that_cannot_be_read_costs_its_worst_case_and_no_other_line_waits_for_it(
-    node: Node,
+    node: BatchNode,
 ) -> None:
     node.provider.torn, node.provider.odd, node.provider.expire = "torn", b'{"custom_id": "t', "late"
     node.submit("a", "torn", "late", "b")
@@ -687,7 +666,7 @@ def test_an_answer_that_cannot_be_read_costs_its_worst_case_and_no_other_line_wa
     assert node.book.all() == []
 
 
-def test_a_download_that_ends_early_loses_no_answer(node: Node) -> None:
+def test_a_download_that_ends_early_loses_no_answer(node: BatchNode) -> None:
     node.provider.cut, node.provider.fail = True, "long"
     node.submit("a", "b", "long", "c")
     node.tick()
@@ -701,7 +680,7 @@ def test_a_download_that_ends_early_loses_no_answer(node: Node) -> None:
 
 
 def test_what_is_wrong_with_one_batch_is_told_and_holds_up_no_other(
-    node: Node, monkeypatch: pytest.MonkeyPatch
+    node: BatchNode, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     node.provider.ended = False
     for prompt in ("first", "second"):
@@ -728,7 +707,7 @@ def failing_once(deed: Callable[..., Any]) -> Callable[..., Any]:
     return failing
 
 
-def test_answers_wait_for_a_type_that_the_configuration_has_lost(node: Node) -> None:
+def test_answers_wait_for_a_type_that_the_configuration_has_lost(node: BatchNode) -> None:
     node.provider.ended = False
     node.submit("a")
     node.tick()
@@ -743,7 +722,9 @@ def test_answers_wait_for_a_type_that_the_configuration_has_lost(node: Node) -> 
     node.at_rest()
 
 
-def test_lines_of_a_lost_batch_wait_for_their_type_too(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_lines_of_a_lost_batch_wait_for_their_type_too(
+    node: BatchNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
     node.provider.lose, node.provider.hidden, node.provider.expire = ["create"], True, "a"
     node.submit("a")
     node.tick()
@@ -765,7 +746,7 @@ class Death(BaseException):
     """kill -9, as far as a process can do it to itself."""
 
 
-def fused(node: Node, after: int, *, inside: bool) -> Callable[[], int]:
+def fused(node: BatchNode, after: int, *, inside: bool) -> Callable[[], int]:
     """The node dies at its ``after``-th deed: before it, or with ``inside`` when it was done but nobody heard of it."""
     deeds = 0
 
@@ -794,7 +775,7 @@ def fused(node: Node, after: int, *, inside: bool) -> Callable[[], int]:
 
 @pytest.mark.parametrize("inside", [False, True], ids=["before", "after"])
 def test_whichever_step_a_node_dies_at_every_line_is_paid_once_and_every_task_ends(
-    node: Node, inside: bool, client: redis.Redis, monkeypatch: pytest.MonkeyPatch
+    node: BatchNode, inside: bool, client: redis.Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The whole way of a batch, with a death at each of its deeds in turn, and another node going on."""
     monkeypatch.setattr(batch_settle, "LOST_S", 0)

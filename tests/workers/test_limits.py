@@ -11,20 +11,12 @@ from typing import Any
 import pytest
 import redis
 
-from broker.hands import Hands
-from broker.settings import Settings, parse
 from broker.settings.lanes import Lane as LaneSettings
-from broker.store import Store
-from broker.task import DISPATCH, Task
-from dispatcher.actor import Dispatcher
-from dispatcher.classify import Classifier
-from dispatcher.embedding import HashEmbedder
+from broker.task import Task
 from tests.awaited import eventually
-from tests.workers.conftest import Provider
+from tests.workers.conftest import ANSWER, Provider
+from tests.workers.nodes import Node
 from workers.endpoints import Endpoints
-from workers.jobs import Jobs
-from workers.shell import Lane
-from workers.toolbox import Toolbox
 
 TOML = """
 [lanes.rented]
@@ -41,54 +33,25 @@ engine = "echo"
 [types.general]
 chain = ["rented", "frontier", "human"]
 """
-ANSWER = (
-    b'data: {"model":"m","choices":[{"index":0,"delta":{"content":"fine"},"finish_reason":"stop"}],'
-    b'"usage":{"prompt_tokens":3,"completion_tokens":2,"total_tokens":5}}\n\ndata: [DONE]\n\n'
-)
 REFUSAL = b'{"error": {"message": "no"}}'
 
 
-class Node:
-    def __init__(self, client: redis.Redis, toml: str, folder: Path) -> None:
-        self.settings: Settings = parse(toml, folder=folder)
-        self.store = Store(client, self.settings.fleet)
-        self.hands = Hands()
-        self.endpoints = Endpoints.build("rented", self.settings.lanes["rented"], folder)
-        self.endpoints.open()
-        self.endpoints.pick = random.Random(1).random
-        self.lane = Lane(
-            Jobs(
-                "rented",
-                self.settings,
-                self.store,
-                self.endpoints,
-                self.hands,
-                Toolbox.open(self.settings, "rented", self.store),
-            )
-        )
-        classifier = Classifier.build(self.settings, HashEmbedder())
-        self.dispatcher = Dispatcher(self.settings, self.store, classifier)
-        self.count = 0
+class CountingNode(Node):
+    """Its tasks are t0, t1, … in the order of their submission."""
+
+    count = 0
 
     def submit(self, count: int = 1, mode: str = "sync", deadline_s: float | None = None) -> None:
-        said = ({"role": "user", "content": "hi"},)
         ids = [f"t{self.count + n}" for n in range(count)]
-        self.store.submit([Task(one, "acme", said, mode=mode, deadline_s=deadline_s) for one in ids])
         self.count += count
-        self.dispatcher.work(self.store.fetch(DISPATCH, 100, idle=True).claims)
-
-    def work(self, mode: str = "sync", want: int = 100) -> None:
-        """So many of those that wait now, once, together."""
-        claims = self.store.fetch(f"lane-rented-{mode}", want, idle=True).claims
-        self.hands.take(claims, f"lane-rented-{mode}", messages=1, hold_s=60)
-        self.lane.work(claims)
-        self.hands.drop(claims, f"lane-rented-{mode}")
+        said = ({"role": "user", "content": "hi"},)
+        self.give(*(Task(one, "acme", said, mode=mode, deadline_s=deadline_s) for one in ids))
 
     def statuses(self) -> list[str]:
-        return [self.store.records.one(f"acme/t{n}").status for n in range(self.count)]
+        return [self.record(f"t{n}").status for n in range(self.count)]
 
     def costs(self) -> list[int]:
-        return [self.store.records.one(f"acme/t{n}").cost_nano for n in range(self.count)]
+        return [self.record(f"t{n}").cost_nano for n in range(self.count)]
 
     def later_s(self, mode: str = "sync") -> list[float]:
         """For how long each of those that wait for their time still waits."""
@@ -97,23 +60,23 @@ class Node:
         return [(score - now_us) / 1e6 for _, score in rows]
 
 
-Made = Callable[..., Node]
+Made = Callable[..., CountingNode]
 
 
 @pytest.fixture
 def made(client: redis.Redis, provider: Provider, tmp_path: Path) -> Iterator[Made]:
-    nodes: list[Node] = []
+    nodes: list[CountingNode] = []
     provider.body = ANSWER
 
-    def make(more: str = "") -> Node:
+    def make(more: str = "") -> CountingNode:
         toml = TOML.replace("MORE", more).replace("URL", provider.url)
-        nodes.append(Node(client, toml, tmp_path))
+        nodes.append(CountingNode(client, tmp_path, toml))
+        nodes[-1].endpoints.pick = random.Random(1).random
         return nodes[-1]
 
     yield make
     for node in nodes:
-        for one in node.endpoints:
-            one.engine.close()
+        node.close()
 
 
 def refuse(provider: Provider, status: int, **headers: str) -> None:
@@ -152,7 +115,7 @@ def test_no_call_of_a_handful_leaves_after_its_task_s_deadline_or_cancel(
     def a_long_call() -> None:
         node.store.cancel("acme/t1")
         node.hands.break_off(node.store.keep(node.hands.to_renew(), []).broken)
-        due_us = node.store.records.one("acme/t2").submitted_us + 500_000
+        due_us = node.record("t2").submitted_us + 500_000
         eventually(lambda: node.store.clock.now_us() > due_us, 5)
 
     provider.meanwhile = a_long_call
@@ -161,7 +124,7 @@ def test_no_call_of_a_handful_leaves_after_its_task_s_deadline_or_cancel(
     assert node.statuses() == ["succeeded", "cancelled", "failed"]
     assert node.costs()[1:] == routed[1:]
     for n in (1, 2):
-        record = node.store.records.one(f"acme/t{n}")
+        record = node.record(f"t{n}")
         assert (record.progress.attempts, record.reserved_nano) == ((), 0)
     assert sum(rate.tries for rate in node.store.lanes.rates().values()) == 1
 
@@ -180,7 +143,7 @@ def test_a_call_that_is_not_made_as_its_lane_died_sends_its_task_along_the_chain
     provider.meanwhile = die
     node.work()
     assert len(provider.asked) == 1
-    record = node.store.records.one("acme/t1")
+    record = node.record("t1")
     assert (record.progress.lane, record.progress.attempts, record.progress.retries) == ("frontier", (), 0)
 
 
@@ -192,18 +155,18 @@ def test_a_call_that_is_not_made_as_its_claim_was_lost_takes_back_what_was_booke
     routed = node.costs()
 
     def lose() -> None:
-        epoch = node.store.records.one("acme/t1").epoch
+        epoch = node.record("t1").epoch
         node.store.release_held([("acme/t1", epoch)], "its worker was lost")
         node.hands.break_off([("acme/t1", epoch)])
 
     provider.meanwhile = lose
     node.work()
     assert len(provider.asked) == 1
-    record = node.store.records.one("acme/t1")
+    record = node.record("t1")
     assert (record.status, record.cost_nano, record.progress.attempts) == ("queued", routed[1], ())
     provider.meanwhile = lambda: None
     node.work()
-    assert [one.purpose for one in node.store.records.one("acme/t1").progress.attempts] == ["task"]
+    assert [one.purpose for one in node.record("t1").progress.attempts] == ["task"]
 
 
 @pytest.mark.parametrize("step_s", [3600, -3600])
@@ -214,7 +177,7 @@ def test_a_clock_that_is_set_during_a_call_makes_it_no_longer(
     node.submit()
     provider.meanwhile = lambda: node.store.clock.seen(node.store.clock.now_us() + step_s * 1_000_000)
     node.work()
-    (call,) = node.store.records.one("acme/t0").progress.attempts
+    (call,) = node.record("t0").progress.attempts
     assert 0 < call.latency_ms < 60_000
     assert call.latency_ms == (call.ended_us - call.started_us) / 1000
 
@@ -234,7 +197,7 @@ def test_an_answer_that_was_broken_off_is_booked_at_its_worst_whatever_broke_it(
     provider.body = b'data: {"choices":[{"delta":{"content":"a word"}}]}\n\ndata: ' + end + b"\n\n"
     node.submit()
     node.work()
-    (broken,) = node.store.records.one("acme/t0").progress.attempts
+    (broken,) = node.record("t0").progress.attempts
     assert not broken.settled
     assert (broken.cost_nano or 0) > 1_000_000
 
@@ -250,8 +213,8 @@ def test_a_sync_task_that_would_wait_too_long_goes_on_along_its_chain_and_an_asy
     node.submit()
     node.work()
     assert len(provider.asked) == 1
-    assert node.store.records.one("acme/t1").progress.lane == "frontier"
-    assert "take no calls for" in node.store.records.one("acme/t1").progress.why
+    assert node.record("t1").progress.lane == "frontier"
+    assert "take no calls for" in node.record("t1").progress.why
     node.submit(mode="async")
     node.work("async")
     assert [290 < wait_s <= 300 for wait_s in node.later_s("async")] == [True]
@@ -267,7 +230,7 @@ def test_a_node_takes_sync_tasks_also_while_its_endpoint_wants_quiet_for_long(
     node.work()
     node.submit()
     node.work()
-    assert node.store.records.one("acme/t1").progress.lane == "frontier"
+    assert node.record("t1").progress.lane == "frontier"
     assert not node.hands.resting
     assert node.endpoints.first.shut_s <= 3600
     node.endpoints.shut(node.endpoints.first, 1e9, broken=False)
@@ -324,7 +287,7 @@ def test_another_endpoint_takes_the_calls_of_one_that_is_down(made: Made, provid
     first, second = node.endpoints.all
     assert first.broken
     assert not second.broken
-    records = [node.store.records.one(f"acme/t{n}") for n in range(40)]
+    records = [node.record(f"t{n}") for n in range(40)]
     failed = [one for record in records for one in record.progress.attempts if one.failure]
     assert len(failed) == 5, "no more once it is shut"
     assert {one.failure for one in failed} == {"connection_lost"}
@@ -340,9 +303,7 @@ def test_the_cheaper_endpoint_takes_more_of_the_calls(made: Made, provider: Prov
     models = [asked["model"] for asked in provider.asked]
     assert models.count("cheap") > 4 * models.count("dear")
     costs = {
-        one.price_ref: one.cost_nano
-        for n in range(60)
-        for one in node.store.records.one(f"acme/t{n}").progress.attempts
+        one.price_ref: one.cost_nano for n in range(60) for one in node.record(f"t{n}").progress.attempts
     }
     assert set(costs.values()) <= {7_000, 63_000}
 

@@ -18,9 +18,6 @@ from broker.events import Attempted, Finished, Routed, decode_entry
 from broker.settings import parse
 from broker.state import Intent, Move, Record
 from broker.task import DISPATCH, Claim, Outcome, Task
-from dispatcher.actor import Dispatcher
-from dispatcher.classify import Classifier
-from dispatcher.embedding import HashEmbedder
 from dispatcher.family import (
     DEEPEST,
     LONGEST_ID,
@@ -33,8 +30,8 @@ from dispatcher.family import (
 )
 from dispatcher.route import chain_of
 from tests.accounting.reference import fold
-from tests.mock_provider import control, mock_provider, script
-from tests.workers.test_tool_loop import Node, calls, says
+from tests.mock_provider import mock_provider
+from tests.workers.nodes import ScriptedNode, calls, says
 
 TOML = """
 [fleet]
@@ -85,29 +82,23 @@ def url() -> Iterator[str]:
 
 
 @pytest.fixture
-def node(client: redis.Redis, url: str, tmp_path: Path) -> Iterator[Node]:
-    made = Node(client, url, tmp_path, TOML)
+def node(client: redis.Redis, url: str, tmp_path: Path) -> Iterator[ScriptedNode]:
+    made = ScriptedNode(client, tmp_path, TOML, url)
     yield made
-    made.endpoints.first.engine.close()
+    made.close()
 
 
-def dispatch(node: Node) -> None:
-    classifier = Classifier.build(node.settings, HashEmbedder())
-    Dispatcher(node.settings, node.store, classifier).work(node.store.fetch(DISPATCH, 9, idle=True).claims)
-
-
-def until_done(node: Node, *scripted: dict[str, Any], **more: Any) -> Record:
+def until_done(node: ScriptedNode, *scripted: dict[str, Any], **more: Any) -> Record:
     """The task's record when neither the dispatcher nor the lane finds anything to do."""
-    control(node.url, "POST", "reset")
-    script(node.url, *scripted)
+    node.scripted(*scripted)
     node.store.submit([Task("t", "acme", ({"role": "user", "content": "Plan it."},), **more)])
     for _ in range(12):
-        dispatch(node)
+        node.dispatch()
         node.work()
     return node.record()
 
 
-def test_a_model_hands_a_part_on_and_goes_on_with_what_came_of_it(node: Node) -> None:
+def test_a_model_hands_a_part_on_and_goes_on_with_what_came_of_it(node: ScriptedNode) -> None:
     record = until_done(
         node, hands_on("Do the left half."), says("left"), says("all"), workflow="w", user="u"
     )
@@ -121,7 +112,7 @@ def test_a_model_hands_a_part_on_and_goes_on_with_what_came_of_it(node: Node) ->
     assert part.progress.family == (("acme/t", 1_000_000_000),)
 
 
-def test_what_parts_cost_is_theirs_and_counts_beside_the_parents(node: Node) -> None:
+def test_what_parts_cost_is_theirs_and_counts_beside_the_parents(node: ScriptedNode) -> None:
     record = until_done(node, hands_on("Do it."), says("left"), says("all"))
     [part] = node.store.records.many(node.store.records.parts("acme/t"))
     calls_of_it = [one for one in record.progress.attempts if one.purpose == "task"]
@@ -129,25 +120,23 @@ def test_what_parts_cost_is_theirs_and_counts_beside_the_parents(node: Node) -> 
     assert record.family_nano == part.cost_nano > 0
 
 
-def test_parts_that_are_asked_for_at_once_are_under_way_together(node: Node) -> None:
-    control(node.url, "POST", "reset")
-    script(node.url, hands_on("Left.", "Right."))
-    node.store.submit([Task("t", "acme", ({"role": "user", "content": "Plan it."},))])
-    dispatch(node)
+def test_parts_that_are_asked_for_at_once_are_under_way_together(node: ScriptedNode) -> None:
+    node.scripted(hands_on("Left.", "Right."))
+    node.give(Task("t", "acme", ({"role": "user", "content": "Plan it."},)))
     node.work()
     assert len(node.store.records.parts("acme/t")) == 2
     assert node.record().status == "queued"
 
 
-def test_a_parent_that_waits_is_called_back_by_the_end_of_its_part_and_by_nothing_else(node: Node) -> None:
-    control(node.url, "POST", "reset")
-    script(node.url, hands_on("Left."), says("left"), says("all"))
-    node.store.submit([Task("t", "acme", ({"role": "user", "content": "Plan it."},))])
-    dispatch(node)
+def test_a_parent_that_waits_is_called_back_by_the_end_of_its_part_and_by_nothing_else(
+    node: ScriptedNode,
+) -> None:
+    node.scripted(hands_on("Left."), says("left"), says("all"))
+    node.give(Task("t", "acme", ({"role": "user", "content": "Plan it."},)))
     node.work()
     node.work()
     assert len(node.asked()) == 1, "it holds no thread and asks for nothing"
-    dispatch(node)
+    node.dispatch()
     node.work()
     assert node.client.zscore(keys.queue_key("lane-rented-sync"), "acme/t") is not None
     node.work()
@@ -157,11 +146,11 @@ def test_a_parent_that_waits_is_called_back_by_the_end_of_its_part_and_by_nothin
 def test_a_parent_that_was_thought_lost_while_it_handed_a_part_on_paid_nothing_for_that(
     client: redis.Redis, url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    node = Node(client, url, tmp_path, TOML.replace('cpu_usd_per_hour = "0"', 'cpu_usd_per_hour = "1"'))
-    control(node.url, "POST", "reset")
-    script(node.url, hands_on("Left."))
-    node.store.submit([Task("t", "acme", ({"role": "user", "content": "Plan it."},))])
-    dispatch(node)
+    node = ScriptedNode(
+        client, tmp_path, TOML.replace('cpu_usd_per_hour = "0"', 'cpu_usd_per_hour = "1"'), url
+    )
+    node.scripted(hands_on("Left."))
+    node.give(Task("t", "acme", ({"role": "user", "content": "Plan it."},)))
     submit, booked = node.store.submit, []
 
     def stalled(parts: Sequence[Task]) -> list[str]:
@@ -172,7 +161,7 @@ def test_a_parent_that_was_thought_lost_while_it_handed_a_part_on_paid_nothing_f
 
     monkeypatch.setattr(node.store, "submit", stalled)
     node.work()
-    node.endpoints.first.engine.close()
+    node.close()
     entries: Any = client.xrange(keys.EVENTS)
     events = [event for _, entry in entries for event in decode_entry(entry[b"b"])]
     paid = fold(event for event in events if event.task_id == "t").task
@@ -182,11 +171,9 @@ def test_a_parent_that_was_thought_lost_while_it_handed_a_part_on_paid_nothing_f
     assert int(used) == paid.cost.total
 
 
-def test_a_part_that_failed_is_told_to_the_model(node: Node) -> None:
-    control(node.url, "POST", "reset")
-    script(node.url, hands_on("Left."), says("then alone"))
-    node.store.submit([Task("t", "acme", ({"role": "user", "content": "Plan it."},))])
-    dispatch(node)
+def test_a_part_that_failed_is_told_to_the_model(node: ScriptedNode) -> None:
+    node.scripted(hands_on("Left."), says("then alone"))
+    node.give(Task("t", "acme", ({"role": "user", "content": "Plan it."},)))
     node.work()
     [ref] = node.store.records.parts("acme/t")
     node.store.cancel(ref)
@@ -195,25 +182,21 @@ def test_a_part_that_failed_is_told_to_the_model(node: Node) -> None:
     assert node.record().status == "succeeded"
 
 
-def test_cancelling_a_task_cancels_its_parts(node: Node) -> None:
-    control(node.url, "POST", "reset")
-    script(node.url, hands_on("Left.", "Right."))
-    node.store.submit([Task("t", "acme", ({"role": "user", "content": "Plan it."},))])
-    dispatch(node)
+def test_cancelling_a_task_cancels_its_parts(node: ScriptedNode) -> None:
+    node.scripted(hands_on("Left.", "Right."))
+    node.give(Task("t", "acme", ({"role": "user", "content": "Plan it."},)))
     node.work()
     node.store.cancel("acme/t")
     assert [node.store.records.status(ref) for ref in node.store.records.parts("acme/t")] == ["cancelled"] * 2
 
 
-def test_a_part_has_no_more_than_its_parent_has_left(node: Node) -> None:
-    control(node.url, "POST", "reset")
-    script(node.url, hands_on("Left."), says("left"), says("all"))
-    node.store.submit([Task("t", "acme", ({"role": "user", "content": "Plan it."},))])
-    dispatch(node)
+def test_a_part_has_no_more_than_its_parent_has_left(node: ScriptedNode) -> None:
+    node.scripted(hands_on("Left."), says("left"), says("all"))
+    node.give(Task("t", "acme", ({"role": "user", "content": "Plan it."},)))
     node.work()
     spent = node.record().cost_nano
     node.store.parked.raise_limits("acme/t", spent + 1)
-    dispatch(node)
+    node.dispatch()
     node.work()
     [ref] = node.store.records.parts("acme/t")
     part = node.store.records.one(ref)
@@ -223,7 +206,7 @@ def test_a_part_has_no_more_than_its_parent_has_left(node: Node) -> None:
 
 
 def test_of_many_parts_at_once_none_takes_the_family_over_its_parents_limit(
-    node: Node, client: redis.Redis
+    node: ScriptedNode, client: redis.Redis
 ) -> None:
     """A hundred parts in eight threads, of which the parent's limit pays thirty-seven."""
     family = (("acme/t", 37 * 1000),)
@@ -253,7 +236,9 @@ def _lost() -> Any:
     return Attempted("a", 0, "rented", "openai", "m", "task", 0, 0, 0.0, 0.0, 1000, settled=False)
 
 
-def test_an_answer_goes_to_its_critic_and_is_asked_for_again_until_that_is_content(node: Node) -> None:
+def test_an_answer_goes_to_its_critic_and_is_asked_for_again_until_that_is_content(
+    node: ScriptedNode,
+) -> None:
     record = until_done(
         node,
         says("draft"),
@@ -282,17 +267,17 @@ def test_an_answer_goes_to_its_critic_and_is_asked_for_again_until_that_is_conte
     assert verdicts(node)["t"] is True  # no gate, but a critic that was content
 
 
-def test_the_root_of_a_part_of_a_part_is_the_outermost_task(node: Node) -> None:
+def test_the_root_of_a_part_of_a_part_is_the_outermost_task(node: ScriptedNode) -> None:
     for name, parent in (("a", None), ("b", "a"), ("c", "b"), ("d", "nobody")):
         node.store.submit(
             [Task(name, "acme", ({"role": "user", "content": "x"},), type="part", parent=parent)]
         )
-        dispatch(node)
+        node.dispatch()
     roots = {event.task_id: event.fact.root for event in node.events() if isinstance(event.fact, Routed)}
     assert roots == {"a": "", "b": "a", "c": "a", "d": ""}
 
 
-def test_what_is_done_to_try_something_out_is_booked_as_evaluation(node: Node) -> None:
+def test_what_is_done_to_try_something_out_is_booked_as_evaluation(node: ScriptedNode) -> None:
     record = until_done(node, says("fine"), type="part", role="eval")
     assert [one.purpose for one in record.progress.attempts] == ["eval"]
 
@@ -309,7 +294,7 @@ def test_what_is_done_to_try_something_out_is_booked_as_evaluation(node: Node) -
     ],
 )
 def test_a_task_that_happens_to_have_the_id_of_a_part_does_not_pass_for_it(
-    node: Node, taken: str, task_type: str, scripted: list[dict[str, Any]]
+    node: ScriptedNode, taken: str, task_type: str, scripted: list[dict[str, Any]]
 ) -> None:
     node.store.submit([Task(taken, "acme", ({"role": "user", "content": "x"},))])
     (claim,) = node.store.fetch(DISPATCH, 9, idle=True).claims
@@ -333,7 +318,7 @@ def test_a_task_that_happens_to_have_the_id_of_a_part_does_not_pass_for_it(
 )
 @pytest.mark.parametrize("deadline_s", [None, 3600.0])
 def test_a_part_of_a_conversation_that_redis_has_lost_does_not_pass_for_what_is_asked_for_now(
-    node: Node, taken: str, task_type: str, scripted: list[dict[str, Any]], deadline_s: float | None
+    node: ScriptedNode, taken: str, task_type: str, scripted: list[dict[str, Any]], deadline_s: float | None
 ) -> None:
     """Its worker got it through when Redis was back, without the turn or the answer that it came of."""
     for again in (taken, other_id(taken)):
@@ -349,7 +334,7 @@ def test_a_part_of_a_conversation_that_redis_has_lost_does_not_pass_for_what_is_
 
 
 @pytest.mark.parametrize("said", ["no JSON at all", '{"ok": true, "comment": "fine"}', '["ok"]'])
-def test_a_critic_that_says_nothing_against_it_lets_the_answer_through(node: Node, said: str) -> None:
+def test_a_critic_that_says_nothing_against_it_lets_the_answer_through(node: ScriptedNode, said: str) -> None:
     judged = [says(said)] * (1 if said.startswith("{") else 3)
     record = until_done(node, says("draft"), *judged, type="essay", deadline_s=None)
     if record.status != "succeeded":  # the critic waits for a person, and so does what it judges
@@ -361,27 +346,26 @@ def test_a_critic_that_says_nothing_against_it_lets_the_answer_through(node: Nod
     assert verdicts(node)["t"] is (True if said.startswith("{") else None)
 
 
-def verdicts(node: Node) -> dict[str, bool | None]:
+def verdicts(node: ScriptedNode) -> dict[str, bool | None]:
     """What the end of each task says of its outcome."""
     return {
         event.task_id: event.fact.succeeded for event in node.events() if isinstance(event.fact, Finished)
     }
 
 
-def test_a_failure_that_no_gate_would_have_judged_is_in_no_success_rate(node: Node) -> None:
+def test_a_failure_that_no_gate_would_have_judged_is_in_no_success_rate(node: ScriptedNode) -> None:
     for name, more in (
         ("free", {}),
         ("asked", {"schema": {"type": "object"}}),
         ("critic", {"type": "essay"}),
     ):
         given: dict[str, Any] = {"type": "part", **more, "deadline_s": 1e-6}
-        node.store.submit([Task(name, "acme", ({"role": "user", "content": "x"},), **given)])
-        dispatch(node)
+        node.give(Task(name, "acme", ({"role": "user", "content": "x"},), **given))
         node.work()
     assert verdicts(node) == {"free": None, "asked": False, "critic": False}
 
 
-def record_of(node: Node, task_id: str, **more: Any) -> Record:
+def record_of(node: ScriptedNode, task_id: str, **more: Any) -> Record:
     node.store.submit([Task(task_id, "acme", ({"role": "user", "content": "x"},), **more)])
     return node.store.records.one(f"acme/{task_id}")
 
@@ -391,18 +375,18 @@ def claim_of(task_id: str, *, waited_s: float = 0) -> Claim:
     return Claim(task, None, 1, DISPATCH, 0, 0, round(waited_s * 1e6), 0)  # type: ignore[arg-type]
 
 
-def test_a_part_waits_for_its_parent_to_be_classified_and_no_longer_than_that(node: Node) -> None:
+def test_a_part_waits_for_its_parent_to_be_classified_and_no_longer_than_that(node: ScriptedNode) -> None:
     parent = record_of(node, "p")
     assert isinstance(family_of(claim_of("c"), parent, node.settings), NotYet)
     late = family_of(claim_of("c", waited_s=LONGEST_WAIT_S + 1), parent, node.settings)
     assert isinstance(late, NotIts)
 
 
-def test_a_parent_that_nobody_knows_limits_nothing(node: Node) -> None:
+def test_a_parent_that_nobody_knows_limits_nothing(node: ScriptedNode) -> None:
     assert family_of(claim_of("c"), None, node.settings) == ()
 
 
-def test_nothing_is_a_part_of_itself_nor_too_deep(node: Node) -> None:
+def test_nothing_is_a_part_of_itself_nor_too_deep(node: ScriptedNode) -> None:
     parent = record_of(node, "p")
     placed = replace(parent, progress=replace(parent.progress, task_type="part"))
     assert family_of(claim_of("c"), placed, node.settings) == (("acme/p", 1_000_000_000),)
@@ -426,24 +410,23 @@ def test_a_planner_begins_at_the_strongest_lane_of_its_chain(tmp_path: Path) -> 
     assert chain_of(settings.types["plan"]) == ("b", "human")
 
 
-def test_a_parents_raised_limit_sets_its_parked_parts_going(node: Node) -> None:
+def test_a_parents_raised_limit_sets_its_parked_parts_going(node: ScriptedNode) -> None:
     until_done(node, hands_on("Left."), says("left"), says("all"), tools=())
     part = Task("p", "acme", ({"role": "user", "content": "x"},), parent="t", budget={"llm_calls": 0})
     node.store.submit([part])
-    dispatch(node)
+    node.dispatch()
     node.work()
     assert node.store.records.status("acme/p") == "parked"
     node.store.parked.raise_limits("acme/t", 2_000_000_000)
     assert node.store.records.status("acme/p") == "queued"
 
 
-def test_a_critic_is_told_the_beginning_of_what_is_too_long_for_a_task(node: Node) -> None:
-    control(node.url, "POST", "reset")
-    script(node.url, says("y" * 60_000), says(json.dumps({"ok": True, "comment": ""})))
+def test_a_critic_is_told_the_beginning_of_what_is_too_long_for_a_task(node: ScriptedNode) -> None:
+    node.scripted(says("y" * 60_000), says(json.dumps({"ok": True, "comment": ""})))
     prompt = "x" * 200_000
     node.store.submit([Task("t", "acme", ({"role": "user", "content": prompt},), type="essay")])
     for _ in range(8):
-        dispatch(node)
+        node.dispatch()
         node.work()
     assert node.record().status == "succeeded"
     assert 40_000 < len(node.asked()[1]["messages"][0]["content"]) < 41_000

@@ -11,9 +11,21 @@ import pytest
 import redis
 
 from broker import embedded
+from broker.task import Task
 from tests.awaited import eventually
-from tests.workers.conftest import Provider
-from tests.workers.test_limits import ANSWER, TOML, Node
+from tests.workers.conftest import ANSWER, Provider
+from tests.workers.nodes import Node
+
+TOML = """
+[lanes.rented]
+engine = "openai"
+model = "m"
+base_url = "URL/v1"
+price = { input_mtok = "1", output_mtok = "2" }
+
+[types.general]
+chain = ["rented"]
+"""
 
 
 def test_an_answer_waits_for_a_redis_that_is_away_and_is_not_paid_again(
@@ -23,8 +35,8 @@ def test_an_answer_waits_for_a_redis_that_is_away_and_is_not_paid_again(
     client = redis.Redis.from_url(server.url)
     provider.body = ANSWER
     provider.meanwhile = lambda: os.kill(server.pid, signal.SIGKILL)
-    node = Node(client, TOML.replace("MORE", "").replace("URL", provider.url), tmp_path)
-    node.submit()
+    node = Node(client, tmp_path, TOML.replace("URL", provider.url))
+    node.give(Task("t", "acme", ({"role": "user", "content": "hi"},)))
     worker = threading.Thread(target=node.work)
     worker.start()
     try:
@@ -32,7 +44,7 @@ def test_an_answer_waits_for_a_redis_that_is_away_and_is_not_paid_again(
     finally:
         server = embedded.start(tmp_path / "var")
         worker.join(10)
-    record = node.store.records.one("acme/t0")
+    record = node.record()
     client.close()
     embedded.stop(server)
     assert (record.status, len(provider.asked)) == ("succeeded", 1)

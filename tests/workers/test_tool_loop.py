@@ -10,24 +10,15 @@ from typing import Any
 import pytest
 import redis
 
-from broker import keys
 from broker.call import ToolCall
-from broker.events import Attempted, Event, Finished, decode_entry
-from broker.hands import Hands
-from broker.settings import Settings, parse
+from broker.events import Attempted, Finished
 from broker.state import Record
-from broker.store import Store
-from broker.task import DISPATCH, Task
-from dispatcher.actor import Dispatcher
-from dispatcher.classify import Classifier
-from dispatcher.embedding import HashEmbedder
-from tests.mock_provider import control, mock_provider, script
+from broker.task import Task
+from tests.mock_provider import mock_provider
 from tests.workers import tools_of_ours
+from tests.workers.nodes import ScriptedNode, calls, says
 from tests.workers.tools_of_ours import RELEASED
-from workers.endpoints import Endpoints
-from workers.jobs import Jobs
-from workers.shell import Lane
-from workers.toolbox import MOST_HANGING, Toolbox
+from workers.toolbox import MOST_HANGING
 
 OURS = tools_of_ours.__name__
 TOML = f"""
@@ -76,107 +67,36 @@ tools = ["calculator", "days", "book", "hang", "broken"]
 DAYS = {"start": "2026-01-01", "end": "2026-01-31"}
 
 
-def calls(*wanted: tuple[str, Any]) -> dict[str, Any]:
-    named = [{"name": name, "arguments": arguments} for name, arguments in wanted]
-    return {"type": "reply", "tool_calls": named}
-
-
-def says(text: str) -> dict[str, Any]:
-    return {"type": "reply", "text": text}
-
-
 @pytest.fixture(scope="module")
 def url() -> Iterator[str]:
     with mock_provider() as url:
         yield url
 
 
-class Node:
-    """One process of the lane; ``anew`` is the next one, after its death."""
-
-    def __init__(self, client: redis.Redis, url: str, folder: Path, toml: str) -> None:
-        self.client, self.url, self.folder, self.toml = client, url, folder, toml
-        self.settings: Settings = parse(toml.replace("URL", url), folder=folder)
-        self.store = Store(client, self.settings.fleet)
-        self.store.limits.declare(self.settings.budgets)
-        self.hands = Hands()
-        self.endpoints = Endpoints.build("rented", self.settings.lanes["rented"], folder)
-        self.endpoints.open()
-        self.toolbox = Toolbox.open(self.settings, "rented", self.store)
-        self.lane = Lane(Jobs("rented", self.settings, self.store, self.endpoints, self.hands, self.toolbox))
-
-    def anew(self) -> Node:
-        return Node(self.client, self.url, self.folder, self.toml)
-
-    def submit(self, *scripted: dict[str, Any], task_id: str = "t", **more: Any) -> None:
-        control(self.url, "POST", "reset")
-        if scripted:
-            script(self.url, *scripted)
-        self.give(Task(task_id, "acme", ({"role": "user", "content": "How long?"},), **more))
-
-    def give(self, task: Task) -> None:
-        """To the lane, through the dispatcher."""
-        self.store.submit([task])
-        classifier = Classifier.build(self.settings, HashEmbedder())
-        Dispatcher(self.settings, self.store, classifier).work(
-            self.store.fetch(DISPATCH, 9, idle=True).claims
-        )
-
-    def work(self) -> None:
-        """Those that wait now, once."""
-        claims = self.store.fetch("lane-rented-sync", 9, idle=True).claims
-        self.hands.take(claims, "lane-rented-sync", messages=1, hold_s=60)
-        self.lane.work(claims)
-        self.hands.drop(claims, "lane-rented-sync")
-        assert not self.hands.to_renew()
-
-    def solve(self, prompt: str) -> Record:
-        self.give(Task("t", "acme", ({"role": "user", "content": prompt},)))
-        self.work()
-        return self.record()
-
-    def done(self, *scripted: dict[str, Any], **more: Any) -> Record:
-        self.submit(*scripted, **more)
-        self.work()
-        return self.record()
-
-    def record(self, task_id: str = "t") -> Record:
-        return self.store.records.one(f"acme/{task_id}")
-
-    def asked(self) -> list[dict[str, Any]]:
-        """The bodies of all requests to the provider, in order."""
-        found = control(self.url, "GET", "requests")["requests"]
-        return [one["body"] for one in sorted(found, key=lambda one: one["seq"])]
-
-    def events(self) -> list[Event]:
-        entries: Any = self.client.xrange(keys.EVENTS)
-        return [event for _, row in entries for event in decode_entry(row[b"b"])]
-
-
-Made = Callable[..., Node]
+Made = Callable[..., ScriptedNode]
 
 
 @pytest.fixture
 def made(client: redis.Redis, url: str, tmp_path: Path) -> Iterator[Made]:
-    nodes: list[Node] = []
+    nodes: list[ScriptedNode] = []
 
-    def make(*changes: tuple[str, str]) -> Node:
+    def make(*changes: tuple[str, str]) -> ScriptedNode:
         toml = TOML
         for old, new in changes:
             assert old in toml
             toml = toml.replace(old, new)
-        nodes.append(Node(client, url, tmp_path, toml))
+        nodes.append(ScriptedNode(client, tmp_path, toml, url))
         return nodes[-1]
 
     yield make
     RELEASED.set()
     RELEASED.clear()
     for node in nodes:
-        node.endpoints.first.engine.close()
+        node.close()
 
 
 @pytest.fixture
-def node(made: Made) -> Node:
+def node(made: Made) -> ScriptedNode:
     return made()
 
 
@@ -188,7 +108,7 @@ def uses(record: Record) -> list[tuple[str, str]]:
     return [(one.model, one.failure) for one in record.progress.attempts if one.purpose == "tool"]
 
 
-def test_a_model_uses_tools_on_its_way_to_the_answer(node: Node) -> None:
+def test_a_model_uses_tools_on_its_way_to_the_answer(node: ScriptedNode) -> None:
     record = node.done(
         calls(("days", DAYS), ("calculator", {"expression": "30 * 24"})),
         calls(("calculator", {"expression": "720 / 2"})),
@@ -207,7 +127,7 @@ def test_a_model_uses_tools_on_its_way_to_the_answer(node: Node) -> None:
     assert len(set(ids)) == 3
 
 
-def test_each_use_is_an_event_with_its_cost_and_the_sum_is_the_tasks(node: Node) -> None:
+def test_each_use_is_an_event_with_its_cost_and_the_sum_is_the_tasks(node: ScriptedNode) -> None:
     record = node.done(calls(("days", DAYS)), says("30"))
     booked = [event.fact for event in node.events() if isinstance(event.fact, Attempted)]
     assert [one.purpose for one in booked] == ["task", "tool", "task"]
@@ -232,7 +152,7 @@ def test_each_use_is_an_event_with_its_cost_and_the_sum_is_the_tasks(node: Node)
     ],
 )
 def test_what_goes_wrong_is_told_to_the_model_and_booked(
-    node: Node, call: tuple[str, Any], failure: str, told: str
+    node: ScriptedNode, call: tuple[str, Any], failure: str, told: str
 ) -> None:
     record = node.done(calls(call), says("then so"))
     assert record.status == "succeeded"
@@ -242,7 +162,7 @@ def test_what_goes_wrong_is_told_to_the_model_and_booked(
     assert told in said
 
 
-def test_arguments_that_are_no_json_are_told(node: Node) -> None:
+def test_arguments_that_are_no_json_are_told(node: ScriptedNode) -> None:
     record = node.done(
         {"type": "tool_fault", "kind": "malformed_arguments"}, calls(("days", DAYS)), says("so")
     )
@@ -250,7 +170,7 @@ def test_arguments_that_are_no_json_are_told(node: Node) -> None:
     assert record.status == "succeeded"
 
 
-def test_a_tool_that_hangs_again_and_again_is_asked_no_more(node: Node) -> None:
+def test_a_tool_that_hangs_again_and_again_is_asked_no_more(node: ScriptedNode) -> None:
     call = ToolCall("x", "hang", "{}")
     offer = node.toolbox.offer(["hang"], call)
     assert offer is not None
@@ -258,7 +178,7 @@ def test_a_tool_that_hangs_again_and_again_is_asked_no_more(node: Node) -> None:
     assert failures == ["tool_timeout"] * MOST_HANGING + ["tool_hangs"]
 
 
-def test_as_many_uses_of_a_tool_as_there_are_threads_run_at_once(node: Node) -> None:
+def test_as_many_uses_of_a_tool_as_there_are_threads_run_at_once(node: ScriptedNode) -> None:
     call = ToolCall("x", "calculator", '{"expression": "2 ** 200"}')
     offer = node.toolbox.offer(["calculator"], call)
     assert offer is not None
@@ -267,7 +187,7 @@ def test_as_many_uses_of_a_tool_as_there_are_threads_run_at_once(node: Node) -> 
     assert set(failures) == {""}
 
 
-def test_an_endless_loop_of_the_same_call_climbs(node: Node) -> None:
+def test_an_endless_loop_of_the_same_call_climbs(node: ScriptedNode) -> None:
     loop = calls(("calculator", {"expression": "1 + 1"})) | {"times": None}
     record = node.done(loop)
     assert (record.status, record.progress.lane) == ("queued", "frontier")
@@ -275,7 +195,9 @@ def test_an_endless_loop_of_the_same_call_climbs(node: Node) -> None:
     assert len(uses(record)) == 3
 
 
-def test_an_endless_loop_of_other_calls_ends_at_its_limit_and_goes_on_when_that_is_raised(node: Node) -> None:
+def test_an_endless_loop_of_other_calls_ends_at_its_limit_and_goes_on_when_that_is_raised(
+    node: ScriptedNode,
+) -> None:
     node.submit(
         *[calls(("calculator", {"expression": f"1 + {n}"})) for n in range(4)],
         says("done"),
@@ -304,7 +226,7 @@ def test_a_tool_that_the_budget_has_no_room_for_is_not_used(made: Made) -> None:
     assert "the call may cost $0.01" in record.progress.why
 
 
-def test_what_a_tool_read_is_kept_for_its_time_and_costs_nothing_again(node: Node) -> None:
+def test_what_a_tool_read_is_kept_for_its_time_and_costs_nothing_again(node: ScriptedNode) -> None:
     node.submit(calls(("days", DAYS)), says("30"), task_id="first")
     node.work()
     record = node.done(calls(("days", {"end": DAYS["end"], "start": DAYS["start"]})), says("30"))
@@ -344,7 +266,7 @@ class Death(BaseException):
     """The process ends here: nothing of it catches this."""
 
 
-def dying(node: Node, step: int, *, after: bool) -> Callable[[], int]:
+def dying(node: ScriptedNode, step: int, *, after: bool) -> Callable[[], int]:
     """The node dies before or after its ``step``-th deed in Redis; how many it has done."""
     made = 0
     real = node.store.scripts.call
@@ -418,7 +340,7 @@ def test_a_result_that_is_too_long_is_cut_and_said_to_be(made: Made) -> None:
     assert said.startswith("1" + "0" * 99 + "\n(cut: 201 more")
 
 
-def test_a_task_may_be_given_fewer_tools_than_its_type(node: Node) -> None:
+def test_a_task_may_be_given_fewer_tools_than_its_type(node: ScriptedNode) -> None:
     record = node.done(calls(("days", DAYS)), says("x"), tools=("calculator",))
     assert uses(record) == [("days", "unknown_tool")]
     assert [one["function"]["name"] for one in node.asked()[0]["tools"]] == ["calculator"]
@@ -426,7 +348,7 @@ def test_a_task_may_be_given_fewer_tools_than_its_type(node: Node) -> None:
     assert "has no tool rocket" in str(node.record("strange").outcome)
 
 
-def test_a_task_without_tools_is_told_of_none(node: Node) -> None:
+def test_a_task_without_tools_is_told_of_none(node: ScriptedNode) -> None:
     node.done(says("x"), tools=())
     assert "tools" not in node.asked()[0]
 
@@ -441,11 +363,8 @@ def test_context_guards_cut_what_is_sent_and_the_task_tells_how_much(made: Made)
         for role in ("user", "assistant")
     ]
     asked = [{"role": "user", "content": manual}, {"role": "user", "content": "When does its warranty end?"}]
-    control(node.url, "POST", "reset")
-    script(node.url, says("4 May 2031"))
-    node.store.submit([Task("t", "acme", (*said, *asked))])
-    classifier = Classifier.build(node.settings, HashEmbedder())
-    Dispatcher(node.settings, node.store, classifier).work(node.store.fetch(DISPATCH, 9, idle=True).claims)
+    node.scripted(says("4 May 2031"))
+    node.give(Task("t", "acme", (*said, *asked)))
     node.work()
     [sent] = node.asked()
     gist, *_, document, question = [one["content"] for one in sent["messages"]]
