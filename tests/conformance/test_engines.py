@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import os
 import signal
@@ -10,7 +9,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -35,6 +34,7 @@ from broker.errors import (
 )
 from broker.settings.lanes import Lane
 from tests.awaited import eventually
+from tests.conformance.calls import CHOICES, SCHEMA, TOOL, after_polls, asked, story, wanted
 from tests.mock_provider import control, mock_provider, script
 from workers.engines import ENGINES, Engine, build, launcher, resolve
 from workers.engines.launcher import Door, attach, stop_all
@@ -42,50 +42,11 @@ from workers.engines.llamacpp import LlamaCppEngine
 
 ROOT = Path(__file__).parents[2]
 CONTEXT = 1024
-SCHEMA = {
-    "type": "object",
-    "properties": {"city": {"type": "string"}},
-    "required": ["city"],
-    "additionalProperties": False,
-}
-CHOICES = ("positive", "negative")
 REQUESTS_A_MINUTE, TOKENS_A_MINUTE = 900_000, 90_000_000
-TOOL: dict[str, Any] = {
-    "type": "function",
-    "function": {"name": "get_weather", "description": "The weather in a city.", "parameters": SCHEMA},
-}
 SCRIPT = {
     "replies": {"(?i)city": '{"city": "Paris"}', "(?i)mood": "positive"},
     "tool_calls": [{"name": "get_weather", "arguments": {"city": "Paris"}}],
 }
-
-
-def asked(prompt: str, **fields: Any) -> Call:
-    return Call(({"role": "user", "content": prompt},), **({"max_tokens": 16} | fields))
-
-
-def story(**fields: Any) -> Call:
-    """A call that goes on for several seconds."""
-    return asked("Tell a very long story about the sea.", **({"max_tokens": 600} | fields))
-
-
-def wanted() -> bool:
-    return False
-
-
-def after_polls(
-    count: int, act: Callable[[], object] = lambda: None, answer: bool = True
-) -> Callable[[], bool]:
-    """A ``cancelled`` that acts at its ``count``-th question and from then on gives ``answer``."""
-    polls = itertools.count(1)
-
-    def cancelled() -> bool:
-        poll = next(polls)
-        if poll == count:
-            act()
-        return poll >= count and answer
-
-    return cancelled
 
 
 def available(engine: Engine) -> Engine:

@@ -34,7 +34,7 @@ from broker.task import Claim, Progress, Task
 from dispatcher import turns
 from tests.awaited import eventually
 from tests.conformance import tiny_llama
-from tests.conformance.test_engines import (
+from tests.conformance.calls import (
     CHOICES,
     SCHEMA,
     TOOL,

@@ -17,6 +17,31 @@ from broker.store import Store
 from laneway.client import Client
 
 READY_S = 30.0
+#: Lanes whose calls cost money and reach no provider.
+PRICED = """
+[fleet]
+lease_s = 1.5
+
+[lanes.local]
+engine = "echo"
+price = { input_mtok = "1000", output_mtok = "1000" }
+max_tokens = 10
+threads = 4
+echo = { reply = "one two three four five", latency_ms = 5 }
+
+[lanes.frontier]
+engine = "echo"
+price = { input_mtok = "10000", output_mtok = "10000" }
+max_tokens = 10
+echo = { reply = "six" }
+
+[types.general]
+chain = ["local", "human"]
+
+[types.picky]
+chain = ["local", "frontier", "human"]
+gate = { kind = "regex", pattern = "^six$" }
+"""
 
 
 class LiveFleet:

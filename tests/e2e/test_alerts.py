@@ -5,8 +5,7 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.e2e.conftest import LiveFleet
-from tests.e2e.test_budgets import PRICED
+from tests.e2e.conftest import PRICED, LiveFleet
 
 pytestmark = pytest.mark.e2e
 

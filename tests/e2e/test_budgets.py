@@ -7,34 +7,9 @@ import pytest
 
 from broker.money import nano
 from laneway.client import Budget
-from tests.e2e.conftest import LiveFleet
+from tests.e2e.conftest import PRICED, LiveFleet
 
 pytestmark = pytest.mark.e2e
-
-PRICED = """
-[fleet]
-lease_s = 1.5
-
-[lanes.local]
-engine = "echo"
-price = { input_mtok = "1000", output_mtok = "1000" }
-max_tokens = 10
-threads = 4
-echo = { reply = "one two three four five", latency_ms = 5 }
-
-[lanes.frontier]
-engine = "echo"
-price = { input_mtok = "10000", output_mtok = "10000" }
-max_tokens = 10
-echo = { reply = "six" }
-
-[types.general]
-chain = ["local", "human"]
-
-[types.picky]
-chain = ["local", "frontier", "human"]
-gate = { kind = "regex", pattern = "^six$" }
-"""
 
 
 def test_concurrent_calls_never_take_a_scope_above_its_limit(live: Callable[[str], LiveFleet]) -> None:
