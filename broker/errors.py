@@ -38,6 +38,8 @@ Each message says what is wrong and with which value; ``mend`` says what to do a
 
 from __future__ import annotations
 
+from broker.call import Quota, Usage
+
 
 class LanewayError(Exception):
     """Base of all of ours. ``mend`` is one sentence that tells the reader what to do, or "" where nothing helps."""
@@ -114,17 +116,16 @@ class ToolUnavailable(LanewayError):
 class EngineError(LanewayError):
     """A model call that did not end well.
 
-    ``usage`` is what the provider reported or is known to have used before the failure (a ``broker.call.Usage``);
-    None means unknown, which is booked at the reserved cost for a paid lane. ``quota`` is what it said of its limits
-    (a ``broker.call.Quota``), None for nothing.
+    ``usage`` is what the provider reported or is known to have used before the failure; None means unknown, which is
+    booked at the reserved cost for a paid lane. ``quota`` is what it said of its limits, None for nothing.
     """
 
     failure = "engine_error"
 
-    def __init__(self, message: str, *, mend: str = "", usage: object | None = None) -> None:
+    def __init__(self, message: str, *, mend: str = "", usage: Usage | None = None) -> None:
         super().__init__(message, mend=mend)
         self.usage = usage
-        self.quota: object | None = None
+        self.quota: Quota | None = None
 
 
 class EngineUnavailable(EngineError):
@@ -145,7 +146,7 @@ class TransientEngineError(EngineError):
     failure = "transient"
 
     def __init__(
-        self, message: str, *, mend: str = "", usage: object | None = None, retry_after_s: float | None = None
+        self, message: str, *, mend: str = "", usage: Usage | None = None, retry_after_s: float | None = None
     ) -> None:
         super().__init__(message, mend=mend, usage=usage)
         self.retry_after_s = retry_after_s

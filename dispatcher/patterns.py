@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
 
 import jsonschema_rs
 
@@ -27,10 +26,10 @@ class Linear:
     """A compiled pattern. ``search`` takes text without lone surrogates (``dispatcher.text.encodable``)."""
 
     pattern: str
-    _compiled: Any
+    _compiled: jsonschema_rs.Draft202012Validator
 
     def search(self, text: str) -> bool:
-        return bool(self._compiled.is_valid(text))
+        return self._compiled.is_valid(text)
 
 
 @lru_cache(maxsize=256)

@@ -12,6 +12,7 @@ from typing import Any
 from broker.ask import AT_ONCE
 from broker.connect import connect
 from broker.errors import BadTask, RedisFull, ResultTimeout, TaskConflict, UnknownTask
+from broker.events import Attempted
 from broker.money import dollars, nano, text
 from broker.records import unknown
 from broker.rows import digest
@@ -303,7 +304,7 @@ def result_of(record: Record) -> Result:
     )
 
 
-def attempt_row(one: Any) -> dict[str, Any]:
+def attempt_row(one: Attempted) -> dict[str, Any]:
     """An attempt for people and JSON: money as decimal strings, None where a price is not known."""
     row = asdict(one)
     for name in ("cost", "marginal", "gate_cost", "avoided"):

@@ -183,7 +183,7 @@ def told(one: Endpoint, result: Reply | EngineError, tokens: int) -> Heard:
         answered = None if isinstance(result, NO_FAULT) else False
         if isinstance(result, RateLimited | EngineOverloaded):
             blocked_s = _wish_s(result)
-    quota = result.quota if isinstance(result.quota, Quota) else Quota()
+    quota = result.quota or Quota()
     return Heard(
         one.id,
         answered,
@@ -214,6 +214,6 @@ def _until_whole_s(quota: Quota) -> float:
 def _used(result: Reply | EngineError) -> int | None:
     """None: not known."""
     usage = result.usage
-    if not isinstance(usage, Usage) or (isinstance(result, Reply) and not result.usage_known):
+    if usage is None or (isinstance(result, Reply) and not result.usage_known):
         return None
     return sum(int(getattr(usage, one.name)) for one in fields(Usage))

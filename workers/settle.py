@@ -71,6 +71,6 @@ def _usage(ended: Reply | EngineError) -> Usage | None:
     """None: not known."""
     if isinstance(ended, Reply):
         return ended.usage if ended.usage_known else None
-    if isinstance(ended.usage, Usage):
-        return ended.usage
-    return Usage() if isinstance(ended, NOT_MADE) else None
+    if ended.usage is None and isinstance(ended, NOT_MADE):
+        return Usage()
+    return ended.usage

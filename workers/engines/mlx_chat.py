@@ -136,7 +136,7 @@ class Chat:
             speech.think()
         return speech
 
-    def _teller(self, line: _Line) -> Any:
+    def _teller(self, line: _Line) -> Callable[[int, str], None]:
         def told(token: int, finish: str) -> None:
             line.tokens.append((token, finish))
             self._fresh.add(line)
@@ -165,7 +165,9 @@ def _grammar(body: Mapping[str, Any]) -> str | None:
     raise Refused(400, "invalid_request", f"response_format: unknown type {wanted['type']!r}")
 
 
-def _ticket(body: Mapping[str, Any], prompt: list[int], left: int, told: Any) -> Ticket:
+def _ticket(
+    body: Mapping[str, Any], prompt: list[int], left: int, told: Callable[[int, str], None]
+) -> Ticket:
     try:
         wanted = int(body.get("max_tokens") or body.get("max_completion_tokens") or left)
         seed = body.get("seed")
