@@ -54,6 +54,11 @@ class Verdict:
     gate: str
     complaint: str
 
+    @property
+    def word(self) -> str:
+        """As facts have it: ``pass``, ``fail`` or "" (no gate)."""
+        return "" if self.passed is None else "pass" if self.passed else "fail"
+
 
 def gates_of(task_type: TaskType, task: Task) -> tuple[GateSettings, ...]:
     """The type's gate and what the task adds to it; nothing that a task says takes a gate away. Raises BadTask."""

@@ -43,7 +43,7 @@ NO_VERDICT = Verdict(passed=None, gate="", complaint="")
 @dataclass(frozen=True, slots=True)
 class Ended:
     """A call that is over. Times in microseconds of Redis's clock; ``gate_cost_nano`` is what judging it cost.
-    ``batch``: it was a line of a provider's batch."""
+    ``verdict`` is ``NO_VERDICT`` where there is no answer. ``batch``: it was a line of a provider's batch."""
 
     result: Reply | EngineError
     verdict: Verdict
@@ -82,21 +82,27 @@ def attempted(
 
     A call that was lost before stays what it was begun as, however far its task has come since.
     """
-    result, usage = ended.result, ended.settlement.usage
-    answered = isinstance(result, Reply)
     earlier = (one for one in claim.progress.attempts if one.attempt_id == claim.attempt_id)
     begun = next(earlier, None) or lost(claim, lane_name, engine, model, ended.started_us, None)
+    match ended.result:
+        case Reply() as reply:
+            ran, revision, first_ms = reply.model or model, reply.model_revision, reply.time_to_first_token_ms
+            failure, complaint = "", ended.verdict.complaint
+        case error:
+            ran, revision, first_ms = model, "", None
+            failure, complaint = error.failure, _first_line(error)
+    settlement, usage = ended.settlement, ended.settlement.usage
     return replace(
         begun,
-        model=(result.model or model) if isinstance(result, Reply) else model,
-        model_revision=result.model_revision if isinstance(result, Reply) else "",
+        model=ran,
+        model_revision=revision,
         started_us=ended.started_us,
         ended_us=ended.ended_us,
         latency_ms=(ended.ended_us - ended.started_us) / 1000,
-        time_to_first_token_ms=result.time_to_first_token_ms if isinstance(result, Reply) else None,
-        cost_nano=ended.settlement.cost_nano,
-        marginal_nano=ended.settlement.marginal_nano,
-        price_ref=ended.settlement.price_ref,
+        time_to_first_token_ms=first_ms,
+        cost_nano=settlement.cost_nano,
+        marginal_nano=settlement.marginal_nano,
+        price_ref=settlement.price_ref,
         input_tokens=usage.input_tokens,
         cached_input_tokens=usage.cached_input_tokens,
         cache_write_tokens=usage.cache_write_tokens + usage.cache_write_1h_tokens,
@@ -104,19 +110,15 @@ def attempted(
         output_tokens=usage.output_tokens,
         reasoning_tokens=usage.reasoning_tokens,
         gate=ended.verdict.gate,
-        verdict=""
-        if not answered or ended.verdict.passed is None
-        else "pass"
-        if ended.verdict.passed
-        else "fail",
-        failure="" if isinstance(result, Reply) else result.failure,
-        complaint=ended.verdict.complaint if answered else _first_line(result),
-        settled=ended.settlement.settled,
+        verdict=ended.verdict.word,
+        failure=failure,
+        complaint=complaint,
+        settled=settlement.settled,
         gate_cost_nano=ended.gate_cost_nano,
-        overrun=ended.settlement.overrun,
+        overrun=settlement.overrun,
         batch=ended.batch,
         node=node,
-        avoided_nano=ended.settlement.avoided_nano,
+        avoided_nano=settlement.avoided_nano,
     )
 
 
@@ -318,5 +320,5 @@ def _outcome(ended: Ended) -> Answered | Broken:
             return Broken(error.failure, transient=False)
 
 
-def _first_line(error: Reply | EngineError) -> str:
-    return error.message.splitlines()[0][:300] if isinstance(error, EngineError) and error.message else ""
+def _first_line(error: EngineError) -> str:
+    return error.message.splitlines()[0][:300] if error.message else ""

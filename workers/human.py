@@ -60,8 +60,7 @@ def priced(human: Human, *, by: str, at_us: int, minutes: Decimal | None) -> Wor
 
 def answered(record: Record, work: Work, text: str, verdict: Verdict) -> Word:
     """The person's answer is the task's. ``verdict`` is what its gates say of it; they may have been overruled."""
-    passed = {True: "pass", False: "fail", None: ""}[verdict.passed]
-    fact = _attempted(record, work, verdict.gate, passed, verdict.complaint)
+    fact = _attempted(record, work, verdict.gate, verdict.word, verdict.complaint)
     return _succeeded(record, work, fact, text, f"answered by {work.by}")
 
 
