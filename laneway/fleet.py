@@ -66,36 +66,26 @@ def plan(
     unknown = [name for name in only if name not in commands]
     if unknown:
         raise ConfigError(f"no process is named {unknown[0]!r}", mend=f"use {', '.join(commands)}")
-    processes = {lane: name for name, words in commands.items() if (lane := lane_of(words))}
-    chosen = {lane: name for lane, name in processes.items() if not only or name in only}
-    unavailable = {
-        lane: "no line of the Procfile serves it" for lane in settings.lanes if lane not in processes
-    }
-    for lane in chosen.keys() & settings.lanes.keys():
-        why = missing(lane, settings.lanes[lane])
-        if why is not None:
+    wanted = {name: words for name, words in commands.items() if not only or name in only}
+    chosen = {lane: name for name, words in wanted.items() if (lane := lane_of(words))}
+    in_file = {lane_of(words) for words in commands.values()}
+    unavailable = {}
+    for lane, row in settings.lanes.items():
+        if lane not in in_file:
+            unavailable[lane] = "no line of the Procfile serves it"
+        elif lane in chosen and (why := missing(lane, row)) is not None:
             unavailable[lane] = why
     lanes = {
         lane: name for lane, name in chosen.items() if lane in settings.lanes and lane not in unavailable
     }
-    running = {
-        name: words
-        for name, words in commands.items()
-        if (not only or name in only) and (lane_of(words) is None or name in lanes.values())
-    }
     strangers = sorted(chosen.keys() - settings.lanes.keys())
-    notes = [
-        f"{processes[lane]} is not started: the configuration has no lane {lane!r}" for lane in strangers
-    ]
+    notes = [f"{chosen[lane]} is not started: the configuration has no lane {lane!r}" for lane in strangers]
     notes += [
-        note for lane, name in lanes.items() if (note := _too_few(lane, settings.lanes[lane], commands[name]))
+        note for lane, name in lanes.items() if (note := _too_few(lane, settings.lanes[lane], wanted[name]))
     ]
-    return Plan(
-        running,
-        lanes,
-        {lane: unavailable[lane] for lane in settings.lanes if lane in unavailable},
-        tuple(notes),
-    )
+    serving = set(lanes.values())
+    running = {name: words for name, words in wanted.items() if lane_of(words) is None or name in serving}
+    return Plan(running, lanes, unavailable, tuple(notes))
 
 
 def lane_of(words: Sequence[str]) -> str | None:
