@@ -42,22 +42,22 @@ def _lua(name: str) -> str:
 
 
 _UNFENCED = (
-    "elseif not h[7] and (h[2] == epoch or",
-    "elseif false and (h[2] == epoch or",
+    "if not lost and (done == epoch or",
+    "if false and (done == epoch or",
 )
 
 MUTATIONS = (
     Mutation(
         "commit: no fencing",
         _lua("commit"),
-        (_UNFENCED, ("elseif h[7] or h[1] ~= epoch then", "elseif h[7] then")),
+        (_UNFENCED, ("if lost or current ~= epoch then", "if lost then")),
         ("I2a", "I2b", "I15", "I18"),
         ("lose replies",),
     ),
     Mutation(
         "commit: a stale attempt overwrites",
         _lua("commit"),
-        (_UNFENCED, ("elseif h[7] or h[1] ~= epoch then", "elseif false then")),
+        (_UNFENCED, ("if lost or current ~= epoch then", "if false then")),
         ("I2a", "I2b", "I15", "I18"),
         ("stop lane", "lose replies",),
     ),
@@ -72,14 +72,14 @@ MUTATIONS = (
     Mutation(
         "commit: what was reserved is not given back",
         _lua("commit"),
-        (("hold(h[14], scopes, -reserved)", ""),),
+        (("hold(held, scopes, -reserved)", ""),),
         ("I2a",),
         ("kill lane",),
     ),
     Mutation(
         "commit: the reservation stays in what is used",
         _lua("commit"),
-        (("use(h[14] or day, scopes, cost - reserved)", "use(h[14] or day, scopes, cost)"),),
+        (("use(held or day, scopes, cost - reserved)", "use(held or day, scopes, cost)"),),
         ("I2b",),
         ("kill lane",),
     ),
