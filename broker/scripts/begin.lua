@@ -12,18 +12,19 @@ for i, item in ipairs(cmsgpack.unpack(ARGV[1])) do
   local ref, epoch, worst, fact, scopes, hard, endpoint, tokens, rpm, tpm, batch, line, family, above,
     came = unpack(item)
   local key = task_key(ref)
-  local h = redis.call('HMGET', key, 'epoch', 'done', 'cancel', 'call', 'starts', 'started', 'cost', 'hard', 'human',
-    'family', 'shares', 'submitted')
-  if h[1] ~= epoch or h[2] == epoch or came > 0 and tonumber(h[12]) ~= came then -- of a later task of the same id
+  local current, done, cancel, call, starts, started, cost, raised, human, family_used, shares, submitted =
+    unpack(redis.call('HMGET', key, 'epoch', 'done', 'cancel', 'call', 'starts', 'started', 'cost', 'hard', 'human',
+      'family', 'shares', 'submitted'))
+  if current ~= epoch or done == epoch or came > 0 and tonumber(submitted) ~= came then -- of a later task of the same id
     words[i] = 'lost'
-  elseif h[3] then
+  elseif cancel then
     words[i] = 'cancel'
-  elseif h[4] then
+  elseif call then
     words[i] = 'go'
   else
-    local own = tonumber(h[7]) - tonumber(h[9] or '0') - tonumber(h[11] or '0')
-    local spent = own + ((h[10] or amounts[key]) and shared(ref) or 0)
-    local why = refusal(now, day, scopes, worst, spent, tonumber(h[8] or hard)) or family_refusal(family, worst)
+    local own = tonumber(cost) - tonumber(human or '0') - tonumber(shares or '0')
+    local spent = own + ((family_used or amounts[key]) and shared(ref) or 0)
+    local why = refusal(now, day, scopes, worst, spent, tonumber(raised or hard)) or family_refusal(family, worst)
     local wait, broken = 0, 0
     if not why and endpoint ~= '' then
       wait, broken = admit(now, endpoint, tokens, rpm, tpm)
@@ -39,7 +40,7 @@ for i, item in ipairs(cmsgpack.unpack(ARGV[1])) do
       hold(day, scopes, worst)
       use_of_family(above, worst)
       redis.call('HSET', key, 'status', 'running', 'reserved', text(worst), 'held', day, 'scopes', scopes, 'above', above,
-        'call', fact, 'starts', text(tonumber(h[5] or '0') + 1), 'started', h[6] or text(now))
+        'call', fact, 'starts', text(tonumber(starts or '0') + 1), 'started', started or text(now))
       if batch ~= '' then
         redis.call('HSET', key, 'batch', batch)
         redis.call('HSET', P .. 'batch:' .. batch .. ':lines', line, ref .. '|' .. epoch)

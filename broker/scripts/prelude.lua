@@ -511,9 +511,7 @@ local function tell_watchers(ref)
   redis.call('HDEL', task_key(ref), 'watched')
 end
 
--- The record is at its end: it lives on for ttl seconds, its payload and result for less (keep.lua), a dead letter's
--- until somebody drops it. The caller has written its status and outcome.
--- The record ends with its time, and so does its id, unless another workspace's task of that id lives on.
+-- From now on the record lives for ttl seconds, and so does its id, unless another workspace's task of that id lives on.
 local function expire(ref, ttl)
   if redis.call('EXPIRE', task_key(ref), ttl) == 0 then -- a stray's, which has no record
     return 0
@@ -528,6 +526,8 @@ local function expire(ref, ttl)
   return 1
 end
 
+-- The task is at its end: its record is kept for ttl seconds, its payload and result for less (keep.lua), a dead letter's
+-- until somebody drops it. The caller has written its status and outcome.
 local function finish(ref, now, ttl, watched, dead)
   remove(P .. 'open', ref)
   if not dead then
@@ -561,28 +561,29 @@ end
 -- rules = { max_starts, ttl, cancelled fact, cancelled outcome, outcome of a dead letter }
 local function give_up(ref, now, cause, rules)
   local key = task_key(ref)
-  local h = redis.pcall('HMGET', key, 'status', 'epoch', 'done', 'starts', 'call', 'reserved', 'cancel',
-    'queue', 'submitted', 'workspace', 'priority', 'seq', 'cost', 'watched', 'held', 'scopes', 'ended')
-  local status, epoch, starts, queue, ended = h[1], h[2], tonumber(h[4] or '0'), h[8], ended_of(h[17], h[3])
+  local status, epoch, done, starts, call, reserved, cancel, queue, submitted, workspace, priority, seq, cost, watched,
+    held, scopes, ended = unpack(redis.pcall('HMGET', key, 'status', 'epoch', 'done', 'starts', 'call', 'reserved',
+      'cancel', 'queue', 'submitted', 'workspace', 'priority', 'seq', 'cost', 'watched', 'held', 'scopes', 'ended'))
   remove(P .. 'leases', ref)
-  if not status or ENDS[status] or h[3] == epoch then
+  if not status or ENDS[status] or done == epoch then
     return 'ended'
   end
-  local at, submitted, seq, cost = text(now), tonumber(h[9]), tonumber(h[12]), tonumber(h[13])
-  local reserved = h[6] or '0'
-  if h[5] and h[5] ~= '' then
-    seq = book(ref, submitted, seq, { h[5] })
+  local at = text(now)
+  starts, submitted, seq, cost = tonumber(starts or '0'), tonumber(submitted), tonumber(seq), tonumber(cost)
+  reserved, ended = reserved or '0', ended_of(ended, done)
+  if call and call ~= '' then
+    seq = book(ref, submitted, seq, { call })
     cost = cost + tonumber(reserved)
   end
-  if h[15] then
-    hold(h[15], h[16], -tonumber(reserved))
-    alerts(now, h[15], h[16])
+  if held then
+    hold(held, scopes, -tonumber(reserved))
+    alerts(now, held, scopes)
   end
-  if cause ~= '' and not h[5] then
+  if cause ~= '' and not call then
     starts = starts + 1
   end
   local word, outcome = 'requeued', false
-  if h[7] then
+  if cancel then
     seq = book(ref, submitted, seq, { rules[3] })
     word, status, outcome = 'cancelled', 'cancelled', rules[4]
   elseif starts >= rules[1] then
@@ -598,18 +599,18 @@ local function give_up(ref, now, cause, rules)
       add(P .. 'suspects:' .. queue, at, ref)
       woken[queue] = true
     else
-      enqueue(queue, ref, h[10], tonumber(h[11]))
+      enqueue(queue, ref, workspace, tonumber(priority))
     end
   end
   redis.call('HDEL', key, 'call', 'reserved', 'held', 'batch')
   redis.call('HSET', key, 'done', epoch, 'status', status, 'enqueued', at, 'seq', text(seq), 'cost', text(cost),
-    'starts', text(starts), 'ended', h[5] and ended or ended_with(ended, epoch))
-  if h[5] then
-    redis.call('HSET', key, 'lost:' .. epoch, reserved .. ' ' .. h[15], 'losses', lost_calls(key, { h[5] }))
+    'starts', text(starts), 'ended', call and ended or ended_with(ended, epoch))
+  if call then
+    redis.call('HSET', key, 'lost:' .. epoch, reserved .. ' ' .. held, 'losses', lost_calls(key, { call }))
   end
   if outcome then
     redis.call('HSET', key, 'outcome', outcome, 'finished', at)
-    finish(ref, now, rules[2], h[14], word == 'dead')
+    finish(ref, now, rules[2], watched, word == 'dead')
   end
   return word
 end

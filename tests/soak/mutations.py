@@ -107,14 +107,14 @@ MUTATIONS = (
     Mutation(
         "give up: a lost call is not booked",
         _lua("prelude"),
-        (("seq = book(ref, submitted, seq, { h[5] })", ""),),
+        (("seq = book(ref, submitted, seq, { call })", ""),),
         ("I2b", "I4"),
         ("kill lane",),
     ),
     Mutation(
         "give up: a lost call's reservation stays",
         _lua("prelude"),
-        (("hold(h[15], h[16], -tonumber(reserved))", ""),),
+        (("hold(held, scopes, -tonumber(reserved))", ""),),
         ("I2a",),
         ("kill lane",),
     ),
