@@ -4,11 +4,12 @@ local stale = ARGV[2] == '1'
 local rows = {}
 for i, item in ipairs(cmsgpack.unpack(ARGV[1])) do
   local ref, epoch = unpack(item)
-  local h = redis.call('HMGET', task_key(ref), 'task', 'progress', 'submitted', 'enqueued', 'cost', 'waited', 'raised',
-    'epoch', 'done', 'losses', 'shares')
-  if h[1] and (stale or (h[8] == epoch and h[9] ~= epoch)) then
-    local cost = text(tonumber(h[5]) - tonumber(h[11] or '0'))
-    rows[i] = { ref, epoch, h[1], h[2] or '', h[3], h[4], cost, h[6] or '0', h[7] or '', h[10] or '' }
+  local current, done, task, progress, submitted, enqueued, cost, waited, raised, losses, shares = unpack(
+    redis.call('HMGET', task_key(ref), 'epoch', 'done', 'task', 'progress', 'submitted', 'enqueued', 'cost', 'waited',
+      'raised', 'losses', 'shares'))
+  if task and (stale or (current == epoch and done ~= epoch)) then
+    rows[i] = { ref, epoch, task, progress or '', submitted, enqueued,
+      text(tonumber(cost) - tonumber(shares or '0')), waited or '0', raised or '', losses or '' }
   else
     rows[i] = false
   end

@@ -32,22 +32,24 @@ local until_due = next_due and math.max(0, tonumber(next_due) - now) or -1
 local rows = {}
 local function claim(ref)
   local key = task_key(ref)
-  local h = redis.pcall('HMGET', key, 'status', 'epoch', 'task', 'progress', 'submitted', 'enqueued', 'cost', 'waited',
-    'raised', 'losses', 'shares')
-  if not (h[1] and tonumber(h[2] or '') and h[3] and tonumber(h[5] or '') and tonumber(h[6] or '') and tonumber(h[7] or '')) then
-    local cause = h[1] and 'unreadable record: fields of a task are missing' or 'unreadable message: no task of that name'
+  local status, last, task, progress, submitted, enqueued, cost, waited, raised, losses, shares = unpack(
+    redis.pcall('HMGET', key, 'status', 'epoch', 'task', 'progress', 'submitted', 'enqueued', 'cost', 'waited', 'raised',
+      'losses', 'shares'))
+  if not (status and tonumber(last or '') and task and tonumber(submitted or '') and tonumber(enqueued or '')
+    and tonumber(cost or '')) then
+    local cause = status and 'unreadable record: fields of a task are missing' or 'unreadable message: no task of that name'
     dead_letter('message:' .. queue .. ':' .. ref, now, cause, queue, 0, ref)
     remove(P .. 'open', ref)
-    if h[1] then
+    if status then
       redis.call('HSET', key, 'status', 'failed')
       tell_watchers(ref)
     end
-  elseif not ENDS[h[1]] and h[1] ~= 'parked' then
-    local epoch = epoch_after(h[2], tonumber(h[5]), now)
+  elseif not ENDS[status] and status ~= 'parked' then
+    local epoch = epoch_after(last, tonumber(submitted), now)
     redis.call('HSET', key, 'epoch', epoch)
     add(P .. 'leases', lease_end, ref)
-    rows[#rows + 1] = { ref, epoch, h[3], h[4] or '', h[5], h[6], text(tonumber(h[7]) - tonumber(h[11] or '0')),
-      h[8] or '0', h[9] or '', h[10] or '' }
+    rows[#rows + 1] = { ref, epoch, task, progress or '', submitted, enqueued,
+      text(tonumber(cost) - tonumber(shares or '0')), waited or '0', raised or '', losses or '' }
   end
 end
 

@@ -9,25 +9,26 @@ local now = clock()
 local ref, status, queue, progress, outcome, cost, blobs, scopes, hard, epoch, raised, over =
   unpack(cmsgpack.unpack(ARGV[1]))
 local key = task_key(ref)
-local h = redis.call('HMGET', key, 'status', 'queue', 'workspace', 'priority', 'submitted', 'seq', 'cost', 'watched',
-  'epoch', 'enqueued', 'raised')
-if not h[1] then
+local before, from, workspace, priority, submitted, seq, spent, watched, current, since, limits = unpack(redis.call(
+  'HMGET', key, 'status', 'queue', 'workspace', 'priority', 'submitted', 'seq', 'cost', 'watched', 'epoch', 'enqueued',
+  'raised'))
+if not before then
   return ''
 end
 if hard >= 0 then
   redis.call('HSET', key, 'hard', text(hard))
 end
 if raised ~= '' then
-  local limits = h[11] and cmsgpack.unpack(h[11]) or {}
+  limits = limits and cmsgpack.unpack(limits) or {}
   for name, limit in pairs(cmsgpack.unpack(raised)) do
     limits[name] = limit
   end
   redis.call('HSET', key, 'raised', cmsgpack.pack(limits))
 end
-if h[1] ~= 'parked' then
-  return h[1]
+if before ~= 'parked' then
+  return before
 end
-if epoch ~= '' and epoch ~= h[9] then
+if epoch ~= '' and epoch ~= current then
   return 'changed'
 end
 if cost > 0 and over == 0 then
@@ -37,13 +38,14 @@ if cost > 0 and over == 0 then
     return why
   end
 end
-local seq = book(ref, tonumber(h[5]), tonumber(h[6]), blobs)
+seq = book(ref, tonumber(submitted), tonumber(seq), blobs)
 use(day_of(now), scopes, cost)
 alerts(now, day_of(now), scopes)
-redis.call('HINCRBY', key, 'waited', text(now - tonumber(h[10])))
+redis.call('HINCRBY', key, 'waited', text(now - tonumber(since)))
 redis.call('HINCRBY', key, 'human', text(cost))
-local fields = { 'status', status, 'enqueued', text(now), 'seq', text(seq), 'cost', text(tonumber(h[7]) + cost),
-  'queue', queue ~= '' and queue or h[2] }
+queue = queue ~= '' and queue or from
+local fields = { 'status', status, 'enqueued', text(now), 'seq', text(seq), 'cost', text(tonumber(spent) + cost),
+  'queue', queue }
 for name, value in pairs({ progress = progress, outcome = outcome }) do
   if value ~= '' then
     fields[#fields + 1] = name
@@ -55,11 +57,11 @@ remove(P .. 'parked', ref)
 if ENDS[status] then
   redis.call('HSET', key, 'finished', text(now))
   add(P .. 'reviewed', text(now), ref)
-  finish(ref, now, tonumber(ARGV[2]), h[8])
+  finish(ref, now, tonumber(ARGV[2]), watched)
 else
   redis.call('HDEL', key, 'outcome')
   add(P .. 'open', text(now), ref)
-  enqueue(queue ~= '' and queue or h[2], ref, h[3], tonumber(h[4]))
+  enqueue(queue, ref, workspace, tonumber(priority))
 end
 apply(now)
 return 'parked'

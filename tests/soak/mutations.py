@@ -135,7 +135,7 @@ MUTATIONS = (
     Mutation(
         "fetch: a claim does not grow the epoch",
         _lua("fetch"),
-        (("epoch_after(h[2], tonumber(h[5]), now)", "text(math.max(1, tonumber(h[2])))"),),
+        (("epoch_after(last, tonumber(submitted), now)", "text(math.max(1, tonumber(last)))"),),
         ("I6", "I15"),
         ("kill lane",),
     ),
