@@ -104,8 +104,8 @@ class LedgerChanged(LedgerError):
 class ToolError(LanewayError):
     """``failure`` is the code that is booked."""
 
-    def __init__(self, message: str, *, mend: str = "", failure: str = "tool_failed") -> None:
-        super().__init__(message, mend=mend)
+    def __init__(self, message: str, *, failure: str = "tool_failed") -> None:
+        super().__init__(message)
         self.failure = failure
 
 

@@ -9,11 +9,12 @@ from broker.ask import AT_ONCE, ask, pages
 from broker.clock import Clock, utc_day
 from broker.lua import Scripts
 from broker.money import nano
+from broker.scopes import LOG_LEVEL, OPERATIONS_LEVEL, USED_UP
 from broker.settings.budgets import BudgetRow
 from broker.state import BudgetState
 
 PERIODS = ("day", "month", "total")
-LEVELS = (50, 80, 100)
+LEVELS = (LOG_LEVEL, OPERATIONS_LEVEL, USED_UP)
 
 
 class Limits:

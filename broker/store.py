@@ -29,6 +29,7 @@ from broker.settings.fleet import Fleet
 from broker.state import Fetched, Heard, Intent, Kept, Move
 from broker.task import Claim, Outcome, Task, encode_outcome
 
+ENDS_AT_ONCE = 500
 _CANCELLED = Outcome("cancelled", "cancelled by its producer")
 _DEAD = Outcome("failed", "dead letter: it took its worker along again and again")
 
@@ -226,11 +227,11 @@ class Store:
         """Have ``reader`` told of each ref's end. Gives how many of them are unknown."""
         return sum(int(self.scripts.call("watch", keys.reply_key(reader), *part)) for part in pages(refs))
 
-    def next_ends(self, reader: str, timeout_s: float, limit: int = 500) -> list[str]:
+    def next_ends(self, reader: str, timeout_s: float) -> list[str]:
         """The next refs that ended or were parked, as many as there are; none when the time is over."""
         found: Any = ask(
             lambda: self.client.blmpop(
-                max(0.01, timeout_s), 1, keys.reply_key(reader), direction="LEFT", count=limit
+                max(0.01, timeout_s), 1, keys.reply_key(reader), direction="LEFT", count=ENDS_AT_ONCE
             )
         )
         return [ref.decode() for ref in found[1]] if found else []

@@ -20,10 +20,10 @@ NAMES = {HUMAN: "a person", "": "no lane"}
 class Board:
     """A context manager. One bar for all tasks, and one for each lane with those that ended on it."""
 
-    def __init__(self, total: int, console: Console | None = None) -> None:
+    def __init__(self, total: int) -> None:
         self._total = total
         self._lanes: Counter[str] = Counter()
-        self._console = console or Console(stderr=True)
+        self._console = Console(stderr=True)
         self._progress: Progress | None = None
         self._bars: dict[str, TaskID] = {}
         self._started = self._said = time.monotonic()
