@@ -12,9 +12,8 @@ from typing import Any
 
 NANO_PER_USD = 1_000_000_000
 PICO_PER_NANO = 1_000
-MOST_USD = (
-    10**9
-)  # amounts are below that: no column of the ledger has room for it, and hardly an integer of Redis
+#: Amounts are below that: no column of the ledger has room for it, and hardly an integer of Redis.
+MOST_USD = 10**9
 
 
 def nano(usd: Decimal | str | int) -> int:

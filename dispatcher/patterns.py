@@ -40,10 +40,7 @@ def linear(pattern: str) -> Linear:
         return Linear(
             pattern, jsonschema_rs.Draft202012Validator(schema, pattern_options=LINEAR, offline=True)
         )
-    except (
-        jsonschema_rs.ValidationError,
-        ValueError,
-    ) as error:  # ValueError: nested too deeply, lone surrogates
+    except (jsonschema_rs.ValidationError, ValueError) as error:  # nested too deeply, lone surrogates
         raise ConfigError(f"{pattern!r} cannot be matched in linear time", mend=_MEND) from error
 
 

@@ -28,9 +28,8 @@ from laneway.guard import signal_group
 FIRST_PAUSE_S = 0.5
 LONGEST_PAUSE_S = 30.0
 HEALTHY_S = 20.0
-HOPELESS = (
-    4  # ends in a row, each soon after a start, before we speak of a fault that a restart does not mend
-)
+#: Ends in a row, each soon after a start, before we speak of a fault that a restart does not mend.
+HOPELESS = 4
 ORPHANS_S = 5.0
 POLL_S = 0.1
 TAIL_LINES = 8

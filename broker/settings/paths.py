@@ -12,8 +12,6 @@ from broker.settings.types import TaskType
 from broker.settings.values import Table
 
 _Row = TypeVar("_Row", bound=Table)
-
-
 #: Keys of tools that are files or folders.
 _OF_TOOLS = frozenset({"folder", "database"})
 

@@ -62,8 +62,6 @@ Rate = Annotated[
 ]
 #: A row of the price book by its key: ``book:openai/gpt-4o``.
 BookKey = Annotated[str, Field(pattern=r"^book:[^/*]+/[^*]+$")]
-
-
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 

@@ -95,9 +95,8 @@ def _weights() -> dict[str, np.ndarray[Any, Any]]:
         "lm_head.weight": random.normal(0, 0.1, (258, WIDTH)),
         "model.norm.weight": np.ones(WIDTH),
     }
-    weights["model.embed_tokens.weight"][:, 0] = (
-        2  # in every token, so that the head's column below is a leaning
-    )
+    # The same in every token, so that the head's column below is a leaning.
+    weights["model.embed_tokens.weight"][:, 0] = 2
     for letter, by in LEANS.items():
         weights["lm_head.weight"][ord(letter), 0] += by / 4
     weights["lm_head.weight"][[BOS, EOS], 0] -= 2

@@ -34,7 +34,6 @@ STOP_S = 3.0
 POLL_S = 0.02
 LOG_TAIL = 2000
 
-
 #: Whether a door answers within some seconds.
 Answers = Callable[["Door", float], bool]
 
