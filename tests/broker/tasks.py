@@ -1,6 +1,5 @@
 """Tasks over a real Redis, as tests make, take, end and lose them."""
 
-import time
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
@@ -10,6 +9,7 @@ from broker.events import Attempted, Fact, Finished, decode_entry
 from broker.state import Intent, Move
 from broker.store import Store
 from broker.task import DISPATCH, Claim, Outcome, Progress, Task
+from tests.awaited import eventually
 
 LEASE_S = 0.3
 Q = "lane-x-sync"
@@ -39,6 +39,12 @@ def done(claim: Claim, cost: int = 0, text: str = "ok") -> Move:
     )
 
 
+def now_us(client: Any) -> int:
+    """By Redis's own clock, by which leases and records run out."""
+    seconds, micros = client.time()
+    return int(seconds) * 1_000_000 + int(micros)
+
+
 def facts(client: Any) -> Iterator[tuple[str, int, Fact]]:
     for _, entry in client.xrange(keys.EVENTS):
         for event in decode_entry(entry[b"b"]):
@@ -49,10 +55,8 @@ def lose(store: Store) -> None:
     """Let the lease of whatever is in hand run out, and have the fleet look after it."""
     client: Any = store.client
     ends = client.zrange(keys.LEASES, -1, -1, withscores=True)
-    while client.time()[0] * 10**6 + client.time()[1] <= ends[0][1]:
-        time.sleep(0.02)  # the clock that must pass is Redis's own
-    while not store.keep([], []).recovered:
-        time.sleep(0.02)
+    eventually(lambda: now_us(client) > ends[0][1])
+    eventually(lambda: store.keep([], []).recovered)
 
 
 def lose_a_call(store: Store, want: int = 1) -> list[Claim]:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 import pytest
 
 from broker.group import Grouped
+from tests.awaited import eventually
 
 
 def test_callers_that_come_meanwhile_go_together_and_each_gets_its_own_answers() -> None:
@@ -29,8 +30,7 @@ def test_callers_that_come_meanwhile_go_together_and_each_gets_its_own_answers()
     others = [threading.Thread(target=caller, args=(number,)) for number in range(1, 20)]
     for thread in others:
         thread.start()
-    while len(grouped._waiting) < 19:
-        pass
+    eventually(lambda: len(grouped._waiting) == 19)
     go_on.set()
     for thread in (first, *others):
         thread.join()

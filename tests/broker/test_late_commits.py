@@ -1,6 +1,5 @@
 """A commit of a claim that is over, or that Redis lost, is booked once and moves nothing."""
 
-import time
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -15,7 +14,8 @@ from broker.settings.fleet import Fleet
 from broker.state import Intent, Move
 from broker.store import Store
 from broker.task import DISPATCH, Claim, Progress
-from tests.broker.tasks import LEASE_S, Q, call, done, facts, lose, lose_a_call, take, task
+from tests.awaited import eventually
+from tests.broker.tasks import LEASE_S, Q, call, done, facts, lose, lose_a_call, now_us, take, task
 
 
 def test_a_stale_holder_s_result_is_dropped_and_its_cost_corrects_what_was_booked(
@@ -110,11 +110,6 @@ def test_a_late_word_that_tells_of_no_call_leaves_what_was_booked_as_every_book_
     assert booked == [500, 200]
 
 
-def now_us(client: Any) -> int:
-    seconds, micros = client.time()
-    return int(seconds) * 1_000_000 + int(micros)
-
-
 def going_back(client: Any) -> Callable[[], None]:
     """Has Redis lose what it wrote since, as a failover or a power loss may."""
     stood = {name: client.dump(name) for name in client.scan_iter()}
@@ -124,8 +119,9 @@ def going_back(client: Any) -> Callable[[], None]:
         for name, data in stood.items():
             client.restore(name, 0, data)
         lost_us = now_us(client)
-        while now_us(client) < lost_us + 10_000:  # none is back sooner, and milliseconds tell epochs apart
-            time.sleep(0.002)
+        eventually(
+            lambda: now_us(client) >= lost_us + 10_000
+        )  # none is back sooner, and milliseconds tell epochs apart
 
     return back
 
@@ -269,8 +265,7 @@ def test_a_call_whose_task_is_kept_no_longer_stays_booked_as_it_was(client: redi
     store.release([claim], "its worker was lost")
     (again,) = take(store)
     store.commit([replace(done(again, 1), scopes=("fleet",))])
-    while client.exists(keys.task_key("acme/a")):
-        time.sleep(0.02)  # the clock that must pass is Redis's own
+    eventually(lambda: not client.exists(keys.task_key("acme/a")))
     assert store.commit([replace(done(claim, 200), scopes=("fleet",))]) == ["done before"]
     assert client.hget(keys.used_key("total"), "fleet") == b"501"
 

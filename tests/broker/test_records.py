@@ -12,6 +12,7 @@ from broker.settings.fleet import Fleet
 from broker.state import Intent
 from broker.store import Store
 from broker.task import DISPATCH, Outcome, Progress
+from tests.awaited import eventually
 from tests.broker.tasks import LEASE_S, call, done, take, task
 
 
@@ -19,12 +20,16 @@ def test_a_result_goes_after_its_time_and_its_id_stays_the_same_task(
     store: Store, client: redis.Redis
 ) -> None:
     brief = Store(client, Fleet(lease_s=LEASE_S, result_ttl_s=1))
+
+    def swept() -> bool:
+        brief.keep([], [])
+        return not client.zcard(keys.RESULTS)
+
     brief.submit([task("a"), task("dead")])
     ended, dead = sorted(take(brief), key=lambda claim: claim.ref)
     brief.commit([done(ended), replace(done(dead), cause="it cannot be read")])
     assert store.records.one("acme/a").outcome == Outcome("succeeded", output="ok")
-    while client.zcard(keys.RESULTS):
-        brief.keep([], [])
+    eventually(swept)
     with pytest.raises(ResultGone, match=r"has ended \(succeeded\)"):
         store.records.one("acme/a")
     assert store.watch("late", ["acme/a"]) == 0
@@ -32,8 +37,7 @@ def test_a_result_goes_after_its_time_and_its_id_stays_the_same_task(
     assert take(store) == []
     assert store.records.one("acme/dead").outcome == Outcome("succeeded", output="ok")
     assert store.dead_letters.drop("acme/dead")
-    while client.zcard(keys.RESULTS):
-        brief.keep([], [])
+    eventually(swept)
     with pytest.raises(ResultGone):
         store.records.one("acme/dead")
 

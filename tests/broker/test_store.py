@@ -17,6 +17,7 @@ from broker.settings.fleet import Fleet
 from broker.state import Intent, Move
 from broker.store import Store
 from broker.task import DISPATCH, Progress
+from tests.awaited import eventually
 from tests.broker.tasks import LEASE_S, Q, call, done, facts, take, task
 
 
@@ -66,8 +67,7 @@ def test_a_task_whose_place_was_lost_is_put_back(store: Store, client: redis.Red
     store.submit([task("a")])
     client.delete(keys.queue_key(DISPATCH))
     client.zadd(keys.OPEN, {"acme/a": 0})
-    while not store.keep([], []).replaced:
-        time.sleep(0.02)  # one sweep a third of a lease
+    eventually(lambda: store.keep([], []).replaced)  # one sweep a third of a lease
     assert [claim.ref for claim in take(store)] == ["acme/a"]
 
 
