@@ -37,6 +37,7 @@ from dispatcher.route import climbing
 from dispatcher.turns import Turn
 from workers.settle import Settlement
 
+UNKNOWN_TYPE_DELAY_S = 5.0
 NO_VERDICT = Verdict(passed=None, gate="", complaint="")
 
 
@@ -308,6 +309,16 @@ def overdue(claim: Claim, task_type: TaskType) -> Move:
 def put_back(claim: Claim, delay_s: float) -> Move:
     """To the same queue, for a node that can take it."""
     return Move(claim, "queued", claim.progress, queue=claim.queue, delay_s=delay_s)
+
+
+def of_unknown_type(claim: Claim) -> Move:
+    """This node's configuration has no such type; that of another node may."""
+    return put_back(claim, UNKNOWN_TYPE_DELAY_S)
+
+
+def cancelled(claim: Claim) -> Move:
+    """Somebody wants the task's end, and its call was not made: the commit makes that end of any move of it."""
+    return Move(claim, "cancelled", claim.progress)
 
 
 def _outcome(ended: Ended) -> Answered | Broken:

@@ -19,6 +19,7 @@ from broker.state import Move
 from broker.task import Claim, lane_queue
 from dispatcher.batching import fill_ready
 from dispatcher.budget import parse_refusal
+from workers.attempt import cancelled
 from workers.batch import HANDFUL, Batches
 from workers.jobs import Job
 
@@ -126,7 +127,7 @@ class BatchSender:
                 file.write(line)
                 joined.append(job.claim)
             elif word == "cancel":
-                moves.append(Move(job.claim, "cancelled", job.claim.progress))
+                moves.append(cancelled(job.claim))
             elif word != "lost":
                 moves.append(self.jobs.refused(job.claim, parse_refusal(word), job.worst_nano))
         self.store.commit(moves)

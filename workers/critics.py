@@ -11,8 +11,8 @@ from broker.scopes import scopes_of
 from broker.state import Move, Record
 from broker.task import Claim, Outcome, lane_queue
 from dispatcher.schema import NotJson, parse_json
-from workers.attempt import overdue, put_back, rated_as
-from workers.jobs import UNKNOWN_TYPE_DELAY_S, Jobs
+from workers.attempt import of_unknown_type, overdue, put_back, rated_as
+from workers.jobs import Jobs
 from workers.parts import LOOK_AGAIN_S, critic_of, ended, submitted, waiting
 
 
@@ -42,7 +42,7 @@ class Critics:
     def _move(self, claim: Claim) -> Move:
         task_type = self.jobs.settings.types.get(claim.progress.task_type)
         if task_type is None or task_type.critic is None:
-            return put_back(claim, UNKNOWN_TYPE_DELAY_S)
+            return of_unknown_type(claim)
         part = critic_of(claim, task_type.critic, self.store.clock.now_us())
         if part.deadline_s is not None and part.deadline_s <= 0:
             return overdue(claim, task_type)

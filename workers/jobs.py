@@ -58,6 +58,7 @@ from workers.attempt import (
     lost,
     move,
     next_step,
+    of_unknown_type,
     overdue,
     put_back,
     running_s,
@@ -71,7 +72,6 @@ from workers.settle import settle
 from workers.toolbox import Toolbox
 
 log = logging.getLogger(__name__)
-UNKNOWN_TYPE_DELAY_S = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,16 +136,17 @@ class Jobs:
     def prepare(self, claims: Sequence[Claim], *, batch: bool = False) -> tuple[list[Job], list[Move]]:
         """The calls to make, and the moves of tasks that this lane can make no call for."""
         now_us = self.store.clock.now_us()
+        day = utc_day(now_us)
         jobs, moves = [], []
         for claim in claims:
             task_type = self.settings.types.get(claim.progress.task_type)
             left, ran_s = left_s(claim, now_us), running_s(claim, now_us)
             if task_type is None:
                 log.error("no type %r in this node's configuration; put back", claim.progress.task_type)
-                moves.append(put_back(claim, UNKNOWN_TYPE_DELAY_S))
+                moves.append(of_unknown_type(claim))
                 continue
             limits = limits_for(task_type, claim)
-            endpoint = self.endpoints.first if batch else self.endpoints.choose(utc_day(now_us))
+            endpoint = self.endpoints.first if batch else self.endpoints.choose(day)
             if left is not None and left <= 0:
                 moves.append(overdue(claim, task_type))
             elif why := stopped(limits, claim.progress.attempts, ran_s):
@@ -155,7 +156,6 @@ class Jobs:
             else:
                 until_s = [one for one in (left, limits.wall_s and limits.wall_s - ran_s) if one is not None]
                 until = min(until_s, default=None)
-                day = utc_day(now_us)
                 jobs.append(self._job(claim, task_type, limits, endpoint, day, until, batch=batch))
         return jobs, moves
 

@@ -38,7 +38,7 @@ from dispatcher import turns
 from dispatcher.batching import left_s
 from dispatcher.budget import parse_refusal
 from dispatcher.gates import check_types
-from workers.attempt import to_others
+from workers.attempt import cancelled, to_others
 from workers.batch import Batches
 from workers.batch_send import BatchSender
 from workers.batch_settle import BatchKeeper
@@ -171,8 +171,8 @@ class Lane:
                 match word.split("|"):
                     case ["go"]:
                         moves.append(self._attempt(job, heard))
-                    case ["cancel"]:  # no call was made; the script turns any move of it into its end
-                        moves.append(Move(job.claim, "cancelled", job.claim.progress))
+                    case ["cancel"]:
+                        moves.append(cancelled(job.claim))
                     case ["busy", wait_us, broken]:  # the endpoint let it not in; another one may
                         self.endpoints.shut(job.endpoint, int(wait_us) / US_PER_S, broken=broken == "1")
                         elsewhere.append(job.claim)
@@ -190,7 +190,7 @@ class Lane:
                 case ["go"]:
                     moves.append(self.uses.made(use))
                 case ["cancel"]:
-                    moves.append(Move(use.claim, "cancelled", use.claim.progress))
+                    moves.append(cancelled(use.claim))
                 case [_, *scope] if scope:
                     moves.append(self.uses.refused(use, parse_refusal(word)))
         return moves

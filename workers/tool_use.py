@@ -19,8 +19,8 @@ from dispatcher import turns
 from dispatcher.batching import left_s
 from dispatcher.budget import Limits, ParkForBudget, Refusal, Unusable, tool_stopped
 from dispatcher.text import cut
-from workers.attempt import overdue, put_back, running_s, without_call
-from workers.jobs import UNKNOWN_TYPE_DELAY_S, Jobs, limits_for
+from workers.attempt import of_unknown_type, overdue, put_back, running_s, without_call
+from workers.jobs import Jobs, limits_for
 from workers.parts import LOOK_AGAIN_S, ended, handed_on, submitted, waiting
 from workers.toolbox import Offer, Used, arguments_of
 
@@ -63,7 +63,7 @@ class ToolUses:
             task_type = self.jobs.settings.types.get(claim.progress.task_type)
             left, ran_s = left_s(claim, now_us), running_s(claim, now_us)
             if task_type is None:
-                moves.append(put_back(claim, UNKNOWN_TYPE_DELAY_S))
+                moves.append(of_unknown_type(claim))
                 continue
             call = turns.pending(claim.progress.turns)[0]
             limits = limits_for(task_type, claim)
