@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -123,40 +123,44 @@ class BatchKeeper:
             self.book.write(replace(batch, cancelled=True), over=batch.state)
 
     def _settle(self, batch: Batch, lock: Lock, standing: Standing) -> None:
-        settled = kept = untouched = torn = named = mine = 0
-        with _Behind(self._book) as behind:
-            for handful in _handfuls(self.door.results(batch.provider_id, standing.answered)):
-                if not lock.held():
-                    return
-                judged = self._judged(batch, dict(handful))
-                behind(batch, judged)
-                settled, kept = settled + len(judged.moves), kept + judged.unread
-                untouched += len(judged.untouched)
-                torn += sum(not line for line, _ in handful)
-                named, mine = named + sum(bool(line) for line, _ in handful), mine + judged.mine
-        if kept:
-            self._wait_for_types(batch, kept)
+        came = self._booked(batch, lock, standing)
+        if came is None:
+            return
+        if came.unread:
+            self._wait_for_types(batch, came.unread)
             return
         left = self.book.count_left(batch)
-        if named and not mine and left == batch.lines:
+        if came.named and not came.mine and left == batch.lines:
             self._disown(batch)
             return
-        if left and torn:
-            self._give_up(batch, f"{torn} lines of its answers cannot be read, and {left} have none")
+        if left and came.torn:
+            self._give_up(batch, f"{came.torn} lines of its answers cannot be read, and {left} have none")
             return
         for rest in self.book.left(batch):
             if batch.state == "lost":
                 judged = self._judged(batch, dict.fromkeys(line for line, _ in rest))
                 self._book(batch, judged)
-                kept += judged.unread
+                if judged.unread:  # they would be found again and again
+                    self._wait_for_types(batch, judged.unread)
+                    return
             else:
                 self.batches.put_back(batch, rest, singly=bool(standing.refused))
-            if kept:  # they would be found again and again
-                self._wait_for_types(batch, kept)
-                return
         self.door.forget(batch.provider_id)
         self.book.close(batch)
-        log.info("batch %s: %d lines settled, %d were not worked on", batch.id, settled, untouched + left)
+        untouched = came.untouched + left
+        log.info("batch %s: %d lines settled, %d were not worked on", batch.id, came.settled, untouched)
+
+    def _booked(self, batch: Batch, lock: Lock, standing: Standing) -> _Came | None:
+        """All that the provider answered, booked. None: the lock ran out on the way, and another process goes on."""
+        came = _Came()
+        with _Behind(self._book) as behind:
+            for handful in _handfuls(self.door.results(batch.provider_id, standing.answered)):
+                if not lock.held():
+                    return None
+                judged = self._judged(batch, dict(handful))
+                behind(batch, judged)
+                came.add([line for line, _ in handful], judged)
+        return came
 
     def _disown(self, batch: Batch) -> None:
         """What was found for it is another's: that is left alone, and it is looked for again."""
@@ -210,6 +214,28 @@ class _Judged:
     unread: int
     untouched: list[Holder]
     mine: int
+
+
+@dataclass(slots=True)
+class _Came:
+    """What came of a batch's answers, in lines: ``named``, and ``torn`` ones whose name cannot be read. The other
+    counts are those of ``_Judged``, summed up."""
+
+    named: int = 0
+    torn: int = 0
+    mine: int = 0
+    settled: int = 0
+    unread: int = 0
+    untouched: int = 0
+
+    def add(self, lines: Sequence[str], judged: _Judged) -> None:
+        named = sum(map(bool, lines))
+        self.named += named
+        self.torn += len(lines) - named
+        self.mine += judged.mine
+        self.settled += len(judged.moves)
+        self.unread += judged.unread
+        self.untouched += len(judged.untouched)
 
 
 class _Behind:
