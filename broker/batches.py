@@ -52,7 +52,7 @@ class BatchBook:
     what empties it."""
 
     def __init__(self, store: Store) -> None:
-        self.store, self.client = store, store.client
+        self.store, self.client = store, store.scripts.client
 
     def new(self, lane: str, endpoint: str) -> Batch:
         """An empty batch that nobody knows of yet."""
@@ -98,7 +98,7 @@ class BatchBook:
 
     def all(self, lane: str | None = None) -> list[Batch]:
         """Those that are not done with, oldest first; of one lane or of all."""
-        found: Any = ask(lambda: self.client.zrange(keys.BATCHES, 0, -1))
+        found = ask(lambda: self.client.zrange(keys.BATCHES, 0, -1))
         ids = [one.decode() for one in found]
         pipe = self.client.pipeline(transaction=False)
         for one in ids:
@@ -108,37 +108,39 @@ class BatchBook:
 
     def get(self, batch_id: str) -> Batch | None:
         """As it is now; None where it is done with."""
-        row: Any = ask(lambda: self.client.hgetall(keys.batch_key(batch_id)))
+        row = ask(lambda: self.client.hgetall(keys.batch_key(batch_id)))
         return _batch(batch_id, row) if row else None
 
     def holders(self, batch: Batch, lines: Sequence[str]) -> list[tuple[str, int] | None]:
         """Whose lines these are, as (ref, epoch); None for one that is settled, or of no task of this batch."""
         if not lines:
             return []
-        found: Any = ask(lambda: self.client.hmget(keys.lines_key(batch.id), list(lines)))
+        found = ask(lambda: self.client.hmget(keys.lines_key(batch.id), list(lines)))
         return [None if one is None else _holder(one) for one in found]
 
     def left(self, batch: Batch) -> Iterator[list[Holder]]:
-        """The lines that are not settled yet, with whose they are, handful by handful."""
+        """The lines that are not settled yet, with whose they are, handful by handful: the caller settles each before
+        it asks for the next one."""
         cursor = 0
         while True:
-            cursor, rows = self._scan(batch, cursor)
-            if rows:
-                yield [(line.decode(), _holder(one)) for line, one in rows.items()]
+            cursor, holders = self._scan(batch, cursor)
+            if holders:
+                yield holders
                 cursor = 0  # from the start: what was handed out is settled and gone
             elif cursor == 0:
                 return
 
-    def _scan(self, batch: Batch, cursor: int) -> tuple[int, dict[bytes, bytes]]:
-        found: Any = ask(lambda: self.client.hscan(keys.lines_key(batch.id), cursor, count=PAGE))
-        return found  # type: ignore[no-any-return]
-
     def pages(self, batch: Batch) -> Iterator[list[Holder]]:
-        """All lines that are not settled, without waiting for that."""
+        """The same lines in one pass: they need not be settled on the way."""
         cursor = -1
         while cursor != 0:
-            cursor, rows = self._scan(batch, max(0, cursor))
-            yield [(line.decode(), _holder(one)) for line, one in rows.items()]
+            cursor, holders = self._scan(batch, max(0, cursor))
+            yield holders
+
+    def _scan(self, batch: Batch, cursor: int) -> tuple[int, list[Holder]]:
+        """A page, and where the next one begins: 0 for none."""
+        cursor, rows = ask(lambda: self.client.hscan(keys.lines_key(batch.id), cursor, count=PAGE))
+        return cursor, [(line.decode(), _holder(one)) for line, one in rows.items()]
 
     def count_left(self, batch: Batch) -> int:
         return int(ask(lambda: self.client.hlen(keys.lines_key(batch.id))))

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from typing import Any
 
 import redis
 
@@ -143,7 +142,7 @@ class Store:
 
     def tool_result(self, key: str) -> str | None:
         """What a tool said of the same before, None where nothing is kept of it."""
-        found: Any = ask(lambda: self.client.get(keys.tool_result_key(key)))
+        found = ask(lambda: self.scripts.client.get(keys.tool_result_key(key)))
         return None if found is None else found.decode()
 
     def keep_tool_result(self, key: str, text: str, ttl_s: float) -> None:
@@ -229,8 +228,8 @@ class Store:
 
     def next_ends(self, reader: str, timeout_s: float) -> list[str]:
         """The next refs that ended or were parked, as many as there are; none when the time is over."""
-        found: Any = ask(
-            lambda: self.client.blmpop(
+        found = ask(
+            lambda: self.scripts.client.blmpop(
                 max(0.01, timeout_s), 1, keys.reply_key(reader), direction="LEFT", count=ENDS_AT_ONCE
             )
         )
