@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from broker.call import Call, Reply
-from broker.errors import EngineUnavailable
 from broker.settings.lanes import Lane
 from workers.engines import cloud
 from workers.engines.batches import BatchDoor
@@ -42,17 +41,13 @@ class AnthropicEngine:
             )
 
     def call(self, call: Call, cancelled: Callable[[], bool]) -> Reply:
-        if self._messages is None:
-            raise EngineUnavailable(f"lane {self._lane_name!r} is not open", mend="call open() first")
-        return self._messages.call(call, cancelled)
+        return cloud.opened(self._messages, self._lane_name).call(call, cancelled)
 
     def beats(self) -> int:
         return self._messages.beats if self._messages else 0
 
     def batches(self) -> BatchDoor | None:
-        if self._messages is None:
-            raise EngineUnavailable(f"lane {self._lane_name!r} is not open", mend="call open() first")
-        return self._messages.batches()
+        return cloud.opened(self._messages, self._lane_name).batches()
 
     def probe(self, within_s: float) -> None:
         """Nothing: its tokens are billed."""

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from importlib.util import find_spec
+from typing import TypeVar
 
 from broker.errors import EngineUnavailable
 from broker.settings.lanes import Lane
 from broker.settings.secrets import secret
 
 NO_KEY = "none"
+Connected = TypeVar("Connected")
 
 
 def check(lane_name: str, lane: Lane, package: str) -> None:
@@ -20,6 +22,13 @@ def check(lane_name: str, lane: Lane, package: str) -> None:
     api_key(lane_name, lane)
     if not lane.model:
         raise EngineUnavailable(f"lane {lane_name!r} names no model", mend=f"set lanes.{lane_name}.model")
+
+
+def opened(connected: Connected | None, lane_name: str) -> Connected:
+    """What ``open`` has made. Raises EngineUnavailable before that."""
+    if connected is None:
+        raise EngineUnavailable(f"lane {lane_name!r} is not open", mend="call open() first")
+    return connected
 
 
 def api_key(lane_name: str, lane: Lane) -> str:

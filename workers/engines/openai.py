@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from broker.call import Call, Reply
-from broker.errors import EngineUnavailable
 from broker.settings.lanes import Lane
 from workers.engines import cloud
 from workers.engines.batches import BatchDoor
@@ -44,17 +43,14 @@ class OpenAIEngine:
             )
 
     def call(self, call: Call, cancelled: Callable[[], bool]) -> Reply:
-        if self._chat is None:
-            raise EngineUnavailable(f"lane {self._lane_name!r} is not open", mend="call open() first")
-        return self._chat.call(call, cancelled)
+        return cloud.opened(self._chat, self._lane_name).call(call, cancelled)
 
     def beats(self) -> int:
         return self._chat.beats if self._chat else 0
 
     def batches(self) -> BatchDoor | None:
-        if self._chat is None:
-            raise EngineUnavailable(f"lane {self._lane_name!r} is not open", mend="call open() first")
-        return self._chat.batches() if self._dialect.batches else None
+        chat = cloud.opened(self._chat, self._lane_name)
+        return chat.batches() if self._dialect.batches else None
 
     def probe(self, within_s: float) -> None:
         """Nothing: its tokens are billed."""
