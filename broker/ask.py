@@ -14,10 +14,10 @@ from broker.errors import RedisFull, RedisUnavailable
 log = logging.getLogger(__name__)
 Answer = TypeVar("Answer")
 ASK_AGAIN_S = 0.2
-#: What is asked of Redis of any number of names is asked of so many at a time: it does nothing else meanwhile.
+#: Of any number of names so many are asked of Redis at a time: it does nothing else meanwhile.
 AT_ONCE = 1000
-#: A server that was the master until a moment ago, has lost its master or its replicas, cannot write to its disk or is
-#: at a long script says so, and does the same work later. Its library has classes for some of that.
+#: What a server says that can do the same work later: it was the master until a moment ago, has lost its master or its
+#: replicas, cannot write to its disk, or is busy with a long script. The library has classes for some of that.
 _NOT_NOW = (redis.exceptions.ReadOnlyError, redis.exceptions.MasterDownError)
 _NOT_NOW_CODES = ("NOREPLICAS ", "MISCONF ", "BUSY ", "UNBLOCKED ")
 
@@ -52,7 +52,7 @@ def full() -> RedisFull:
 def patiently(question: Callable[[], Answer]) -> Answer:
     """The answer of a Redis that is waited for however long it is away.
 
-    For what must not be lost with it: what a call cost, and its answer. ``question`` may be asked more than once.
+    For what must not be lost: what a call cost, and its answer. ``question`` may be asked more than once.
     """
     told = False
     while True:

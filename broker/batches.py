@@ -31,8 +31,8 @@ Holder = tuple[str, tuple[str, int]]
 class Batch:
     """``endpoint`` is the provider's door (``Endpoint.id``), ``provider_id`` its own name for the batch, "" before it
     has one. Times in microseconds of Redis's clock; ``due_us`` is the earliest deadline in it, None where no line has
-    one. ``cancelled``: the provider was asked to stop it. ``others`` are the provider's ids that were taken for its
-    own and were another's.
+    one. ``cancelled``: the provider was asked to stop it. ``others`` are ids of other batches of the provider that
+    were once taken for it.
     """
 
     id: str

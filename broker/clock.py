@@ -36,5 +36,5 @@ class Clock:
         return time.monotonic_ns() // 1000 + self._offset_us
 
     def seen(self, now_us: int) -> None:
-        """It was so late just now, by the word of Redis."""
+        """Redis has just told this time."""
         self._offset_us = now_us - time.monotonic_ns() // 1000

@@ -32,7 +32,7 @@ class Limits:
     def override(self, scope: str, period: str, limit_nano: int | None) -> None:
         """An operator's limit, over what the configuration says, at once and fleet-wide. None takes it back.
 
-        Its levels are told of anew.
+        Alerts of its levels are sent again.
         """
         name = f"limit|{scope}|{period}"
         fired = [f"{scope}|{period}|{level}" for level in LEVELS]
@@ -80,7 +80,7 @@ class Limits:
         return {name.decode(): value.decode() for name, value in found}
 
     def _states(self, rules: Mapping[str, str]) -> list[BudgetState]:
-        """Of the limits among these rules. Many more scopes have spent something than have a limit."""
+        """Of the limits among these rules, and of no other scope: many more have spent something than have a limit."""
         windows = self.windows()
         limited = {name.partition("|")[2] for name in rules if name.startswith(("file|", "limit|"))}
         states = []

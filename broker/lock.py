@@ -21,7 +21,7 @@ from broker.errors import RedisUnavailable
 log = logging.getLogger("laneway.lock")
 
 # A Redis that is full refuses none of these: what they guard is what empties it, and tells of it.
-# What is left of it is more than it lasts where Redis's clock was set back: the dead would hold it for as long.
+# Where Redis's clock was set back, the lock of a dead process would last as much longer: it is cut to its usual time.
 _TAKE = """#!lua flags=allow-oom
 if redis.call('PTTL', KEYS[1]) > tonumber(ARGV[2]) then redis.call('PEXPIRE', KEYS[1], ARGV[2]) end
 return redis.call('SET', KEYS[1], ARGV[1], 'NX', 'PX', ARGV[2]) and 1 or 0

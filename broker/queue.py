@@ -35,8 +35,8 @@ from broker.task import Claim
 
 log = logging.getLogger(__name__)
 Work = Callable[[Sequence[Claim]], None]
-#: Nothing is taken so soon after a start: a worker that its first task kills while it still tells dramatiq's main
-#: process that it is up takes a lock into its grave, for which the main process then waits for ever.
+#: Nothing is taken so soon after a start: a worker that its first task kills while it tells dramatiq's main process
+#: that it is up dies with a lock in hand, and the main process waits for that lock for ever.
 BOOT_S = 0.25
 
 
@@ -208,7 +208,7 @@ class TaskConsumer(Consumer):
     nack = ack
 
     def requeue(self, messages: Iterable[MessageProxy]) -> None:
-        """Those that cannot be given back, for Redis does not understand them, keep no others."""
+        """One that Redis refuses to take back does not keep the others."""
         for message in messages:
             try:
                 self._give_back(message.args[0])
@@ -216,8 +216,8 @@ class TaskConsumer(Consumer):
                 log.error("%s is not given back; its lease runs out: %s", message, error)
 
     def _give_back(self, claims: Sequence[Claim], cause: str = "") -> None:
-        """Where Redis is away dramatiq comes again with them. After any other failure it does not: then they are out of
-        hand all the same, and their leases run out."""
+        """Where Redis is away dramatiq calls again. After any other failure it does not: then they are out of hand all
+        the same, and their leases run out."""
         try:
             self.store.release(claims, cause)
         except (RedisUnavailable, RedisFull) as lost:
@@ -269,7 +269,7 @@ def _first_line(error: BaseException) -> str:
 
 class _Keeper(Middleware):
     """One thread a process that says what is still in hand and which lanes are served, three times a lease; more often
-    while what is lost or has been kept long enough is more than a round takes."""
+    while a round leaves some of what is lost or has been kept long enough to the next one."""
 
     def __init__(self, store: Store, hands: Hands, lanes: Sequence[str], stopping: threading.Event) -> None:
         self.store, self.hands, self.lanes = store, hands, tuple(lanes)

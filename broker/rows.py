@@ -45,7 +45,7 @@ PRIORITY_LIMIT = 1000
 SYNC_FIRST = 2 * PRIORITY_LIMIT + 1
 #: So many facts of one call go into the stream together, packed as columns.
 GROUP_FACTS = 32
-#: Fields of a task that each digest has: those up to guards. What later versions add counts where it is said.
+#: Fields that are in every digest: those up to guards. One that a later version added is in it only where it is set.
 DIGESTED = [one.name for one in fields(Task)].index("guards") + 1
 _digested = attrgetter(*(one.name for one in fields(Task)[:DIGESTED]))
 
@@ -53,7 +53,7 @@ _digested = attrgetter(*(one.name for one in fields(Task)[:DIGESTED]))
 def digest(task: Task) -> str:
     """What makes two submissions of one id the same task: everything that the producer said.
 
-    A task that says nothing of what a later version added has the digest that earlier versions gave it.
+    So a task that sets none of the later fields keeps the digest that earlier versions gave it.
     """
     said = [1, *_digested(task)]
     for one in fields(task)[DIGESTED:]:

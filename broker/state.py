@@ -46,9 +46,9 @@ class Intent:
 
 @dataclass(frozen=True, slots=True)
 class Heard:
-    """How a call to an endpoint went. ``answered`` False: the endpoint failed; None: it was neither its merit nor its
-    fault. ``tokens`` is what the call used beyond what it was let in for, ``blocked_s`` for how long the endpoint wants
-    no further calls, ``rpm`` and ``tpm`` what it told of its limits a minute (0: nothing).
+    """How a call to an endpoint went. ``answered`` False: the endpoint failed; None: the call says nothing of
+    its health. ``tokens`` is what the call used beyond what it was let in for, ``blocked_s`` for how long the endpoint
+    wants no further calls, ``rpm`` and ``tpm`` what it told of its limits a minute (0: nothing).
     """
 
     endpoint: str

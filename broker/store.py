@@ -141,7 +141,7 @@ class Store:
         ]
 
     def tool_result(self, key: str) -> str | None:
-        """What a tool said of the same before, None where nothing is kept of it."""
+        """The result that is kept under that key, None where none is."""
         found = ask(lambda: self.scripts.client.get(keys.tool_result_key(key)))
         return None if found is None else found.decode()
 

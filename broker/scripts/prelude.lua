@@ -65,7 +65,7 @@ local function task_key(ref)
 end
 
 -- A script works on many tasks at a time. What it adds to or takes from shared sets is gathered here and written once,
--- by apply(): a call from Lua costs more than the command it makes.
+-- by apply(): calling Redis from Lua costs more than the command itself.
 local added, removed = {}, {}
 
 local function add(set, score, member)
