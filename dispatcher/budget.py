@@ -170,8 +170,8 @@ def may_retry(limits: Limits, attempts: Sequence[Attempted], worst_nano: int | N
 def stopped(limits: Limits, attempts: Sequence[Attempted], running_s: float) -> str | None:
     """Which limit was reached, so that no further call of a model begins; None where one may.
 
-    ``running_s``: seconds since the task's first call, without the time that it waited for a person. Asked outside
-    every loop that it guards, before each call.
+    ``running_s``: seconds since the task's first call, without the time that it waited for a person. Asked before
+    each call, outside of every loop of calls that it is to end.
     """
     models = [one for one in attempts if one.purpose in MODEL_CALLS]
     used = sum(_tokens(one) for one in models)

@@ -87,7 +87,7 @@ def _gist(message: Message) -> str:
 
 
 def long_texts(task: Task, limit_chars: int | None) -> list[int]:
-    """The places of the messages of which passages are to be chosen."""
+    """The places of the user's messages that are too long to be told whole."""
     if limit_chars is None:
         return []
     least = max(SHORTEST, limit_chars)
@@ -168,7 +168,7 @@ def excerpt(text: str, kept: Sequence[int]) -> str:
 
 def unused_tokens(messages: Sequence[Message], answer: str) -> int:
     """About how many tokens of the context the answer shows no trace of: passages that share no number and no word of
-    four letters with it. An estimate from below the model: it may have read them and rightly said nothing of them."""
+    four letters with it. An estimate: the model may have made use of a passage without repeating a word of it."""
     words = set(_WORD.findall(answer.lower()))
     texts = [str(one.get("content") or "") for one in messages if one.get("role") in ("user", "tool")]
     passages = [passage for text in texts if len(text) > SHORTEST for passage in pieces(text)]

@@ -1,4 +1,4 @@
-"""How much of a text is looked at, and in which form every engine takes it."""
+"""How much of a text is looked at, and the form of it that every engine takes."""
 
 from __future__ import annotations
 

@@ -163,8 +163,7 @@ class Fleet:
     """A context manager: inside, the planned processes run and ``store`` is open; after it nothing of them is left.
 
     ``settings.redis_url`` None: over the embedded server of ``fleet.var``, which is started again when it dies and is
-    stopped too unless it ran before.
-    ``fresh`` empties that folder first.
+    stopped too unless it ran before. ``fresh`` empties that folder first.
     """
 
     def __init__(

@@ -36,7 +36,7 @@ class Critics:
         self.jobs, self.store = jobs, jobs.store
 
     def moves(self, claims: Sequence[Claim]) -> list[Move]:
-        """Of tasks whose answer is with a critic."""
+        """The next move of each of these tasks, whose answers are with a critic."""
         return [self._move(claim) for claim in claims]
 
     def _move(self, claim: Claim) -> Move:

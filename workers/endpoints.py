@@ -35,11 +35,11 @@ from workers.engines import Engine, build
 
 log = logging.getLogger(__name__)
 
-#: What says nothing of the endpoint's health: the request's own fault, or a limit, which has its own way.
+#: What says nothing of the endpoint's health: the request's own fault, or a limit, which ``blocked_s`` tells of.
 NO_FAULT = (CallRejected, ContextOverflow, CallCancelled, RateLimited, EngineOverloaded)
 CROWDED_S = 5.0  # for an endpoint that is overloaded and does not say for how long
 LEAST_WAIT_S = 0.01
-ASK_AGAIN_S = 3600.0  # Redis may know better by then, or have forgotten
+ASK_AGAIN_S = 3600.0  # no endpoint is shut for longer here: Redis may know better by then
 BYTES_A_TOKEN = 4
 
 
@@ -48,8 +48,8 @@ class Endpoint:
     """``id`` is the same for all lanes and nodes that share the endpoint and its key, "" where nobody counts.
 
     ``ailing``: its engine makes no tokens; ``broken_off``: so the calls in it are given up (see ``workers/health.py``).
-    ``failures`` in a row and ``shut_until``, on
-    ``time.monotonic``, are as last heard; ``broken``: it is shut for failing, and not for a limit.
+    ``failures`` in a row and ``shut_until``, on ``time.monotonic``, are as last heard from Redis; ``broken``: it is
+    shut for failing, and not for a limit.
     """
 
     id: str
@@ -158,6 +158,8 @@ def _shut(one: Endpoint) -> bool:
 
 
 def identity(row: Lane) -> str:
+    """What the endpoint is counted under in Redis: by its engine, address, model and key. "" for one that has no
+    address, key or limit."""
     if not (
         row.base_url
         or row.api_key_env

@@ -1,7 +1,7 @@
 """Health is tokens: whether a node's engine makes any, and what follows when it does not.
 
-An engine that answers its calls is well. One that is silent is asked for a token. One that owes it twice is ailing: the
-node says so, takes nothing more, and breaks its calls off, whose tasks go to other nodes of the lane or along their
+An engine that answers its calls is well. One that is silent is asked for a token. One that gives none twice is ailing:
+the node says so, takes nothing more, and breaks its calls off, whose tasks go to other nodes of the lane or along their
 chain. Then it is opened again and asked again until a token comes.
 """
 

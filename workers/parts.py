@@ -99,8 +99,8 @@ def submitted(store: Store, parts: Sequence[Task]) -> tuple[str, Record | None]:
 
 
 def _is_there(store: Store, part: Task) -> bool:
-    """Whether what has its id is this part, with another deadline. Its parent may have a part of other words there: of
-    a turn or an answer that Redis has lost since."""
+    """Whether the task of its id is this part, submitted before with another deadline. It may be a part with another
+    prompt: of a turn or an answer of its parent that Redis has lost since."""
     if part.ref not in store.records.parts(reference(part.workspace, part.parent or "")):
         return False
     known = _record(store, part)

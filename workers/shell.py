@@ -173,7 +173,7 @@ class Lane:
                         moves.append(self._attempt(job, heard))
                     case ["cancel"]:
                         moves.append(cancelled(job.claim))
-                    case ["busy", wait_us, broken]:  # the endpoint let it not in; another one may
+                    case ["busy", wait_us, broken]:  # this endpoint takes no call now; another one may
                         self.endpoints.shut(job.endpoint, int(wait_us) / US_PER_S, broken=broken == "1")
                         elsewhere.append(job.claim)
                     case [_, *scope] if scope:

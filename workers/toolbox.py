@@ -112,7 +112,7 @@ class Toolbox:
         )
 
     def use(self, offer: Offer, call: ToolCall, workspace: str) -> Used:
-        """Do it, whatever comes of it: a failure is told to the model, and booked under its code."""
+        """Make the call. Raises nothing: a failure is told to the model, and booked under its code."""
         try:
             arguments = arguments_of(offer.function, call)
         except ToolError as error:
@@ -139,7 +139,6 @@ class Toolbox:
         if len(offer.hanging) >= MOST_HANGING:
             return Used(f"Error: {offer.function.name} does not answer at present", failure="tool_hangs")
         came: queue.SimpleQueue[tuple[str, str, float]] = queue.SimpleQueue()
-
         clock = time.perf_counter_ns if offer.row.own_process else time.thread_time_ns
 
         def run() -> None:

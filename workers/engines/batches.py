@@ -61,7 +61,7 @@ class BatchDoor(Protocol):
         """
 
     def read(self, result: Any, call: Call) -> Reply | EngineError:
-        """The provider's words about one line, as the answer to the call or the error that it came to."""
+        """What a line came to: ``result``, as ``results`` gave it, as an answer to the call or as an error."""
 
     def cancel(self, provider_id: str) -> None:
         """Have no further line worked on. What was answered stays."""

@@ -1,4 +1,5 @@
-"""How a model is held to the form of an answer and told of tools, a way a function. ``dialects.py`` says whose way.
+"""How a model is held to the form of an answer and told of tools: each function is one way to do it, and
+``dialects.py`` says which endpoint takes which.
 
 Each function gives a ``Constraint``: what goes into the request, and the way back from what the model wrote to the
 answer.

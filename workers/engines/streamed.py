@@ -16,9 +16,9 @@ from workers.engines.watch import CURRENT, Watch
 
 CONNECT_S = 10.0
 SAID_LIMIT = 100
-#: No model takes or makes as many in one call; what a count above it would cost is no amount of money any more.
+#: No model takes or makes as many in one call: a larger count is an error of the provider's.
 MOST_TOKENS = 100_000_000
-#: No token of today's models has more characters; what a server says beside what it counts is room for as well.
+#: No token of today's models has more characters, and there is room for what a server says without counting it.
 CHARS_A_TOKEN, CHARS_BESIDE = 128, 65_536
 Raised = tuple[type[Exception], ...]
 
@@ -62,7 +62,7 @@ class Answer:
 
     @property
     def known_usage(self) -> Usage | None:
-        """None: not known. Nothing at all beside an answer is no count of it."""
+        """None: not known, also where an answer came and the provider counts no token for it."""
         came = self.first_token_ms is not None or self.chars > 0
         return None if came and self.usage == Usage() else self.usage
 
