@@ -38,30 +38,14 @@ def compose(
     """``left_s`` is the time to the task's deadline or the end of its own time, None where it has none.
     ``told`` are its messages as its context guards left them, None: all as they are.
 
-    System text first (the stable prefix that providers cache) with what a person added, then the lane's shots, the
-    task's own messages, what was said and done since, and for a re-prompt the last answer with what was wrong about it.
     A corrected answer is asked for without more use of tools, so that an engine can hold it to its form.
     """
-    messages: list[Mapping[str, Any]] = []
-    parts = (lane.system, task_type.instruction, claim.progress.instruction)
-    system = "\n\n".join(part for part in parts if part)
-    if system:
-        messages.append({"role": "system", "content": system})
-    for question, answer in lane.shots:
-        messages += [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
-    messages += claim.task.messages if told is None else told
-    messages += turns.messages(claim.progress.turns, task_type.context.turns)
-    if claim.progress.complaint:
-        messages += [
-            {"role": "assistant", "content": claim.progress.last_answer},
-            {"role": "user", "content": REPROMPT.format(complaint=claim.progress.complaint)},
-        ]
     choices = _choices([gate.choices for gate in gates if isinstance(gate, ChoiceGate)])
     room = task_type.max_tokens or lane.max_tokens
     if choices is not None:  # some engines wrap a choice, and none may cut the longest one off
         room = max(room, WRAPPING_TOKENS + max(map(len, choices)))
     return Call(
-        messages=tuple(messages),
+        messages=tuple(_messages(claim, lane, task_type, claim.task.messages if told is None else told)),
         max_tokens=min(room, lane.max_tokens),
         schema=next(
             (gate.schema_ for gate in gates if isinstance(gate, JsonSchemaGate) and gate.schema_), None
@@ -75,6 +59,29 @@ def compose(
         attempt_id=claim.attempt_id,
         priority=_priority(claim.task),
     )
+
+
+def _messages(
+    claim: Claim, lane: Lane, task_type: TaskType, own: Sequence[Mapping[str, Any]]
+) -> list[Mapping[str, Any]]:
+    """System text first (the stable prefix that providers cache) with what a person added, then the lane's shots, the
+    task's ``own`` messages, what was said and done since, and for a re-prompt the last answer with what was wrong.
+    """
+    messages: list[Mapping[str, Any]] = []
+    parts = (lane.system, task_type.instruction, claim.progress.instruction)
+    system = "\n\n".join(part for part in parts if part)
+    if system:
+        messages.append({"role": "system", "content": system})
+    for question, answer in lane.shots:
+        messages += [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
+    messages += own
+    messages += turns.messages(claim.progress.turns, task_type.context.turns)
+    if claim.progress.complaint:
+        messages += [
+            {"role": "assistant", "content": claim.progress.last_answer},
+            {"role": "user", "content": REPROMPT.format(complaint=claim.progress.complaint)},
+        ]
+    return messages
 
 
 def _tool_choice(
