@@ -54,6 +54,11 @@ class Ended:
     gate_cost_nano: int
     batch: bool = False
 
+    @property
+    def text(self) -> str:
+        """The answer's, "" where there is none."""
+        return self.result.text if isinstance(self.result, Reply) else ""
+
 
 def booked_as(claim: Claim) -> str:
     """The purpose under which this call stands in the ledger."""
@@ -176,14 +181,13 @@ def move(
     soft_nano: int | None,
 ) -> Move:
     """The task's next place, with the attempt settled in the same step. ``soft_nano`` is its soft limit."""
-    text = ended.result.text if isinstance(ended.result, Reply) else ""
     told = replace(
         claim.progress,
         attempts=(*claim.progress.attempts, fact),
-        last_answer=text or claim.progress.last_answer,
+        last_answer=ended.text or claim.progress.last_answer,
     )
     return replace(
-        _next_place(claim, step, told, ended.verdict, text, places),
+        _next_place(claim, step, told, ended, places),
         cost_nano=(fact.cost_nano or 0) + fact.gate_cost_nano,
         attempts=(fact,),
         overrun=fact.overrun,
@@ -205,7 +209,7 @@ def to_critic(
     round_ = claim.progress.rounds + 1
     told = replace(
         claim.progress,
-        last_answer=ended.result.text if isinstance(ended.result, Reply) else "",
+        last_answer=ended.text,
         critic=f"critic{round_}",
         rounds=round_,
     )
@@ -238,15 +242,13 @@ def going_on(
     )
 
 
-def _next_place(
-    claim: Claim, step: Step, told: Progress, verdict: Verdict, text: str, places: Places
-) -> Move:
+def _next_place(claim: Claim, step: Step, told: Progress, ended: Ended, places: Places) -> Move:
     lane = told.lane
     here = lane_queue(lane, claim.task.mode)
     match step:
         case Complete():
-            outcome = Outcome("succeeded", "", text, lane)
-            facts = (Finished("succeeded", True if verdict.passed else None, lane),)
+            outcome = Outcome("succeeded", "", ended.text, lane)
+            facts = (Finished("succeeded", True if ended.verdict.passed else None, lane),)
             return Move(claim, "succeeded", told, outcome=outcome, facts=facts)
         case Retry(delay_s):
             return Move(claim, "queued", replace(told, retries=told.retries + 1), here, delay_s)

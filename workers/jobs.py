@@ -244,28 +244,14 @@ class Jobs:
         never = isinstance(result, CallNeverMade)
         job = job if never else replace(job, claim=_measured(job, result))
         asks = asked_for(job.call, result)
-        verdict, gate_nano = (NO_VERDICT, 0) if asks else self._judge(job, result)
-        busy_ms = 0.0 if never else (ended_us - started_us) / 1000
-        settlement = settle(
-            job.price, result, worst_nano=job.worst_nano, busy_ms=busy_ms, batch=job.batch, ended_us=ended_us
-        )
-        ended = Ended(
-            result=result,
-            verdict=verdict,
-            settlement=settlement,
-            started_us=started_us,
-            ended_us=ended_us,
-            gate_cost_nano=gate_nano,
-            batch=job.batch,
-        )
-        row, node = job.endpoint.row, self.settings.fleet.node
-        fact = attempted(job.claim, self.name, job.endpoint.engine.name, row.model, ended, node)
+        ended = self._ended(job, result, started_us, ended_us, judged=not asks)
+        engine, model = job.endpoint.engine.name, job.endpoint.row.model
+        fact = attempted(job.claim, self.name, engine, model, ended, self.settings.fleet.node)
         scopes = scopes_of(job.claim.task, self.name)
         if never:
             return replace(self._not_made(job), late=(fact,), scopes=scopes)
         if asks:
-            before = job.claim.progress.turns
-            asked = turns.asked(before, result.text, asks, self.name)  # type: ignore[union-attr]
+            asked = turns.asked(job.claim.progress.turns, ended.text, asks, self.name)
             return self.going_on(job.claim, fact, asked, job.task_type, job.limits)
         away = self.away()
         step = next_step(job.claim, self.name, self._bounds(job, fact, away), ended, away)
@@ -275,6 +261,17 @@ class Jobs:
         if isinstance(step, Complete) and wants_critic(job.claim.progress, job.task_type):
             return to_critic(job.claim, fact, ended, scopes, job.limits.soft_nano)
         return move(job.claim, step, fact, ended, self.places(), scopes, job.limits.soft_nano)
+
+    def _ended(
+        self, job: Job, result: Reply | EngineError, started_us: int, ended_us: int, *, judged: bool
+    ) -> Ended:
+        """The call with its price, and the gates' verdict where it is to be ``judged``."""
+        verdict, gate_nano = self._judge(job, result) if judged else (NO_VERDICT, 0)
+        busy_ms = 0.0 if isinstance(result, CallNeverMade) else (ended_us - started_us) / 1000
+        settlement = settle(
+            job.price, result, worst_nano=job.worst_nano, busy_ms=busy_ms, batch=job.batch, ended_us=ended_us
+        )
+        return Ended(result, verdict, settlement, started_us, ended_us, gate_nano, job.batch)
 
     def _not_made(self, job: Job) -> Move:
         """Where a task goes whose call was begun in Redis and not made: where it would have gone before that."""
