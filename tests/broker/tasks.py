@@ -1,15 +1,17 @@
 """Tasks over a real Redis, as tests make, take, end and lose them."""
 
-from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
+import redis
+
 from broker import keys
-from broker.events import Attempted, Fact, Finished, decode_entry
+from broker.events import Attempted, Fact, Finished
 from broker.state import Intent, Move
 from broker.store import Store
 from broker.task import DISPATCH, Claim, Outcome, Progress, Task
 from tests.awaited import eventually
+from tests.events import events_of
 
 LEASE_S = 0.3
 Q = "lane-x-sync"
@@ -45,10 +47,8 @@ def now_us(client: Any) -> int:
     return int(seconds) * 1_000_000 + int(micros)
 
 
-def facts(client: Any) -> Iterator[tuple[str, int, Fact]]:
-    for _, entry in client.xrange(keys.EVENTS):
-        for event in decode_entry(entry[b"b"]):
-            yield event.task_id, event.seq, event.fact
+def facts(client: redis.Redis) -> list[tuple[str, int, Fact]]:
+    return [(event.task_id, event.seq, event.fact) for event in events_of(client)]
 
 
 def lose(store: Store) -> None:

@@ -9,13 +9,14 @@ import redis
 
 from broker import keys
 from broker.errors import CallNeverMade
-from broker.events import Attempted, Routed, decode_entry
+from broker.events import Attempted, Routed
 from broker.settings.fleet import Fleet
 from broker.state import Intent, Move
 from broker.store import Store
 from broker.task import DISPATCH, Claim, Progress
 from tests.awaited import eventually
 from tests.broker.tasks import LEASE_S, Q, call, done, facts, lose, lose_a_call, now_us, take, task
+from tests.events import events_of
 
 
 def test_a_stale_holder_s_result_is_dropped_and_its_cost_corrects_what_was_booked(
@@ -213,8 +214,7 @@ def test_a_call_of_a_task_that_redis_has_lost_is_booked_once_on_the_day_of_its_s
     paid = replace(done(claim, 200), scopes=("fleet",))
     assert store.commit([paid]) == ["late"]
     assert store.commit([paid]) == ["done before"]
-    entries: Any = client.xrange(keys.EVENTS)
-    (event,) = [event for _, entry in entries for event in decode_entry(entry[b"b"])]
+    (event,) = events_of(client)
     assert (event.task_id, event.submitted_us, event.fact) == ("a", claim.submitted_us, call(claim, 200))
     assert client.hget(keys.used_key("total"), "fleet") == b"200"
     assert 0 < client.ttl(f"laneway:gone:{claim.ref}|{claim.submitted_us}") <= 86400
@@ -247,11 +247,9 @@ def test_a_call_of_a_task_that_redis_has_lost_is_not_that_of_a_later_task_of_its
     assert store.commit([later]) == ["moved"]
     assert store.records.one("acme/a").cost_nano == 30
     assert client.hget(keys.used_key("total"), "fleet") == b"230"
-    entries: Any = client.xrange(keys.EVENTS)
     booked = {
         (event.submitted_us, event.fact.cost_nano)
-        for _, entry in entries
-        for event in decode_entry(entry[b"b"])
+        for event in events_of(client)
         if isinstance(event.fact, Attempted)
     }
     assert booked == {(lost.claim.submitted_us, 200), (later.claim.submitted_us, 30)}

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from broker import keys
-from broker.events import decode_entry
 from broker.task import Progress, encode_progress
 from tests.accounting.reference import fold
+from tests.events import events_of
 from workers.human import approved, carry_out, priced
 
 PRICED = '\n[human]\nusd_per_minute = "0.80"\nusd_per_review = "2.50"\n'
@@ -27,9 +27,7 @@ def park(laneway: Any, task_id: str = "t", more: str = "", **task: Any) -> None:
 
 
 def row_of(laneway: Any, task_id: str = "t") -> Any:
-    entries = laneway.store.client.xrange(keys.EVENTS)
-    events = [event for _, entry in entries for event in decode_entry(entry[b"b"])]
-    return fold(event for event in events if event.task_id == task_id)
+    return fold(event for event in events_of(laneway.store.client) if event.task_id == task_id)
 
 
 def test_the_list_shows_how_long_each_has_waited_the_longest_or_the_most_urgent_first(laneway: Any) -> None:

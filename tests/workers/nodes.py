@@ -7,8 +7,7 @@ from typing import Any, Self
 
 import redis
 
-from broker import keys
-from broker.events import Event, decode_entry
+from broker.events import Event
 from broker.hands import Hands
 from broker.settings import Settings, parse
 from broker.state import Record
@@ -17,6 +16,7 @@ from broker.task import DISPATCH, Task, lane_queue
 from dispatcher.actor import Dispatcher
 from dispatcher.classify import Classifier
 from dispatcher.embedding import HashEmbedder
+from tests.events import events_of
 from tests.mock_provider import control, script
 from workers.endpoints import Endpoints
 from workers.jobs import Jobs
@@ -72,8 +72,7 @@ class Node:
         return self.store.records.one(f"acme/{task_id}")
 
     def events(self) -> list[Event]:
-        entries: Any = self.client.xrange(keys.EVENTS)
-        return [event for _, row in entries for event in decode_entry(row[b"b"])]
+        return events_of(self.client)
 
     def close(self) -> None:
         """The connections to its endpoints alone: a process that they lead to goes on."""

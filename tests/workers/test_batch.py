@@ -13,7 +13,7 @@ import redis
 
 from broker import keys
 from broker.batches import Batch, State
-from broker.events import Attempted, decode_entry
+from broker.events import Attempted
 from broker.lock import Lock
 from broker.state import Record
 from broker.task import Task
@@ -520,9 +520,7 @@ def test_a_call_of_a_lost_batch_that_turns_up_is_settled_as_what_it_was_begun_as
     node.provider.hidden = False
     for _ in range(5):
         node.keeper.look()
-    entries: Any = node.client.xrange(keys.EVENTS)
-    facts = [event.fact for _, entry in entries for event in decode_entry(entry[b"b"])]
-    calls = [one for one in facts if isinstance(one, Attempted)]
+    calls = [event.fact for event in node.events() if isinstance(event.fact, Attempted)]
     calls = [one for one in calls if one.attempt_id == calls[0].attempt_id]
     assert [(one.settled, one.purpose, one.parent_attempt_id) for one in calls] == [
         (False, "task", ""),

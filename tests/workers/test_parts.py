@@ -14,7 +14,7 @@ import redis
 
 from broker import keys
 from broker.errors import ConfigError
-from broker.events import Attempted, Finished, Routed, decode_entry
+from broker.events import Attempted, Finished, Routed
 from broker.settings import parse
 from broker.state import Intent, Move, Record
 from broker.task import DISPATCH, Claim, Outcome, Task
@@ -162,9 +162,7 @@ def test_a_parent_that_was_thought_lost_while_it_handed_a_part_on_paid_nothing_f
     monkeypatch.setattr(node.store, "submit", stalled)
     node.work()
     node.close()
-    entries: Any = client.xrange(keys.EVENTS)
-    events = [event for _, entry in entries for event in decode_entry(entry[b"b"])]
-    paid = fold(event for event in events if event.task_id == "t").task
+    paid = fold(event for event in node.events() if event.task_id == "t").task
     assert booked[0] > node.record().cost_nano == paid.cost.total
     assert paid.unsettled_calls == 0
     used: Any = client.hget(keys.used_key("total"), "fleet")
