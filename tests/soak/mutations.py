@@ -86,7 +86,7 @@ MUTATIONS = (
     Mutation(
         "commit: a cancelled task's call is not booked",
         _lua("commit"),
-        (("'cancelled', '', rules[4], { rules[3] }", "'cancelled', '', rules[4], { rules[3] }\n      attempts = {}"),),
+        (("{ rules[3] }, ''", "{ rules[3] }, ''\n    attempts = {}"),),
         ("I4", "I10"),
         ("lose replies",),
     ),
