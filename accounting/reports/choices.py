@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from decimal import Decimal
 from math import inf, isfinite
 from typing import Any
 
@@ -12,7 +13,7 @@ from accounting.reports.sums import Totals, by, picked, totals
 from accounting.reports.tasks import LANE, WORKFLOW
 
 MOST_COSTLY = 5
-FEWEST_JUDGED = 30  # for one lane to be called better than another
+FEWEST_JUDGED = 30  # for a lane to be called worse than another, or than what is asked of it
 PEOPLE, DEAR, FAR = 0.5, 1.1, 1.5
 WRITTEN = 4  # tokens read that cost about as much as one written
 
@@ -56,12 +57,17 @@ def visits(daily: Any, unpriced: int) -> tuple[Cell, ...]:
     )
 
 
-def choices(kinds: Any) -> tuple[Choice, ...]:
-    """Of each type the lanes with a verdict, the cheapest success first."""
-    return tuple(one for task_type, _ in by(kinds, "task_type") for one in _of_type(kinds, task_type))
+def choices(kinds: Any, floors: Mapping[str, Decimal]) -> tuple[Choice, ...]:
+    """Of each type the lanes with a verdict, the cheapest success first. ``floors`` are the parts of their tasks that
+    types are to succeed in."""
+    return tuple(
+        one
+        for task_type, _ in by(kinds, "task_type")
+        for one in _of_type(kinds, task_type, floors.get(task_type))
+    )
 
 
-def _of_type(kinds: Any, task_type: str) -> list[Choice]:
+def _of_type(kinds: Any, task_type: str, floor: Decimal | None) -> list[Choice]:
     found = [
         Choice(
             task_type,
@@ -71,12 +77,19 @@ def _of_type(kinds: Any, task_type: str) -> list[Choice]:
             share(sums["succeeded"], sums["judged"]),
             unit_cost(sums["cost"], sums["succeeded"], sums["unpriced_calls"]),
             sums["unpriced_calls"],
+            below_floor=_is_below(sums, floor),
         )
         for lane, sums in by(picked(kinds, task_type=task_type), "final_lane")
         if sums["judged"]
     ]
     found.sort(key=_cheapest_first)
     return [replace(one, dominated_by=_better(one, found)) for one in found]
+
+
+def _is_below(sums: Totals, floor: Decimal | None) -> bool | None:
+    if floor is None or sums["judged"] < FEWEST_JUDGED:
+        return None
+    return sums["succeeded"] < floor * sums["judged"]
 
 
 def _cheapest_first(one: Choice) -> tuple[bool, bool, int, str]:

@@ -176,7 +176,9 @@ class Cell:
 class Choice:
     """What tasks of a type came to that ended on a lane. ``dominated_by`` names another lane that costs no more a
     success of the type, succeeds no less often, and is better in one of both; none of which calls are unpriced. Tasks
-    that climbed are the harder ones, so it says which lanes to compare, not which one is better."""
+    that climbed are the harder ones, so it says which lanes to compare, not which one is better. ``below_floor``: it
+    succeeds less often than the type is to (``quality_floor``); None where nothing is asked of the type, or too few of
+    these tasks were judged to tell."""
 
     task_type: str
     lane: str
@@ -186,6 +188,7 @@ class Choice:
     cost_per_success_nano: int | None
     unpriced_calls: int
     dominated_by: str | None = None
+    below_floor: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)

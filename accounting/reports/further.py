@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from fractions import Fraction
 
-from accounting.reports.figures import Change, Moved, Period, Report
+from accounting.reports.figures import Change, Choice, Moved, Period, Report
 from accounting.reports.first import MOST_DAYS, MOST_ROWS
 from accounting.reports.wording import (
     NOTHING,
@@ -63,7 +63,8 @@ def _costly(report: Report) -> Grid:
 
 
 def _choices(report: Report) -> Grid:
-    """Types that ended on several lanes. Those that climbed are the harder ones: a hint, and no verdict."""
+    """Types that ended on several lanes, and what is below its floor. Those that climbed are the harder ones: a hint,
+    and no verdict."""
     money = Amounts(report.currency)
     types = [one.task_type for one in report.choices]
     rows = [
@@ -73,13 +74,20 @@ def _choices(report: Report) -> Grid:
             f"{one.judged:,}",
             percent(one.success_rate),
             money.least(one.cost_per_success_nano, one.unpriced_calls),
-            f"compare with {named(one.dominated_by)}" if one.dominated_by is not None else "",
+            ", ".join(_hints(one)),
         )
         for one in report.choices
-        if types.count(one.task_type) > 1
+        if types.count(one.task_type) > 1 or one.below_floor
     ]
     heads = ("type", "ended on", "judged", "success", "per success", "hint")
     return Grid("Quality and cost side by side", heads, rows, yields=("judged", "hint"), keys=2)
+
+
+def _hints(one: Choice) -> Iterator[str]:
+    if one.below_floor:
+        yield "below its floor"
+    if one.dominated_by is not None:
+        yield f"compare with {named(one.dominated_by)}"
 
 
 def _drivers(report: Report) -> Grid:

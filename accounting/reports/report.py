@@ -8,8 +8,9 @@ the cost of one real task. ``accounting.reports.present`` draws the report, ``to
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass, field, fields, is_dataclass
 from datetime import date, timedelta
+from decimal import Decimal
 from typing import Any
 
 import pyarrow as pa
@@ -51,7 +52,7 @@ class Question:
     dollars). ``price_nano`` is what a success is sold for, in that currency; None takes what people said it was worth.
     ``against`` is the first day of an equally long range to compare with. ``calls`` None reads calls of a week at most.
     ``p95_nano`` is what 95 of 100 tasks should stay under, in US dollars. ``monthly`` is what is paid by the month.
-    ``ruled`` are the types that patterns look for."""
+    ``ruled`` are the types that patterns look for, ``floors`` the parts of their tasks that types are to succeed in."""
 
     by: Sequence[str] = DEFAULT_BY
     where: Mapping[str, Sequence[str]] | None = None
@@ -62,6 +63,7 @@ class Question:
     p95_nano: int | None = None
     monthly: Sequence[FlatCost] = ()
     ruled: Sequence[str] = ()
+    floors: Mapping[str, Decimal] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Raises ValueError for a breakdown that is none."""
@@ -195,7 +197,7 @@ def _told(span: tuple[str, str], asked: Question, read: _Read) -> Report:
         costly=choices.costly(read.tallies.workflows),
         cells=choices.cells(kinds),
         visits=() if daily is None else choices.visits(daily, everything.unpriced_calls),
-        choices=choices.choices(kinds),
+        choices=choices.choices(kinds, asked.floors),
         drivers=trends.drivers(kinds),
         speeds=calls.speeds() if calls else (),
         odd=read.odd,

@@ -44,7 +44,8 @@ class TaskType(Table):
     the same lane before the task climbs. ``tools`` are the names of those that the model may use on the way, and
     ``tools_first`` makes it begin with one of them, by a form that the engine holds it to. A ``planner`` begins at the
     strongest lane of its chain, as a bad plan costs more than a good one; a ``worker`` at the cheapest. ``critic`` is
-    the type of a sub-task that judges each answer which passed its gate, ``rounds`` times at most.
+    the type of a sub-task that judges each answer which passed its gate, ``rounds`` times at most. ``quality_floor`` is
+    the part of its tasks that it is to succeed in: reports name the lanes on which it does not.
     """
 
     category: CategoryName = "generative"

@@ -113,6 +113,9 @@ def report(
         p95_nano=_p95(settings),
         monthly=settings.prices.monthly,
         ruled=[name for name, one in settings.types.items() if one.patterns],
+        floors={
+            name: one.quality_floor for name, one in settings.types.items() if one.quality_floor is not None
+        },
     )
     files = ledger.open_store(settings)
     first, last = _range(files, date, since, until)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from decimal import Decimal
 from typing import Any
 
 import pytest
@@ -133,6 +134,25 @@ def test_patterns_that_find_nothing_are_named_from_twenty_tasks_without_a_type_o
 
 
 @pytest.mark.parametrize(
+    ("judged", "succeeded", "floor", "below"),
+    [
+        (30, 27, "0.9", False),
+        (30, 26, "0.9", True),
+        (29, 20, "0.9", None),
+        (1_000_000_000, 949_999_999, "0.95", True),
+        (30, 30, "1", False),
+        (30, 26, None, None),
+    ],
+)
+def test_a_lane_is_below_its_types_floor_where_it_was_judged_often_and_succeeds_less(
+    judged: int, succeeded: int, floor: str | None, below: bool | None
+) -> None:
+    made = [usual(0, tasks=judged, judged=judged, succeeded=succeeded, attempts=judged)]
+    [one] = choices.choices(kinds(made), {} if floor is None else {"intent": Decimal(floor)})
+    assert (one.task_type, one.below_floor) == ("intent", below)
+
+
+@pytest.mark.parametrize(
     ("rows", "dominated"),
     [
         ([(100, 95, 100), (100, 95, 200)], {"one": "zero"}),
@@ -159,7 +179,7 @@ def test_a_lane_beats_another_where_it_is_no_worse_in_anything_and_both_were_jud
         usual(0, final_lane=lane, tasks=judged, judged=judged, succeeded=succeeded, attempts=judged, cost=cents * CENT)
         for lane, (judged, succeeded, cents) in zip(("zero", "one"), rows, strict=True)
     ]  # fmt: skip
-    told = choices.choices(kinds(made))
+    told = choices.choices(kinds(made), {})
     assert {one.lane: one.dominated_by for one in told if one.dominated_by} == dominated
     assert {one.lane for one in told} == {"zero", "one"}
 

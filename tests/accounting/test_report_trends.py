@@ -265,7 +265,7 @@ def test_a_lane_that_costs_more_and_succeeds_less_is_to_be_compared_with_the_bet
         usual(0, final_lane="frontier", cost=2_000 * CENT, succeeded=90),
         usual(0, final_lane="mid", judged=9),
     ]
-    told = {one.lane: one.dominated_by for one in choices.choices(kinds(rows))}
+    told = {one.lane: one.dominated_by for one in choices.choices(kinds(rows), {})}
     assert told == {"local": None, "mid": None, "frontier": "local"}
 
 
@@ -282,7 +282,7 @@ def test_a_lane_without_known_prices_beats_no_other_and_one_that_is_free_does(
     said: dict[str, int], first: str, nano: int | None, better: dict[str, str]
 ) -> None:
     rows = [usual(0, **said, succeeded=100), usual(0, final_lane="frontier", cost=100 * CENT, succeeded=100)]
-    made = choices.choices(kinds(rows))
+    made = choices.choices(kinds(rows), {})
     assert made[0].lane == first
     assert {one.lane: one.dominated_by for one in made if one.dominated_by} == better
     [local] = [one for one in made if one.lane == "local"]

@@ -52,6 +52,22 @@ def test_an_unrolled_day_at_the_end_of_the_range_is_told(laneway: Any) -> None:
     assert span(laneway.json("report")) == ("2026-01-02", "2026-01-02")
 
 
+def test_a_lane_on_which_a_type_is_below_its_floor_is_named(laneway: Any) -> None:
+    routed = Routed("intent", "extractive", "regex", "", 1.0, CHAIN, "local", "")
+    for number in range(30):
+        passed = number < 26
+        call = attempted(f"t{number}", verdict="pass" if passed else "fail")
+        end = Finished("succeeded" if passed else "failed", passed, "local")
+        publish(laneway.store.client, [entry(story(f"t{number}", [Submitted("sync"), routed, call, end]))])
+    laneway.run("rollup")
+    text = laneway.config.read_text()
+    for floor, below in (("0.9", True), ("0.8", False)):
+        laneway.configure(text.replace("[types.intent]", f'[types.intent]\nquality_floor = "{floor}"'))
+        [one] = laneway.json("report")["choices"]
+        assert (one["task_type"], one["lane"], one["below_floor"]) == ("intent", "local", below)
+        assert ("below its floor" in laneway.run("report").stdout) == below
+
+
 def test_a_range_of_which_nothing_was_rolled_names_what_mends_it(laneway: Any) -> None:
     rolled(laneway, (1, 3, 4), unrolled=(3, 4))
     for words, said in (
