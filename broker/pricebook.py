@@ -62,12 +62,13 @@ class Book:
         return parse(f"book:{key}@{held}", days[held])
 
     def find(self, model: str, provider: str = "") -> str | None:
-        """The key that a name means; without a provider a full key, or what the model's maker calls so."""
+        """The key that a name means. Without a provider the name says it itself, as ``openai/gpt-4o``, or is the maker's."""
         name = model.lower()
         if provider:
             return self._named(provider, name)
-        if name in self.rows:
-            return name
+        seller, _, own = name.partition("/")
+        if key := self._named(seller, own):
+            return key
         others = sorted({key.partition("/")[0] for key in self.rows} - set(MAKERS))
         return next((key for one in (*MAKERS, *others) if (key := self._named(one, name))), None)
 
@@ -191,7 +192,7 @@ def discounted(price: TokenPrice, factor: Decimal) -> TokenPrice:
         return round_half_even(pico * ppm, PPM)
 
     return TokenPrice(
-        f"{price.ref}*{factor}",
+        f"{price.ref}*{factor:f}",
         times(price.input_pico),
         times(price.cached_input_pico),
         times(price.cache_write_pico),

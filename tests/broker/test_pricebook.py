@@ -150,6 +150,9 @@ def test_a_batch_costs_less_long_before_the_source_says_so_and_cached_reads_as_t
         ("gpt-4o-audio", "openai", None),
         ("gpt-4o", "groq", None),
         ("openrouter/google/gemini-2.5-pro", "", "openrouter/google/gemini-2.5-pro"),
+        ("openai/gpt-4o-2024-08-06", "", "openai/gpt-4o"),
+        ("anthropic/claude-sonnet-4-5-20250929", "", "anthropic/claude-sonnet-4-5"),
+        ("anthropic/claude-3.5-haiku", "", "anthropic/claude-3-5-haiku-latest"),
         ("gemini-1.5-flash-002", "google", "google/gemini-1.5-flash"),
         ("deepseek-v3-0324", "deepseek", "deepseek/deepseek-v3"),
         ("gpt-nobody", "", None),
@@ -395,6 +398,16 @@ def test_a_discounted_price_is_each_figure_times_the_factor() -> None:
     less = discounted(price, Decimal("0.5"))
     assert _figures(less) == (500_000, 2, 0, 4, 1_000_000)  # halves go to the even one
     assert less.bands[0].price.ref == "book:a/m@2026-01-01>10*0.5"
+
+
+@pytest.mark.parametrize("factor", ["1", "1e1", "9e-6", "0.90"])
+def test_a_factor_can_be_read_from_its_ref_however_it_was_written(factor: str) -> None:
+    whole = book().price("openai/gpt-4o", DAY)
+    assert whole is not None
+    less = discounted(whole, Discount.model_validate({"provider": "openai", "factor": factor}).factor)
+    again = book().of_ref(less.ref)
+    assert again is not None
+    assert (again.ref, _figures(again)) == (less.ref, _figures(less))
 
 
 def test_a_book_of_nobody_has_no_price() -> None:
