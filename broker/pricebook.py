@@ -62,7 +62,7 @@ class Book:
         return parse(f"book:{key}@{held}", days[held])
 
     def find(self, model: str, provider: str = "") -> str | None:
-        """The key that a name means. Without a provider the name says it itself, as ``openai/gpt-4o``, or is the maker's."""
+        """The key that a name means. Without a provider the name says it itself, or its maker is meant."""
         name = model.lower()
         if provider:
             return self._named(provider, name)
@@ -216,7 +216,7 @@ def _parts(row: PriceRow) -> Iterator[str]:
     ]
     for condition, one in base:
         yield _part(condition, picos(one))
-    if row.batch_discount:
+    if row.batch_discount or row.batch_cached_discount:
         of_cached = row.batch_discount if row.batch_cached_discount is None else row.batch_cached_discount
         for condition, one in base:
             full = picos(one)

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator
 
-from broker.settings.values import Count, LimitUsd, Table, Usd
+from broker.settings.values import Count, Table, Usd
 
 SCOPE = re.compile(r"fleet|(workspace|workflow|pipeline|user|lane):[A-Za-z0-9_.@-]{1,128}")
 
@@ -28,9 +28,9 @@ class TaskBudget(Table):
     in seconds from its first call on, without the time that it waits for a person.
     """
 
-    hard_usd: LimitUsd | None = None
-    soft_usd: LimitUsd | None = None
-    retry_usd: LimitUsd | None = None
+    hard_usd: Usd | None = None
+    soft_usd: Usd | None = None
+    retry_usd: Usd | None = None
     llm_calls: Count | None = None
     tool_calls: Count | None = None
     same_tool_calls: Count | None = None
@@ -47,7 +47,7 @@ class TaskBudget(Table):
 class BudgetRow(Table):
     scope: str
     period: Literal["day", "month", "total"]
-    usd: LimitUsd
+    usd: Usd
 
     @field_validator("scope")
     @classmethod

@@ -17,6 +17,7 @@ from broker.settings.types import Category, TaskType
 
 #: What pydantic puts into a location to name the branch of a union.
 _BRANCH = re.compile(r"Gate$|\[")
+_OTHER_BRANCH = re.compile(r"literal\[|constrained-str$")
 
 
 def explain(error: ValidationError, source: str, sections: Collection[str]) -> str:
@@ -24,7 +25,7 @@ def explain(error: ValidationError, source: str, sections: Collection[str]) -> s
     lines = []
     details = error.errors(include_url=False, include_input=False)
     for detail in details:
-        if len(details) > 1 and str(detail["loc"][-1:]).find("literal[") >= 0:
+        if len(details) > 1 and _OTHER_BRANCH.match(str(detail["loc"][-1:][0])):
             continue  # the other branch of the union says it better
         path = ".".join(str(part) for part in detail["loc"] if not _BRANCH.search(str(part)))
         if detail["type"] == "extra_forbidden":

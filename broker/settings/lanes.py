@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from broker.settings.prices import Discount, Hardware, PriceRow
-from broker.settings.values import BaseUrl, BookKey, Pattern, Table
+from broker.settings.values import BOOK_KEY, BaseUrl, BookKey, Pattern, Table
 
 #: The lane that is always there: a person.
 HUMAN = "human"
@@ -43,8 +43,29 @@ class Echo(Table):
     kill_on: Pattern | None = None
 
 
-def _in_a_row(value: object) -> object:
+def _in_rows(value: object) -> object:
+    if isinstance(value, str) and value != "free" and not BOOK_KEY.fullmatch(value):
+        raise ValueError(
+            'is no price; write "free", figures, or a row of the price book as "book:openai/gpt-4o"'
+        )
     return (value,) if isinstance(value, Mapping) else value
+
+
+def _one_a_day(value: object) -> object:
+    days = [row.from_ for row in value] if isinstance(value, tuple) else None
+    if days is not None and not days:
+        raise ValueError("has no row; leave it out where the price book's is meant")
+    if days and (twice := next((day for day in days if days.count(day) > 1), None)):
+        raise ValueError(f"has two rows from {twice}; take one out")
+    return value
+
+
+#: What is paid for tokens; None: what the price book says.
+LanePrice = Annotated[
+    tuple[PriceRow, ...] | Literal["free"] | BookKey | None,
+    BeforeValidator(_in_rows),
+    AfterValidator(_one_a_day),
+]
 
 
 Dialect = Literal["compatible", "openai", "vllm", "llamacpp", "mlx", "deepseek", "gemini", "together", "xai"]
@@ -61,12 +82,10 @@ class Endpoint(Table):
     model: str = ""
     api_key_env: str | None = None
     api_key_file: Path | None = None
-    price: tuple[PriceRow, ...] | Literal["free"] | BookKey | None = None
+    price: LanePrice = None
     requests_per_minute: int | None = Field(None, ge=1)
     tokens_per_minute: int | None = Field(None, ge=1)
     weight: float = Field(1.0, gt=0, le=1000)
-
-    _one_row = field_validator("price", mode="before")(_in_a_row)
 
 
 class Vllm(Table):
@@ -122,7 +141,7 @@ class Lane(Table):
     seed: int | None = None
     system: str = ""
     shots: tuple[tuple[str, str], ...] = ()
-    price: tuple[PriceRow, ...] | Literal["free"] | BookKey | None = None
+    price: LanePrice = None
     requests_per_minute: int | None = Field(None, ge=1)
     tokens_per_minute: int | None = Field(None, ge=1)
     endpoints: tuple[Endpoint, ...] = ()
@@ -136,8 +155,6 @@ class Lane(Table):
     echo: Echo = Echo()
     vllm: Vllm = Vllm()
     discounts: tuple[Discount, ...] = ()
-
-    _one_row = field_validator("price", mode="before")(_in_a_row)
 
     def doors(self) -> tuple[Lane, ...]:
         """The lane as it is behind each of its endpoints; itself where it has none."""

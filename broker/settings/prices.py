@@ -7,26 +7,28 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from broker.settings.values import COUNT_LIMIT, Amount, Day, Table, Usd, no_float
+from broker.settings.values import Amount, Count, Day, MtokUsd, Table, Usd, no_float
+
+Part = Annotated[Usd, Field(le=1, decimal_places=6)]
 
 
 class Figures(Table):
-    """Dollars per million tokens.
+    """Dollars per million tokens, to six decimals: a pico-dollar per token.
 
     ``cached_input_mtok`` and ``cache_write_mtok`` default to input, ``cache_write_1h_mtok`` to ``cache_write_mtok``.
     """
 
-    input_mtok: Usd
-    output_mtok: Usd
-    cached_input_mtok: Usd | None = None
-    cache_write_mtok: Usd | None = None
-    cache_write_1h_mtok: Usd | None = None
+    input_mtok: MtokUsd
+    output_mtok: MtokUsd
+    cached_input_mtok: MtokUsd | None = None
+    cache_write_mtok: MtokUsd | None = None
+    cache_write_1h_mtok: MtokUsd | None = None
 
 
 class Above(Figures):
     """What calls cost whose whole input, cached or not, is above so many tokens."""
 
-    tokens: Annotated[int, Field(gt=0, lt=COUNT_LIMIT)]
+    tokens: Annotated[Count, Field(gt=0)]
 
 
 class AtHours(Figures):
@@ -45,8 +47,8 @@ class PriceRow(Figures):
     """
 
     from_: Day = Field("1970-01-01", alias="from")
-    batch_discount: Usd = Field(Decimal(0), le=1)
-    batch_cached_discount: Annotated[Usd, Field(le=1)] | None = None
+    batch_discount: Part = Decimal(0)
+    batch_cached_discount: Part | None = None
     above: tuple[Above, ...] = ()
     hours: tuple[AtHours, ...] = ()
 
@@ -54,6 +56,9 @@ class PriceRow(Figures):
     def _one_kind(self) -> PriceRow:
         if self.above and self.hours:
             raise ValueError("has both above and hours; a row knows one kind of exception")
+        exceptions = [*(one.tokens for one in self.above), *((one.utc, one.workdays) for one in self.hours)]
+        if len(set(exceptions)) != len(exceptions):
+            raise ValueError("has two prices for the same exception; take one out")
         return self
 
     @property
@@ -61,29 +66,38 @@ class PriceRow(Figures):
         return (self, *self.above, *self.hours)
 
 
-class Discount(Table):
+class Span(Table):
+    """From a UTC day on, and before ``until`` (None: for ever)."""
+
+    from_: Day = Field("1970-01-01", alias="from")
+    until: Day | None = None
+
+    @model_validator(mode="after")
+    def _some_day(self) -> Span:
+        if self.until is not None and self.until <= self.from_:
+            raise ValueError(f"holds on no day: until {self.until} is not after from {self.from_}")
+        return self
+
+
+class Discount(Span):
     """What is paid less than the price book says, by agreement with a provider: its prices times ``factor``.
 
-    ``model`` is a key of the book (``openai/gpt-4o``) or the provider's name for one; "": all of its models. Holds from
-    ``from`` on, a UTC day, and before ``until`` (None: for ever). Where several fit, the last one holds.
+    ``model`` is a key of the book (``openai/gpt-4o``) or the provider's name for one; "": all of its models.
+    Where several fit, the last one holds.
     """
 
     provider: str
     model: str = ""
     factor: Annotated[Decimal, BeforeValidator(no_float), Field(gt=0, le=10, max_digits=8, decimal_places=6)]
-    from_: Day = Field("1970-01-01", alias="from")
-    until: Day | None = None
 
 
-class FlatCost(Table):
-    """What is paid by the month whatever is done: a monitoring service, a seat. From a UTC day on, and before
-    ``until`` (None: for ever). ``category`` is which of a report's four categories has it."""
+class FlatCost(Span):
+    """What is paid by the month whatever is done: a monitoring service, a seat. ``category`` is which of a report's
+    four categories has it."""
 
     name: str = Field(min_length=1)
     usd_per_month: Usd
     category: Literal["inference", "orchestration", "data", "human"] = "orchestration"
-    from_: Day = Field("1970-01-01", alias="from")
-    until: Day | None = None
 
 
 class Prices(Table):

@@ -47,9 +47,9 @@ def _no_truth(value: object) -> object:
 COUNT_LIMIT = 2**31
 _LARGEST = Decimal(10) ** 100
 
-Usd = Annotated[Decimal, BeforeValidator(no_float), Field(ge=0, allow_inf_nan=False)]
-#: What may be spent: Redis counts it in integers.
-LimitUsd = Annotated[Usd, Field(lt=MOST_USD)]
+Usd = Annotated[Decimal, BeforeValidator(no_float), Field(ge=0, lt=MOST_USD, allow_inf_nan=False)]
+#: Of a million tokens: no finer than a pico-dollar per token.
+MtokUsd = Annotated[Usd, Field(decimal_places=6)]
 Amount = Annotated[Decimal, Field(gt=0, allow_inf_nan=False)]
 Count = Annotated[int, BeforeValidator(_no_truth), Field(ge=0, lt=COUNT_LIMIT)]
 Number = Annotated[Decimal, BeforeValidator(_no_truth), Field(gt=-_LARGEST, lt=_LARGEST, allow_inf_nan=False)]
@@ -61,7 +61,8 @@ Rate = Annotated[
     Decimal, BeforeValidator(no_float), Field(gt=0, lt=10**9, decimal_places=6, allow_inf_nan=False)
 ]
 #: A row of the price book by its key: ``book:openai/gpt-4o``.
-BookKey = Annotated[str, Field(pattern=r"^book:[^/*]+/[^*]+$")]
+BOOK_KEY = re.compile(r"book:[^/*]+/[^*]+")
+BookKey = Annotated[str, Field(pattern=f"^{BOOK_KEY.pattern}$")]
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 

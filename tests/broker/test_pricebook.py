@@ -386,6 +386,8 @@ def test_a_row_of_a_file_and_its_line_are_the_same_price() -> None:
         "1250000,125000,1250000,1250000,10000000 >200000=2500000,250000,2500000,2500000,15000000"
         " +batch=625000,125000,625000,625000,5000000 +batch>200000=1250000,250000,1250000,1250000,7500000"
     )
+    alone = {"input_mtok": "1", "output_mtok": "2", "batch_cached_discount": "0.5"}
+    assert line_of(PriceRow.model_validate(alone)).endswith(" +batch=1000000,500000,1000000,1000000,2000000")
     hours = {"utc": "16:30-00:30", "workdays": True, "input_mtok": "0.1", "output_mtok": "0.2"}
     both = {"input_mtok": "1", "output_mtok": "1", "hours": [hours]}
     assert line_of(PriceRow.model_validate(both)).endswith(" ~1630-0030w=100000,100000,100000,100000,200000")

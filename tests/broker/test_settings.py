@@ -34,6 +34,7 @@ usd = "50"
 RENTED = '[lanes.rented]\nengine = "openai"\n'
 LIMIT = '[[budgets]]\nscope = "fleet"\nperiod = "day"\nusd = "1"\n'
 
+PRICED = '[lanes.a]\nengine = "openai"\nmodel = "m"\nprice = {}'
 CACHED = """
 [lanes.local]
 engine = "anthropic"
@@ -76,6 +77,43 @@ def test_the_contract_s_tables_are_read() -> None:
         (
             '[lanes.a]\nengine = "echo"\nprice = { input_mtok = "x", output_mtok = "1" }',
             "lanes.a.price.0.input_mtok",
+        ),
+        (
+            PRICED.format('"cheap"'),
+            """lanes.a.price: is no price; write "free", figures, or a row of the price book""",
+        ),
+        (PRICED.format("[]"), "lanes.a.price: has no row"),
+        (
+            PRICED.format('{ input_mtok = "0.1234567", output_mtok = "1" }'),
+            "lanes.a.price.0.input_mtok: Decimal input should have no more than 6 decimal places",
+        ),
+        (
+            PRICED.format('{ input_mtok = "1", output_mtok = "1e9" }'),
+            "lanes.a.price.0.output_mtok: Input should be less than 1000000000",
+        ),
+        (
+            PRICED.format(
+                '[{ input_mtok = "1", output_mtok = "1" }, { input_mtok = "2", output_mtok = "1" }]'
+            ),
+            "lanes.a.price: has two rows from 1970-01-01",
+        ),
+        (
+            PRICED.format('{ input_mtok = "1", output_mtok = "1", above = [TIER, TIER] }').replace(
+                "TIER", '{ tokens = 5, input_mtok = "1", output_mtok = "1" }'
+            ),
+            "lanes.a.price.0: has two prices for the same exception",
+        ),
+        (
+            '[[prices.discounts]]\nprovider = "openai"\nfactor = "0.9"\nfrom = "2026-06-01"\nuntil = "2026-06-01"',
+            "prices.discounts.0: holds on no day: until 2026-06-01 is not after from 2026-06-01",
+        ),
+        (
+            '[[prices.monthly]]\nname = "x"\nusd_per_month = "1"\nfrom = "2026-06-01"\nuntil = "2026-01-01"',
+            "prices.monthly.0: holds on no day",
+        ),
+        (
+            '[[prices.monthly]]\nname = "x"\nusd_per_month = "1e40"',
+            "prices.monthly.0.usd_per_month: Input should be",
         ),
         ('[[budgets]]\nscope = "team:x"\nperiod = "day"\nusd = "1"', "unknown scope 'team:x'"),
         (RENTED + 'base_url = "https://u:sk-1@example.org/v1"', "lanes.rented.base_url: holds a password"),
@@ -124,6 +162,15 @@ def test_a_wrong_key_is_named_with_its_path(text: str, told: str) -> None:
     assert told in str(caught.value)
     assert "sk-1" not in str(caught.value)
     assert caught.value.mend
+
+
+def test_a_wrong_price_is_told_once() -> None:
+    """What is wrong in figures is not told as a row of the book that is none, too."""
+    with pytest.raises(ConfigError) as caught:
+        parse(PRICED.format('{ input_mtok = "-1", output_mtok = "1" }'))
+    assert caught.value.message == (
+        "laneway.toml: lanes.a.price.0.input_mtok: Input should be greater than or equal to 0"
+    )
 
 
 def test_a_cache_whose_writes_have_a_price_is_taken() -> None:
