@@ -14,7 +14,7 @@ from decimal import Decimal
 from typing import Any
 
 from broker.pricebook import Book
-from broker.prices import TokenPrice, mtok_usd, per_mtok
+from broker.prices import PPM, TokenPrice, mtok_usd, per_mtok
 
 #: Their names of providers → ours.
 PROVIDERS = {"xai": "x-ai", "gemini": "google", "together_ai": "together", "fireworks_ai": "fireworks"}
@@ -23,7 +23,6 @@ _RATES = ("input", "cache_read", "cache_write", "output")
 _COSTS = (
     "input_cost_per_token", "cache_read_input_token_cost", "cache_creation_input_token_cost", "output_cost_per_token",
 )  # fmt: skip
-PICO = 10**12
 
 #: Model → pico-dollars per token of each class; None: not said.
 Other = Mapping[tuple[str, str], tuple[int | None, ...]]
@@ -59,7 +58,10 @@ def read(said: str, day: str) -> Other:
         raise ValueError(f"is no JSON: {error}") from error
     if not isinstance(document, dict):
         raise ValueError("is no price book: it is not an object of models")
-    found = dict(_snapshot(document["prices"], day) if "prices" in document else _costs(document))
+    try:
+        found = dict(_snapshot(document["prices"], day) if "prices" in document else _costs(document))
+    except (AttributeError, KeyError, TypeError, ValueError, ArithmeticError) as error:
+        raise ValueError(f"is no price book of a known form: {error!r}") from error
     if not found:
         raise ValueError("is no price book: no model in it has a price of tokens")
     return found
@@ -85,7 +87,9 @@ def _costs(models: Any) -> Iterator[tuple[tuple[str, str], tuple[int | None, ...
             and row.get("litellm_provider")
         ):
             provider = row["litellm_provider"]
-            costs = tuple(None if row.get(one) is None else int(Decimal(row[one]) * PICO) for one in _COSTS)
+            costs = tuple(
+                None if row.get(one) is None else per_mtok(Decimal(row[one]) * PPM) for one in _COSTS
+            )
             yield _key(provider, name.removeprefix(f"{provider}/")), costs
 
 

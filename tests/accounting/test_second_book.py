@@ -47,7 +47,7 @@ def test_litellms_file_is_read_too() -> None:
         "sample_spec": {"input_cost_per_token": "what a token costs"},
         "acme/a": {
             "litellm_provider": "acme",
-            "input_cost_per_token": 1e-06,
+            "input_cost_per_token": 9.99999999999999e-07,
             "output_cost_per_token": 3.1e-06,
         },
         "image": {"litellm_provider": "acme", "output_cost_per_image": 1},
@@ -56,7 +56,21 @@ def test_litellms_file_is_read_too() -> None:
     assert held.differences == (Difference("acme/a", "output", "3.0", "3.1"),)
 
 
-@pytest.mark.parametrize("said", ["", "[]", "{}", '{"prices": {}}'])
+@pytest.mark.parametrize(
+    "said",
+    [
+        "",
+        "[]",
+        "{}",
+        '{"prices": {}}',
+        '{"prices": []}',
+        '{"prices": {"acme": {"a": []}}}',
+        '{"prices": {"acme": {"a": {"standard": [{}]}}}}',
+        '{"prices": {"acme": {"a": {"standard": [{"start": null, "rates": {"input": "x"}}]}}}}',
+        '{"a": {"litellm_provider": "acme", "input_cost_per_token": "x"}}',
+        '{"a": {"litellm_provider": "acme", "input_cost_per_token": [1]}}',
+    ],
+)
 def test_what_is_no_book_is_told(said: str) -> None:
     with pytest.raises(ValueError, match=r"no JSON|no price book"):
         read(said, DAY)
