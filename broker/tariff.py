@@ -95,9 +95,16 @@ def price_at(of: Book, key: str, day: str, discounts: Sequence[Discount] = ()) -
     return price if price is None or not agreed else discounted(price, agreed[-1].factor)
 
 
+def holds_for_any(one: Discount, of: Book) -> bool:
+    """Whether the book has anything that the discount is on."""
+    return any(_on(one, key, of) for key in of.rows)
+
+
 def _fits(one: Discount, key: str, day: str, of: Book) -> bool:
-    if not one.from_ <= day or (one.until is not None and day >= one.until):
-        return False
+    return one.from_ <= day and (one.until is None or day < one.until) and _on(one, key, of)
+
+
+def _on(one: Discount, key: str, of: Book) -> bool:
     if key.partition("/")[0] != one.provider:
         return False
     return not one.model or of.find(one.model.removeprefix(f"{one.provider}/"), one.provider) == key

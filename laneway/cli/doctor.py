@@ -34,13 +34,14 @@ from broker.errors import (
     RedisUnavailable,
     ToolUnavailable,
 )
+from broker.pricebook import book
 from broker.settings import Settings, load
 from broker.settings.lanes import Lane
 from broker.settings.secrets import secret
 from broker.settings.tools import SubtaskTool
 from broker.sights import Sights
 from broker.store import Store
-from broker.tariff import price_of
+from broker.tariff import holds_for_any, price_of
 from dispatcher.availability import needs_key
 from dispatcher.classify import Classifier
 from dispatcher.embedding import embedder, installed
@@ -109,6 +110,7 @@ def examine(*, probe: bool = False) -> Checks:
     yield Check("config", "ok", f"{len(settings.lanes)} lanes, {len(settings.types)} types")
     yield from _routing(settings)
     yield from _tools(settings)
+    yield from _discounts(settings)
     store, found = _redis(settings)
     yield from found
     for name, lane in settings.lanes.items():
@@ -289,9 +291,22 @@ def _lane(name: str, lane: Lane, settings: Settings, store: Store | None) -> Che
         yield Check(f"lane {name}", status, error.message + elsewhere, error.mend)
     else:
         yield Check(f"lane {name}", "ok", what + _key_words(lane) + _model_words(lane))
-    if price_of(name, lane, today()) is None:
+    if unpriced := sorted({door.model for door in lane.doors() if price_of(name, door, today()) is None}):
+        of = f" of {', '.join(unpriced)}" if any(unpriced) else ""
         mend = f'set lanes.{name}.price or .hardware, or price = "free"'
-        yield Check(f"lane {name}", "warn", "no price is known: its calls are booked as unpriced", mend)
+        yield Check(f"lane {name}", "warn", f"no price{of} is known: such calls are booked as unpriced", mend)
+
+
+def _discounts(settings: Settings) -> Checks:
+    agreed = [
+        *settings.prices.discounts,
+        *(one for lane in settings.lanes.values() for one in lane.discounts),
+    ]
+    for one in dict.fromkeys(agreed):
+        if not holds_for_any(one, book()):
+            what = f"the price book has no {one.provider}/{one.model or '…'}: nothing is taken off"
+            mend = "name the provider and its model as `laneway prices show MODEL` does"
+            yield Check("discounts", "warn", what, mend)
 
 
 def _probe(name: str, lane: Lane, settings: Settings) -> Checks:

@@ -260,6 +260,34 @@ def test_the_doctor_finds_a_sound_node_sound(laneway: Any) -> None:
     assert "LANEWAY_TEST_KEY_THAT_IS_NOT_SET" in by_name["lane frontier"]["what"]
 
 
+def test_the_doctor_names_models_without_a_price_at_each_endpoint_and_discounts_on_nothing(
+    laneway: Any,
+) -> None:
+    laneway.configure(
+        laneway.config.read_text()
+        + """
+[[prices.discounts]]
+provider = "OpenAI"
+factor = "0.9"
+[[prices.discounts]]
+provider = "openai"
+model = "gpt-4o-2024-08-06"
+factor = "0.9"
+[lanes.two]
+engine = "openai"
+api_key_env = "LANEWAY_TEST_KEY_THAT_IS_NOT_SET"
+endpoints = [{ model = "gpt-4o" }, { model = "gpt-nobody" }]
+"""
+    )
+    warned = [
+        (row["name"], row["what"]) for row in laneway.json("doctor")["checks"] if row["status"] == "warn"
+    ]
+    assert ("lane two", "no price of gpt-nobody is known: such calls are booked as unpriced") in warned
+    assert [what for name, what in warned if name == "discounts"] == [
+        "the price book has no OpenAI/…: nothing is taken off"
+    ]
+
+
 def test_the_doctor_fails_where_facts_went_into_another_ledger_and_warns_where_none_went_into_its_own(
     laneway: Any,
 ) -> None:
