@@ -35,7 +35,7 @@ ONES, THEIR_ONES = 300_000, 3_000
 DAY = "2026-11-24"
 MODELS = {"flat": "gpt-4o-mini", "tiered": "claude-sonnet-4-5", "by the hour": "deepseek-flash"}
 MORE = ("gpt-4o", "o1", "claude-haiku-4-5", "claude-opus-4-1", "gemini-2.5-pro")
-READ = (*NAMES, *CLASSES, "attempt_id", "batch", "ended_at", "cost_usd", "settled")
+READ = (*NAMES, *CLASSES, "attempt_id", "batch", "started_at", "ended_at", "cost_usd", "settled")
 
 
 def rate(what: Callable[[Any], object], over: list[Any]) -> float:
@@ -92,6 +92,7 @@ def made_day(calls: int) -> Iterator[Any]:
                 "lane": pa.array(kind % 4).cast(pa.string()),
                 "model": pa.array([(*MODELS.values(), *MORE)[one] for one in kind]),
                 "price_ref": pa.array([prices[one].ref for one in kind]),
+                "started_at": pa.array(ended_us).cast(schema.TIME),
                 "ended_at": pa.array(ended_us).cast(schema.TIME),
                 "batch": pa.array(batch),
                 "settled": pa.array(np.ones(count, dtype=bool)),
@@ -138,7 +139,7 @@ def whole_day() -> None:
 
 
 def priced_alone(path: Path, at: str) -> float:
-    finds, seconds = Finder({}, DAY, at), 0.0
+    finds, seconds = Finder({}, at), 0.0
     for rows in pq.ParquetFile(path, read_dictionary=list(NAMES)).iter_batches(ROWS, columns=list(READ)):
         calls = columns_of(rows)
         begun = time.perf_counter()

@@ -107,7 +107,7 @@ def booked(
     paid: dict[Key, TokenPrice] = {}
     listed: dict[Key, TokenPrice] = {}
     for day in (one for one in ledger.days(store, ledger.ATTEMPTS) if one <= span[1]):
-        finds, lists = Finder(settings.lanes, day, None), Finder(settings.lanes, day, day)
+        finds, lists = Finder(settings.lanes, None), Finder(settings.lanes, max(day, span[0]))
         for calls in in_days(store, [day], begin_us):
             mine = np.array([_is_theirs(kind, provider, sold) for kind in calls.kinds], dtype=bool)
             chosen = mine[calls.code] & (calls.ended_us >= begin_us) & (calls.ended_us < end_us)

@@ -20,6 +20,7 @@ import pyarrow as pa
 
 from accounting.files import ledger, reading, schema
 from accounting.files.ledger import Store
+from broker.clock import utc_day
 from broker.money import PICO_PER_NANO, half_even
 from broker.pricebook import book
 from broker.prices import EPOCH_WEEKDAY, MIN_PER_DAY, US_PER_MIN, Hours, TokenPrice
@@ -43,11 +44,13 @@ NOT_BY_TOKEN = ("hardware:", "human:", "fleet:", "tool:")
 
 
 class Kind(NamedTuple):
-    """What calls have in common that finds them their price."""
+    """What calls have in common that finds them their price. ``day`` is the UTC day on which calls without a ref began,
+    "" of others: its price would have been theirs."""
 
     ref: str
     lane: str
     model: str
+    day: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,11 +88,12 @@ def reprice(store: Store, days: Sequence[str], lanes: Mapping[str, Lane], at: st
     sums: dict[Kind, Priced] = {}
     examples: list[str] = []
     for day in days:
-        finds = Finder(lanes, day, at)
+        finds = Finder(lanes, at)
         for calls in in_days(store, [day]):
             nanos, known, kept = again(calls, finds)
             for one in _summed(calls, nanos, known, kept):
-                sums[one.kind] = _both(sums.get(one.kind, Priced(one.kind)), one)
+                kind = one.kind._replace(day="")
+                sums[kind] = _both(sums.get(kind, Priced(kind)), one)
             if len(examples) < EXAMPLES:
                 odd = np.flatnonzero(_differ(calls, nanos, known))[:EXAMPLES]
                 examples += calls.table["attempt_id"].take(pa.array(odd)).to_pylist()
@@ -103,10 +107,10 @@ def _both(one: Priced, other: Priced) -> Priced:
 
 
 class Finder:
-    """The price of each kind of call on a day, found once."""
+    """The price of each kind of call, found once: at a UTC day's prices, None: at those that it was priced with."""
 
-    def __init__(self, lanes: Mapping[str, Lane], day: str, at: str | None) -> None:
-        self._lanes, self._day, self._at = lanes, day, at
+    def __init__(self, lanes: Mapping[str, Lane], at: str | None) -> None:
+        self._lanes, self._at = lanes, at
         self._found: dict[Kind, TokenPrice | None] = {}
 
     def of(self, kind: Kind) -> TokenPrice | None:
@@ -120,17 +124,21 @@ class Finder:
             return None
         if self._at is None and kind.ref:
             return book().of_ref(kind.ref)
-        day = self._at or self._day
+        day = self._at or kind.day
         lane = self._lanes.get(kind.lane)
         if kind.ref.startswith("book:"):
             key = kind.ref.removeprefix("book:").partition("@")[0]
             return price_at(book(), key, day, lane.discounts if lane else ())
         if lane is None:
             return None
-        doors = lane.doors()
-        door = next((one for one in doors if one.model == kind.model), doors[0])
-        price = price_of(kind.lane, door, day)
+        price = price_of(kind.lane, _door(lane, kind.model), day)
         return price if isinstance(price, TokenPrice) else None
+
+
+def _door(lane: Lane, model: str) -> Lane:
+    """The one that the model answered at: providers write a date behind the name that was asked for."""
+    named = [one for one in lane.doors() if model.startswith(one.model)]
+    return max(named or lane.doors()[:1], key=lambda one: len(one.model))
 
 
 class Calls(NamedTuple):
@@ -157,7 +165,7 @@ def in_days(store: Store, days: Iterable[str], settled_from_us: int = 0) -> Iter
 
 
 def _in_file(store: Store, day: str, path: str, settled_from_us: int) -> Iterator[Calls]:
-    wanted = [*NAMES, *CLASSES, "attempt_id", "batch", "ended_at", "cost_usd", "settled"]
+    wanted = [*NAMES, *CLASSES, "attempt_id", "batch", "started_at", "ended_at", "cost_usd", "settled"]
     try:
         file = reading.opened(store.open(path), texts=NAMES)
         columns = [one for one in wanted if one in file.schema_arrow.names]
@@ -209,15 +217,19 @@ def _ints(column: Any) -> Any:
 
 def _coded(rows: Any) -> tuple[list[Kind], Any]:
     """The kinds among these rows, and the place of each row's one."""
-    code = np.zeros(len(rows), dtype=np.int64)
-    words = []
+    codes, words = [], []
     for name in NAMES:
         column = rows[name]
         column = column if pa.types.is_dictionary(column.type) else column.dictionary_encode()
         words.append([*column.dictionary.to_pylist(), ""])
         empty = len(words[-1]) - 1
-        code = code * len(words[-1]) + column.indices.fill_null(empty).to_numpy(zero_copy_only=False)
+        codes.append(column.indices.fill_null(empty).to_numpy(zero_copy_only=False))
+    unpriced = np.array([not ref for ref in words[0]])[codes[0]]
+    days, place = _days(rows, unpriced)
+    codes.append(place)
+    words.append(days)
     sizes = [len(one) for one in words]
+    code = np.ravel_multi_index(codes, sizes)
     used = np.flatnonzero(np.bincount(code, minlength=int(np.prod(sizes))))
     place = np.zeros(int(np.prod(sizes)), dtype=np.int64)
     place[used] = np.arange(len(used))
@@ -227,6 +239,15 @@ def _coded(rows: Any) -> tuple[list[Kind], Any]:
         for row in zip(*parts, strict=True)
     ]
     return kinds, place[code]
+
+
+def _days(rows: Any, wanted: Any) -> tuple[list[str], Any]:
+    """The UTC days on which the wanted calls began, "" for all others, and the place of each row's one."""
+    if not wanted.any():
+        return [""], np.zeros(len(rows), dtype=np.int64)
+    begun_us = schema.micros(rows["started_at"]).fill_null(0).to_numpy(zero_copy_only=False)
+    days, place = np.unique(np.where(wanted, begun_us // ledger.US_PER_DAY, -1), return_inverse=True)
+    return ["" if day < 0 else utc_day(int(day) * ledger.US_PER_DAY) for day in days], place
 
 
 def again(calls: Calls, finds: Finder) -> tuple[Any, Any, Any]:

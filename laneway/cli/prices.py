@@ -156,7 +156,10 @@ def to_dict(made: Repriced) -> dict[str, Any]:
         "days": list(made.days),
         "at": made.at,
         "totals": _counted(made.kinds),
-        "kinds": [{**one.kind._asdict(), **_counted([one])} for one in made.kinds],
+        "kinds": [
+            {"ref": one.kind.ref, "lane": one.kind.lane, "model": one.kind.model, **_counted([one])}
+            for one in made.kinds
+        ],
         "examples": list(made.examples),
     }
 
@@ -176,7 +179,7 @@ def _counted(kinds: Iterable[Priced]) -> dict[str, Any]:
 def _tell(made: Repriced) -> None:
     first, last = made.days[0], made.days[-1]
     say(f"{first if first == last else f'{first} to {last}'}, at the prices of {made.at or 'their own days'}")
-    rows = [(*one.kind, _counted([one])) for one in made.kinds]
+    rows = [(one.kind.ref, one.kind.lane, one.kind.model, _counted([one])) for one in made.kinds]
     rows.append(("all", "", "", _counted(made.kinds)))
     table(
         ("priced by", "lane", "model", "calls", "booked", "again", "difference", "unpriced", "differ"),

@@ -124,6 +124,42 @@ def test_what_is_paid_by_time_or_use_or_was_never_settled_is_kept_and_the_unpric
         assert (gone.unpriced, gone.again_nano) == (1, 0)
 
 
+def test_calls_without_a_price_get_that_of_the_day_on_which_they_began_however_long_their_task_had_waited(
+    store: LocalStore,
+) -> None:
+    rising = [
+        {"input_mtok": "1", "output_mtok": "1"},
+        {"from": "2026-11-26", "input_mtok": "7", "output_mtok": "1"},
+    ]
+    lane = Lane.model_validate({"engine": "openai", "model": "m", "price": rising})
+    begun = (0, 86_399_999_999, 86_400_000_000, 3 * 86_400_000_000)
+    midnight_us = NOON_US + 12 * 3_600_000_000
+    rows = [
+        row("late", Usage(1_000_000), price_ref=None, ended_us=midnight_us + after + 5)._replace(
+            started_us=midnight_us + after
+        )
+        for after in begun
+    ]
+    written(store, rows)
+    [kind] = reprice(store, [DAY], {"late": lane}).kinds
+    assert (kind.calls, kind.unpriced_before, kind.unpriced) == (4, 4, 0)
+    assert kind.again_nano == (1 + 1 + 7 + 7) * 10**9
+
+
+def test_a_model_that_answered_under_a_dated_name_has_the_price_of_its_own_endpoint(
+    store: LocalStore,
+) -> None:
+    doors = [
+        {"model": name, "price": {"input_mtok": usd, "output_mtok": "1"}}
+        for name, usd in (("big", "9"), ("big-mini", "2"), ("other", "5"))
+    ]
+    lane = Lane.model_validate({"engine": "openai", "endpoints": doors})
+    names = ("big-2026-01-01", "big-mini-2026-01-01", "big-mini", "other")
+    written(store, [row("doors", Usage(1_000_000), price_ref=None, model=name) for name in names])
+    found = {one.kind.model: one.again_nano for one in reprice(store, [DAY], {"doors": lane}).kinds}
+    assert list(found.values()) == [9 * 10**9, 2 * 10**9, 2 * 10**9, 5 * 10**9]
+
+
 def test_another_days_prices_hold_for_all_calls_with_the_hours_at_which_they_ended(store: LocalStore) -> None:
     usage = Usage(1_000_000, output_tokens=1_000_000)
     night = NOON_US - 10 * 3_600_000_000
@@ -155,7 +191,7 @@ def test_files_from_before_writes_for_an_hour_were_told_apart_can_be_read() -> N
     new = columns_of(table)
     assert [new.tokens[name].tolist() for name in CLASSES] == [[1], [2], [3], [6], [4], [5]]
     assert old.tokens["cache_write_tokens"].tolist() == [9]
-    nanos, known, kept = again(new, Finder(LANES, DAY, None))
+    nanos, known, kept = again(new, Finder(LANES, None))
     assert (known.tolist(), kept.tolist()) == ([True], [False])
     assert nanos.tolist() == new.booked.tolist()
 
@@ -163,7 +199,7 @@ def test_files_from_before_writes_for_an_hour_were_told_apart_can_be_read() -> N
 @pytest.mark.parametrize("rows", [0, 1])
 def test_kinds_are_found_whatever_is_missing(rows: int) -> None:
     columns = columns_of(batch_of([row("gone", Usage(), price_ref=None)] * rows))
-    assert columns.kinds == [Kind("", "gone", "")] * rows
+    assert columns.kinds == [Kind("", "gone", "", DAY)] * rows
     assert np.array_equal(columns.code, np.zeros(rows))
 
 
