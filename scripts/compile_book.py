@@ -48,6 +48,7 @@ ALWAYS = "1970-01-01"  # the first day of a price of which the source names none
 CLASSES = ("input_mtok", "cache_read_mtok", "cache_write_mtok", "cache_write_1h_mtok", "output_mtok")
 #: Prices of what our calls do not ask for: a text call's bill is right without them.
 BESIDE = re.compile(r"(web|storage)_searches_kcount|.*(audio|image|video).*")
+_AS_OF = re.compile(r"As of (\d{4}-\d\d-\d\d)")
 IN_BATCH = {"processing": "batch"}
 
 Figures = tuple[int, ...]
@@ -65,7 +66,12 @@ class Made:
 
 
 def compiled(source: Iterable[Provider], overlay: str, before: Book, as_of: date, *, said: str) -> Made:
-    """The table as of a day. ``said`` names the source. Raises ConfigError for an overlay that changes a row."""
+    """The table as of a day. ``said`` names the source. Raises ConfigError for what changes a row of ``before``."""
+    if made := [day for line in before.head for day in _AS_OF.findall(line) if day > as_of.isoformat()]:
+        raise ConfigError(
+            f"the book is as of {made[0]}, and rows that began since would be lost",
+            mend=f"compile it as of that day or a later one, not of {as_of}",
+        )
     rows, names, left_out = taken(source, as_of)
     ours = tomllib.loads(overlay, parse_float=Decimal)
     for rule in ours.get("batch", ()):
@@ -91,13 +97,18 @@ def merged(
 ) -> Rows:
     """Every row of the old book up to ``as_of``, and what the new one adds. Where both have a day and differ, the old
     one stays, and what holds now in the new one holds from ``as_of`` on. ``own`` are keys of the overlay, which says
-    itself."""
+    itself. Raises ConfigError where a price that holds now began on that very day with other figures."""
     grown: Rows = {}
     for key in {**old, **new}:
         past = {day: line for day, line in old.get(key, {}).items() if day <= as_of}
         days = {**new.get(key, {}), **past}
         wanted, held = _active(new.get(key, {}), as_of), _active(days, as_of)
         if key in new and key not in own and wanted != held:
+            if as_of in past:
+                raise ConfigError(
+                    f"{key} from {as_of} is in the book with other figures ({past[as_of]})",
+                    mend="compile the book as of a later day; a row that calls were priced with is never changed",
+                )
             days[as_of] = wanted or NO_PRICE
         grown[key] = days
     return grown
@@ -148,6 +159,8 @@ def _days(model: ModelInfo, as_of: date) -> dict[str, str]:
             match one.constraint:
                 case None:
                     standard[ALWAYS] = one.prices
+                case StartDateConstraint() if hours:
+                    raise ValueError("hours that another price ends")
                 case StartDateConstraint(start_date=start):
                     standard[start.isoformat()] = one.prices
                 case TimeOfDateConstraint(start_time=first, end_time=last):
@@ -162,14 +175,21 @@ def _days(model: ModelInfo, as_of: date) -> dict[str, str]:
         if not (parts := figures(price)):
             lines[day] = NO_PRICE
             continue
-        if day >= now:  # the source gives hours no date, and they are of the latest price
-            parts.update((clock, figures(at)[""]) for clock, at in hours)
+        if hours and day >= now:  # the source gives hours no date, and they are of the latest price
+            parts = {"": _only(parts)} | {clock: _only(figures(at)) for clock, at in hours}
         if batch:
             parts.update(_in_batch(parts, batch, figures(standard[now]), exact=day == now))
         lines[day] = _line(parts)
     if set(lines.values()) == {NO_PRICE}:
         raise ValueError("no price of tokens")
     return lines
+
+
+def _only(parts: Mapping[str, Figures]) -> Figures:
+    """The one price that there is. Raises ValueError where it hangs on the size of a call, or is none."""
+    if len(parts) != 1:
+        raise ValueError("priced by the hour and by the size of a call")
+    return parts[""]
 
 
 def figures(price: ModelPrice) -> dict[str, Figures]:
