@@ -306,6 +306,28 @@ def test_calls_without_a_price_leave_that_of_the_others_as_it_is(store: LocalSto
     assert made.causes == {"unpriced": 15 * 10**9, "calls": 5 * 10**9, "price": 500_000_000}
 
 
+def test_what_our_calls_have_not_is_at_the_prices_of_these_days_however_long_their_task_had_waited(
+    store: LocalStore,
+) -> None:
+    """A line of a batch that the ledger has not, beside a single call of the model."""
+    rising = """
+    [lanes.late]
+    engine = "openai"
+    model = "m"
+    price = [
+        { input_mtok = "1", output_mtok = "1", batch_discount = "0.5" },
+        { from = "2026-11-24", input_mtok = "4", output_mtok = "1", batch_discount = "0.5" },
+    ]
+    [types.general]
+    chain = ["late"]
+    """
+    ref = "lane:late@2026-11-24=4000000,4000000,4000000,4000000,1000000"
+    written(store, [row("late", Usage(MTOK), price_ref=ref, cost_nano=4 * 10**9, model="m")], "2026-11-01")
+    lines = [used("m", MTOK, 0, 1), replace(used("m", MTOK, 0, 1), batch=True)]
+    made = reconcile(store, settings_of(rising), "openai", lines, [])
+    assert sum(one.billed_nano or 0 for one in made.models) == (4 + 2) * 10**9
+
+
 def test_a_provider_of_whom_the_ledger_has_no_call_is_told_of(store: LocalStore) -> None:
     """Its name may be written in another way than the book's: what is not in the ledger then says nothing."""
     rows, lines = [row("mid", Usage(MTOK))], [used("gpt-4o-mini", MTOK, 0, 1, "0.15")]
