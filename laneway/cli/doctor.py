@@ -291,7 +291,8 @@ def _lane(name: str, lane: Lane, settings: Settings, store: Store | None) -> Che
         yield Check(f"lane {name}", status, error.message + elsewhere, error.mend)
     else:
         yield Check(f"lane {name}", "ok", what + _key_words(lane) + _model_words(lane))
-    if unpriced := sorted({door.model for door in lane.doors() if price_of(name, door, today()) is None}):
+    doors = [door for door in lane.doors() if price_of(name, door, today()) is None]
+    if unpriced := sorted({door.price if isinstance(door.price, str) else door.model for door in doors}):
         of = f" of {', '.join(unpriced)}" if any(unpriced) else ""
         mend = f'set lanes.{name}.price or .hardware, or price = "free"'
         yield Check(f"lane {name}", "warn", f"no price{of} is known: such calls are booked as unpriced", mend)

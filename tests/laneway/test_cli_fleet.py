@@ -171,7 +171,7 @@ def test_rollup_drains_the_stream_and_report_adds_up(laneway: Any) -> None:
 
 
 def test_what_no_gate_judged_has_no_price_of_judging(laneway: Any) -> None:
-    laneway.configure('[fleet]\ncpu_usd_per_hour = "1000000000"\n' + laneway.config.read_text())
+    laneway.configure('[fleet]\ncpu_usd_per_hour = "999999999"\n' + laneway.config.read_text())
     laneway.client.submit("hello", task_id="free")
     laneway.client.submit("intent: a refund", task_id="judged")
     laneway.work()
@@ -276,13 +276,16 @@ factor = "0.9"
 [lanes.two]
 engine = "openai"
 api_key_env = "LANEWAY_TEST_KEY_THAT_IS_NOT_SET"
-endpoints = [{ model = "gpt-4o" }, { model = "gpt-nobody" }]
+endpoints = [{ model = "gpt-4o" }, { model = "gpt-nobody" }, { model = "m", price = "book:openai/nope" }]
 """
     )
     warned = [
         (row["name"], row["what"]) for row in laneway.json("doctor")["checks"] if row["status"] == "warn"
     ]
-    assert ("lane two", "no price of gpt-nobody is known: such calls are booked as unpriced") in warned
+    assert (
+        "lane two",
+        "no price of book:openai/nope, gpt-nobody is known: such calls are booked as unpriced",
+    ) in warned
     assert [what for name, what in warned if name == "discounts"] == [
         "the price book has no OpenAI/…: nothing is taken off"
     ]
