@@ -25,7 +25,7 @@ import duckdb
 import redis
 
 from accounting.files.ledger import LocalStore
-from accounting.intake import ingest
+from accounting.intake import home, ingest
 from accounting.reports import report
 from accounting.rollup import rollup
 from accounting.rollup.fold import COLUMNS
@@ -71,6 +71,7 @@ def _ingest(folder: Path) -> None:
 
 def _ingested(client: redis.Redis, entries: list[bytes], folder: Path) -> Timed:
     publish(client, entries)
+    client.delete(home.HOME)  # each round has a ledger of its own
     return _timed(lambda: ingest.drain_all(client, LocalStore(folder), LocalStore(folder / "bad")))
 
 

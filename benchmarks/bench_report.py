@@ -9,7 +9,6 @@ which the report's process, from its start to its end, and the bare reading by p
 from __future__ import annotations
 
 import os
-import resource
 import statistics
 import subprocess
 import sys
@@ -54,8 +53,14 @@ def main(tasks: int = TASKS_A_DAY, days: int = DAYS) -> None:
         ]
         environment = os.environ | {"LANEWAY_CONFIG": str(config)}
 
+        peaks = []
+
         def report() -> None:
-            subprocess.run(command, check=True, env=environment, stdout=subprocess.DEVNULL)
+            process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL)
+            _, status, used = os.wait4(process.pid, 0)
+            process.returncode = os.waitstatus_to_exitcode(status)
+            assert process.returncode == 0
+            peaks.append(used.ru_maxrss)
 
         def bare() -> None:
             for path in files:
@@ -66,9 +71,7 @@ def main(tasks: int = TASKS_A_DAY, days: int = DAYS) -> None:
         clock, processor = (statistics.median(one[place][which] for one in rounds) for which in (0, 1))
         print(f"{name:<18} {clock:6.2f} s   {processor:6.2f} CPU-seconds")
     ratio = statistics.median(told[1] / read[1] for told, read in rounds)
-    memory = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * (
-        1 if sys.platform == "darwin" else 1024
-    )
+    memory = max(peaks) * (1 if sys.platform == "darwin" else 1024)
     print(f"ratio of the processor's time {ratio:.1f}; the report's memory at most {memory / 2**20:,.0f} MiB")
 
 
