@@ -10,7 +10,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ from broker.settings import parse
 from broker.settings.fleet import S3
 from tests import s3_proxy
 from tests.awaited import eventually
+from tests.children import child
 from tests.s3_proxy import Kind, Proxy
 from tests.s3_server import BUCKET, KMS_KEY, READER, READER_SECRET, S3Server, environment
 
@@ -210,21 +211,9 @@ def test_an_upload_whose_parts_fail_for_good_is_given_up(
     assert store.read("tasks/x") is None
 
 
-@contextmanager
-def child_of(script: str, s3: S3Server, prefix: str) -> Iterator[subprocess.Popen[bytes]]:
-    """A process over the same place, that is killed at the end of the block."""
-    child = subprocess.Popen(
-        [sys.executable, "-c", script],
-        cwd=Path(__file__).parents[2],
-        env=os.environ | s3.environment | {"LANEWAY_FLEET__LEDGER": f"s3://{BUCKET}/{prefix}"},
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-    )
-    try:
-        yield child
-    finally:
-        child.kill()
-        child.communicate()
+def child_of(script: str, s3: S3Server, prefix: str) -> AbstractContextManager[subprocess.Popen[bytes]]:
+    """A process over the same place."""
+    return child(script, env=s3.environment | {"LANEWAY_FLEET__LEDGER": f"s3://{BUCKET}/{prefix}"})
 
 
 def test_uploads_of_dead_writers_are_given_up_after_a_day(
@@ -263,9 +252,9 @@ def test_what_a_killed_process_tried_in_the_bucket_goes_after_a_day(
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     store = s3.store(prefix)
     store.put(".tmp/rollup.lock", b"is no probe")
-    with child_of(CHECKER, s3, prefix) as child:
-        assert child.stdout is not None
-        assert child.stdout.readline() == b"put\n"
+    with child_of(CHECKER, s3, prefix) as run:
+        assert run.stdout is not None
+        assert run.stdout.readline() == b"put\n"
     assert len(store.list(".tmp")) == 2
     assert store.tidy() == 0
     monkeypatch.setattr("accounting.files.s3.LEFTOVER_S", -1)
@@ -293,9 +282,9 @@ def test_the_copy_of_a_day_goes_when_the_process_that_made_it_was_killed(
     for folder in others:
         folder.mkdir()
     monkeypatch.setenv("TMPDIR", str(tmp_path))
-    with child_of(READER_OF_A_DAY, s3, prefix) as child:
-        assert child.stdout is not None
-        assert child.stdout.readline() == b"copied\n"
+    with child_of(READER_OF_A_DAY, s3, prefix) as run:
+        assert run.stdout is not None
+        assert run.stdout.readline() == b"copied\n"
         copies = [path for path in tmp_path.rglob("a.parquet") if path.read_bytes() == b"facts"]
         with store.nearby("events/x"):
             assert (store.tidy(), len(copies), copies[0].exists()) == (0, 1, True)

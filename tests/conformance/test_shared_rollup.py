@@ -7,10 +7,9 @@ import random
 import shutil
 import signal
 import subprocess
-import sys
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -31,9 +30,9 @@ from broker.embedded import Embedded, start, stop
 from broker.errors import LedgerError
 from tests.accounting.folding import lots_of
 from tests.accounting.stories import DAY, day_of_stories, entry, publish
+from tests.children import child
 from tests.conformance.places import Place
 
-ROOT = Path(__file__).parents[2]
 LEASE_S = 1.0
 ROWS, SPANS = 80, 16  # facts a slice, and what that makes of the day
 NODE = """
@@ -111,20 +110,8 @@ def fill(client: redis.Redis, store: Store, folder: Path) -> None:
     assert len({part.width for part in parts.of_day(store, DAY)}) == 2
 
 
-@contextmanager
-def process(script: str, place: Place, server: Embedded) -> Iterator[subprocess.Popen[bytes]]:
-    child = subprocess.Popen(
-        [sys.executable, "-c", script, server.url, str(ROWS)],
-        cwd=ROOT,
-        env=os.environ | place.environment(),
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-    )
-    try:
-        yield child
-    finally:
-        child.kill()
-        child.communicate()
+def process(script: str, place: Place, server: Embedded) -> AbstractContextManager[subprocess.Popen[bytes]]:
+    return child(script, server.url, str(ROWS), env=place.environment())
 
 
 def says(child: subprocess.Popen[bytes]) -> bytes:
